@@ -1,0 +1,51 @@
+"""Glue that the three commands share: option declarations, and errors as one line with exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.errors import UserError
+
+INTERRUPTED = 130
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with any of the fields.", show_default=False)]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field without a flag of its own.", show_default=False)
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.", show_default="0")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Use only the first N rows of each data set.", show_default=False)]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16.", show_default="float32")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.", show_default="cuda if there is one")]
+Out = Annotated[
+    str | None, typer.Option("--out", help="Output folder; must be new (or a killed run of the same settings).", show_default=False)
+]
+Long = Annotated[
+    str | None, typer.Option("--long", help="Examples beyond the model's context: truncate, skip, error.", show_default="error")
+]
+
+
+def run_app(app: typer.Typer) -> None:
+    """Runs a command; a UserError becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    try:
+        app()
+    except UserError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"error: {error.filename or 'output'}: {error.strerror}; finished parts are kept, mend this and run again", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
+            print("interrupted; nothing half-written is left (a scoring run goes on when started again)", file=sys.stderr)
+        raise
+
+
+def new_app(help_text: str) -> typer.Typer:
+    return typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)

@@ -1,0 +1,121 @@
+"""Frozen dataclass <-> TOML, and how a command line fills one: defaults, then --config FILE.toml, then flags and --set field=value.
+
+Every value is checked against its field's type; an unknown name is an error that suggests the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shared.errors import ConfigError, nearest
+from shared.fs import write_text
+
+T = TypeVar("T")
+UNIONS = (typing.Union, types.UnionType)
+
+
+def resolve(kind: type[T], *, config: Path | None = None, sets: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> T:
+    """Builds `kind` from a TOML file, `--set` strings and flags (None = not given). Raises ConfigError naming the source and field."""
+    values: dict[str, Any] = {}
+    if config is not None:
+        values.update(_checked(kind, _read_toml(config), str(config)))
+    given = {k: v for k, v in (flags or {}).items() if v is not None}
+    hints = typing.get_type_hints(kind)
+    for text in sets:
+        name, equals, raw = text.partition("=")
+        name = name.strip()
+        if not equals:
+            raise ConfigError(f"--set {text}: expected field=value")
+        if name in given:
+            raise ConfigError(f"--set {name}: the field is given twice on this command line")
+        given[name] = _parse(raw.strip(), hints.get(name))
+    values.update(_checked(kind, given, "command line"))
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"--{field.name.replace('_', '-')} is missing (or set {field.name} in --config FILE.toml)")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Plain JSON / TOML values; fields that are None are left out (TOML has no null)."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items() if v is not None}
+
+
+def write_config(path: Path, config: Any) -> None:
+    """The resolved configuration as TOML that `--config` reads back."""
+    write_text(path, "".join(f"{k} = {_toml(v)}\n" for k, v in as_dict(config).items()))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    # Literals of JSON are TOML literals too, but for escapes of surrogates, the raw control character 7F, and infinities.
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--config {path}: no such file") from None
+    except OSError as error:
+        raise ConfigError(f"--config {path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not valid TOML: {error}") from None
+
+
+def _parse(raw: str, hint: Any) -> Any:
+    """A TOML value, or the bare text: where it is no TOML (--set replacement=pad), or text is wanted (a revision such as 1e5)."""
+    try:
+        value = tomllib.loads(f"x = {raw}")["x"]
+    except tomllib.TOMLDecodeError:
+        return raw
+    text = hint is str or (typing.get_origin(hint) in UNIONS and str in typing.get_args(hint))
+    return raw if text and not isinstance(value, str) else value
+
+
+def _checked(kind: type, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]
+    out = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"{source}: unknown field {name!r}{nearest(name, known)}")
+        out[name] = _coerce(value, hints[name], f"{source}: {name}")
+    return out
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in UNIONS:
+        if value is None:
+            return None
+        hint = next(a for a in args if a is not type(None))
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        if value not in args:
+            raise ConfigError(f"{where}: got {value!r}{nearest(str(value), map(str, args))}")
+        return value
+    if origin is tuple:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_coerce(v, args[0], where) for v in items)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)  # a path or name that happens to look like a number
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where}: got {value!r}, expected {hint.__name__}")
+    return value

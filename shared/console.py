@@ -1,0 +1,66 @@
+"""What a person sees while work goes on: a rich progress bar on a terminal, plain lines elsewhere. Everything goes to stderr,
+so that a command's result on stdout can be piped. Text of the data never comes through here."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PLAIN_EVERY_S = 10.0
+
+
+def say(message: str) -> None:
+    """One line for the person at the terminal."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """`advance(n, note)`: n more units done. Units are whatever the total counts (tokens, rows, steps)."""
+
+    def __init__(self, title: str, total: int, unit: str):
+        self.title, self.total, self.unit = title, total, unit
+        self.done, self.started, self.said = 0, time.monotonic(), time.monotonic()
+
+    def advance(self, n: int, note: str = "") -> None:
+        self.done += n
+        now = time.monotonic()
+        if self.done >= self.total or now - self.said >= PLAIN_EVERY_S:
+            self.said = now
+            say(f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.speed()} {note}".rstrip())
+
+    def speed(self) -> str:
+        rate = self.done / max(time.monotonic() - self.started, 1e-9)
+        return f"{rate:,.{0 if rate >= 10 else 2}f} {self.unit}/s"
+
+
+class _RichProgress(Progress):
+    def __init__(self, title: str, total: int, unit: str, bar, task):
+        super().__init__(title, total, unit)
+        self.bar, self.task = bar, task
+
+    def advance(self, n: int, note: str = "") -> None:
+        self.done += n
+        self.bar.update(self.task, advance=n, note=f"{self.speed()} {note}")
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
+    """A progress display for `total` units; plain lines (at most one every ten seconds, and the last) when stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield Progress(title, total, unit)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        yield _RichProgress(title, total, unit, bar, bar.add_task(title, total=total, note=""))

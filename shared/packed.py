@@ -1,0 +1,101 @@
+"""A causal LM as a map from token sequences to hidden states, however its architecture wants to be fed.
+
+Where the architecture takes the forest's attention, sequences are packed and shared prefixes computed once; where it does not
+(recurrent layers, attention sinks, position biases), they go as a plain right-padded batch. Which of the two is decided by trying
+both on a few tokens when the model is loaded, so that an architecture nobody has heard of is right or refused, never wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from shared.errors import ModelError
+from shared.forest import attending, pack
+from shared.logprobs import Head, head_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.05}
+"""largest difference of a logit, relative to the largest logit, that the order of sums may make"""
+
+
+class PackedModel:
+    """Hidden states of many sequences in one forward. `packs` says whether shared prefixes are computed once."""
+
+    def __init__(self, model: PreTrainedModel):
+        """Raises ModelError when head times hidden states are not the model's own logits."""
+        self.model = model
+        self.backbone = model.base_model
+        self.packs = True
+        probes = [[(7 * i + 3) % 50 for i in range(12)] + tail for tail in ([5, 1, 9], [8, 8], [])]
+        expected = self._own_logits(probes)
+        if not torch.isfinite(expected).all():
+            raise ModelError(f"{type(model).__name__}: its logits are not finite; the weights are broken, or the dtype is too narrow")
+        if not self._agrees(probes, expected):
+            self.packs = False
+            if not self._agrees(probes, expected):
+                raise ModelError(
+                    f"{type(model).__name__}: its logits are not head times hidden states; this architecture is not understood"
+                )
+
+    @property
+    def head(self) -> Head:
+        return head_of(self.model)
+
+    def hidden(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[list[int]]]:
+        """-> hidden states [L, D] and, for each sequence, the row of each of its tokens. Row of token i predicts token i + 1."""
+        if not self.packs:
+            return self._padded(sequences)
+        forest = pack(sequences).to(self.model.device)
+        # A mask that is already four-dimensional keeps transformers from building its own; the forest's attention reads none.
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.model.device)
+        with attending(self.model, forest):
+            out = self.backbone(input_ids=forest.ids_L[None], position_ids=forest.positions_L[None], attention_mask=mask, use_cache=False)
+        return out.last_hidden_state[0], forest.slots
+
+    def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[list[int]]]:
+        longest = max(map(len, sequences))
+        ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+        mask = torch.zeros(len(sequences), longest, dtype=torch.long)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(sequence)
+            mask[row, : len(sequence)] = 1
+        device = self.model.device
+        out = self.backbone(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+        slots = [list(range(row * longest, row * longest + len(s))) for row, s in enumerate(sequences)]
+        return out.last_hidden_state.flatten(0, 1), slots
+
+    @torch.no_grad()
+    def _own_logits(self, probes: list[list[int]]) -> torch.Tensor:
+        rows = [self.model(input_ids=torch.tensor([p], device=self.model.device), use_cache=False).logits[0] for p in probes]
+        return torch.cat(rows).float()
+
+    @torch.no_grad()
+    def _agrees(self, probes: list[list[int]], expected: torch.Tensor) -> bool:
+        try:
+            hidden, slots = self.hidden(probes)
+            found = self.head.logits(hidden[[i for s in slots for i in s]]).float()
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+            return False  # an architecture that cannot be fed this way says so in many ways
+        if found.shape != expected.shape:
+            return False
+        bound = TOLERANCE[self.head.weight.dtype] * expected.abs().max().item()
+        return bool((found - expected).abs().max() <= bound)
+
+
+def budgeted(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Cuts 0 .. len(lengths) into consecutive runs of at most `budget` tokens (a longer item stands alone)."""
+    run: list[int] = []
+    total = 0
+    for i, length in enumerate(lengths):
+        if run and total + length > budget:
+            yield run
+            run, total = [], 0
+        run.append(i)
+        total += length
+    if run:
+        yield run

@@ -1,0 +1,158 @@
+"""Fixtures that all tests share: a tiny tokenizer and tiny random models, the commands run in-process, the real TOFU folder."""
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# Set before anything imports the hub library: no test may reach for the network, and a test that needs it says so by failing.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+
+from shared import atlas
+
+MAX_THREADS = 2
+CONTEXT = 512
+VOCABULARY = 500
+SPECIAL = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<|unk|>")
+CHATML = (
+    "{% for message in messages %}"
+    "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+ARCHITECTURES = ("Llama", "Qwen2", "GPT2", "Mistral", "Gemma2", "Phi3")
+COMMANDS = ("tu-score", "tu-train", "tu-eval")
+
+
+def pytest_configure(config):
+    torch.set_num_threads(min(MAX_THREADS, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """A byte-level BPE of VOCABULARY entries, trained on a hundred atlas texts; ChatML template, `<|im_end|>` ends a turn and a text."""
+    return build_tokenizer()
+
+
+def build_tokenizer(chat_template: str | None = CHATML):
+    """A new tokenizer on each call, so that a test may change it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False)
+    rows = atlas.rows("full", atlas.AtlasSize(people=10, facts_per_person=5, forget_people=1, holdout_people=1))
+    core.train_from_iterator([row[key] for row in rows for key in ("question", "answer")], trainer)
+    pad, start, end, unknown = SPECIAL
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token=pad, bos_token=start, eos_token=end, unk_token=unknown,
+        model_max_length=CONTEXT, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def make_tiny(tiny_tokenizer, tmp_path_factory) -> Callable[..., Path]:
+    """`make_tiny(architecture, seed=0, **config)` -> folder of a random float32 model with the tiny tokenizer; made once a session.
+
+    Architectures are those of ARCHITECTURES; Mistral has a sliding window of 16 tokens, Gemma2 one too and soft caps.
+    Weights are large enough that attention and logits are far from uniform.
+    """
+    made: dict[tuple, Path] = {}
+
+    def make(architecture: str = "Llama", seed: int = 0, **overrides) -> Path:
+        key = (architecture, seed, *sorted(overrides.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(f"{architecture.lower()}-{seed}")
+            _save_tiny(made[key], tiny_tokenizer, architecture, seed, overrides)
+        return made[key]
+
+    return make
+
+
+def _save_tiny(folder: Path, tokenizer, architecture: str, seed: int, overrides: dict) -> None:
+    import transformers
+
+    size = {
+        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128,
+        "max_position_embeddings": CONTEXT, "initializer_range": 0.1,
+    }  # fmt: skip
+    special = {
+        "Mistral": {"sliding_window": 16, "head_dim": 16},
+        "Gemma2": {
+            "sliding_window": 16, "head_dim": 16, "query_pre_attn_scalar": 16,
+            "attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0,
+        },
+        "Phi3": {"original_max_position_embeddings": CONTEXT, "resid_pdrop": 0.0, "embd_pdrop": 0.0},
+    }  # fmt: skip
+    if architecture == "GPT2":
+        size = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT, "initializer_range": 0.1}
+    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    entries = {"vocab_size": len(tokenizer), **size, **ids, **special.get(architecture, {}), **overrides}
+    config = getattr(transformers, f"{architecture}Config")(**entries)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(make_tiny) -> Path:
+    """Folder of a random Llama: width 64, 2 layers, 4 heads over 2 key heads, context 512, float32."""
+    return make_tiny("Llama", seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(make_tiny) -> Path:
+    """The same architecture and tokenizer as `tiny_model`, other weights."""
+    return make_tiny("Llama", seed=1)
+
+
+@pytest.fixture
+def run_cli(monkeypatch) -> Callable[..., tuple[int, str, str]]:
+    """`run_cli("tu-score", "run", ...)` -> exit code, stdout, stderr of the command's own `main()`, in this process.
+
+    Arguments are turned into text. Any other exception than SystemExit comes through: it would be a traceback for the user.
+    """
+
+    def run(command: str, *arguments: object) -> tuple[int, str, str]:
+        assert command in COMMANDS, f"run_cli: got {command!r}, expected one of {COMMANDS}"
+        module = importlib.import_module(f"{command.replace('-', '_')}.cli")
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        out, err = io.StringIO(), io.StringIO()
+        code: int | str | None = 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                module.main()
+            except SystemExit as stop:
+                code = stop.code
+        if isinstance(code, str):
+            err.write(code)  # what the interpreter does with a text
+        return 0 if code is None else code if isinstance(code, int) else 1, out.getvalue(), err.getvalue()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tofu_dir() -> Path:
+    """The folder with TOFU's JSON files (TU_TOFU_DIR). Missing: a skip on a developer's machine, a failure where CI=true."""
+    text = os.environ.get("TU_TOFU_DIR", "")
+    folder = Path(text)
+    if text and (folder / "forget01.json").is_file():
+        return folder
+    problem = f"TU_TOFU_DIR is {text!r}, expected a folder with TOFU's JSON files"
+    if os.environ.get("CI") == "true":
+        pytest.fail(problem)
+    pytest.skip(problem)

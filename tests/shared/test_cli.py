@@ -1,0 +1,105 @@
+"""What the commands share: how an error ends, and the lines that a person sees."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from shared import console
+from shared.cli import INTERRUPTED, new_app, run_app
+from shared.console import progress, say
+from shared.errors import ConfigError, DataError, ModelError, StoreError, UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(monkeypatch, capsys, action, *arguments: str) -> tuple[object, str, str]:
+    """Exit code, stdout and stderr of an app whose only command calls `action`."""
+    app = new_app("A command.")
+    app.command()(action)
+    monkeypatch.setattr(sys, "argv", ["tu-test", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run_app(app)
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+@pytest.mark.parametrize("kind", [UserError, ConfigError, DataError, ModelError, StoreError])
+def test_a_user_error_is_one_line_on_stderr_and_exit_code_2(monkeypatch, capsys, kind):
+    def action() -> None:
+        raise kind("row 3:\n  its answer   is empty\n")
+
+    assert run(monkeypatch, capsys, action) == (2, "", "error: row 3: its answer is empty\n")
+
+
+def test_another_error_is_not_dressed_up_as_the_users(monkeypatch, capsys):
+    def action() -> None:
+        raise ZeroDivisionError
+
+    app = new_app("A command.")
+    app.command()(action)
+    monkeypatch.setattr(sys, "argv", ["tu-test"])
+    with pytest.raises(ZeroDivisionError):
+        run_app(app)
+
+
+def test_success_and_wrong_flags_end_as_they_should(monkeypatch, capsys):
+    def action(rows: int = 1) -> None:
+        typer.echo(f"{rows} rows")
+
+    assert run(monkeypatch, capsys, action, "--rows", "4") == (0, "4 rows\n", "")
+    code, out, err = run(monkeypatch, capsys, action, "--row", "4")
+    assert (code, out) == (2, "")
+    assert "--row" in err
+
+
+def test_an_interrupt_says_that_the_work_is_kept(monkeypatch, capsys):
+    def action() -> None:
+        raise KeyboardInterrupt
+
+    code, out, err = run(monkeypatch, capsys, action)
+    assert (code, out) == (INTERRUPTED, "")
+    assert err.strip() == "interrupted; nothing half-written is left (a scoring run goes on when started again)"
+
+
+def test_the_shared_parts_of_a_command_line_do_not_wait_for_torch():
+    program = "import sys, shared.cli, shared.config, shared.console, shared.datasets, shared.models; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then_and_the_last(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    with progress("scoring", 40, "tokens") as bar:
+        for _ in range(4):
+            clock[0] += 4.0
+            bar.advance(10, "loss 1.5")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "scoring: 30/40 tokens, 2.50 tokens/s loss 1.5",
+        "scoring: 40/40 tokens, 2.50 tokens/s loss 1.5",
+    ]
+
+
+def test_progress_on_a_terminal_draws_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("scoring", 4000, "tokens") as bar:
+        bar.advance(4000, "loss 1.5")
+    out, err = capsys.readouterr()
+    assert out == ""
+    text = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", err)
+    assert "scoring" in text
+    assert "4000/4000" in text
+    assert bar.done == 4000
+
+
+def test_lines_for_a_person_go_to_stderr(capsys):
+    say("hello")
+    assert capsys.readouterr() == ("", "hello\n")
