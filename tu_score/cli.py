@@ -1,0 +1,116 @@
+"""tu-score: score every token of a data set once, look at the result, check it. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.cli import ConfigFile, Device, Dtype, Limit, Long, Out, Seed, Sets, new_app, run_app
+
+app = new_app("Score every token of a data set under a model: which of them carry the knowledge?")
+
+
+def _text(flag: str, text: str, default: str | bool = False):
+    return typer.Option(flag, help=text, show_default=default)
+
+
+Model = Annotated[str | None, _text("--model", "The model to be unlearned: local folder, org/name[@revision], or smollm2.")]
+Data = Annotated[
+    str | None, _text("--data", "tofu:forget01, atlas:forget, hub:org/name:config:split, or a .jsonl, .json or .parquet file.")
+]
+Base = Annotated[str | None, _text("--base-model", "A model that never saw the data, for the two base columns.")]
+EngineName = Annotated[str | None, _text("--engine", "auto, torch, vllm.", "auto")]
+Spans = Annotated[str | None, _text("--spans", "Which context is masked: question, window, none.", "question")]
+QuestionKey = Annotated[str | None, _text("--question-key", "Column of the question, for files and hub sets.", "question")]
+AnswerKey = Annotated[str | None, _text("--answer-key", "Column of the answer.", "answer")]
+TextKey = Annotated[str | None, _text("--text-key", "Column of raw text, instead of question and answer.")]
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A store: the --out of tu-score run.")]
+ExampleId = Annotated[str | None, _text("--example", "Only the example with this id.")]
+RowCount = Annotated[int, typer.Option("--rows", help="How many examples, from the first on.")]
+Html = Annotated[Path | None, _text("--html", "Write the examples as a self-contained page instead; an older one is replaced.")]
+Signal = Annotated[
+    str, typer.Option("--signal", help="importance, delta, delta_mean, entropy, masked_entropy, logprob, base_logprob, base_entropy, gain.")
+]
+
+
+@app.command()
+def run(
+    model: Model = None,
+    data: Data = None,
+    out: Out = None,
+    base_model: Base = None,
+    engine: EngineName = None,
+    spans: Spans = None,
+    question_key: QuestionKey = None,
+    answer_key: AnswerKey = None,
+    text_key: TextKey = None,
+    long: Long = None,
+    limit: Limit = None,
+    seed: Seed = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+) -> None:
+    """Score a data set and write the store; a killed run goes on when the same command is given again."""
+    from shared.config import resolve
+    from tu_score.config import ScoreConfig
+
+    flags = {
+        "model": model, "data": data, "out": out, "base_model": base_model, "engine": engine, "spans": spans,
+        "question_key": question_key, "answer_key": answer_key, "text_key": text_key,
+        "long": long, "limit": limit, "seed": seed, "dtype": dtype, "device": device,
+    }  # fmt: skip
+    resolved = resolve(ScoreConfig, config=config, sets=sets or (), flags=flags)
+    from shared.scores import open_store
+    from tu_score.run import run_score
+
+    store = open_store(run_score(resolved))
+    check = store.manifest["self_check"]
+    gap = f"{len(check['rows'])} rows scored again alone differ by at most {check['largest_nats']:.2g} nats"
+    typer.echo(f"scores: {store.folder}  ({len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts)")
+    typer.echo(f"self-check: ok, {gap} (bound {check['bound_nats']:g})")
+    typer.echo(f"next: tu-score inspect {store.folder} --html heatmap.html")
+    typer.echo(f"      tu-train run --model {resolved.model} --scores {store.folder} --retain DATA --method npo --tokens hard --out FOLDER")
+
+
+@app.command()
+def inspect(folder: Folder, example: ExampleId = None, rows: RowCount = 5, html: Html = None, signal: Signal = "importance") -> None:
+    """Show examples with their target tokens shaded by importance (or another signal)."""
+    from shared.scores import open_store
+    from tu_score.shading import shade, take_rows
+
+    store = open_store(folder)
+    shaded = [shade(row, signal) for row in take_rows(store, example=example, count=rows)]
+    if html is None:
+        from tu_score.inspect import print_examples
+
+        print_examples(shaded, signal)
+        return
+    from tu_score.heatmap import write_heatmap
+
+    write_heatmap(html, store, shaded, signal)
+    typer.echo(f"page: {html}")
+
+
+@app.command()
+def verify(folder: Folder) -> None:
+    """Check a store from manifest to last token, and say what is wrong."""
+    from shared.errors import StoreError
+    from shared.scores import open_store
+    from tu_score.verify import problems_of
+
+    store = open_store(folder)
+    problems = problems_of(store)
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise StoreError(f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''} found; copy the folder again or score again")
+    typer.echo(f"ok: {len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts")
+
+
+def main() -> None:
+    run_app(app)

@@ -1,0 +1,178 @@
+"""`tu-score run`: plan, score part by part, check, finish. A killed run goes on where it was.
+
+The plan (data cut into parts, options, fingerprints) is fixed before the first forward pass, so that a part's bytes depend on nothing but
+its own rows: a resumed store equals an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.config import as_dict, write_config
+from shared.console import progress, say
+from shared.datasets import load_rows
+from shared.engines import Engine, open_engine
+from shared.errors import ModelError
+from shared.examples import Example, data_fingerprint, make_examples
+from shared.models import context_length, load_tokenizer, locate, model_fingerprint, template_fingerprint, tokenizer_fingerprint
+from shared.scores import Writer, open_store, plan_parts
+from tu_score.check import self_check
+from tu_score.config import ScoreConfig
+from tu_score.signals import add_importance, nullable, score_examples
+from tu_score.spans import plan_spans, read_after, replacement_id
+
+BASE = "_base"
+
+
+def run_score(config: ScoreConfig) -> Path:
+    """Scores a data set; returns the folder of the finished store. Raises UserError for everything a user can mend."""
+    folder = locate(config.model)
+    tokenizer = load_tokenizer(folder)
+    context = context_length(folder)
+    rows = load_rows(config.data, keys=config.keys, limit=config.limit)
+    examples = make_examples(rows, tokenizer, context=context, long=config.long, text_length=config.text_length)
+    _say_long(len({r.id for r in rows}) - len({e.row.id for e in examples}), examples, context, config)
+    if config.base_model is not None:
+        _check_base(config.base_model, tokenizer, longest=max(len(e.input_ids) for e in examples))
+    return _score(config, folder, tokenizer, examples)
+
+
+def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Example]) -> Path:
+    """Scores these very examples, whatever the model's own template would make of the rows."""
+    out = Path(config.out)
+    mask_id = replacement_id(config.replacement, tokenizer)
+    spans = [plan_spans(e, config) for e in examples]  # also refuses rows that the plan cannot mask, before any work
+    fingerprints = {
+        "model": model_fingerprint(folder),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "chat_template": template_fingerprint(tokenizer),
+        "data": data_fingerprint(examples),
+        "base_model": model_fingerprint(locate(config.base_model)) if config.base_model else None,
+    }
+    engine = open_engine(config.engine, folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens)
+    options = {k: v for k, v in as_dict(config).items() if k not in ("out", "model", "base_model")}
+    parts = plan_parts([len(e.input_ids) for e in examples], config.part_tokens)
+    plan = {
+        "options": options,
+        "fingerprints": fingerprints,
+        "engine": engine.describe(),
+        "mask_id": mask_id,
+        "part_rows": [list(p) for p in parts],
+    }
+    writer = Writer(out, plan)
+    if writer.finished:
+        open_store(out)
+        _tidy(writer)
+        say(f"{out}: this store is finished; nothing to do")
+        return out
+    write_config(out / "_config.toml", config)
+    base = None
+    if config.base_model is not None:
+        base, engine = _base_signals(config, engine, folder, tokenizer, examples)
+    masked = sum(len(read_after(e, s, config.horizon)) > 0 for e, ss in zip(examples, spans, strict=True) for s in ss)
+    tokens = sum(len(e.input_ids) for e in examples)
+    say(f"{len(examples)} rows, {tokens:,} tokens, {masked} masked variants, {len(parts)} parts, {_about(engine)}")
+    _score_parts(examples, parts, writer, engine, config, mask_id, tokenizer, base)
+    check = self_check(examples, parts, writer, engine, config, mask_id)
+    engine.close()
+    if not any(v is not None for v in writer.read_part(0)["importance"][0].as_py()):
+        say(
+            f"no importance was written: the recipe reads {', '.join(config.recipe.columns())}, and --spans {config.spans} gives none of it"
+        )
+    writer.finish(self_check=check, created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    _tidy(writer)
+    return out
+
+
+def _tidy(writer: Writer) -> None:
+    """Removes what only an unfinished run needs; a kill may have come between the manifest and this."""
+    shutil.rmtree(writer.folder / BASE, ignore_errors=True)
+    writer.tidy()
+
+
+def _say_long(skipped: int, examples: list[Example], context: int | None, config: ScoreConfig) -> None:
+    if skipped:
+        say(f"--long skip: {skipped} rows left out, they are longer than the model's context of {context} tokens")
+    full = sum(len(e.input_ids) == context for e in examples)
+    if config.long == "truncate" and full:
+        say(f"--long truncate: {full} examples fill the model's context of {context} tokens, cut there if they were longer")
+
+
+def _about(engine: Engine) -> str:
+    about = engine.describe()
+    return f"{about['name']} engine, {about['dtype']} on {about['device']}"
+
+
+def _score_parts(examples, parts, writer: Writer, engine: Engine, config: ScoreConfig, mask_id: int, tokenizer: Any, base) -> None:
+    total = sum(_work(e, config) for e in examples)
+    with progress("scoring", total, "tokens") as bar:
+        for index, (start, end) in enumerate(parts):
+            group = examples[start:end]
+            if index in writer.parts:
+                bar.advance(sum(_work(e, config) for e in group))
+                continue
+            scored = score_examples(group, engine, config, mask_id, bar.advance)
+            for example, columns in zip(group, scored, strict=True):
+                columns["base_logprob"], columns["base_entropy"] = (
+                    base[example.id] if base else (np.full(len(example.input_ids), np.nan),) * 2
+                )
+                add_importance(columns, example, config.recipe)
+            writer.write_part(index, _table(group, scored, tokenizer))
+
+
+def _work(example: Example, config: ScoreConfig) -> int:
+    """Tokens that all requests of an example hold, before sharing."""
+    reads = [read_after(example, span, config.horizon) for span in plan_spans(example, config)]
+    return len(example.input_ids) + sum(wanted[-1] + 1 for wanted in reads if wanted)
+
+
+def _table(group: list[Example], scored: list[dict[str, Any]], tokenizer: Any) -> dict[str, list]:
+    table: dict[str, list] = {
+        "example_id": [e.id for e in group],
+        "input_ids": [e.input_ids for e in group],
+        "tokens": [readable(e.input_ids, tokenizer) for e in group],
+        "is_target": [e.is_target for e in group],
+        "spans": [c["spans"] for c in scored],
+    }
+    for name in ("logprob", "entropy", "delta", "delta_mean", "masked_entropy", "base_logprob", "base_entropy", "delta_span", "importance"):
+        table[name] = [nullable(c[name]) for c in scored]
+    return table
+
+
+def readable(ids: list[int], tokenizer: Any) -> list[str]:
+    """Each token as text. A token that is only part of a character shows as the replacement character."""
+    return tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
+
+
+def _check_base(name: str, tokenizer: Any, *, longest: int) -> None:
+    folder = locate(name)
+    base = load_tokenizer(folder)
+    if tokenizer_fingerprint(base) != tokenizer_fingerprint(tokenizer):
+        raise ModelError(
+            f"--base-model {name}: its tokenizer differs from the model's, so their tokens cannot be compared; "
+            "use the checkpoint before fine-tuning"
+        )
+    context = context_length(folder)
+    if context is not None and longest > context:
+        raise ModelError(
+            f"--base-model {name}: its context holds {context} tokens, the longest example has {longest}; use another base model"
+        )
+
+
+def _base_signals(config: ScoreConfig, engine: Engine, folder: Path, tokenizer: Any, examples: list[Example]):
+    """Scores the same data under the base model into a store inside this one; parts and resume are those of any store."""
+    assert config.base_model is not None
+    engine.close()  # one model in memory at a time
+    say(f"base model {config.base_model}: scoring")
+    plain = replace(
+        config, model=config.base_model, base_model=None, out=str(Path(config.out) / BASE), spans="none", alpha=0.0, uncertainty="entropy"
+    )
+    store = open_store(_score(plain, locate(config.base_model), tokenizer, examples))
+    signals = {r["example_id"]: tuple(np.array(r[k], dtype=np.float32) for k in ("logprob", "entropy")) for r in store.rows()}
+    return signals, open_engine(config.engine, folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens)
