@@ -1,0 +1,87 @@
+"""Loss curves of a tiny model, kept in curves.json, so that a refactor cannot move numbers unseen.
+
+Everything here is made by hand (weights and rows out of NumPy's generator, float64), so that no other part of the project and no
+library's initialisation moves them. After a change that is meant to: `python -m tests.tu_train.test_curves` writes the file anew.
+"""
+
+import json
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from shared.packed import PackedModel
+from tests.tu_train.conftest import write_store
+from tu_train.batches import Item, endless, forget_items, item_of_row, steps
+from tu_train.config import LoopConfig
+from tu_train.loop import Objective, train
+from tu_train.methods import METHODS
+
+CURVES = Path(__file__).with_name("curves.json")
+RUNS = {"npo/hard": ("npo", "hard"), "graddiff/all": ("graddiff", "all")}
+COLUMNS = ("loss", "forget_nll", "retain_nll", "gradient_norm", "learning_rate")
+VOCABULARY, STEPS = 60, 6
+
+
+def model() -> LlamaForCausalLM:
+    made = LlamaForCausalLM(LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
+        max_position_embeddings=64,
+    )).double()  # fmt: skip
+    generator = np.random.default_rng(0)
+    with torch.no_grad():
+        for _, parameter in sorted(made.named_parameters()):
+            parameter.copy_(torch.tensor(1.0 if parameter.ndim == 1 else 0.2 * generator.standard_normal(parameter.shape)))
+    return made
+
+
+def row(generator: np.random.Generator, number: int) -> dict:
+    length = int(generator.integers(10, 20))
+    targets = [i >= 5 for i in range(length)]
+    return {
+        "example_id": f"row/{number}",
+        "input_ids": [1, 2, 3, *generator.integers(4, VOCABULARY, length - 3).tolist()],
+        "is_target": targets,
+        "logprob": [None, *(-5 * generator.random(length - 1)).tolist()],
+        "importance": [v if t else None for t, v in zip(targets, generator.random(length).tolist(), strict=True)],
+    }
+
+
+def curve(method: str, tokens: str, folder: Path) -> dict[str, list[float]]:
+    generator = np.random.default_rng(1)
+    store = write_store(folder / "store", [[row(generator, 3 * part + k) for k in range(3)] for part in range(2)])
+    retain = [Item(r["input_ids"], list(range(5, len(r["input_ids"]))), np.ones(len(r["input_ids"]) - 5, dtype=np.float32))
+              for r in (row(generator, k) for k in range(5))]  # fmt: skip
+    make = partial(item_of_row, mode=tokens, keep=0.3, temperature=0.3, where="store")
+    others = endless(retain, seed=0)
+    stream = (
+        step
+        for epoch in range(2)
+        for step in steps(forget_items(store, make, seed=0, epoch=epoch), others, batch_size=2, batch_tokens=60)
+    )  # fmt: skip
+    config = LoopConfig(model="", out="", learning_rate=1e-3, batch_size=2)
+    train(PackedModel(model()), stream, STEPS, Objective(METHODS[method]), config, folder / "log.jsonl")
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {name: [r[name] for r in log] for name in COLUMNS}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_curve_is_the_one_that_was_kept(name, tmp_path):
+    kept = json.loads(CURVES.read_text())[name]
+    found = curve(*RUNS[name], tmp_path)
+    assert set(kept) == set(COLUMNS)
+    for column in COLUMNS:
+        assert len(kept[column]) == STEPS
+        assert found[column] == pytest.approx(kept[column], rel=1e-5), column
+
+
+if __name__ == "__main__":
+    made = {}
+    for name, run in RUNS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            made[name] = curve(*run, Path(folder))
+    CURVES.write_text(json.dumps(made, indent=1) + "\n")

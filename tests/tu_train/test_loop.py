@@ -1,0 +1,279 @@
+"""A step against plain transformers on whole rows, and what must and must not change a trained bit."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import tu_train.run
+from shared.datasets import load_rows
+from shared.errors import ModelError
+from shared.examples import make_examples
+from shared.models import load_model, load_tokenizer
+from shared.packed import PackedModel
+from shared.scores import open_store
+from tests.tu_train.conftest import RETAIN, log_of, plan_of, weights_of, write_store
+from tu_train.batches import Item, Pass, cut, item_of_example, item_of_row
+from tu_train.config import LoopConfig
+from tu_train.loop import Objective, denominator, flatten, logprob_loss, rate, train
+from tu_train.methods import METHODS
+
+MODES = ("all", "hard", "soft")
+KEEP, TEMPERATURE, BETA, GAMMA, ALPHA = 0.4, 0.5, 0.3, 0.7, 1.3
+BOUND = {torch.float32: 1e-5, torch.float64: 1e-6}
+"""relative; Llama's norms compute in float32 whatever the model's dtype"""
+
+
+@pytest.fixture(scope="module")
+def forget_rows(scores):
+    rows = list(open_store(scores).rows())[:3]
+    generator = np.random.default_rng(0)
+    for row in rows:  # the model is the one that was scored: shift its references, so that the first step is not at ratio zero
+        row["logprob"] = [None if v is None else v - generator.uniform(0, 1) for v in row["logprob"]]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def retain_examples(target):
+    return make_examples(load_rows(RETAIN), load_tokenizer(target), context=512)[:3]
+
+
+def packed_of(folder, dtype=torch.float32) -> PackedModel:
+    return PackedModel(load_model(folder, dtype=dtype, device=torch.device("cpu")))
+
+
+def item(row, mode) -> Item:
+    return item_of_row(row, mode=mode, keep=KEEP, temperature=TEMPERATURE, where="scores")
+
+
+def pairs_of(forget_rows, retain_examples, mode):
+    return list(zip((item(r, mode) for r in forget_rows), map(item_of_example, retain_examples), strict=True))
+
+
+def brute_weights(importance: list[float], mode: str) -> list[float]:
+    if mode == "all":
+        return [1.0] * len(importance)
+    if mode == "hard":
+        ranked = sorted(range(len(importance)), key=lambda i: (-importance[i], i))
+        return [1.0 if i in ranked[: math.ceil(KEEP * len(importance))] else 0.0 for i in range(len(importance))]
+    shares = [math.exp(v / TEMPERATURE) for v in importance]
+    return [len(importance) * s / sum(shares) for s in shares]
+
+
+def plain_logp(model, ids, targets):
+    logits = model(input_ids=torch.tensor([ids])).logits[0]
+    return torch.stack([logits[t - 1].log_softmax(-1)[ids[t]] for t in targets])
+
+
+def brute_loss(model, forget_rows, retain_examples, method, mode):
+    """gamma · forget + alpha · retain from the formulas, whole rows, all logits, every target token."""
+    pushed, weights, rows = 0.0, 0.0, []
+    for row in forget_rows:
+        targets = [i for i, t in enumerate(row["is_target"]) if t]
+        weight = torch.tensor(brute_weights([row["importance"][i] for i in targets], mode), dtype=model.dtype)
+        logp = plain_logp(model, row["input_ids"], targets)
+        pushed, weights = pushed + (weight * logp).sum(), weights + weight.sum()
+        ratio = (weight * (logp - torch.tensor([row["logprob"][i] for i in targets], dtype=model.dtype))).sum()
+        rows.append(2 / BETA * torch.log(1 + torch.exp(BETA * ratio)))
+    forget = {"graddiff": lambda: pushed / weights, "npo": lambda: torch.stack(rows).mean()}[method]()
+    retain = torch.cat([plain_logp(model, e.input_ids, e.targets) for e in retain_examples])
+    return GAMMA * forget - ALPHA * retain.mean()
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_is_that_of_plain_transformers(method, mode, dtype, target, forget_rows, retain_examples, tmp_path):
+    plain = AutoModelForCausalLM.from_pretrained(target, dtype=dtype)
+    expected = brute_loss(plain, forget_rows, retain_examples, method, mode)
+    expected.backward()
+
+    packed = packed_of(target, dtype)
+    pairs = pairs_of(forget_rows, retain_examples, mode)
+    objective = Objective(METHODS[method], GAMMA, ALPHA, BETA)
+    forget_total = denominator(METHODS[method], [f for f, _ in pairs])
+    loss = logprob_loss(*flatten(packed, Pass(*map(list, zip(*pairs, strict=True)))), objective, forget_total,
+                        sum(len(e.targets) for e in retain_examples))  # fmt: skip
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=BOUND[dtype])
+    ours, theirs = dict(packed.model.named_parameters()), dict(plain.named_parameters())
+    assert ours.keys() == theirs.keys()
+    largest = max(p.grad.abs().max().item() for p in theirs.values())
+    for name, parameter in theirs.items():
+        assert (ours[name].grad - parameter.grad).abs().max() <= BOUND[dtype] * largest, name
+
+    logged = train_steps(target, [pairs], objective, tmp_path, dtype=dtype, batch_tokens=150)[1]
+    assert logged[0]["loss"] == pytest.approx(expected.item(), rel=BOUND[dtype])
+    norm = math.sqrt(sum(p.grad.square().sum().item() for p in theirs.values()))
+    assert logged[0]["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def train_steps(folder, groups, objective, tmp_path, *, dtype=torch.float32, batch_tokens=2048, **fields):
+    """Trains on groups of pairs -> (the model, its log)."""
+    packed = packed_of(folder, dtype)
+    config = LoopConfig(model="", out="", batch_tokens=batch_tokens, **{"learning_rate": 1e-4, **fields})
+    passes = [cut(group, batch_tokens) for group in groups]
+    train(packed, passes, len(groups), objective, config, tmp_path / "log.jsonl")
+    return packed.model, [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_number_of_passes_changes_no_result(method, dtype, target, forget_rows, retain_examples, tmp_path):
+    pairs = pairs_of(forget_rows, retain_examples, "soft")
+    groups = [pairs, pairs[:2], pairs[1:], pairs]
+    runs = [
+        train_steps(target, groups, Objective(METHODS[method]), tmp_path, dtype=dtype, batch_tokens=budget) for budget in (10_000, 400, 1)
+    ]
+    assert [len(cut(pairs, budget)) for budget in (10_000, 400, 1)] == [1, 2, 3]
+    (one, log), *others = runs
+    for model, other_log in others:
+        for a, b in zip(log, other_log, strict=True):
+            assert all(b[name] == pytest.approx(a[name], rel=1e-5, abs=1e-5) for name in ("loss", "forget_nll", "retain_nll"))
+        for a, b in zip(one.parameters(), model.parameters(), strict=True):
+            # Adam divides by the gradient's size, so float32's noise in a gradient near zero is a whole step of 1e-4.
+            assert torch.allclose(a, b, rtol=0, atol=1e-6 if dtype == torch.float64 else 4e-4)
+            assert (a - b).abs().mean() < 1e-6
+
+
+def test_logged_nll_is_weighted(target, forget_rows, retain_examples, tmp_path):
+    plain = AutoModelForCausalLM.from_pretrained(target)
+    pairs = pairs_of(forget_rows, retain_examples, "hard")
+    _, log = train_steps(target, [pairs], Objective(METHODS["npo"]), tmp_path, batch_tokens=1)
+    with torch.no_grad():
+        forget = torch.cat([plain_logp(plain, i.ids, i.positions) for i, _ in pairs])
+        retain = torch.cat([plain_logp(plain, i.ids, i.positions) for _, i in pairs])
+    assert log[0]["forget_nll"] == pytest.approx(-forget.mean().item(), rel=1e-5)
+    assert log[0]["retain_nll"] == pytest.approx(-retain.mean().item(), rel=1e-5)
+
+
+def test_the_schedule_rises_then_falls_to_zero_after_the_last_step():
+    assert [rate(s, 10, 0.3) for s in range(11)] == pytest.approx([1 / 3, 2 / 3, 1, *(k / 8 for k in range(7, -1, -1))])
+    assert [rate(s, 4, 0.0) for s in range(5)] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert [rate(s, 4, 1.0) for s in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1])
+    assert rate(0, 1, 0.1) == 1.0
+
+
+def test_the_log_shows_the_schedule(unlearn):
+    log = log_of(unlearn(epochs=4, learning_rate=2e-4))  # 4 epochs of 2 steps, the first of which warms up
+    assert [r["step"] for r in log] == list(range(8))
+    assert [r["learning_rate"] for r in log] == pytest.approx([2e-4 * rate(s, 8, 0.1) for s in range(8)])
+    assert log[0]["learning_rate"] == pytest.approx(2e-4)
+
+
+def state(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("broken", ["reference", "weight"])
+def test_a_loss_that_is_not_finite_stops_before_the_update(broken, target, forget_rows, retain_examples, tmp_path):
+    pairs = pairs_of(forget_rows, retain_examples, "all")
+    packed = packed_of(target)
+    first = pairs[0][0]
+    bad = [(Item(first.ids, first.positions, first.weights, np.full(len(first.positions), -np.inf, dtype=np.float32)), pairs[0][1])]
+    seen = {}
+
+    def stream():
+        yield cut(pairs, 2048)
+        if broken == "weight":
+            with torch.no_grad():
+                packed.model.get_input_embeddings().weight[first.ids[0], 0] = math.nan
+        seen.update(state(packed.model))
+        yield cut(bad if broken == "reference" else pairs, 2048)
+        raise AssertionError("a third step was asked for")
+
+    config = LoopConfig(model="", out="", learning_rate=1e-3)
+    with pytest.raises(ModelError, match=r"step 1: loss (inf|nan), gradient norm .*stopped before the update"):
+        train(packed, stream(), 3, Objective(METHODS["npo"]), config, tmp_path / "log.jsonl")
+    now = packed.model.state_dict()
+    assert all(torch.equal(now[k].nan_to_num(9.0), v.nan_to_num(9.0)) for k, v in seen.items())
+    assert not torch.equal(now["lm_head.weight"], load_model(target, dtype=torch.float32, device=torch.device("cpu")).lm_head.weight)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_run_that_is_stopped_leaves_no_folder(unlearn, tmp_path):
+    with pytest.raises(ModelError, match="step 0: "):
+        unlearn(gamma=1e39, out=tmp_path / "place" / "out")
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+def copy_store(store, folder, change):
+    """The store with `change(row)` applied to each row, and hashes that fit."""
+    parts = [store.part(k) for k in range(len(store.manifest["parts"]))]
+    for rows in parts:
+        for row in rows:
+            change(row)
+    return write_store(folder, parts, plan_of(store)).folder
+
+
+def unweighted(row) -> set[int]:
+    targets = [i for i, t in enumerate(row["is_target"]) if t]
+    return set(targets) - set(item(row, "hard").positions)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_stored_reference_of_a_token_without_weight_changes_no_bit(method, unlearn, scores, tmp_path):
+    store = open_store(scores)
+
+    def spoil(row):
+        for n, i in enumerate(sorted(unweighted(row))):
+            row["logprob"][i] = (None, math.nan, -1e9, 7.0)[n % 4]
+
+    other = copy_store(store, tmp_path / "other", spoil)
+    assert sum(len(unweighted(row)) for row in store.rows()) > 20
+    options = {"method": method, "tokens": "hard", "keep": KEEP}
+    assert weights_of(unlearn(**options)) == weights_of(unlearn(**options, scores=other))
+
+
+def test_the_stored_reference_of_a_token_with_weight_changes_the_result(unlearn, scores, tmp_path):
+    """The control of the test above: npo reads what is stored."""
+
+    def shift(row):
+        row["logprob"][item(row, "hard").positions[0]] -= 3.0
+
+    other = copy_store(open_store(scores), tmp_path / "other", shift)
+    options = {"method": "npo", "tokens": "hard", "keep": KEEP}
+    assert weights_of(unlearn(**options)) != weights_of(unlearn(**options, scores=other))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_label_of_a_token_without_weight_changes_no_bit(method, target, forget_rows, retain_examples, tmp_path):
+    """The last token of a row is a label and no other token's context."""
+    pairs = pairs_of(forget_rows, retain_examples, "hard")
+    free = [Item(f.ids, f.positions[:-1], f.weights[:-1], f.ref_logp[:-1]) if f.positions[-1] == len(f.ids) - 1 else f for f, _ in pairs]
+    other = [Item([*f.ids[:-1], 77], f.positions, f.weights, f.ref_logp) for f in free]
+    assert all(a.ids != b.ids for a, b in zip(free, other, strict=True))
+    trained = []
+    for forget in (free, other):
+        group = [(f, r) for f, (_, r) in zip(forget, pairs, strict=True)]
+        trained.append(state(train_steps(target, [group] * 3, Objective(METHODS[method]), tmp_path, learning_rate=1e-3)[0]))
+    assert all(torch.equal(trained[0][k], trained[1][k]) for k in trained[0])
+
+
+def test_a_run_loads_one_model(unlearn, monkeypatch):
+    loaded = []
+
+    def counted(folder, **options):
+        loaded.append(folder)
+        return load_model(folder, **options)
+
+    monkeypatch.setattr(tu_train.run, "load_model", counted)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", None)
+    unlearn(method="npo")
+    assert len(loaded) == 1
+
+
+def test_bfloat16_is_autocast_over_float32_weights(unlearn):
+    wide, narrow = unlearn(), unlearn(dtype="bfloat16")
+    for a, b in zip(log_of(wide), log_of(narrow), strict=True):
+        assert math.isfinite(b["loss"]) and b["retain_nll"] == pytest.approx(a["retain_nll"], rel=0.05)
+    assert log_of(wide) != log_of(narrow)
+    assert AutoModelForCausalLM.from_pretrained(narrow, dtype="auto").dtype == torch.float32
+
+
+def test_limit_takes_that_many_rows_of_each_set(unlearn):
+    folder = unlearn(limit=2, batch_size=1, epochs=3)
+    assert len(log_of(folder)) == 6
