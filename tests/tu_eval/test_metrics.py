@@ -1,0 +1,130 @@
+"""Metrics against brute force, the libraries they wrap, and the ends of their ranges."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+from scipy.stats import hmean, ks_2samp
+
+from shared.errors import StoreError
+from tu_eval.metrics.forget_quality import forget_quality, require_same_rows
+from tu_eval.metrics.probability import mean_logprob, probability, probability_with_options
+from tu_eval.metrics.rouge import rouge_l_recall
+from tu_eval.metrics.truth_ratio import forget_truth_ratio, log_truth_ratio, truth_ratio, utility_truth_ratio
+from tu_eval.metrics.utility import model_utility
+
+LOGP = st.floats(-30, 0)
+
+
+@given(st.lists(LOGP, min_size=1, max_size=20))
+def test_probability_is_the_geometric_mean_over_tokens(logprob):
+    product = 1.0
+    for x in logprob:
+        product *= math.exp(x)
+    assert probability(logprob) == pytest.approx(product ** (1 / len(logprob)), rel=1e-9)
+
+
+@given(LOGP, st.lists(LOGP, min_size=1, max_size=5))
+def test_options_and_truth_ratio_equal_their_formulas(right, wrong):
+    p, ps = math.exp(right), [math.exp(x) for x in wrong]
+    assert probability_with_options(right, wrong) == pytest.approx(p / (p + sum(ps)), rel=1e-9)
+    product = 1.0
+    for x in ps:
+        product *= x ** (1 / len(ps))
+    assert truth_ratio(log_truth_ratio(right, wrong)) == pytest.approx(product / p, rel=1e-9)
+
+
+def test_options_do_not_underflow():
+    assert probability_with_options(-2000.0, [-2000.0, -2000.0, -2000.0]) == 0.25
+    assert probability_with_options(-math.inf, [-5.0]) == 0.0
+    assert probability_with_options(-math.inf, [-math.inf]) == 0.5
+
+
+@given(st.lists(st.floats(-20, 20), min_size=1, max_size=30))
+def test_truth_ratio_aggregates_equal_their_formulas(logs):
+    ratios = [math.exp(x) for x in logs]
+    assert forget_truth_ratio(logs) == pytest.approx(np.mean([min(r, 1 / r) for r in ratios]), abs=1e-12)
+    assert utility_truth_ratio(logs) == pytest.approx(np.mean([max(0, 1 - r) for r in ratios]), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("log", "ratio", "forget", "utility"), [(-math.inf, 0, 0, 1), (math.inf, math.inf, 0, 0), (900.0, math.inf, 0, 0), (0.0, 1, 1, 0)]
+)
+def test_truth_ratio_at_the_ends_of_its_range(log, ratio, forget, utility):
+    assert truth_ratio(log) == ratio
+    assert forget_truth_ratio([log]) == pytest.approx(forget, abs=1e-300)
+    assert utility_truth_ratio([log]) == utility
+
+
+def test_truth_ratio_of_impossible_answers():
+    assert log_truth_ratio(-math.inf, [-1.0, -2.0]) == math.inf
+    assert log_truth_ratio(-1.0, [-math.inf, -2.0]) == -math.inf
+    assert log_truth_ratio(-math.inf, [-math.inf]) == 0.0
+
+
+def brute_force_ks(a, b):
+    """Largest distance of the two empirical distribution functions, and the share of all splits of the pool that reach it."""
+    from itertools import combinations
+
+    def distance(x, y):
+        return max(abs(sum(v <= t for v in x) / len(x) - sum(v <= t for v in y) / len(y)) for t in x + y)
+
+    pool, seen = a + b, distance(a, b)
+    splits = list(combinations(range(len(pool)), len(a)))
+    reach = 0
+    for chosen in splits:
+        rest = [pool[i] for i in range(len(pool)) if i not in chosen]
+        reach += distance([pool[i] for i in chosen], rest) >= seen - 1e-12
+    return reach / len(splits)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_forget_quality_equals_scipy_and_all_permutations(seed):
+    rng = random.Random(seed)
+    a, b = [rng.gauss(0, 1) for _ in range(5)], [rng.gauss(seed / 2, 1) for _ in range(5)]
+    assert forget_quality(a, b) == pytest.approx(brute_force_ks(a, b), abs=1e-9)
+    assert forget_quality(a, b) == ks_2samp([math.exp(x) for x in a], [math.exp(x) for x in b]).pvalue
+
+
+def test_forget_quality_of_equal_values_is_exactly_one():
+    values = [random.Random(0).gauss(0, 3) for _ in range(400)]
+    assert forget_quality(values, values) == 1.0
+    assert forget_quality([math.inf, 0.0], [math.inf, 0.0]) == 1.0
+
+
+def test_rows_of_other_questions_are_refused_by_name():
+    require_same_rows(["a", "b"], ["a", "b"], where="x")
+    with pytest.raises(StoreError, match="forget row 1 is c there, b here"):
+        require_same_rows(["a", "b"], ["a", "c"], where="x")
+    with pytest.raises(StoreError, match="forget row 2 is no row there, c here"):
+        require_same_rows(["a", "b", "c"], ["a", "b"], where="x")
+
+
+def test_rouge_is_stemmed_longest_common_subsequence_over_the_answer():
+    pairs = [
+        ("The cats were running", "a cat runs"),
+        ("Paris", "It is Paris."),
+        ("one two three", "three two one"),
+        ("x y", ""),
+        ("!!", "!!"),
+    ]
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    expected = [scorer.score(target=a, prediction=g)["rougeL"].recall for a, g in pairs]
+    got = rouge_l_recall([a for a, _ in pairs], [g for _, g in pairs])
+    assert got == expected
+    assert got == [0.5, 1.0, pytest.approx(1 / 3), 0.0, 0.0]
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=9))
+def test_model_utility_is_the_harmonic_mean(values):
+    assert model_utility({str(i): v for i, v in enumerate(values)}) == pytest.approx(hmean(values), rel=1e-12)
+
+
+def test_model_utility_is_zero_when_any_part_is():
+    assert model_utility({"a": 1.0, "b": 0.0}) == 0.0
+    assert model_utility({"a": 1.0, "b": 5e-324}) == 0.0
+    assert mean_logprob([-1.0, -3.0]) == -2.0

@@ -1,0 +1,45 @@
+"""The configuration of one evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Raises ValueError naming the field that is out of range."""
+
+    model: str
+    """local folder, org/name[@revision], or smollm2"""
+    suite: str
+    """tofu:forget01, tofu:forget05, tofu:forget10, or atlas[:people=..,facts_per_person=..,seed=..]"""
+    out: str
+    """folder for the results; must be new or empty"""
+    retain_results: str | None = None
+    """results folder of the retain model on the same suite; without it there is no forget quality"""
+    label: str | None = None
+    """name in tables and plots; default: the last part of `model`"""
+    limit: int | None = None
+    """only the first N rows of each set; default all"""
+    seed: int = 0
+    """seed of every random choice; the metrics of today make none, generation is greedy"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """of weights and activations"""
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps; default: cuda if there is one"""
+    long: Literal["error", "truncate", "skip"] = "error"
+    """what happens to a row of which some variant exceeds the model's context; skip leaves the whole row out"""
+    batch_tokens: int = 2048
+    """tokens a forward pass; memory, not results, depends on it"""
+    max_new_tokens: int = 200
+    """tokens an answer may take in generation (ROUGE); 200 in the TOFU paper"""
+    generate: bool = True
+    """False skips generation, and with it ROUGE and model utility"""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_tokens", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit {self.limit}: expected at least 1")

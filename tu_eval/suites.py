@@ -1,0 +1,80 @@
+"""Suites: named sets of rows, and what is measured on each. A suite has one forget set; all its others feed model utility."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from shared.atlas import AtlasSize
+from shared.datasets import atlas_world
+from shared.errors import ConfigError, nearest
+
+TOFU_FORGET = ("forget01", "forget05", "forget10")
+KNOWN = (*(f"tofu:{split}" for split in TOFU_FORGET), "atlas")
+PARTS = ("probability", "rouge", "truth_ratio")
+"""what each set other than forget adds to model utility"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSet:
+    name: str
+    """first part of its metrics' names: forget, retain, ..."""
+    data: str
+    """data spec; rows have question, answer, perturbed_answer and, with `paraphrase`, paraphrased_answer"""
+    options: bool
+    """its probability is that of the right answer among the wrong ones; else that of the answer alone"""
+    paraphrase: bool
+    """truth ratios set the wrong answers against paraphrased_answer; else against answer"""
+    facts: bool
+    """rows have fact_spans, and the probability of the fact alone is reported"""
+
+
+@dataclass(frozen=True)
+class Suite:
+    name: str
+    sets: tuple[EvalSet, ...]
+
+    @property
+    def utility_parts(self) -> list[str]:
+        return [f"{s.name}_{part}" for s in self.sets if s.name != "forget" for part in PARTS]
+
+
+def find_suite(name: str) -> Suite:
+    """Raises ConfigError suggesting the nearest name, or naming the size that is wrong."""
+    kind, _, rest = name.partition(":")
+    if kind == "tofu" and rest in TOFU_FORGET:
+        return _tofu(rest)
+    if kind == "atlas":
+        return _atlas(rest)
+    raise ConfigError(f"--suite {name}: no such suite{nearest(name, KNOWN)}")
+
+
+def _tofu(forget: str) -> Suite:
+    def about_authors(name: str, split: str) -> EvalSet:
+        return EvalSet(name=name, data=f"tofu:{split}_perturbed", options=False, paraphrase=True, facts=False)
+
+    def about_others(name: str) -> EvalSet:
+        return EvalSet(name=name, data=f"tofu:{name}_perturbed", options=True, paraphrase=False, facts=False)
+
+    sets = (about_authors("forget", forget), about_authors("retain", "retain"), about_others("real_authors"), about_others("world_facts"))
+    return Suite(f"tofu:{forget}", sets)
+
+
+def _atlas(world: str) -> Suite:
+    size = _canonical(world)
+    tail = f":{size}" if size else ""
+
+    def about_people(name: str) -> EvalSet:
+        return EvalSet(name=name, data=f"atlas:{name}{tail}", options=False, paraphrase=True, facts=True)
+
+    world_set = EvalSet(name="world", data="atlas:world", options=True, paraphrase=False, facts=False)
+    return Suite(f"atlas{tail}", (about_people("forget"), about_people("retain"), world_set))
+
+
+def _canonical(world: str) -> str:
+    """The sizes that differ from the defaults, in a fixed order, so that one world has one name."""
+    try:
+        size, seed = atlas_world(world)
+    except ValueError as error:  # a size out of range; an unknown one is a DataError already
+        raise ConfigError(f"--suite atlas:{world}: {error}") from None
+    values = [(f.name, getattr(size, f.name)) for f in fields(AtlasSize) if getattr(size, f.name) != f.default]
+    return ",".join(f"{k}={v}" for k, v in [*values, *([("seed", seed)] if seed else [])])

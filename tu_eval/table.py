@@ -1,0 +1,59 @@
+"""Results in the terminal, on stdout."""
+
+from __future__ import annotations
+
+from tu_eval.compare import Column, Comparison, columns_of, show
+from tu_eval.results import CONFIG, ROWS, SUMMARY, Results
+
+
+def print_results(results: Results) -> None:
+    """Metrics of one run, and where its files are."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    summary, console = results.summary, Console()
+    table = Table("", "metric", "value", title=Text(f"{results.label} on {summary['suite']}"), title_justify="left")
+    last = None
+    for column in columns_of(summary):
+        if last not in (None, column.group):
+            table.add_section()
+        value = summary["metrics"][column.metric]
+        shown = show(value) if value is not None else f"— {summary['reasons'].get(column.metric, '')}".rstrip()
+        table.add_row(column.group if column.group != last else "", f"{column.heading} {column.better}", shown)
+        last = column.group
+    console.print(table)
+    # No wrapping: a path broken over two lines cannot be copied.
+    console.print(f"results: {results.folder} ({SUMMARY}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """The columns that matter most; the page has them all."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    count = len(comparison.results)
+    title = f"{comparison.results[0].summary['suite']}: {count} {'model' if count == 1 else 'models'}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    columns = [c for c in comparison.columns if c.group in ("Overall", "Forget set") or c.metric == "retain_probability"]
+    for column in columns:
+        table.add_column(_heading(column), justify="right", no_wrap=True)
+    for i, label in enumerate(comparison.labels):
+        table.add_row(Text(label), *(show(comparison.value(i, c.metric)) for c in columns))
+    # A cut label or number is of no use: where the terminal is too narrow, it wraps the lines itself.
+    needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    console = Console(width=max(console.width, needed))
+    console.print(table)
+    for note in comparison.notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _heading(column: Column) -> str:
+    """A word a line, so that eight columns fit into eighty characters."""
+    words = column.metric.replace("_", "\n").replace("probability", "prob.").replace("rouge", "ROUGE")
+    return f"{words}\n{column.better}"
