@@ -8,7 +8,7 @@ the template adds after that is read by nobody and is dropped. Nothing here comp
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.console import say
@@ -32,6 +32,8 @@ class Example:
     prompt_span: tuple[int, int]
     """the tokens of the question itself, without template; empty (0, 0) for raw text"""
     row: Row
+    row_start: int = 0
+    """raw text: tokens of the row before this piece"""
 
     @property
     def targets(self) -> list[int]:
@@ -87,7 +89,7 @@ def _fit(example: Example, context: int | None, long: str) -> Example | None:
         raise DataError(f"{example.id}: {n} tokens, but the model's context holds {context}; use --long truncate or --long skip")
     if long == "skip" or example.prompt_length >= context:
         return None
-    return Example(example.id, example.input_ids[:context], example.is_target[:context], example.prompt_span, example.row)
+    return replace(example, input_ids=example.input_ids[:context], is_target=example.is_target[:context])
 
 
 def layout(tokenizer: Any, question: str, answer: str) -> tuple[str, int, int]:
@@ -126,13 +128,8 @@ def qa_example(row: Row, tokenizer: Any) -> Example:
     question, answer = (row.question or "").strip(), row.answer.strip()
     if not question or not answer:
         raise DataError(f"{row.id}: its {'answer' if question else 'question'} is empty; remove the row or fill it")
-    try:
-        text, question_at, answer_at = layout(tokenizer, question, answer)
-    except DataError as error:
-        raise DataError(f"{row.id}: {error}") from None
-    plain = not tokenizer.chat_template
-    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=plain)
-    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
+    placed = place(row, tokenizer)
+    ids, offsets, question_at, answer_at = placed.ids, placed.offsets, placed.question_at, placed.answer_at
     special = special_ids(tokenizer)
     answer_end = answer_at + len(answer)
     target = [end > answer_at and start < answer_end and end > start for start, end in offsets]
@@ -154,6 +151,42 @@ def qa_example(row: Row, tokenizer: Any) -> Example:
     return Example(row.id, ids, [i >= first for i in range(len(ids))], span, row)
 
 
+@dataclass(frozen=True)
+class Placed:
+    """The tokens of a whole row, and where they stand in the text that a model reads (characters, end-exclusive)."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    question_at: int
+    """where the stripped question begins; 0 for raw text"""
+    answer_at: int
+    """where the stripped answer begins; for raw text, which is not stripped, 0"""
+
+
+def place(row: Row, tokenizer: Any) -> Placed:
+    """Lays a row out and tokenises it once. Raises DataError naming a row that the chat template changes."""
+    if row.question is None:
+        encoded = tokenizer(row.answer, return_offsets_mapping=True)
+        return Placed(list(encoded["input_ids"]), encoded["offset_mapping"], 0, 0)
+    try:
+        text, question_at, answer_at = layout(tokenizer, row.question.strip(), row.answer.strip())
+    except DataError as error:
+        raise DataError(f"{row.id}: {error}") from None
+    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=not tokenizer.chat_template)
+    return Placed(list(encoded["input_ids"]), encoded["offset_mapping"], question_at, answer_at)
+
+
+def _check_same_tokens(example: Example, placed: Placed) -> None:
+    # The last id is left out of the comparison: qa_example may have put an end of sequence there that the text does not hold.
+    known, at = len(example.input_ids) - 1, example.row_start
+    if placed.ids[at : at + known] != example.input_ids[:known]:
+        raise DataError(f"{example.id}: its tokens are not those of this tokenizer and chat template")
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
 def answer_span_tokens(example: Example, tokenizer: Any, spans: Iterable[Sequence[int]]) -> list[int]:
     """Positions in `input_ids` of the target tokens that overlap any of `spans`: [start, end) character offsets in `row.answer`.
 
@@ -163,17 +196,31 @@ def answer_span_tokens(example: Example, tokenizer: Any, spans: Iterable[Sequenc
     row = example.row
     if row.question is None:
         raise DataError(f"{row.id}: spans of an answer need a question-answer row, this one is raw text")
-    text, _, answer_at = layout(tokenizer, row.question.strip(), row.answer.strip())
-    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=not tokenizer.chat_template)
-    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
-    known = len(example.input_ids) - 1
-    # The last id is left out of the comparison: qa_example may have put an end of sequence there that the text does not hold.
-    if ids[:known] != example.input_ids[:known]:
-        raise DataError(f"{row.id}: its tokens are not those of this tokenizer and chat template")
-    shift = answer_at - (len(row.answer) - len(row.answer.lstrip()))
+    placed = place(row, tokenizer)
+    _check_same_tokens(example, placed)
+    shift = placed.answer_at - _indent(row.answer)
     wanted = [(start + shift, end + shift) for start, end in spans if start < end]
-    inside = [any(start < b and end > a and end > start for a, b in wanted) for start, end in offsets]
-    return [i for i, (a, b) in enumerate(zip(ids, example.input_ids, strict=False)) if a == b and inside[i] and example.is_target[i]]
+    inside = [any(start < b and end > a and end > start for a, b in wanted) for start, end in placed.offsets]
+    return [i for i, (a, b) in enumerate(zip(placed.ids, example.input_ids, strict=False)) if a == b and inside[i] and example.is_target[i]]
+
+
+def context_span_tokens(example: Example, placed: Placed, spans: Iterable[Sequence[int]]) -> list[tuple[int, int] | None]:
+    """Token span in `input_ids` of each of `spans`: [start, end) character offsets in `row.question`, or in the text of a raw row.
+
+    `placed` is `place(example.row, tokenizer)`, made once for all pieces of a row. A token that holds a part of a span counts whole.
+    None where the example has no token of a span: it lies in another piece of the text, or in no token at all. Answers of questions
+    are never part of it. Raises DataError for an example that another tokenizer made.
+    """
+    _check_same_tokens(example, placed)
+    question = example.row.question
+    shift = 0 if question is None else placed.question_at - _indent(question)
+    count = len(example.input_ids) if question is None else example.prompt_length
+    offsets = placed.offsets[example.row_start : example.row_start + count]
+    out = []
+    for start, end in spans:
+        inside = [i for i, (a, b) in enumerate(offsets) if a < end + shift and b > start + shift and a < b]
+        out.append((inside[0], inside[-1] + 1) if inside else None)
+    return out
 
 
 def text_examples(row: Row, tokenizer: Any, length: int) -> Iterator[Example]:
@@ -186,4 +233,4 @@ def text_examples(row: Row, tokenizer: Any, length: int) -> Iterator[Example]:
         if len(piece) < 2:
             continue  # a single last token has nothing before it to be predicted from
         name = row.id if len(ids) <= length else f"{row.id}#{start}-{start + len(piece)}"
-        yield Example(name, piece, [i > 0 for i in range(len(piece))], (0, 0), row)
+        yield Example(name, piece, [i > 0 for i in range(len(piece))], (0, 0), row, row_start=start)
