@@ -12,20 +12,21 @@ from shared.errors import StoreError
 from shared.scores import Writer
 from tu_score.config import ScoreConfig
 from tu_score.signals import score_examples
+from tu_score.spans import Masking
 
 SELF_CHECK_ROWS = 4
 SELF_CHECK_BOUND = {"float32": 2e-4, "bfloat16": 1.0, "float16": 0.25}
 """nats; single log-probabilities in bfloat16 move by half a nat with the order of sums alone"""
 
 
-def self_check(examples, parts, writer: Writer, engine: Engine, config: ScoreConfig, mask_id: int) -> dict[str, Any]:
+def self_check(examples, parts, writer: Writer, engine: Engine, config: ScoreConfig, masking: Masking) -> dict[str, Any]:
     """Scores a few random rows again, each alone and in another order, and compares with what the parts hold."""
     chosen = random.Random(config.seed).sample(range(len(examples)), min(SELF_CHECK_ROWS, len(examples)))
     bound, differences = SELF_CHECK_BOUND[config.dtype], []
     for index in chosen:
         part = next(k for k, (start, end) in enumerate(parts) if start <= index < end)
         stored = writer.read_part(part).slice(index - parts[part][0], 1).to_pylist()[0]
-        again = score_examples([examples[index]], engine, config, mask_id, lambda tokens: None)[0]
+        again = score_examples([examples[index]], engine, config, masking, lambda tokens: None)[0]
         for name in ("logprob", "entropy", "delta_mean"):
             gap = np.abs(np.array(stored[name], dtype=np.float64) - again[name])
             differences.append(gap[~np.isnan(gap)])

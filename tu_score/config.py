@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from shared.datasets import Keys
 from shared.errors import ConfigError
 from shared.importance import Recipe
 
+SPAN_COLUMNS = ("delta", "delta_mean", "masked_entropy")
+"""what only masked variants tell"""
+
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
+class ScoreConfig(Recipe):
+    """The fields of the recipe (alpha, knowledge, norm, ...) are fields here too."""
+
     model: str
     """the model to be unlearned: local folder, org/name[@revision], or smollm2"""
     data: str
@@ -22,24 +28,32 @@ class ScoreConfig:
     """a model that never saw the data, for base_logprob and base_entropy"""
     engine: Literal["auto", "torch", "vllm"] = "auto"
     """auto: vLLM where it is installed and CUDA is there, else torch"""
-    spans: Literal["none", "question", "window"] = "question"
-    """which context is masked: nothing, the whole question, or windows over the question (raw text: over the text)"""
+    spans: Literal["none", "question", "window", "entity", "given"] = "question"
+    """which context is masked: nothing, the whole question, windows over it, its names, numbers and dates, or the spans of `span_key`;
+    but for `question`, raw text has them anywhere (docs/spans.md)"""
+    span_key: str | None = None
+    """column of the given spans: a list of [start, end) character offsets in the question, or in the text of a raw row"""
     window_length: int = 4
     """tokens a window masks"""
     window_stride: int = 4
     """tokens from one window to the next"""
+    window_over: Literal["prompt", "answer"] = "prompt"
+    """windows over the question only, or over the answer too"""
     horizon: int = 256
-    """raw text: how many tokens after a window are read"""
+    """raw text: how many tokens after a span are read"""
+    max_spans: int = 256
+    """spans an example; from more, that many are drawn by the seed; 0: no limit"""
     replacement: str = "auto"
-    """what stands in for a masked token: auto (the first there is of mask, unk, pad, eos), one of these four, or a token id"""
-    alpha: float = 0.5
-    """share of the knowledge signal in importance, 0 to 1"""
-    knowledge: Literal["absolute", "positive", "gain"] = "absolute"
-    """knowledge signal: |delta|, positive part of delta, or log-probability gained over the base model"""
-    uncertainty: Literal["entropy", "masked_entropy", "base_entropy"] = "entropy"
-    """uncertainty signal"""
-    norm: Literal["minmax", "rank"] = "minmax"
-    """normalisation within an example"""
+    """what stands in for a masked token: auto (the first there is of mask, unk, pad, eos), one of these four, a token id, random, or
+    delete (the span is taken out)"""
+    copy_aware: bool = False
+    """leave out, for each token, the spans that hold a copy of it"""
+    keep_spans: bool = False
+    """also store every span's delta for every token, as column span_deltas"""
+    entropy_temperature: float | None = None
+    """also store the entropy at this softmax temperature, as column tempered_entropy"""
+    topk: int = 0
+    """also store this many likeliest tokens at each target, as columns top_ids and top_logprobs"""
     question_key: str = "question"
     """column of the question, for files and hub sets"""
     answer_key: str = "answer"
@@ -64,19 +78,41 @@ class ScoreConfig:
     """tokens a part of the store; a killed run loses at most the part in hand"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("window_length", "window_stride", "horizon", "batch_tokens", "part_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
         if self.text_length < 2:
             raise ConfigError(f"text_length is {self.text_length}, expected at least 2")
-        if self.base_model is None and any(c.startswith("base_") for c in self.recipe.columns()):
+        for name in ("max_spans", "topk"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if self.entropy_temperature is not None and not 0 < self.entropy_temperature < math.inf:
+            raise ConfigError(f"entropy_temperature is {self.entropy_temperature}, expected more than 0")
+        if (self.spans == "given") != (self.span_key is not None):
             raise ConfigError(
-                f"the recipe reads {', '.join(self.recipe.columns())}; add --base-model, the model before it learned the data"
+                "--spans given needs --span-key, the column that holds the spans"
+                if self.spans == "given"
+                else f"--span-key {self.span_key}: only --spans given reads it, this run has --spans {self.spans}"
             )
+        if self.base_model is None and any(c.startswith("base_") for c in self.columns()):
+            raise ConfigError(f"the recipe reads {', '.join(self.columns())}; add --base-model, the model before it learned the data")
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(alpha=self.alpha, knowledge=self.knowledge, uncertainty=self.uncertainty, norm=self.norm)
+        return Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
+
+    @property
+    def lacking(self) -> list[str]:
+        """Columns that the recipe reads and this run will not fill; importance is null then."""
+        return [c for c in self.columns() if c in SPAN_COLUMNS and self.spans == "none"]
+
+    @property
+    def optional(self) -> list[str]:
+        """Columns of the store that are there only when asked for."""
+        top = ["top_ids", "top_logprobs"] if self.topk else []
+        tempered = ["tempered_entropy"] if self.entropy_temperature is not None else []
+        return [*tempered, *top, *(["span_deltas"] if self.keep_spans else [])]
 
     @property
     def keys(self) -> Keys:

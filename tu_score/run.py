@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from shared.datasets import load_rows
 from shared.engines import Engine, open_engine
 from shared.errors import ModelError
 from shared.examples import Example, data_fingerprint, make_examples
+from shared.logprobs import HeadOptions
 from shared.models import context_length, load_tokenizer, locate, model_fingerprint, template_fingerprint, tokenizer_fingerprint
 from shared.scores import Writer, open_store, plan_parts
 from tu_score.check import self_check
 from tu_score.config import ScoreConfig
-from tu_score.signals import add_importance, nullable, score_examples
-from tu_score.spans import plan_spans, read_after, replacement_id
+from tu_score.signals import add_importance, nullable, optional_columns, score_examples
+from tu_score.spans import Masking, plan_masking
 
 BASE = "_base"
 
@@ -46,8 +48,7 @@ def run_score(config: ScoreConfig) -> Path:
 def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Example]) -> Path:
     """Scores these very examples, whatever the model's own template would make of the rows."""
     out = Path(config.out)
-    mask_id = replacement_id(config.replacement, tokenizer)
-    spans = [plan_spans(e, config) for e in examples]  # also refuses rows that the plan cannot mask, before any work
+    masking = plan_masking(config, tokenizer, examples, context_length(folder))  # also refuses rows that cannot be masked, before any work
     fingerprints = {
         "model": model_fingerprint(folder),
         "tokenizer": tokenizer_fingerprint(tokenizer),
@@ -55,14 +56,14 @@ def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Exa
         "data": data_fingerprint(examples),
         "base_model": model_fingerprint(locate(config.base_model)) if config.base_model else None,
     }
-    engine = open_engine(config.engine, folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens)
+    engine = _open(config, folder)
     options = {k: v for k, v in as_dict(config).items() if k not in ("out", "model", "base_model")}
     parts = plan_parts([len(e.input_ids) for e in examples], config.part_tokens)
     plan = {
         "options": options,
         "fingerprints": fingerprints,
         "engine": engine.describe(),
-        "mask_id": mask_id,
+        "replacement": masking.replacement.describe(),
         "part_rows": [list(p) for p in parts],
     }
     writer = Writer(out, plan)
@@ -75,17 +76,16 @@ def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Exa
     base = None
     if config.base_model is not None:
         base, engine = _base_signals(config, engine, folder, tokenizer, examples)
-    masked = sum(len(read_after(e, s, config.horizon)) > 0 for e, ss in zip(examples, spans, strict=True) for s in ss)
+    masked = sum(map(len, masking.spans.values()))
     tokens = sum(len(e.input_ids) for e in examples)
     say(f"{len(examples)} rows, {tokens:,} tokens, {masked} masked variants, {len(parts)} parts, {_about(engine)}")
-    _score_parts(examples, parts, writer, engine, config, mask_id, tokenizer, base)
-    check = self_check(examples, parts, writer, engine, config, mask_id)
+    _score_parts(examples, parts, writer, engine, config, masking, tokenizer, base)
+    check = self_check(examples, parts, writer, engine, config, masking)
     engine.close()
-    if not any(v is not None for v in writer.read_part(0)["importance"][0].as_py()):
-        say(
-            f"no importance was written: the recipe reads {', '.join(config.recipe.columns())}, and --spans {config.spans} gives none of it"
-        )
-    writer.finish(self_check=check, created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    if config.lacking:
+        say(f"no importance was written: the recipe reads {', '.join(config.lacking)}, and --spans {config.spans} gives none of it")
+    applied = None if config.lacking or config.scope == "store" else as_dict(config.recipe)
+    writer.finish(self_check=check, recipe=applied, created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     _tidy(writer)
     return out
 
@@ -104,35 +104,34 @@ def _say_long(skipped: int, examples: list[Example], context: int | None, config
         say(f"--long truncate: {full} examples fill the model's context of {context} tokens, cut there if they were longer")
 
 
+def _open(config: ScoreConfig, folder: Path) -> Engine:
+    head = HeadOptions(temperature=config.entropy_temperature, top_k=config.topk)
+    return open_engine(config.engine, folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens, head=head)
+
+
 def _about(engine: Engine) -> str:
     about = engine.describe()
     return f"{about['name']} engine, {about['dtype']} on {about['device']}"
 
 
-def _score_parts(examples, parts, writer: Writer, engine: Engine, config: ScoreConfig, mask_id: int, tokenizer: Any, base) -> None:
-    total = sum(_work(e, config) for e in examples)
+def _score_parts(examples, parts, writer: Writer, engine: Engine, config: ScoreConfig, masking: Masking, tokenizer: Any, base) -> None:
+    total = sum(map(masking.work, examples))
     with progress("scoring", total, "tokens") as bar:
         for index, (start, end) in enumerate(parts):
             group = examples[start:end]
             if index in writer.parts:
-                bar.advance(sum(_work(e, config) for e in group))
+                bar.advance(sum(map(masking.work, group)))
                 continue
-            scored = score_examples(group, engine, config, mask_id, bar.advance)
+            scored = score_examples(group, engine, config, masking, bar.advance)
             for example, columns in zip(group, scored, strict=True):
                 columns["base_logprob"], columns["base_entropy"] = (
                     base[example.id] if base else (np.full(len(example.input_ids), np.nan),) * 2
                 )
-                add_importance(columns, example, config.recipe)
-            writer.write_part(index, _table(group, scored, tokenizer))
+                add_importance(columns, example, config)
+            writer.write_part(index, _table(group, scored, tokenizer, config.optional))
 
 
-def _work(example: Example, config: ScoreConfig) -> int:
-    """Tokens that all requests of an example hold, before sharing."""
-    reads = [read_after(example, span, config.horizon) for span in plan_spans(example, config)]
-    return len(example.input_ids) + sum(wanted[-1] + 1 for wanted in reads if wanted)
-
-
-def _table(group: list[Example], scored: list[dict[str, Any]], tokenizer: Any) -> dict[str, list]:
+def _table(group: list[Example], scored: list[dict[str, Any]], tokenizer: Any, optional: Sequence[str]) -> dict[str, list]:
     table: dict[str, list] = {
         "example_id": [e.id for e in group],
         "input_ids": [e.input_ids for e in group],
@@ -142,7 +141,7 @@ def _table(group: list[Example], scored: list[dict[str, Any]], tokenizer: Any) -
     }
     for name in ("logprob", "entropy", "delta", "delta_mean", "masked_entropy", "base_logprob", "base_entropy", "delta_span", "importance"):
         table[name] = [nullable(c[name]) for c in scored]
-    return table
+    return table | optional_columns(scored, optional)
 
 
 def readable(ids: list[int], tokenizer: Any) -> list[str]:
@@ -171,8 +170,20 @@ def _base_signals(config: ScoreConfig, engine: Engine, folder: Path, tokenizer: 
     engine.close()  # one model in memory at a time
     say(f"base model {config.base_model}: scoring")
     plain = replace(
-        config, model=config.base_model, base_model=None, out=str(Path(config.out) / BASE), spans="none", alpha=0.0, uncertainty="entropy"
+        config,
+        model=config.base_model,
+        base_model=None,
+        out=str(Path(config.out) / BASE),
+        spans="none",
+        alpha=0.0,
+        uncertainty="entropy",
+        scope="example",
+        span_key=None,
+        copy_aware=False,
+        keep_spans=False,
+        entropy_temperature=None,
+        topk=0,
     )
     store = open_store(_score(plain, locate(config.base_model), tokenizer, examples))
     signals = {r["example_id"]: tuple(np.array(r[k], dtype=np.float32) for k in ("logprob", "entropy")) for r in store.rows()}
-    return signals, open_engine(config.engine, folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens)
+    return signals, _open(config, folder)

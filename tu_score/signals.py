@@ -2,7 +2,8 @@
 
 For target token t and span s that is masked, drop[s, t] = log p(t) − log p(t | s masked), nats, signed. `delta` is the drop of the span
 that matters most to t (largest |drop|, the earlier span on a tie), `delta_span` its index, `masked_entropy` the entropy at t when it is
-masked, `delta_mean` the mean of drop over the spans that t was read after. Tokens that were read after no span hold null.
+masked, `delta_mean` the mean of drop over the spans that t was read after. Tokens that were read after no span hold null. Copy-aware, a
+span that holds a copy of t is none of the spans of t in all of these; `span_deltas`, the whole matrix drop, keeps it.
 """
 
 from __future__ import annotations
@@ -11,33 +12,40 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from shared.engines import Engine, Request, TokenScores
 from shared.errors import ModelError
 from shared.examples import Example
-from shared.importance import Recipe, importance
+from shared.importance import importance
 from tu_score.config import ScoreConfig
-from tu_score.spans import plan_spans, read_after
+from tu_score.replace import Span
+from tu_score.spans import Masking
 
 
 def score_examples(
-    examples: Sequence[Example], engine: Engine, config: ScoreConfig, mask_id: int, advance: Callable[[int], None]
+    examples: Sequence[Example], engine: Engine, config: ScoreConfig, masking: Masking, advance: Callable[[int], None]
 ) -> list[dict[str, Any]]:
-    """One dictionary an example: columns without ids and base signals, [T] arrays with NaN for null."""
-    requests, owners = [], []
-    for k, example in enumerate(examples):
-        spans = plan_spans(example, config)
-        requests.append(Request(example.input_ids, list(range(1, len(example.input_ids)))))
-        read = [(span, read_after(example, span, config.horizon)) for span in spans]
-        requests += [masked_request(example, span, wanted, mask_id) for span, wanted in read if wanted]
-        owners.append((k, [(span, wanted) for span, wanted in read if wanted]))
+    """One dictionary an example: columns without ids and base signals, [T] arrays with NaN for null, and optional ones where asked for.
+
+    The requests of an example follow one another: they share all that comes before their spans.
+    """
+    extras = config.topk > 0 or config.entropy_temperature is not None
+    requests, names = [], []
+    reads = [masking.reads(example) for example in examples]
+    for example, read in zip(examples, reads, strict=True):
+        requests.append(Request(example.input_ids, list(range(1, len(example.input_ids))), extras))
+        requests += [masking.replacement.request(example, span, wanted) for span, wanted in read]
+        names += [example.id] * (1 + len(read))
     scores = engine.score(requests, advance)
-    _check_finite([examples[k].id for k, read in owners for _ in range(1 + len(read))], scores)
-    answers = iter(scores)
-    out = []
-    for k, read in owners:
+    _check_finite(names, scores)
+    answers, out = iter(scores), []
+    for example, read in zip(examples, reads, strict=True):
         plain = next(answers)
-        out.append(columns_of(examples[k], plain, [(span, wanted, next(answers)) for span, wanted in read]))
+        columns = _span_columns(example, plain, [(span, wanted, next(answers)) for span, wanted in read], masking)
+        out.append({**columns, **_plain_columns(example, plain, config)})
+        if not config.keep_spans:
+            del out[-1]["span_deltas"]
     return out
 
 
@@ -49,43 +57,75 @@ def _check_finite(names: list[str], scores: Sequence[TokenScores]) -> None:
             )
 
 
-def masked_request(example: Example, span: tuple[int, int], wanted: list[int], mask_id: int) -> Request:
-    """The example with every token of the span replaced, cut after the last token that is read."""
-    ids = list(example.input_ids[: wanted[-1] + 1])
-    ids[span[0] : span[1]] = [mask_id] * (span[1] - span[0])
-    return Request(ids, wanted)
+def _plain_columns(example: Example, plain: TokenScores, config: ScoreConfig) -> dict[str, Any]:
+    columns: dict[str, Any] = {"logprob": _after_first(plain.logprob), "entropy": _after_first(plain.entropy)}
+    if config.entropy_temperature is not None:
+        assert plain.tempered is not None
+        columns["tempered_entropy"] = _after_first(plain.tempered)
+    if config.topk:
+        assert plain.top_ids is not None and plain.top_logprobs is not None
+        for name, values in (("top_ids", plain.top_ids), ("top_logprobs", plain.top_logprobs)):
+            columns[name] = [values[i - 1].tolist() if target else None for i, target in enumerate(example.is_target)]
+    return columns
 
 
-def columns_of(example: Example, plain: TokenScores, masked: list[tuple[tuple[int, int], list[int], TokenScores]]) -> dict[str, Any]:
-    """[T] columns of one example from its plain answer and its masked variants."""
+def _after_first(values: np.ndarray) -> np.ndarray:
+    """[T - 1] -> [T] float32, NaN at the first token."""
+    return np.concatenate([[np.nan], values]).astype(np.float32)
+
+
+def _span_columns(
+    example: Example, plain: TokenScores, masked: list[tuple[Span, list[int], TokenScores]], masking: Masking
+) -> dict[str, Any]:
+    """What S masked variants say of T tokens; `span_deltas` is [S, T] with NaN where a token was not read, copies included."""
     n, s = len(example.input_ids), len(masked)
-    nan = np.full(n, np.nan, dtype=np.float32)
-    logprob, entropy = nan.copy(), nan.copy()
-    logprob[1:], entropy[1:] = plain.logprob, plain.entropy
+    logprob, nan = _after_first(plain.logprob), np.full(n, np.nan, dtype=np.float32)
     drop, after = np.full((s, n), np.nan, dtype=np.float32), np.full((s, n), np.nan, dtype=np.float32)
-    for k, (_, wanted, scores) in enumerate(masked):
+    copied = np.zeros((s, n), dtype=bool)
+    for k, (span, wanted, scores) in enumerate(masked):
         drop[k, wanted] = logprob[wanted] - scores.logprob
         after[k, wanted] = scores.entropy
+        copied[k, wanted] = masking.copied(example, span, wanted)
+    counted = np.where(copied, np.float32(np.nan), drop)
     delta, mean, masked_entropy, which = nan.copy(), nan.copy(), nan.copy(), np.full(n, -1)
-    read = np.flatnonzero(~np.isnan(drop).all(0)) if s else np.array([], dtype=int)
+    read = np.flatnonzero(~np.isnan(counted).all(0)) if s else np.array([], dtype=int)
     if len(read):
-        best = np.nanargmax(np.abs(drop[:, read]), axis=0)
-        delta[read], masked_entropy[read], which[read] = drop[best, read], after[best, read], best
-        mean[read] = np.nanmean(drop[:, read], axis=0)
+        best = np.nanargmax(np.abs(counted[:, read]), axis=0)
+        delta[read], masked_entropy[read], which[read] = counted[best, read], after[best, read], best
+        mean[read] = np.nanmean(counted[:, read], axis=0)
     return {
-        "logprob": logprob, "entropy": entropy, "delta": delta, "delta_mean": mean, "masked_entropy": masked_entropy,
-        "delta_span": which, "spans": [{"start": a, "end": b} for (a, b), _, _ in masked],
+        "delta": delta, "delta_mean": mean, "masked_entropy": masked_entropy, "delta_span": which,
+        "spans": [{"start": start, "end": end} for (start, end), _, _ in masked], "span_deltas": drop,
     }  # fmt: skip
 
 
-def add_importance(columns: dict[str, Any], example: Example, recipe: Recipe) -> None:
-    """Adds `importance`, null off target and everywhere when the recipe lacks a signal."""
+def optional_columns(scored: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """The optional columns of a part, in the forms that pyarrow takes."""
+    make = {"tempered_entropy": nullable, "top_ids": list, "top_logprobs": list}
+    return {
+        name: _matrices([c[name] for c in scored]) if name == "span_deltas" else [make[name](c[name]) for c in scored] for name in names
+    }
+
+
+def _matrices(values: Sequence[np.ndarray]) -> pa.ListArray:
+    """[S, T] float32 arrays -> list<list<float>>, NaN as null; without a Python object a value, of which there can be millions."""
+    flat = pa.array(np.concatenate([v.ravel() for v in values]), from_pandas=True)
+    widths = np.concatenate([np.full(len(v), v.shape[1]) for v in values])
+    inner = pa.ListArray.from_arrays(_offsets(widths), flat)
+    return pa.ListArray.from_arrays(_offsets([len(v) for v in values]), inner)
+
+
+def _offsets(lengths: Sequence[int] | np.ndarray) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+
+
+def add_importance(columns: dict[str, Any], example: Example, config: ScoreConfig) -> None:
+    """Adds `importance`: null off target, and everywhere when the recipe lacks a signal or waits for the whole store."""
     at = example.targets
-    signals = {k: columns[k][at] for k in ("logprob", "entropy", "delta", "masked_entropy", "base_logprob", "base_entropy")}
-    values = importance(signals, recipe)
     columns["importance"] = np.full(len(example.input_ids), np.nan, dtype=np.float32)
-    if values is not None:
-        columns["importance"][at] = values
+    if config.scope == "example" and not config.lacking:
+        signals = {name: columns[name][at] for name in config.columns()}
+        columns["importance"][at] = importance(signals, np.array([0, len(at)]), config.recipe)
 
 
 def nullable(values: np.ndarray) -> list:

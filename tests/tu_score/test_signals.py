@@ -1,19 +1,15 @@
 """Every signal column against plain transformers forwards, one for each masked variant in full."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from shared.examples import make_examples
-from shared.importance import Recipe, importance, normalise, token_weights
 from shared.scores import open_store
 from tu_score.config import ScoreConfig
 from tu_score.run import run_score
-from tu_score.spans import plan_spans, replacement_id
+from tu_score.replace import choose_replacement
+from tu_score.spans import plan_masking
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 BOUND = 5e-5
@@ -62,7 +58,7 @@ def test_every_column_equals_plain_forwards(plan, tmp_path, tiny_model, tiny_bas
         model=str(tiny_model), base_model=str(tiny_base), out=str(tmp_path / "out"), window_length=5, window_stride=3, **more
     )
     rows = list(open_store(run_score(config)).rows())
-    mask_id = replacement_id("auto", tiny_tokenizer)
+    mask_id = choose_replacement("auto", tiny_tokenizer, seed=0).token
     for row in rows[:2]:
         expected, drops = reference(row, tiny_model, tiny_base, mask_id, config.horizon if plan == "text" else 10**6)
         for name, values in expected.items():
@@ -82,7 +78,7 @@ def test_span_plans_stay_inside_the_question(tiny_tokenizer):
     start, end = example.prompt_span
     assert tiny_tokenizer.decode(example.input_ids[start:end]).strip() == "Where does Yusuf live now?"
     config = ScoreConfig(model="m", data="d", out="o", spans="window", window_length=4, window_stride=2)
-    spans = plan_spans(example, config)
+    spans = plan_masking(config, tiny_tokenizer, [example], 512).spans[example.id]
     assert spans[0][0] == start and max(b for _, b in spans) == end
     assert {i for a, b in spans for i in range(a, b)} == set(range(start, end))
 
@@ -98,36 +94,3 @@ def test_batch_size_does_not_change_values(budget, tmp_path, tiny_model):
         for name in ("logprob", "entropy", "delta_mean"):
             gap = np.abs(np.array(a[name], dtype=float) - np.array(b[name], dtype=float))
             assert np.nanmax(gap) < BOUND, name
-
-
-def signals(values):
-    array = np.array(values, dtype=np.float64)
-    return {"delta": array, "entropy": np.abs(array[::-1])}
-
-
-@settings(deadline=None)  # the first call imports scipy
-@given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30), st.sampled_from(["minmax", "rank"]), st.floats(0, 1))
-def test_importance_lies_in_0_to_1(values, norm, alpha):
-    got = importance(signals(values), Recipe(alpha=alpha, norm=norm))
-    assert got is not None and got.shape == (len(values),)
-    assert (got >= 0).all() and (got <= 1 + 1e-12).all()
-
-
-@settings(deadline=None)  # the first call imports scipy
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=40), st.floats(0.01, 1), st.floats(0.05, 5))
-def test_weights(values, keep, temperature):
-    array = np.array(values)
-    hard = token_weights(array, len(values), mode="hard", keep=keep, temperature=1, where="x")
-    count = math.ceil(keep * len(values) - 1e-9)
-    expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
-    assert sorted(np.flatnonzero(hard).tolist()) == sorted(expected)
-    soft = token_weights(array, len(values), mode="soft", keep=keep, temperature=temperature, where="x")
-    assert abs(float(soft.sum()) - len(values)) < 1e-3 * len(values)
-    ratio = [math.exp(v / temperature) for v in values]
-    assert np.allclose(soft, [len(values) * r / sum(ratio) for r in ratio], rtol=1e-4)
-
-
-def test_normalise_by_hand():
-    assert normalise(np.array([2.0, 4.0, 3.0]), "minmax").tolist() == [0, 1, 0.5]
-    assert normalise(np.array([1.0, 100.0, 1.0, 7.0]), "rank").tolist() == [0, 1, 0, 0.6]
-    assert normalise(np.array([3.0, 3.0]), "rank").tolist() == [0, 0]
