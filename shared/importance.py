@@ -1,103 +1,208 @@
-"""Signals -> importance of every target token (0 to 1) -> token weights.
+"""Signals of the store -> importance of every target token, 0 to 1.
 
 importance_i = alpha · norm(knowledge_i) + (1 − alpha) · norm(uncertainty_i), as TokenUnlearn (arXiv 2605.00364) combines its two
-signals; norm runs over the target tokens of one example. Weights: `all` 1 for every target token; `hard` 1 for the most
-important share `keep` and 0 for the rest; `soft` softmax(importance / temperature), scaled to sum to the number of targets.
+signals; either may be any entry of SIGNALS. Everything is computed from columns that the store holds, for many examples at once: columns
+lie flat, [N] float64 at the target tokens of E examples, NaN where null; `starts` [E + 1] says where each example begins. Linear in N
+(rank: N log N); docs/recipes.md has the formulas side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from shared.errors import ConfigError, StoreError
+from shared.errors import ConfigError
+from shared.norms import NormName, Summary, moments, normalise, per_example
 
-TokenMode = Literal["all", "hard", "soft"]
-
-KNOWLEDGE_SIGNALS = {"absolute": ("delta",), "positive": ("delta",), "gain": ("logprob", "base_logprob")}
-"""what `knowledge` can be, and the store columns it is computed from"""
+Columns = Mapping[str, np.ndarray]
+SignalName = Literal[
+    "absolute", "positive", "mean_absolute", "mean_positive", "entropy", "masked_entropy", "tempered_entropy", "base_entropy", "gain",
+    "etw", "seul", "su", "satimp", "wga",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     alpha: float = 0.5
-    """share of the knowledge signal, 0 to 1; the rest is the uncertainty signal"""
-    knowledge: Literal["absolute", "positive", "gain"] = "absolute"
-    """|delta|, the positive part of delta, or the log-probability gained over the base model"""
-    uncertainty: Literal["entropy", "masked_entropy", "base_entropy"] = "entropy"
-    """which entropy column"""
-    norm: Literal["minmax", "rank"] = "minmax"
-    """how a signal is brought to 0–1 within an example"""
+    """share of the knowledge signal in importance, 0 to 1; the rest is the uncertainty signal"""
+    knowledge: SignalName = "absolute"
+    """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, or any other of docs/recipes.md"""
+    uncertainty: SignalName = "entropy"
+    """the second signal: entropy, masked_entropy, tempered_entropy, base_entropy, or any other of docs/recipes.md"""
+    norm: NormName = "minmax"
+    """how a signal is brought to 0–1: minmax, rank, zscore, max"""
+    scope: Literal["example", "store"] = "example"
+    """what a signal is normalised over: each example by itself, or the whole store"""
+    etw_entropy: Literal["tempered_entropy", "entropy"] = "tempered_entropy"
+    """etw: the column it shares out"""
+    seul_k: float = 0.0
+    """seul: a token is selected below mean + k · std of the example's log-probabilities"""
+    seul_gap: int = 2
+    """seul: gaps of at most this many tokens between selected ones are filled"""
+    su_k: float = 1.0
+    """su: a token is selected above mean + k · std of the example's differences"""
+    su_widen: int = 2
+    """su: tokens on each side of a selected one that are selected too"""
+    satimp_beta1: float = 5.0
+    """satimp: exponent of p"""
+    satimp_beta2: float = 1.0
+    """satimp: exponent of 1 − p"""
+    wga_beta: float = 1.0
+    """wga: exponent of p"""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
             raise ConfigError(f"alpha is {self.alpha}, expected 0 to 1")
+        for name in ("seul_gap", "su_widen", "satimp_beta1", "satimp_beta2", "wga_beta"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        for name in ("seul_k", "su_k"):
+            if not np.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected a finite number")
+
+    def shares(self) -> dict[SignalName, float]:
+        """The signals that count, and how much."""
+        out: dict[SignalName, float] = {}
+        for name, share in ((self.knowledge, self.alpha), (self.uncertainty, 1 - self.alpha)):
+            if share > 0:
+                out[name] = out.get(name, 0.0) + share
+        return out
 
     def columns(self) -> list[str]:
         """Store columns the recipe reads."""
-        knowledge = KNOWLEDGE_SIGNALS[self.knowledge] if self.alpha > 0 else ()
-        return [*knowledge, *([self.uncertainty] if self.alpha < 1 else [])]
+        return list(dict.fromkeys(column for name in self.shares() for column in columns_of(name, self)))
 
 
-def importance(signals: Mapping[str, np.ndarray], recipe: Recipe) -> np.ndarray | None:
-    """`signals`: columns of the store at the T target tokens of one example, [T], NaN where null -> [T] in 0..1.
-
-    None when a column the recipe reads holds nothing at all (no spans were masked, no base model was given).
-    A single NaN in `delta` (no span comes before that token) counts as no effect.
-    """
-    if any(np.isnan(signals[name]).all() for name in recipe.columns()):
-        return None
-    total = np.zeros(len(next(iter(signals.values()))))
-    if recipe.alpha > 0:
-        total += recipe.alpha * normalise(_knowledge(signals, recipe), recipe.norm)
-    if recipe.alpha < 1:
-        total += (1 - recipe.alpha) * normalise(np.nan_to_num(signals[recipe.uncertainty].astype(np.float64)), recipe.norm)
-    return total
+def _absolute(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """|delta|: what masking the span that matters most to the token takes away, or adds (TokenUnlearn). No span before it: 0."""
+    return np.abs(np.nan_to_num(c["delta"]))
 
 
-def _knowledge(signals: Mapping[str, np.ndarray], recipe: Recipe) -> np.ndarray:
-    if recipe.knowledge == "gain":
-        return signals["logprob"].astype(np.float64) - signals["base_logprob"]
-    delta = np.nan_to_num(signals["delta"].astype(np.float64))
-    return np.abs(delta) if recipe.knowledge == "absolute" else np.maximum(delta, 0)
+def _positive(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """max(0, delta): only what masking takes away."""
+    return np.maximum(np.nan_to_num(c["delta"]), 0)
 
 
-def normalise(values: np.ndarray, norm: str) -> np.ndarray:
-    """[T] -> [T] in 0..1: min-max, or the average rank; equal values give zeros."""
-    if np.ptp(values) == 0:
-        return np.zeros(len(values))
-    if norm == "rank":
-        from scipy.stats import rankdata
-
-        values = rankdata(values)
-    return (values - values.min()) / np.ptp(values)
+def _mean_absolute(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """|delta_mean|: the mean over spans in place of the span that matters most."""
+    return np.abs(np.nan_to_num(c["delta_mean"]))
 
 
-def check_keep(keep: float) -> None:
-    if not 0.0 < keep <= 1.0:
-        raise ConfigError(f"--keep {keep}: expected a share of the target tokens, more than 0 and at most 1")
+def _mean_positive(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """max(0, delta_mean)."""
+    return np.maximum(np.nan_to_num(c["delta_mean"]), 0)
 
 
-def token_weights(values: np.ndarray | None, count: int, *, mode: TokenMode, keep: float, temperature: float, where: str) -> np.ndarray:
-    """Weights of the `count` target tokens of one example, [T] float32.
+def _entropy(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """H_i = −Σ_v p(v) log p(v), nats (TokenUnlearn)."""
+    return c["entropy"]
 
-    Hard keeps ceil(keep · T) tokens, ties going to the earlier one. Raises StoreError naming `where` when the mode needs importance and
-    there is none.
-    """
-    if mode == "all":
-        return np.ones(count, dtype=np.float32)
-    if values is None:
-        raise StoreError(
-            f"{where}: the store holds no importance, which --tokens {mode} needs; score again with --spans question or window "
-            "(or a recipe over columns the store has), or train with --tokens all"
-        )
-    if mode == "hard":
-        weights = np.zeros(count, dtype=np.float32)
-        weights[np.argsort(-values, kind="stable")[: max(1, int(np.ceil(keep * count - 1e-9)))]] = 1
-        return weights
-    scaled = values / temperature
-    shares = np.exp(scaled - scaled.max())
-    return (count * shares / shares.sum()).astype(np.float32)
+
+def _masked_entropy(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """H_i when the span that matters most is masked; a token that no span comes before keeps its plain H_i."""
+    return np.where(np.isnan(c["masked_entropy"]), c["entropy"], c["masked_entropy"])
+
+
+def _tempered_entropy(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """H_i of softmax(logits / temperature), the temperature of the scoring run."""
+    return c["tempered_entropy"]
+
+
+def _base_entropy(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """H_i under the base model, which never saw the data."""
+    return c["base_entropy"]
+
+
+def _gain(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """log p − log p_base: what the model has gained over the base model, nats."""
+    return c["logprob"] - c["base_logprob"]
+
+
+def _etw(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """n · H_i / Σ_j H_j over the n targets of the example (ETW, arXiv 2604.17785); an example without entropy gives zeros."""
+    entropy = np.maximum(c[recipe.etw_entropy], 0)
+    total = per_example(np.add, entropy, starts)
+    count = np.repeat(np.diff(starts), np.diff(starts))
+    return np.divide(count * entropy, total, out=np.zeros(len(entropy)), where=total > 0)
+
+
+def _seul(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """1 where log p < mean + k · std of the example, gaps of at most `seul_gap` tokens filled (SEUL, arXiv 2402.05813); else 0."""
+    mean, std = moments(c["logprob"], starts)
+    chosen = np.flatnonzero(c["logprob"] < mean + recipe.seul_k * std)
+    left, right = chosen[:-1], chosen[1:]
+    near = (right - left <= recipe.seul_gap + 1) & (_example_of(left, starts) == _example_of(right, starts))
+    return _cover(np.append(chosen, left[near]), np.append(chosen + 1, right[near]), len(mean))
+
+
+def _su(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """1 where |p − p_base| > mean + k · std of the example, and `su_widen` tokens to each side (SU, arXiv 2506.00876); else 0."""
+    difference = np.abs(np.exp(c["logprob"]) - np.exp(c["base_logprob"]))
+    mean, std = moments(difference, starts)
+    chosen = np.flatnonzero(difference > mean + recipe.su_k * std)
+    owner = _example_of(chosen, starts)
+    first, last = np.maximum(chosen - recipe.su_widen, starts[owner]), np.minimum(chosen + recipe.su_widen + 1, starts[owner + 1])
+    return _cover(first, last, len(mean))
+
+
+def _satimp(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """p^β1 · (1 − p)^β2 (SatImp, arXiv 2505.11953; 5 and 1 are its defaults)."""
+    logprob = np.minimum(c["logprob"], 0)  # a certain token may come out a rounding above 0
+    return np.exp(recipe.satimp_beta1 * logprob) * (-np.expm1(logprob)) ** recipe.satimp_beta2
+
+
+def _wga(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """p^β (WGA, arXiv 2502.19301; 1 is its default)."""
+    return np.exp(recipe.wga_beta * np.minimum(c["logprob"], 0))
+
+
+def _example_of(positions: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    return np.searchsorted(starts, positions, side="right") - 1
+
+
+def _cover(first: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
+    """[count] with 1 in every range first..last (end exclusive), 0 elsewhere."""
+    change = np.bincount(first, minlength=count + 1) - np.bincount(last, minlength=count + 1)
+    return (np.cumsum(change)[:count] > 0).astype(np.float64)
+
+
+SIGNALS: dict[SignalName, tuple[tuple[str, ...], Callable[[Columns, np.ndarray, Recipe], np.ndarray]]] = {
+    "absolute": (("delta",), _absolute),
+    "positive": (("delta",), _positive),
+    "mean_absolute": (("delta_mean",), _mean_absolute),
+    "mean_positive": (("delta_mean",), _mean_positive),
+    "entropy": (("entropy",), _entropy),
+    "masked_entropy": (("masked_entropy", "entropy"), _masked_entropy),
+    "tempered_entropy": (("tempered_entropy",), _tempered_entropy),
+    "base_entropy": (("base_entropy",), _base_entropy),
+    "gain": (("logprob", "base_logprob"), _gain),
+    "etw": ((), _etw),
+    "seul": (("logprob",), _seul),
+    "su": (("logprob", "base_logprob"), _su),
+    "satimp": (("logprob",), _satimp),
+    "wga": (("logprob",), _wga),
+}
+"""signal -> the store columns it reads (etw: the one that `etw_entropy` names), and its formula: (columns, starts, recipe) -> [N]"""
+
+
+def columns_of(name: SignalName, recipe: Recipe) -> tuple[str, ...]:
+    """Store columns that a signal reads."""
+    return (recipe.etw_entropy,) if name == "etw" else SIGNALS[name][0]
+
+
+def signal(name: SignalName, columns: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """One signal at the target tokens, [N] float64, not normalised."""
+    return SIGNALS[name][1]({k: np.asarray(v, dtype=np.float64) for k, v in columns.items()}, starts, recipe)
+
+
+def importance(columns: Columns, starts: np.ndarray, recipe: Recipe, store: Mapping[SignalName, Summary] | None = None) -> np.ndarray:
+    """[N] in 0..1. `store`: summaries of the recipe's signals over the whole store, for scope "store" and only then."""
+    assert (store is not None) == (recipe.scope == "store"), "summaries go with scope store"
+    total = np.zeros(int(starts[-1]))
+    for name, share in recipe.shares().items():
+        values = signal(name, columns, starts, recipe)
+        total += share * (normalise(values, starts, recipe.norm) if store is None else store[name].normalise(values))
+    return np.minimum(total, 1.0)

@@ -15,8 +15,8 @@ import numpy as np
 
 from shared.errors import StoreError
 from shared.examples import Example
-from shared.importance import TokenMode, token_weights
 from shared.scores import Store
+from shared.weights import Selection, token_weights
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Pass:
     retain: list[Item]
 
 
-def item_of_row(row: dict[str, Any], *, mode: TokenMode, keep: float, temperature: float, where: str) -> Item:
+def item_of_row(row: dict[str, Any], *, selection: Selection, where: str) -> Item:
     """A row of the store as an item; tokens whose weight is zero are left out here and cost nothing from then on."""
     targets = [i for i, t in enumerate(row["is_target"]) if t]
     stored = [row["importance"][i] for i in targets]
     values = None if any(v is None for v in stored) else np.array(stored, dtype=np.float64)
-    weights = token_weights(values, len(targets), mode=mode, keep=keep, temperature=temperature, where=where)
+    weights = token_weights(values, len(targets), selection, where=where)
     kept = np.flatnonzero(weights > 0)
     positions = [targets[k] for k in kept]
     reference = np.array([row["logprob"][i] for i in positions], dtype=np.float32)

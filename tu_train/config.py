@@ -7,7 +7,7 @@ from typing import Literal
 
 from shared.datasets import Keys
 from shared.errors import ConfigError
-from shared.importance import TokenMode, check_keep
+from shared.weights import Selection, SoftMode, TokenMode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +87,17 @@ class UnlearnConfig(LoopConfig):
     method: str = "npo"
     """an entry of tu_train/methods.py"""
     tokens: TokenMode = "hard"
-    """which tokens of the forget set are pushed: all alike, the most important share, or all by importance"""
-    keep: float = 0.3
-    """hard: share of each answer's tokens that keep weight 1"""
-    temperature: float = 0.3
-    """soft: of the softmax over importance; small is selective, large is uniform"""
+    """which tokens of the forget set are pushed: all alike, the most important ones, or all by importance"""
+    keep: float | None = None
+    """hard: share of each answer's tokens that keep weight 1; 0.3 unless top or threshold is given"""
+    top: int | None = None
+    """hard: number of each answer's tokens that keep weight 1, instead of keep"""
+    threshold: float | None = None
+    """hard: importance from which on a token keeps weight 1, instead of keep; an answer without such a token is left out"""
+    soft: SoftMode | None = None
+    """soft: weights by softmax (unless given) or linear in importance"""
+    temperature: float | None = None
+    """soft=softmax: small is selective, large is uniform; 0.3 unless given"""
     beta: float = 0.1
     """npo: inverse temperature"""
     gamma: float = 1.0
@@ -103,8 +109,14 @@ class UnlearnConfig(LoopConfig):
         super().__post_init__()
         from tu_train.methods import find_method
 
-        check_keep(self.keep)
         find_method(self.method)
-        for name in ("temperature", "beta"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0")
+        _ = self.selection
+        if not self.beta > 0:
+            raise ConfigError(f"beta is {self.beta}, expected more than 0")
+
+    @property
+    def selection(self) -> Selection:
+        """Raises ConfigError for token options that do not go together."""
+        return Selection(
+            tokens=self.tokens, keep=self.keep, top=self.top, threshold=self.threshold, soft=self.soft, temperature=self.temperature
+        )

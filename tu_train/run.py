@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from shared.config import as_dict, write_config
 from shared.console import say
 from shared.datasets import load_rows
+from shared.errors import ConfigError
 from shared.examples import data_fingerprint, make_examples
 from shared.fs import atomic_folder, hash_file, require_fresh, write_json
 from shared.models import (
@@ -26,8 +28,8 @@ from shared.models import (
     tokenizer_fingerprint,
 )  # fmt: skip
 from shared.packed import PackedModel
-from shared.scores import MANIFEST, check_fits, open_store
-from tu_train.batches import Pass, endless, forget_items, item_of_example, item_of_row, steps
+from shared.scores import MANIFEST, Store, check_fits, open_store
+from tu_train.batches import Item, Pass, endless, forget_items, item_of_example, item_of_row, steps
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.loop import Objective, train
 from tu_train.methods import find_method
@@ -66,18 +68,17 @@ def run_unlearn(config: UnlearnConfig) -> Path:
         "model": model_fingerprint(folder),
     }
     check_fits(store, names, model=config.model)
-    make = partial(item_of_row, mode=config.tokens, keep=config.keep, temperature=config.temperature, where=config.scores)
-    for row in store.rows():  # one verified read of everything before the model is loaded: damage shows now, not in the third epoch
-        make(row)
+    make = partial(item_of_row, selection=config.selection, where=config.scores)
+    rows = _weighted_rows(store, make, config)
     retain = [item_of_example(e) for e in _examples(config, config.retain, folder, tokenizer)]
-    rows = min(len(store), config.limit or len(store))
     count = config.epochs * -(-rows // config.batch_size)
 
     def stream() -> Iterator[list[Pass]]:
         others = endless(retain, seed=config.seed)
         for epoch in range(config.epochs):
             forget = forget_items(store, make, seed=config.seed, epoch=epoch, limit=config.limit)
-            yield from steps(forget, others, batch_size=config.batch_size, batch_tokens=config.batch_tokens)
+            weighted = (item for item in forget if item.positions)
+            yield from steps(weighted, others, batch_size=config.batch_size, batch_tokens=config.batch_tokens)
 
     objective = Objective(find_method(config.method), config.gamma, config.alpha, config.beta)
     about = {
@@ -85,9 +86,26 @@ def run_unlearn(config: UnlearnConfig) -> Path:
         "store": hash_file(Path(config.scores) / MANIFEST),
         "start_model": names["model"],
         "forget_data": store.fingerprints["data"],
+        "weights": config.selection.describe(),
     }
-    say(f"{config.method}, {config.tokens} tokens: {rows} forget rows, {len(retain)} retain rows, {count} steps, no reference model")
+    say(f"{config.method}, {config.selection.describe()}: {rows} forget rows, {len(retain)} retain rows, {count} steps, no reference model")
     return _train_and_save(config, folder, tokenizer, stream(), count, objective, about)
+
+
+def _weighted_rows(store: Store, make: Callable[[dict[str, Any]], Item], config: UnlearnConfig) -> int:
+    """How many rows have a token with a weight; a threshold may leave none in a row, which then is no forget row.
+
+    One verified read of everything before the model is loaded: damage shows now, not in the third epoch.
+    """
+    weighted = [bool(make(row).positions) for row in store.rows()][: config.limit]
+    if weighted and not any(weighted):
+        raise ConfigError(
+            f"--set threshold={config.threshold}: no token of {config.scores} is that important; choose a lower one, or --keep"
+        )
+    if not all(weighted):
+        say(f"threshold {config.threshold}: {len(weighted) - sum(weighted)} of {len(weighted)} forget rows have no token that important; "
+            "they are left out")  # fmt: skip
+    return sum(weighted)
 
 
 def _check_place(config: LoopConfig) -> None:

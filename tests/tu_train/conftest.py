@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.scores import TOKEN_COLUMNS, Store, Writer, open_store
+from shared.weights import Selection
 
 WORLD = "people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 FULL, FORGET, RETAIN = (f"atlas:{split}:{WORLD}" for split in ("full", "forget", "retain"))
@@ -59,6 +60,12 @@ def unlearn(target, scores, tmp_path):
     return make
 
 
+def selection(mode: str, *, keep: float, temperature: float) -> Selection:
+    """Of the two numbers, the one that the mode uses."""
+    used = {"hard": {"keep": keep}, "soft": {"temperature": temperature}}.get(mode, {})
+    return Selection(tokens=mode, **used)  # type: ignore[arg-type]
+
+
 def weights_of(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
@@ -81,7 +88,7 @@ def write_store(folder: Path, parts: list[list[dict]], plan: dict | None = None)
 
 def plan_of(store: Store) -> dict:
     """The plan that a copy of a store has to carry to be taken for it."""
-    return {k: v for k, v in store.manifest.items() if k in ("options", "fingerprints", "engine", "mask_id", "part_rows")}
+    return {k: v for k, v in store.manifest.items() if k in ("options", "fingerprints", "engine", "replacement", "part_rows")}
 
 
 def flip_bit(path: Path) -> None:

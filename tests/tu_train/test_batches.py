@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from shared.errors import StoreError
 from shared.scores import Store
-from tests.tu_train.conftest import flip_bit, write_store
+from tests.tu_train.conftest import flip_bit, selection, write_store
 from tu_train.batches import Item, Pass, cut, endless, forget_items, item_of_row, steps
 
 PART_ROWS = (3, 5, 1, 4)
@@ -112,7 +112,7 @@ def test_endless_covers_all_each_time_around_in_a_new_order():
 
 
 def make(row, mode, keep=0.5, temperature=0.5):
-    return item_of_row(row, mode=mode, keep=keep, temperature=temperature, where="scores")
+    return item_of_row(row, selection=selection(mode, keep=keep, temperature=temperature), where="scores")
 
 
 def test_all_weighs_every_target_alike():

@@ -17,6 +17,7 @@ from shared.datasets import load_rows
 from shared.examples import make_examples
 from shared.fs import hash_file
 from shared.models import model_fingerprint
+from shared.scores import open_store
 from tests.conftest import CHATML, build_tokenizer
 from tests.tu_train.conftest import FORGET, FULL, RETAIN, flip_bit, log_of, score, weights_of
 from tu_train.methods import METHODS
@@ -180,6 +181,23 @@ def test_a_store_without_importance(tokens, refused, run, target, tmp_path):
     assert run("--tokens", "all", scores=bare, out=tmp_path / "fine")[0] == 0
 
 
+def test_a_threshold_leaves_out_rows_without_a_token_that_important(run, refused, scores, target, tmp_path):
+    """Recipe zscore: the largest importance differs from row to row, so that a threshold between them parts the rows."""
+    ranked = score(target, tmp_path / "ranked", norm="zscore")
+    largest = sorted(max(v for v in row["importance"] if v is not None) for row in open_store(ranked).rows())
+    code, _, err = run("--set", f"threshold={largest[1]}", scores=ranked, out=tmp_path / "out")
+    assert code == 0 and "1 of 6 forget rows have no token that important" in err and "5 forget rows" in err
+    about = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert about["weights"] == f"hard tokens (threshold {largest[1]})"
+    assert "no token of" in refused("--set", f"threshold={min(1, largest[-1] + 0.001)}", scores=ranked)
+
+
+@pytest.mark.parametrize("choice", [("--set", "top=2"), ("--tokens", "soft", "--set", "soft=linear")])
+def test_run_takes_a_top_count_and_linear_weights(choice, run, target, tmp_path):
+    assert run(*choice, out=tmp_path / "out")[0] == 0
+    assert nll(tmp_path / "out", FORGET) > nll(target, FORGET)
+
+
 def test_an_output_folder_that_holds_another_run(refused, run, tmp_path):
     out = tmp_path / "earlier"
     assert run(out=out)[0] == 0
@@ -194,7 +212,17 @@ def test_an_output_folder_that_holds_another_run(refused, run, tmp_path):
     (("--tokens", "har"), "did you mean 'hard'"),
     (("--set", "learning_rat=1"), "unknown field 'learning_rat' (did you mean 'learning_rate'?)"),
     (("--set", "batch_tokens=0"), "batch_tokens is 0"),
-    (("--set", "temperature=0"), "temperature is 0.0"),
+    (("--tokens", "soft", "--set", "temperature=0"), "temperature is 0.0"),
+    (("--set", "temperature=1"), "--set temperature is for --tokens soft, this is --tokens hard"),
+    (("--set", "soft=linear"), "--set soft is for --tokens soft, this is --tokens hard"),
+    (("--tokens", "soft", "--set", "soft=linear", "--set", "temperature=1"), "linear weights have none"),
+    (("--tokens", "soft", "--set", "soft=liner"), "did you mean 'linear'"),
+    (("--tokens", "soft", "--keep", "0.5"), "--keep is for --tokens hard, this is --tokens soft"),
+    (("--tokens", "all", "--set", "top=3"), "--set top is for --tokens hard, this is --tokens all"),
+    (("--keep", "0.5", "--set", "top=3"), "--keep and --set top: each chooses the tokens by itself"),
+    (("--set", "top=0"), "top=0: expected at least 1"),
+    (("--set", "threshold=0"), "threshold=0.0: expected an importance"),
+    (("--set", "threshold=1.5"), "threshold=1.5: expected an importance"),
     (("--set", "beta=-1"), "beta is -1.0"),
     (("--set", "clip=0"), "clip is 0.0"),
     (("--set", "warmup=2"), "warmup is 2.0"),

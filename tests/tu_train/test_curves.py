@@ -15,6 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from shared.packed import PackedModel
+from shared.weights import Selection
 from tests.tu_train.conftest import write_store
 from tu_train.batches import Item, endless, forget_items, item_of_row, steps
 from tu_train.config import LoopConfig
@@ -56,7 +57,7 @@ def curve(method: str, tokens: str, folder: Path) -> dict[str, list[float]]:
     store = write_store(folder / "store", [[row(generator, 3 * part + k) for k in range(3)] for part in range(2)])
     retain = [Item(r["input_ids"], list(range(5, len(r["input_ids"]))), np.ones(len(r["input_ids"]) - 5, dtype=np.float32))
               for r in (row(generator, k) for k in range(5))]  # fmt: skip
-    make = partial(item_of_row, mode=tokens, keep=0.3, temperature=0.3, where="store")
+    make = partial(item_of_row, selection=Selection(tokens=tokens), where="store")
     others = endless(retain, seed=0)
     stream = (
         step

@@ -15,7 +15,7 @@ from shared.examples import make_examples
 from shared.models import load_model, load_tokenizer
 from shared.packed import PackedModel
 from shared.scores import open_store
-from tests.tu_train.conftest import RETAIN, log_of, plan_of, weights_of, write_store
+from tests.tu_train.conftest import RETAIN, log_of, plan_of, selection, weights_of, write_store
 from tu_train.batches import Item, Pass, cut, item_of_example, item_of_row
 from tu_train.config import LoopConfig
 from tu_train.loop import Objective, denominator, flatten, logprob_loss, rate, train
@@ -46,7 +46,7 @@ def packed_of(folder, dtype=torch.float32) -> PackedModel:
 
 
 def item(row, mode) -> Item:
-    return item_of_row(row, mode=mode, keep=KEEP, temperature=TEMPERATURE, where="scores")
+    return item_of_row(row, selection=selection(mode, keep=KEEP, temperature=TEMPERATURE), where="scores")
 
 
 def pairs_of(forget_rows, retain_examples, mode):

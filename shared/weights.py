@@ -1,0 +1,116 @@
+"""Importance -> token weights of one example, T target tokens.
+
+    all             1 for every token
+    hard  keep      1 for the ceil(keep · T) most important tokens, 0 for the rest
+          top       1 for the `top` most important tokens (all, if there are fewer)
+          threshold 1 where importance is at least `threshold`; an example may have none
+    soft  softmax   T · softmax(importance / temperature)
+          linear    T · importance / Σ importance; 1 for every token where all importance is 0
+
+Of equally important tokens the earlier one is kept. Soft weights sum to T.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from shared.errors import ConfigError, StoreError
+
+TokenMode = Literal["all", "hard", "soft"]
+SoftMode = Literal["softmax", "linear"]
+KEEP, TEMPERATURE = 0.3, 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which tokens get what weight. Raises ConfigError for an option that the mode does not use, or two that exclude each other."""
+
+    tokens: TokenMode = "hard"
+    keep: float | None = None
+    """hard: share of the target tokens; KEEP unless top or threshold is given"""
+    top: int | None = None
+    threshold: float | None = None
+    soft: SoftMode | None = None
+    """soft: softmax unless given"""
+    temperature: float | None = None
+    """soft=softmax: TEMPERATURE unless given"""
+
+    def __post_init__(self) -> None:
+        flags = {"keep": "--keep", "top": "--set top", "threshold": "--set threshold"}
+        given = [flag for name, flag in flags.items() if getattr(self, name) is not None]
+        if given and self.tokens != "hard":
+            raise ConfigError(f"{given[0]} is for --tokens hard, this is --tokens {self.tokens}; drop one of them")
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)}: each chooses the tokens by itself; give one of them")
+        for name in ("soft", "temperature"):
+            if getattr(self, name) is not None and self.tokens != "soft":
+                raise ConfigError(f"--set {name} is for --tokens soft, this is --tokens {self.tokens}; drop one of them")
+        if self.temperature is not None and self.soft == "linear":
+            raise ConfigError("--set temperature is for --set soft=softmax, linear weights have none; drop one of them")
+        self._check_ranges()
+
+    def describe(self) -> str:
+        """The choice with its defaults filled in, as a few words."""
+        if self.tokens == "hard":
+            chosen = {"top": self.top, "threshold": self.threshold, "keep": self.keep}
+            name = next((name for name, value in chosen.items() if value is not None), "keep")
+            return f"hard tokens ({name} {chosen[name] or KEEP})"
+        if self.tokens == "soft":
+            return f"soft tokens ({'linear' if self.soft == 'linear' else f'softmax, temperature {self.temperature or TEMPERATURE}'})"
+        return "all tokens"
+
+    def _check_ranges(self) -> None:
+        if self.keep is not None and not 0.0 < self.keep <= 1.0:
+            raise ConfigError(f"--keep {self.keep}: expected a share of the target tokens, more than 0 and at most 1")
+        if self.top is not None and self.top < 1:
+            raise ConfigError(f"--set top={self.top}: expected at least 1 token")
+        if self.threshold is not None and not 0.0 < self.threshold <= 1.0:
+            raise ConfigError(f"--set threshold={self.threshold}: expected an importance, more than 0 and at most 1")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ConfigError(f"temperature is {self.temperature}, expected more than 0")
+
+
+def token_weights(values: np.ndarray | None, count: int, selection: Selection, *, where: str) -> np.ndarray:
+    """Weights of the `count` target tokens of one example, [T] float32.
+
+    `values`: importance, [T], or None. Raises StoreError naming `where` when importance is needed and there is none.
+    """
+    if selection.tokens == "all":
+        return np.ones(count, dtype=np.float32)
+    if values is None:
+        raise StoreError(
+            f"{where}: the store holds no importance, which --tokens {selection.tokens} needs; score again with --spans question or "
+            "window, apply a recipe over columns the store has (tu-score recipe), or train with --tokens all"
+        )
+    return _hard(values, selection) if selection.tokens == "hard" else _soft(values, selection)
+
+
+def _hard(values: np.ndarray, selection: Selection) -> np.ndarray:
+    if selection.threshold is not None:
+        # Importance is stored in float32: a threshold of 0.7 must not miss the 0.7 that the store holds.
+        return (np.asarray(values, dtype=np.float32) >= np.float32(selection.threshold)).astype(np.float32)
+    weights = np.zeros(len(values), dtype=np.float32)
+    weights[most_important(values, selection.top or share_count(selection.keep or KEEP, len(values)))] = 1
+    return weights
+
+
+def share_count(share: float, count: int) -> int:
+    """ceil(share · count), at least 1."""
+    return max(1, int(np.ceil(share * count - 1e-9)))
+
+
+def most_important(values: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the `count` largest values, the earlier of equal ones first."""
+    return np.argsort(-values, kind="stable")[:count]
+
+
+def _soft(values: np.ndarray, selection: Selection) -> np.ndarray:
+    if selection.soft == "linear":
+        shares = values if values.any() else np.ones(len(values))
+    else:
+        scaled = values / (selection.temperature or TEMPERATURE)
+        shares = np.exp(scaled - scaled.max())
+    return (len(values) * shares / shares.sum()).astype(np.float32)
