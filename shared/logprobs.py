@@ -1,25 +1,76 @@
 """Hidden states + head -> log-probability and entropy at chosen positions. The one numerical core of scoring, training and evaluation.
 
-Rows go through the head in chunks whose logits fill at most `chunk_mib` MiB of float32, so memory does not grow with the number of
-rows, and the full logit matrix never exists. The backward pass computes each chunk's logits again instead of keeping them:
-one more head product, for a memory bound. Sums and exponentials are float32 (float64 for float64 models) whatever the dtype of the model.
+Rows go through the head in chunks: everything of the size rows × vocabulary that exists at one time (the product in the model's dtype,
+float32 logits, their exponentials, the mask of ties) fills at most `chunk_mib` MiB, so memory does not grow with the number of rows and
+the full logit matrix never exists. The backward pass computes each chunk's logits again instead of keeping them: one more head product,
+for a memory bound. Sums and exponentials are float32 (float64 for float64 models) whatever the dtype of the model.
+
+Outside the bound: results (a few numbers a row), gradients, what a matrix product or torch.topk takes for itself (topk on a CPU: 16 bytes a
+vocabulary entry and thread), and one row where the bound is smaller than a row.
 
 Shapes: N wanted positions, D width of the model, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from shared.errors import ModelError
+from shared.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK_MIB = 64
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """What to compute at a position besides log-probability and entropy, and in how much memory. Raises ConfigError."""
+
+    chunk_mib: int = CHUNK_MIB
+    """MiB that all temporaries of the head may fill together"""
+    temperature: float | None = None
+    """also the entropy of softmax(logits / temperature)"""
+    top_k: int = 0
+    """also the ids and log-probabilities of the k likeliest tokens"""
+
+    def __post_init__(self) -> None:
+        if self.chunk_mib < 1:
+            raise ConfigError(f"head_mib is {self.chunk_mib}, expected at least 1 (MiB)")
+        if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigError(f"temperature is {self.temperature}, expected a number above 0")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k is {self.top_k}, expected at least 0")
+
+    @property
+    def plain(self) -> HeadOptions:
+        """The same bound, nothing besides log-probability and entropy."""
+        return HeadOptions(self.chunk_mib)
+
+    def check(self, vocabulary: int) -> None:
+        """Raises ConfigError where the vocabulary has fewer tokens than top_k asks for."""
+        if self.top_k > vocabulary:
+            raise ConfigError(f"top_k is {self.top_k}, but the model's vocabulary has {vocabulary} tokens")
+
+
+class PositionScores(NamedTuple):
+    """All in nats, float32 or better, on the device of the hidden states; the last three only when they were asked for."""
+
+    logprob: torch.Tensor
+    """[N], of the target"""
+    entropy: torch.Tensor
+    """[N], of the whole distribution"""
+    tempered: torch.Tensor | None
+    """[N], entropy of softmax(logits / temperature)"""
+    top_ids: torch.Tensor | None
+    """[N, k] int64, likeliest first, equal ones by id"""
+    top_logprobs: torch.Tensor | None
+    """[N, k], normalised over the full vocabulary"""
 
 
 @dataclass(frozen=True)
@@ -34,13 +85,14 @@ class Head:
     softcap: float | None = None
     """c of c·tanh(x / c), as in Gemma 2"""
 
+    @torch.no_grad()
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """[N, V], float32 or better; the product itself runs in the dtype of the weights, or of autocast where it is on."""
         z = torch.nn.functional.linear(hidden_ND.to(self.weight.dtype), self.weight, self.bias)
         z = z.to(accumulation_dtype(self.weight.dtype))
         if self.scale != 1.0:
-            z = z * self.scale
-        return z if self.softcap is None else torch.tanh(z / self.softcap) * self.softcap
+            z.mul_(self.scale)
+        return z if self.softcap is None else z.div_(self.softcap).tanh_().mul_(self.softcap)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -57,32 +109,85 @@ def head_of(model: PreTrainedModel) -> Head:
     return Head(layer.weight, getattr(layer, "bias", None), float(scale), getattr(config, "final_logit_softcapping", None))
 
 
-def rows_per_chunk(vocabulary: int, chunk_mib: int) -> int:
-    """Rows whose float32 logits, their exponentials and one copy stay within the bound (at least one row)."""
-    return max(1, (chunk_mib << 20) // (3 * 4 * vocabulary))
+def rows_per_chunk(vocabulary: int, chunk_mib: int, *, dtype: torch.dtype = torch.float32, top_k: int = 0) -> int:
+    """Rows whose temporaries stay within the bound (at least one row).
+
+    A vocabulary entry of a row costs two numbers of the accumulation dtype (logit, exponential or slope of the soft cap)
+    and two bytes (product in low precision, or mask of ties); each of the k best costs some ids and values.
+    """
+    row = vocabulary * (2 * accumulation_dtype(dtype).itemsize + 2) + 80 * top_k
+    return max(1, (chunk_mib << 20) // row)
 
 
-def score_positions(
-    hidden_ND: torch.Tensor, target_N: torch.Tensor, head: Head, *, chunk_mib: int = CHUNK_MIB
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of `target_N` and entropy of the whole distribution, both [N], nats. Not differentiable."""
-    logp, entropy = [], []
-    rows = rows_per_chunk(head.weight.shape[0], chunk_mib)
+def score_positions(hidden_ND: torch.Tensor, target_N: torch.Tensor, head: Head, options: HeadOptions | None = None) -> PositionScores:
+    """What `options` ask for at each position, the distribution being that of its hidden state. Not differentiable."""
+    options = options or HeadOptions()
+    vocabulary, dtype = head.weight.shape[0], head.weight.dtype
+    options.check(vocabulary)
+    rows = rows_per_chunk(vocabulary, options.chunk_mib, dtype=dtype, top_k=options.top_k)
     with torch.no_grad():
-        for hidden, target in zip(hidden_ND.split(rows), target_N.split(rows), strict=True):
-            z = head.logits(hidden)
-            log_norm = z.logsumexp(-1, keepdim=True)
-            logp.append(z.gather(1, target[:, None])[:, 0] - log_norm[:, 0])
-            z -= log_norm
-            # 0 · log 0 is 0: a forbidden token (logit −inf) adds nothing to the entropy
-            entropy.append(-(z.exp() * z.clamp_min(torch.finfo(z.dtype).min)).sum(-1))
-    empty = hidden_ND.new_zeros(0, dtype=accumulation_dtype(head.weight.dtype))
-    return (torch.cat(logp), torch.cat(entropy)) if logp else (empty, empty)
+        chunks = zip(hidden_ND.split(rows), target_N.split(rows), strict=True)  # of no rows: one empty chunk
+        return joined([scores_of(head.logits(hidden), target, options) for hidden, target in chunks])
+
+
+def joined(parts: Sequence[PositionScores]) -> PositionScores:
+    """One after the other."""
+    return PositionScores._make(None if values[0] is None else torch.cat(values) for values in zip(*parts, strict=True))
+
+
+def scores_of(z_NV: torch.Tensor, target_N: torch.Tensor, options: HeadOptions) -> PositionScores:
+    """From the logits of one chunk, which are overwritten; besides them one buffer of their size, and a mask of it where ids tie."""
+    lowest = torch.finfo(z_NV.dtype).min
+    z_NV -= z_NV.amax(-1, keepdim=True)
+    logp = z_NV.gather(1, target_N[:, None])[:, 0]
+    z_NV.clamp_min_(lowest)  # 0 · log 0 is 0: a forbidden token (logit −inf) adds nothing to an entropy
+    buffer = z_NV.exp()
+    log_norm, entropy = _entropy(buffer, z_NV, 1.0)
+    tempered = top_ids = top = None
+    if options.temperature is not None:
+        torch.div(z_NV, options.temperature, out=buffer).exp_()
+        tempered = _entropy(buffer, z_NV, options.temperature)[1]
+    if options.top_k:
+        top_ids = _top_ids(z_NV, options.top_k, buffer)
+        top = z_NV.gather(1, top_ids)
+        top = top.masked_fill(top == lowest, -torch.inf) - log_norm[:, None]
+    return PositionScores(logp - log_norm, entropy, tempered, top_ids, top)
+
+
+def _entropy(exp_NV: torch.Tensor, z_NV: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logarithm of the sum and entropy, both [N], of exponentials of z / temperature, which are overwritten.
+
+    H = log Σ exp(z / T) − Σ exp(z / T) · z / T / Σ exp(z / T)
+    """
+    total = exp_NV.sum(-1)
+    log_norm = total.log()
+    return log_norm, log_norm - exp_NV.mul_(z_NV).sum(-1) / (total * temperature)
+
+
+def _top_ids(z_NV: torch.Tensor, k: int, buffer: torch.Tensor) -> torch.Tensor:
+    """[N, k] ids of the k largest, descending, equal ones by id. `buffer` [N, V] is overwritten.
+
+    torch.topk breaks ties as it likes. Which ids it takes matters only where the k-th value occurs again beyond the first k;
+    there (common in bfloat16) a second pass finds the lowest ids that have this value.
+    """
+    width = z_NV.shape[1]
+    values, ids = z_NV.topk(min(k + 1, width))
+    last = values[:, k - 1 : k]
+    if k < width and bool((values[:, k:] == last).any()):
+        numbers = -torch.arange(width, device=z_NV.device, dtype=z_NV.dtype)
+        torch.where(z_NV == last, numbers, numbers.new_tensor(-torch.inf), out=buffer)
+        lowest = buffer.topk(k).indices
+        above = (values[:, :k] > last).sum(-1, keepdim=True)
+        place = torch.arange(k, device=z_NV.device)[None]
+        ids = torch.where(place < above, ids[:, :k], lowest.gather(1, (place - above).clamp_min(0)))
+    ids = ids[:, :k].sort(-1).values
+    return ids.gather(1, z_NV.gather(1, ids).sort(stable=True, descending=True).indices)
 
 
 def target_logprobs(hidden_ND: torch.Tensor, target_N: torch.Tensor, head: Head, *, chunk_mib: int = CHUNK_MIB) -> torch.Tensor:
     """Log-probability of `target_N`, [N], nats; differentiable in the hidden states, the head's weight and bias."""
-    return _TargetLogprobs.apply(hidden_ND, head.weight, head.bias, target_N, head, rows_per_chunk(head.weight.shape[0], chunk_mib))
+    rows = rows_per_chunk(head.weight.shape[0], chunk_mib, dtype=head.weight.dtype)
+    return _TargetLogprobs.apply(hidden_ND, head.weight, head.bias, target_N, head, rows)
 
 
 class _TargetLogprobs(torch.autograd.Function):
@@ -94,7 +199,8 @@ class _TargetLogprobs(torch.autograd.Function):
         plain = Head(weight, bias, head.scale, head.softcap)
         for at in range(0, len(target_N), rows):
             z = plain.logits(hidden_ND[at : at + rows])
-            out[at : at + rows] = z.gather(1, target_N[at : at + rows, None])[:, 0] - z.logsumexp(-1)
+            z -= z.amax(-1, keepdim=True)
+            out[at : at + rows] = z.gather(1, target_N[at : at + rows, None])[:, 0] - z.exp_().sum(-1).log()
         return out
 
     @staticmethod
@@ -103,21 +209,36 @@ class _TargetLogprobs(torch.autograd.Function):
         hidden_ND, weight, bias, target_N = ctx.saved_tensors
         head = Head(weight, bias, ctx.scale, ctx.softcap)
         d_hidden = torch.empty_like(hidden_ND)
-        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        d_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        wide = accumulation_dtype(weight.dtype)  # sums over chunks: in bfloat16 they would lose what is small beside the sum so far
+        d_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None
         for at in range(0, len(target_N), ctx.rows):
             part = slice(at, at + ctx.rows)
-            z = head.logits(hidden_ND[part])
-            slope = None if ctx.softcap is None else 1 - (z / ctx.softcap).square()
-            d_z = z.softmax(-1).neg_()
-            d_z[torch.arange(len(d_z), device=d_z.device), target_N[part]] += 1
-            d_z *= grad_N[part, None] * ctx.scale
-            if slope is not None:
-                d_z *= slope
-            d_z = d_z.to(weight.dtype)
-            d_hidden[part] = (d_z @ weight).to(d_hidden.dtype)
-            if d_weight is not None:
-                d_weight.addmm_(d_z.T, hidden_ND[part].to(weight.dtype))
+            d_z = _d_logits(head, hidden_ND[part], target_N[part], grad_N[part])
             if d_bias is not None:
                 d_bias += d_z.sum(0)
-        return d_hidden, d_weight, d_bias, None, None, None
+            d_z = d_z.to(weight.dtype)
+            d_hidden[part] = (d_z @ weight).to(d_hidden.dtype)
+            if d_weight is None:
+                continue
+            hidden = hidden_ND[part].to(weight.dtype)
+            if weight.dtype == wide:
+                d_weight.addmm_(d_z.T, hidden)
+            else:
+                d_weight += d_z.T @ hidden
+        return d_hidden, _as(weight, d_weight), _as(bias, d_bias), None, None, None
+
+
+def _d_logits(head: Head, hidden_ND: torch.Tensor, target_N: torch.Tensor, grad_N: torch.Tensor) -> torch.Tensor:
+    """[N, V], the gradient at the product of head and hidden states; made in place of the logits."""
+    z = head.logits(hidden_ND)
+    slope = None if head.softcap is None else z.div(head.softcap).square_().neg_().add_(1)
+    z -= z.amax(-1, keepdim=True)
+    z.exp_()
+    z *= -(grad_N * head.scale / z.sum(-1))[:, None]
+    z[torch.arange(len(z), device=z.device), target_N] += grad_N * head.scale
+    return z if slope is None else z.mul_(slope)
+
+
+def _as(like: torch.Tensor | None, gradient: torch.Tensor | None) -> torch.Tensor | None:
+    return None if like is None or gradient is None else gradient.to(like.dtype)

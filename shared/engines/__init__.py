@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from shared.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from shared.logprobs import HeadOptions
 
 ENGINES = ("auto", "torch", "vllm")
 
@@ -22,14 +25,24 @@ class Request:
     ids: list[int]
     wanted: list[int]
     """token positions, each at least 1"""
+    extras: bool = False
+    """also what the engine's HeadOptions name: tempered entropy, top tokens"""
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Both [len(wanted)], float32, nats."""
+    """Nats, float32; the last three for requests with extras, where the engine's HeadOptions ask for them. W = len(wanted)."""
 
     logprob: np.ndarray
+    """[W]"""
     entropy: np.ndarray
+    """[W]"""
+    tempered: np.ndarray | None = None
+    """[W], entropy of softmax(logits / temperature)"""
+    top_ids: np.ndarray | None = None
+    """[W, k] int32, likeliest first"""
+    top_logprobs: np.ndarray | None = None
+    """[W, k]"""
 
 
 class Engine(Protocol):
@@ -50,17 +63,28 @@ def ignore(tokens: int) -> None:
     """An `advance` for callers without a progress display."""
 
 
-def open_engine(name: str, folder: Path, *, dtype: str, device: str | None, batch_tokens: int) -> Engine:
+def open_engine(
+    name: str,
+    folder: Path,
+    *,
+    dtype: str,
+    device: str | None,
+    batch_tokens: int,
+    head: HeadOptions | None = None,
+    tensor_parallel: int = 1,
+) -> Engine:
     """`auto` takes vLLM where it is installed and a CUDA device is there, else torch."""
     if name not in ENGINES:
         raise ConfigError(f"--engine {name}: unknown{nearest(name, ENGINES)}")
     if name == "vllm" or (name == "auto" and device is None and _vllm_fits()):
         from shared.engines.vllm import VllmEngine
 
-        return VllmEngine(folder, dtype=dtype, device=device, batch_tokens=batch_tokens)
+        return VllmEngine(folder, dtype=dtype, device=device, batch_tokens=batch_tokens, head=head, tensor_parallel=tensor_parallel)
+    if tensor_parallel != 1:
+        raise ConfigError(f"tensor_parallel is {tensor_parallel}, but the torch engine runs a model on one device; use --engine vllm")
     from shared.engines.torch import TorchEngine
 
-    return TorchEngine.load(folder, dtype=dtype, device=device, batch_tokens=batch_tokens)
+    return TorchEngine.load(folder, dtype=dtype, device=device, batch_tokens=batch_tokens, head=head)
 
 
 def _vllm_fits() -> bool:

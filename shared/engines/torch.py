@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from shared.engines import Request, TokenScores, ignore
 from shared.forest import common_prefix
-from shared.logprobs import score_positions
+from shared.logprobs import HeadOptions, PositionScores, score_positions
 from shared.models import choose_device, choose_dtype, load_model
 from shared.packed import PackedModel
 
@@ -21,12 +21,22 @@ from shared.packed import PackedModel
 class TorchEngine:
     """Scores and generates with a transformers model."""
 
-    def __init__(self, packed: PackedModel, *, batch_tokens: int = 2048):
-        self.packed, self.batch_tokens = packed, batch_tokens
+    def __init__(self, packed: PackedModel, *, batch_tokens: int = 2048, head: HeadOptions | None = None):
+        self.packed, self.batch_tokens, self.head = packed, batch_tokens, head or HeadOptions()
+        self.head.check(packed.head.weight.shape[0])
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: str = "float32", device: str | None = None, batch_tokens: int = 2048) -> TorchEngine:
-        return cls(PackedModel(load_model(folder, dtype=choose_dtype(dtype), device=choose_device(device))), batch_tokens=batch_tokens)
+    def load(
+        cls,
+        folder: Path,
+        *,
+        dtype: str = "float32",
+        device: str | None = None,
+        batch_tokens: int = 2048,
+        head: HeadOptions | None = None,
+    ) -> TorchEngine:
+        packed = PackedModel(load_model(folder, dtype=choose_dtype(dtype), device=choose_device(device)))
+        return cls(packed, batch_tokens=batch_tokens, head=head)
 
     def describe(self) -> dict[str, Any]:
         model = self.packed.model
@@ -44,16 +54,21 @@ class TorchEngine:
         out: list[TokenScores | None] = [None] * len(requests)
         for batch in self._batches(requests):
             hidden, slots = self.packed.hidden([requests[i].ids for i in batch])
-            rows = [slots[k][p - 1] for k, i in enumerate(batch) for p in requests[i].wanted]
-            targets = [requests[i].ids[p] for i in batch for p in requests[i].wanted]
-            device = hidden.device
-            logp, entropy = score_positions(hidden[_index(rows, device)], _index(targets, device), self.packed.head)
-            counts = np.cumsum([len(requests[i].wanted) for i in batch])[:-1]
-            pieces = zip(np.split(logp.float().cpu().numpy(), counts), np.split(entropy.float().cpu().numpy(), counts), strict=True)
-            for i, (lp, en) in zip(batch, pieces, strict=True):
-                out[i] = TokenScores(lp, en)
+            for extras, options in ((False, self.head.plain), (True, self.head)):
+                chosen = [k for k, i in enumerate(batch) if requests[i].extras == extras]
+                answers = self._read(hidden, [(requests[batch[k]], slots[k]) for k in chosen], options)
+                for k, answer in zip(chosen, answers, strict=True):
+                    out[batch[k]] = answer
             advance(sum(len(requests[i].ids) for i in batch))
         return [o for o in out if o is not None]
+
+    def _read(self, hidden_LD: torch.Tensor, chosen: list[tuple[Request, list[int]]], options: HeadOptions) -> list[TokenScores]:
+        """Answers to requests, each with the rows of its tokens."""
+        rows = [slots[p - 1] for request, slots in chosen for p in request.wanted]
+        targets = [request.ids[p] for request, _ in chosen for p in request.wanted]
+        device = hidden_LD.device
+        scores = score_positions(hidden_LD[_index(rows, device)], _index(targets, device), self.packed.head, options)
+        return cut(scores, [len(request.wanted) for request, _ in chosen])
 
     def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
         """Indices of requests whose distinct tokens fill the budget; sorted, so that those that share prefixes come together."""
@@ -107,6 +122,14 @@ class TorchEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def cut(scores: PositionScores, counts: Sequence[int]) -> list[TokenScores]:
+    """Consecutive pieces of these lengths, float32 and int32, on the CPU."""
+    arrays: list[Any] = [None if v is None else (v.float() if v.is_floating_point() else v.int()).cpu().numpy() for v in scores]
+    ends = np.cumsum(counts).tolist()
+    pieces: list[list[Any]] = [[None if v is None else v[e - n : e] for v in arrays] for e, n in zip(ends, counts, strict=True)]
+    return [TokenScores(*piece) for piece in pieces]
 
 
 def _index(values: list[int], device: torch.device) -> torch.Tensor:

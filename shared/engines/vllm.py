@@ -20,15 +20,17 @@ import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shared.engines import Request, TokenScores, ignore
-from shared.engines.vllm_pooler import ACTIVATE, PLUGIN, register, text_architectures
+from shared.engines.vllm_pooler import ACTIVATE, PLUGIN, columns, register, scores_from, text_architectures
 from shared.errors import ConfigError, ModelError
 from shared.fs import read_json
+from shared.logprobs import HeadOptions
 from shared.models import choose_device, choose_dtype, context_length
 
 BLOCK_SIZE = {"cpu": 32}
@@ -50,11 +52,21 @@ LOAD_ERRORS = (
 class VllmEngine:
     """Scores with vLLM, in this process. Raises ConfigError without vLLM or the device, ModelError for a model that it cannot score."""
 
-    def __init__(self, folder: Path, *, dtype: str = "float32", device: str | None = None, batch_tokens: int = 2048):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dtype: str = "float32",
+        device: str | None = None,
+        batch_tokens: int = 2048,
+        head: HeadOptions | None = None,
+        tensor_parallel: int = 1,
+    ):
         choose_dtype(dtype)
         if importlib.util.find_spec("vllm") is None:
             raise ConfigError(f"--engine vllm: vLLM is not installed; {INSTALL}")
         self.folder, self.dtype, self.batch_tokens = folder, dtype, batch_tokens
+        self.head, self.tensor_parallel = head or HeadOptions(), tensor_parallel
         _prepare_environment()
         self.device = _fitting_device(device)
         architecture = _architecture(folder)
@@ -70,7 +82,9 @@ class VllmEngine:
         try:
             llm = LLM(**self._options())
             # Kernels that lack a case (the CPU build: heads of 16) say so in the first forward pass only: have it now.
-            llm.encode([{"prompt_token_ids": [0]}], pooling_params=[_params([0], [0])], pooling_task="token_classify", use_tqdm=False)
+            llm.encode(
+                [{"prompt_token_ids": [0]}], pooling_params=[_params([0], [0], self.head)], pooling_task="token_classify", use_tqdm=False
+            )
             return llm
         except LOAD_ERRORS as error:
             reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)[:300]
@@ -98,6 +112,7 @@ class VllmEngine:
             "enable_prefix_caching": _may_cache(self.folder),
             "enforce_eager": self.device == "cpu",
             "gpu_memory_utilization": GPU_MEMORY,
+            "tensor_parallel_size": self.tensor_parallel,
         }
 
     def describe(self) -> dict[str, Any]:
@@ -112,12 +127,13 @@ class VllmEngine:
                 "max_num_seqs": min(MAX_SEQUENCES, self.batch_tokens),
             },
             "batch_tokens": self.batch_tokens,
+            "tensor_parallel": self.tensor_parallel,
         }  # fmt: skip
 
     def score(self, requests: Sequence[Request], advance: Callable[[int], None] = ignore) -> list[TokenScores]:
         """Answers in the order of the requests. Raises ModelError when one is longer than vLLM's cache or the model's context."""
         self.llm.reset_prefix_cache()
-        out = [TokenScores(np.zeros(0, np.float32), np.zeros(0, np.float32))] * len(requests)
+        out = [scores_from(np.zeros((0, columns(o)), np.float32), o) for o in map(self._options_of, requests)]
         asked = [i for i, r in enumerate(requests) if r.wanted]
         shared = longest_shared([requests[i].ids for i in asked])
         rows = {i: sorted({p - 1 for p in requests[i].wanted}) for i in asked}
@@ -125,10 +141,7 @@ class VllmEngine:
             self._check_length(requests[i], rows[i][-1] + 1)
         # The last wanted token is a target only, so the prompt ends before it.
         prompts = [{"prompt_token_ids": list(requests[i].ids[: rows[i][-1] + 1])} for i in asked]
-        params = [
-            _params(rows[i], [requests[i].ids[row + 1] for row in rows[i]], skip_cache=overlap > rows[i][0])
-            for i, overlap in zip(asked, shared, strict=True)
-        ]
+        params = [self._params(requests[i], rows[i], skip_cache=overlap > rows[i][0]) for i, overlap in zip(asked, shared, strict=True)]
         advance(sum(len(r.ids) for r in requests if not r.wanted))
         # In pieces, so that `advance` is called while the work goes on; the pieces depend on the requests alone, like everything else here.
         for piece in _pieces([len(p["prompt_token_ids"]) for p in prompts], 8 * self.batch_tokens):
@@ -136,9 +149,15 @@ class VllmEngine:
             for i, answer in zip(asked[piece], answers, strict=True):
                 values = answer.outputs.data.numpy().astype(np.float32, copy=False)
                 at = np.searchsorted(rows[i], np.array(requests[i].wanted) - 1)
-                out[i] = TokenScores(values[at, 0], values[at, 1])
+                out[i] = scores_from(values[at], self._options_of(requests[i]))
             advance(sum(len(requests[i].ids) for i in asked[piece]))
         return out
+
+    def _options_of(self, request: Request) -> HeadOptions:
+        return self.head if request.extras else self.head.plain
+
+    def _params(self, request: Request, rows: list[int], *, skip_cache: bool) -> Any:
+        return _params(rows, [request.ids[row + 1] for row in rows], self._options_of(request), skip_cache=skip_cache)
 
     def _check_length(self, request: Request, length: int) -> None:
         limit = self.llm.llm_engine.model_config.max_model_len
@@ -157,10 +176,11 @@ class VllmEngine:
         _free()
 
 
-def _params(rows: list[int], targets: list[int], *, skip_cache: bool = True) -> Any:
+def _params(rows: list[int], targets: list[int], options: HeadOptions, *, skip_cache: bool = True) -> Any:
     from vllm import PoolingParams
 
-    return PoolingParams(task="token_classify", skip_reading_prefix_cache=skip_cache, extra_kwargs={"rows": rows, "targets": targets})
+    wish = {"rows": rows, "targets": targets, "head": list(astuple(options))}
+    return PoolingParams(task="token_classify", skip_reading_prefix_cache=skip_cache, extra_kwargs=wish)
 
 
 def longest_shared(sequences: Sequence[list[int]]) -> list[int]:

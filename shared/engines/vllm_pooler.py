@@ -4,10 +4,11 @@ vLLM's own `prompt_logprobs` gives only the top k (so no exact entropy) and chan
 states of a prompt to a pooler instead; the one here puts the wanted rows through the model's own head. Chunked prefill calls it once a
 chunk, so it keeps the small results between calls, never the hidden states or the logits of a whole prompt.
 
-Request and pooler speak through `PoolingParams.extra_kwargs`: `rows` (0-based positions of hidden states, ascending) and
-`targets` (the token each row should predict); the answer is a float32 tensor [len(rows), 2] of log-probability and entropy, nats.
+Request and pooler speak through `PoolingParams.extra_kwargs`: `rows` (0-based positions of hidden states, ascending), `targets` (the
+token each row should predict) and `head` (the fields of shared.logprobs.HeadOptions); the answer is a float32 tensor
+[len(rows), `columns`]: log-probability and entropy in nats, then what else the options name.
 
-Cost a row: one head product, the same as in generation; memory: logits of as many rows as fill shared.logprobs.CHUNK_MIB.
+Cost a row: one head product, the same as in generation; memory: logits of as many rows as fill the bound in the options.
 
 Imported by vLLM in each of its processes through the entry point, hence no import of vllm at the top: `register` must stay cheap.
 """
@@ -17,11 +18,14 @@ from __future__ import annotations
 import importlib
 import os
 from bisect import bisect_left
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from shared.logprobs import CHUNK_MIB, rows_per_chunk
+from shared.engines import TokenScores
+from shared.logprobs import HeadOptions, PositionScores, rows_per_chunk, scores_of
 
 ACTIVATE = "TU_SCORING"
 PLUGIN = "token_unlearn"
@@ -67,7 +71,7 @@ def scoring_variant(base: type) -> type:
 
         def __init__(self, *, vllm_config, prefix="", **kwargs):
             super().__init__(vllm_config=vllm_config, prefix=prefix, **kwargs)
-            self.pooler = _pooler_class()(self)
+            self.pooler = _pooler_class()(self, vllm_config.model_config.get_vocab_size())
 
     Scoring.__name__ = Scoring.__qualname__ = "Scoring" + base.__name__
     return Scoring
@@ -78,8 +82,9 @@ def _pooler_class() -> type:
     from vllm.model_executor.layers.pooler.common import PoolingParamsUpdate
 
     class LogprobPooler(Pooler):
-        def __init__(self, model):
+        def __init__(self, model, vocabulary: int):
             super().__init__()
+            self.vocabulary = vocabulary
             self.logits_of = model.compute_logits  # a bound method is no submodule: the weights load once, as the model's own
 
         def get_supported_tasks(self):
@@ -89,56 +94,88 @@ def _pooler_class() -> type:
             return PoolingParamsUpdate()
 
         def forward(self, hidden_states, pooling_metadata):
-            return pool(hidden_states, pooling_metadata, self.logits_of)
+            return pool(hidden_states, pooling_metadata, self.logits_of, self.vocabulary)
 
     return LogprobPooler
 
 
-def pool(hidden_TD: torch.Tensor, metadata: Any, compute_logits) -> list[torch.Tensor | None]:
+def pool(hidden_TD: torch.Tensor, metadata: Any, compute_logits, vocabulary: int) -> list[torch.Tensor | None]:
     """One answer a request of this step, None for those whose prompt goes on in a later step. T scheduled tokens, D width."""
     cursor = metadata.get_pooling_cursor()
     scheduled, ends = cursor.num_scheduled_tokens_cpu.tolist(), cursor.seq_lens_cpu.tolist()
-    picked, targets, parts, offset = [], [], [], 0
+    reads, offset = [], 0
     for params, count, end in zip(metadata.pooling_params, scheduled, ends, strict=True):
-        rows, wanted = (params.extra_kwargs or {}).get("rows", []), (params.extra_kwargs or {}).get("targets", [])
-        start = end - count  # the chunk holds positions start … end-1 of the prompt
-        low, high = bisect_left(rows, start), bisect_left(rows, end)
-        picked += [offset + row - start for row in rows[low:high]]
-        targets += wanted[low:high]
-        parts.append((low, high, len(rows)))
+        reads.append(_Read(params.extra_kwargs or {}, offset, end - count, end))
         offset += count
-    scores = _scores(hidden_TD, picked, targets, compute_logits)
     answers: list[torch.Tensor | None] = []
-    for state, (low, _, total), part, finished in zip(
-        metadata.pooling_states, parts, scores.split([high - low for low, high, _ in parts]), cursor.get_finished_mask(), strict=True
-    ):
-        state.hidden_states_cache.append((low, part))
-        answers.append(_assemble(state.hidden_states_cache, total) if finished else None)
+    parts = _parts(hidden_TD, reads, compute_logits, vocabulary)
+    for state, read, part, finished in zip(metadata.pooling_states, reads, parts, cursor.get_finished_mask(), strict=True):
+        state.hidden_states_cache.append((read.low, part))
+        answers.append(_assemble(state.hidden_states_cache, read.total) if finished else None)
         if finished:
             state.clean()
     return answers
 
 
-def _scores(hidden_TD: torch.Tensor, picked: list[int], targets: list[int], compute_logits) -> torch.Tensor:
-    """[len(picked), 2] float32 on the CPU: log-probability of the targets and entropy, nats."""
+class _Read:
+    """What one request wants of this step, whose chunk holds positions start … end-1 of its prompt from `offset` on."""
+
+    def __init__(self, wish: dict[str, Any], offset: int, start: int, end: int):
+        rows, targets = wish.get("rows", []), wish.get("targets", [])
+        self.options, self.total = HeadOptions(*wish.get("head", ())), len(rows)
+        self.low, high = bisect_left(rows, start), bisect_left(rows, end)
+        self.picked = [offset + row - start for row in rows[self.low : high]]
+        self.targets = targets[self.low : high]
+
+
+def _parts(hidden_TD: torch.Tensor, reads: list[_Read], compute_logits, vocabulary: int) -> list[torch.Tensor]:
+    """For each request what this step adds to its answer. Requests that want the same go through the head together."""
+    parts: dict[int, torch.Tensor] = {}
+    for options in dict.fromkeys(read.options for read in reads):
+        group = [i for i, read in enumerate(reads) if read.options == options]
+        picked, targets = ([v for i in group for v in getattr(reads[i], name)] for name in ("picked", "targets"))
+        scores = _scores(hidden_TD, picked, targets, options, compute_logits, vocabulary)
+        parts |= dict(zip(group, scores.split([len(reads[i].picked) for i in group]), strict=True))
+    return [parts[i] for i in range(len(reads))]
+
+
+def _scores(hidden_TD, picked: list[int], targets: list[int], options: HeadOptions, compute_logits, vocabulary: int) -> torch.Tensor:
+    """[len(picked), `columns`] float32 on the CPU."""
     index = torch.tensor(picked, dtype=torch.long, device=hidden_TD.device)
     target = torch.tensor(targets, dtype=torch.long, device=hidden_TD.device)
-    out, at, step = [], 0, 1  # one row first: only its logits tell how wide the vocabulary is
-    while at < len(picked):
-        z = compute_logits(hidden_TD[index[at : at + step]]).float()
-        log_norm = z.logsumexp(-1, keepdim=True)
-        logp = z.gather(1, target[at : at + step, None])[:, 0] - log_norm[:, 0]
-        z = z - log_norm
-        # 0 · log 0 is 0: a forbidden token (logit −inf) adds nothing to the entropy
-        entropy = -(z.exp() * z.clamp_min(torch.finfo(z.dtype).min)).sum(-1)
-        out.append(torch.stack([logp, entropy], 1))
-        at, step = at + len(logp), rows_per_chunk(z.shape[1], CHUNK_MIB)
-    return torch.cat(out).cpu() if out else torch.zeros(0, 2)
+    step = rows_per_chunk(vocabulary, options.chunk_mib, top_k=options.top_k)
+    out = []
+    for rows, wanted in zip(index.split(step), target.split(step), strict=True):
+        if not len(rows):
+            continue
+        z = compute_logits(hidden_TD[rows])
+        if z is None:  # tensor parallel: the logits are gathered on rank 0, whose answers are the ones that vLLM takes
+            out.append(torch.zeros(len(rows), columns(options)))
+        else:
+            out.append(_flat(scores_of(z.float(), wanted, options)).cpu())
+    return torch.cat(out) if out else torch.zeros(0, columns(options))
+
+
+def columns(options: HeadOptions) -> int:
+    """Width of an answer: log-probability, entropy, tempered entropy if asked for, k log-probabilities, k ids."""
+    return 2 + (options.temperature is not None) + 2 * options.top_k
+
+
+def _flat(scores: PositionScores) -> torch.Tensor:
+    lists = [v[:, None] for v in scores[:3] if v is not None] + [v for v in (scores.top_logprobs, scores.top_ids) if v is not None]
+    return torch.cat([v.float() for v in lists], 1)  # float32 holds ids below 16,777,216 exactly
+
+
+def scores_from(values: np.ndarray, options: HeadOptions) -> TokenScores:
+    """The reverse of it: [rows, `columns`] by name."""
+    k, at = options.top_k, 2 + (options.temperature is not None)
+    scores = TokenScores(values[:, 0], values[:, 1], values[:, 2] if at == 3 else None)
+    return replace(scores, top_ids=values[:, at + k :].astype(np.int32), top_logprobs=values[:, at : at + k]) if k else scores
 
 
 def _assemble(parts: list[tuple[int, torch.Tensor]], total: int) -> torch.Tensor:
     """Placed by position, not appended: a request that vLLM preempts computes some rows twice."""
-    out, seen = torch.zeros(total, 2), torch.zeros(total, dtype=torch.bool)
+    out, seen = torch.zeros(total, parts[0][1].shape[1]), torch.zeros(total, dtype=torch.bool)
     for low, part in parts:
         out[low : low + len(part)] = part
         seen[low : low + len(part)] = True
