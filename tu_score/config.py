@@ -67,7 +67,7 @@ class ScoreConfig(Recipe):
     limit: int | None = None
     """only the first rows of the data"""
     seed: int = 0
-    """seed of the self-check's choice of rows"""
+    """of the spans that are drawn, of random replacements, and of the self-check's choice of rows"""
     dtype: str = "float32"
     """of the weights: float32, bfloat16, float16"""
     device: str | None = None
@@ -97,6 +97,8 @@ class ScoreConfig(Recipe):
             )
         if self.base_model is None and any(c.startswith("base_") for c in self.columns()):
             raise ConfigError(f"the recipe reads {', '.join(self.columns())}; add --base-model, the model before it learned the data")
+        if self.entropy_temperature is None and "tempered_entropy" in self.columns():
+            raise ConfigError("the recipe reads tempered_entropy; add --set entropy_temperature=2 (or another), or choose another signal")
 
     @property
     def recipe(self) -> Recipe:
