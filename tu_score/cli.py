@@ -22,7 +22,10 @@ Data = Annotated[
 ]
 Base = Annotated[str | None, _text("--base-model", "A model that never saw the data, for the two base columns.")]
 EngineName = Annotated[str | None, _text("--engine", "auto, torch, vllm.", "auto")]
-Spans = Annotated[str | None, _text("--spans", "Which context is masked: question, window, none.", "question")]
+Spans = Annotated[str | None, _text("--spans", "Which context is masked: question, window, entity, given, none.", "question")]
+SpanKey = Annotated[str | None, _text("--span-key", "For --spans given: column of [start, end) character offsets in the question or text.")]
+KeepSpans = Annotated[bool | None, _text("--keep-spans", "Also store what each span's masking takes from each token.")]
+TopK = Annotated[int | None, _text("--topk", "Also store the N likeliest tokens at each target.")]
 QuestionKey = Annotated[str | None, _text("--question-key", "Column of the question, for files and hub sets.", "question")]
 AnswerKey = Annotated[str | None, _text("--answer-key", "Column of the answer.", "answer")]
 TextKey = Annotated[str | None, _text("--text-key", "Column of raw text, instead of question and answer.")]
@@ -30,9 +33,17 @@ TextKey = Annotated[str | None, _text("--text-key", "Column of raw text, instead
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A store: the --out of tu-score run.")]
 ExampleId = Annotated[str | None, _text("--example", "Only the example with this id.")]
 RowCount = Annotated[int, typer.Option("--rows", help="How many examples, from the first on.")]
+TopCount = Annotated[
+    int | None, typer.Option("--top", help="Instead, list the N target tokens of the whole store with the largest signal, one a line.")
+]
 Html = Annotated[Path | None, _text("--html", "Write the examples as a self-contained page instead; an older one is replaced.")]
 Signal = Annotated[
-    str, typer.Option("--signal", help="importance, delta, delta_mean, entropy, masked_entropy, logprob, base_logprob, base_entropy, gain.")
+    str,
+    typer.Option(
+        "--signal",
+        help="What shades the tokens: importance, delta, delta_mean, gain, entropy, masked_entropy, tempered_entropy, logprob, "
+        "base_logprob, base_entropy. The page can switch.",
+    ),
 ]
 
 
@@ -44,6 +55,9 @@ def run(
     base_model: Base = None,
     engine: EngineName = None,
     spans: Spans = None,
+    span_key: SpanKey = None,
+    keep_spans: KeepSpans = None,
+    topk: TopK = None,
     question_key: QuestionKey = None,
     answer_key: AnswerKey = None,
     text_key: TextKey = None,
@@ -60,7 +74,8 @@ def run(
     from tu_score.config import ScoreConfig
 
     flags = {
-        "model": model, "data": data, "out": out, "base_model": base_model, "engine": engine, "spans": spans,
+        "model": model, "data": data, "out": out, "base_model": base_model, "engine": engine,
+        "spans": spans, "span_key": span_key, "keep_spans": keep_spans, "topk": topk,
         "question_key": question_key, "answer_key": answer_key, "text_key": text_key,
         "long": long, "limit": limit, "seed": seed, "dtype": dtype, "device": device,
     }  # fmt: skip
@@ -78,22 +93,19 @@ def run(
 
 
 @app.command()
-def inspect(folder: Folder, example: ExampleId = None, rows: RowCount = 5, html: Html = None, signal: Signal = "importance") -> None:
-    """Show examples with their target tokens shaded by importance (or another signal)."""
+def inspect(
+    folder: Folder,
+    example: ExampleId = None,
+    rows: RowCount = 5,
+    top: TopCount = None,
+    html: Html = None,
+    signal: Signal = "importance",
+) -> None:
+    """Show examples with their target tokens shaded by importance (or another signal), or the tokens where it is largest."""
     from shared.scores import open_store
-    from tu_score.shading import shade, take_rows
+    from tu_score.inspect import inspect_store
 
-    store = open_store(folder)
-    shaded = [shade(row, signal) for row in take_rows(store, example=example, count=rows)]
-    if html is None:
-        from tu_score.inspect import print_examples
-
-        print_examples(shaded, signal)
-        return
-    from tu_score.heatmap import write_heatmap
-
-    write_heatmap(html, store, shaded, signal)
-    typer.echo(f"page: {html}")
+    inspect_store(open_store(folder), example=example, rows=rows, top=top, html=html, signal=signal)
 
 
 @app.command()

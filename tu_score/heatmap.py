@@ -1,48 +1,146 @@
-"""The same examples as one self-contained page (no script, no font, no picture from elsewhere)."""
+"""The same examples as one self-contained page (no script, font or picture from elsewhere), with any signal and a histogram of each.
+
+The template shades the tokens by one signal, so that the page says something without JavaScript; values and shades of the others lie
+beside it as JSON (about 150 bytes a target token). Histograms and token counts are of the whole store, which is read once for them.
+"""
 
 from __future__ import annotations
 
 import importlib.resources
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreError
 from shared.fs import write_text
 from shared.scores import Store
-from tu_score.shading import TOP_SHARE, ShadedExample
+from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, missing, shade_rows
+from tu_score.survey import Histogram, histograms
 
-READING = {
-    "importance": "how much a token carries of the knowledge, by the store's recipe",
-    "delta": "log-probability lost when the context that matters most is masked (size)",
-    "delta_mean": "log-probability lost when context is masked, mean over spans (size)",
-    "gain": "log-probability gained over the base model (size)",
-    "entropy": "how unsure the model is before this token",
-    "masked_entropy": "how unsure the model is with the context masked",
-    "logprob": "how likely the model finds this token",
-    "base_logprob": "how likely the base model finds this token",
-    "base_entropy": "how unsure the base model is before this token",
-}
+WIDTH, HEIGHT = 160, 48
+"""of a histogram's bars, in units of its drawing"""
+STEPS = 100
+"""shades between 0 and 1"""
 
 
-def write_heatmap(path: Path, store: Store, examples: Sequence[ShadedExample], signal: str) -> None:
+def check_page(path: Path) -> None:
     if not path.resolve().parent.is_dir() or path.is_dir():
         raise ConfigError(f"--html {path}: expected a file name in a folder that exists")
+
+
+def write_heatmap(path: Path, store: Store, rows: Sequence[dict[str, Any]], signal: str) -> None:
+    """Raises ConfigError for a path that cannot be written, StoreError when the store holds no value of `signal`."""
+    check_page(path)
+    found = histograms(store)
+    held = [name for name, histogram in found.items() if histogram.number]
+    if signal not in held:
+        raise StoreError(f"{store.folder}: {missing(signal)}")
+    examples = shade_rows(rows, held)
     source = importlib.resources.files("tu_score").joinpath("templates/heatmap.html.j2").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(source)
-    manifest = store.manifest
-    cards = [
-        {
-            "id": e.id, "prompt": e.prompt, "answer": e.answer, "probability": f"{math.exp(e.mean_logprob):.3f}",
-            "targets": len(e.answer), "masked": any(t.masked for t in e.tokens),
-        }
-        for e in examples
-    ]  # fmt: skip
-    facts = {
-        "data": manifest["options"]["data"], "spans": manifest["options"]["spans"], "model": manifest["fingerprints"]["model"][:12],
-        "engine": f"{manifest['engine']['name']}, {manifest['engine']['dtype']}", "rows": f"{len(store):,}",
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(source).render(
+        facts=_facts(store), signal=signal, signals=[_about(name, found.get(name)) for name in SIGNALS],
+        cards=[_card(e, signal) for e in examples], data=_json([_values(e) for e in examples]), top=f"{TOP_SHARE:.0%}",
+        masked=any(e.spans for e in examples), units={name: SIGNALS[name].unit for name in held},
+        width=WIDTH, height=HEIGHT,
+    )  # fmt: skip
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise ConfigError(f"--html {path}: cannot be written: {error.strerror}") from None
+
+
+def _facts(store: Store) -> dict[str, str]:
+    manifest, options = store.manifest, store.manifest["options"]
+    check, engine = manifest["self_check"], manifest["engine"]
+    return {
+        "data": options["data"],
+        "model": manifest["fingerprints"]["model"][:12],
+        "spans": options["spans"],
+        "replacement": options["replacement"],
+        "engine": f"{engine['name']} {engine['version']}",
+        "dtype": engine["dtype"],
+        "recipe": _recipe(options),
+        "rows": f"{len(store):,}",
         "tokens": f"{manifest['tokens']:,}",
+        "self-check": f"ok: {len(check['rows'])} rows scored again differ by at most {check['largest_nats']:.2g} nats "
+        f"(bound {check['bound_nats']:g})",
+    }
+
+
+def _recipe(options: dict[str, Any]) -> str:
+    parts = [(options["alpha"], options["knowledge"]), (1 - options["alpha"], options["uncertainty"])]
+    return " + ".join(f"{share:g} · {options['norm']}({name})" for share, name in parts if share)
+
+
+def _about(name: str, histogram: Histogram | None) -> dict[str, Any]:
+    """What the page says of a signal, and the drawing of its histogram; `bars` is None when the store holds no value of it."""
+    signal = SIGNALS[name]
+    about = {"name": name, **asdict(signal), "bars": None, "scale": "0 to 1"}
+    if name != "importance":
+        about["scale"] = f"lowest to highest {'size (either sign) ' if signal.signed else ''}of each answer"
+    if histogram is None or not histogram.number:
+        return about
+    counts, edges = histogram.bars()
+    step = WIDTH / len(counts)
+    # A bin that holds anything is drawn at least one unit high.
+    heights = np.where(counts > 0, np.maximum(1, HEIGHT * counts / counts.max()), 0)
+    bars = "".join(f"M{k * step:.2f} {HEIGHT}v{-h:.2f}h{step * 0.9:.2f}v{h:.2f}z" for k, h in enumerate(heights) if h)
+    return {
+        **about, "bars": bars, "low": f"{edges[0]:g}", "high": f"{edges[-1]:g}", "peak": f"{counts.max():,}",
+        "zero": -edges[0] / (edges[-1] - edges[0]) * WIDTH if edges[0] < 0 < edges[-1] else None,
+        "number": f"{histogram.number:,}", "nulls": f"{histogram.nulls:,}", "mean": f"{histogram.mean:.4g}",
+        "least": f"{histogram.low:.4g}", "most": f"{histogram.high:.4g}",
     }  # fmt: skip
-    write_text(path, template.render(cards=cards, facts=facts, signal=signal, reading=READING[signal], top=f"{TOP_SHARE:.0%}"))
+
+
+def _card(example: ShadedExample, signal: str) -> dict[str, Any]:
+    """An example as alternating groups of prompt and answer, each a list of runs."""
+    shade, of_target = example.shades[signal], {position: k for k, position in enumerate(example.targets)}
+    steps = _steps(shade)
+    groups: list[dict[str, Any]] = []
+    for at, token in enumerate(example.tokens):
+        if not groups or groups[-1]["answer"] != token.target:
+            groups.append({"answer": token.target, "runs": []})
+        runs, end = groups[-1]["runs"], "\n" if token.breaks else ""
+        if token.target:
+            k = of_target[at]
+            runs.append({"at": at, "text": token.text, "end": end, "shade": steps[k], "top": bool(shade.top[k])})
+        elif token.masked:
+            runs.append({"at": at, "text": token.text, "end": end})
+        elif runs and runs[-1]["at"] is None:  # nothing points at these tokens: one element for all
+            runs[-1]["text"] += token.text + end
+        else:
+            runs.append({"at": None, "text": token.text + end, "end": ""})
+    return {"id": example.id, "groups": groups, "probability": f"{math.exp(example.mean_logprob):.3f}", "targets": len(example.targets)}
+
+
+def _values(example: ShadedExample) -> dict[str, Any]:
+    """What the page's script looks up: one entry a target token in `at`, `ids`, `span` and in each list of `values` and `shades`."""
+    shades = example.shades.items()
+    return {
+        "id": example.id, "at": example.targets, "ids": [example.ids[i] for i in example.targets], "spans": example.spans,
+        "span": example.matters, "values": {name: [_short(v) for v in shade.values.tolist()] for name, shade in shades},
+        "shades": {name: _steps(shade) for name, shade in shades},
+        "top": {name: np.flatnonzero(shade.top).tolist() for name, shade in shades},
+    }  # fmt: skip
+
+
+def _steps(shade: Shade) -> list[int | None]:
+    return [None if math.isnan(s) else round(s * STEPS) for s in shade.strength.tolist()]
+
+
+def _short(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.4g}")
+
+
+def _json(value: Any) -> Markup:
+    """JSON for inside a script element: no `<`, so that no text of the data can end the element or open a comment."""
+    return Markup(json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"))  # noqa: S704

@@ -1,20 +1,50 @@
-"""Examples in the terminal: prompt dim, targets shaded, the strongest bold and underlined (no meaning hangs on colour alone)."""
+"""What `tu-score inspect` shows; in a terminal prompt dim, targets shaded, the strongest bold and underlined, so not by colour alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.color import Color
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from tu_score.shading import TOP_SHARE, ShadedExample, Token, iter_lines
+from shared.errors import ConfigError, StoreError
+from shared.scores import Store
+from tu_score.heatmap import check_page, write_heatmap
+from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, find_signal, held_signals, iter_lines, missing, shade_rows, take_rows
+from tu_score.survey import BEFORE, TopToken, top_tokens
 
 COLD, HOT = (255, 247, 224), (232, 93, 4)
-DIM = Style(dim=True)
+DIM, STRONG = Style(dim=True), Style(bold=True, underline=True)
 INK = Color.from_rgb(20, 16, 8)
+
+
+def inspect_store(store: Store, *, example: str | None, rows: int, top: int | None, html: Path | None, signal: str) -> None:
+    """Examples as text or as a page (`html`), or the `top` tokens. Raises ConfigError for flags that do not fit, StoreError for a signal
+    that the store lacks."""
+    find_signal(signal)
+    if top is not None:
+        if example is not None or html is not None:
+            raise ConfigError("--top lists tokens of the whole store as text; leave out --example and --html")
+        tokens = top_tokens(store, signal, top)
+        if not tokens:
+            raise StoreError(f"{store.folder}: {missing(signal)}")
+        print_top(tokens, signal)
+        return
+    if html is not None:
+        check_page(html)
+    chosen = take_rows(store, example=example, count=rows)
+    if html is not None:
+        write_heatmap(html, store, chosen, signal)
+        print(f"page: {html}")
+        return
+    shaded = shade_rows(chosen, [signal] if signal in held_signals(list(chosen[0])) else [])
+    if not any(signal in e.shades and e.shades[signal].any for e in shaded):
+        raise StoreError(f"{store.folder}: {missing(signal)}")
+    print_examples(shaded, signal)
 
 
 def print_examples(examples: Sequence[ShadedExample], signal: str) -> None:
@@ -23,22 +53,39 @@ def print_examples(examples: Sequence[ShadedExample], signal: str) -> None:
     for example in examples:
         probability = math.exp(example.mean_logprob)
         console.print(Text(f"{example.id}", style="bold"), Text(f"  answer probability a token {probability:.3f}", style=DIM))
-        text = Text()
-        for line in iter_lines(example.tokens):
-            for token in line:
-                text.append(f"[{token.text}]" if brackets and token.top else token.text, style=_style(token))
-            if line[-1].breaks:
-                text.append("\n")
-        console.print(text)
+        console.print(_shaded(example, example.shades[signal], brackets))
         console.print()
     strongest = "in brackets" if brackets else "bold and underlined"
     console.print(Text(f"shade: {signal} of the answer's tokens; the highest {TOP_SHARE:.0%} are {strongest}; ⏎ is a newline", style=DIM))
 
 
-def _style(token: Token) -> Style:
-    if not token.target:
-        return DIM
-    if token.shade is None:
+def print_top(tokens: Sequence[TopToken], signal: str) -> None:
+    """One line a token: value, example, the token in brackets with what stands around it."""
+    console = Console(highlight=False, soft_wrap=True)
+    sign = "+" if SIGNALS[signal].signed else ""
+    values = [f"{t.value:{sign}.4f}" for t in tokens]
+    wide, long = max(map(len, values)), max(len(t.example) for t in tokens)
+    for token, value in zip(tokens, values, strict=True):
+        line = Text(f"{value:>{wide}}  {token.example:<{long}}  ")
+        line.append(token.before.rjust(BEFORE), style=DIM).append(f"[{token.text}]", style=STRONG).append(token.after, style=DIM)
+        console.print(line)
+
+
+def _shaded(example: ShadedExample, shade: Shade, brackets: bool) -> Text:
+    text, of_target = Text(), {position: k for k, position in enumerate(example.targets)}
+    for line in iter_lines(example.tokens):
+        for position, token in line:
+            k = of_target.get(position)
+            top = k is not None and bool(shade.top[k])
+            style = DIM if k is None else _style(float(shade.strength[k]), top)
+            text.append(f"[{token.text}]" if brackets and top else token.text, style=style)
+        if line[-1][1].breaks:
+            text.append("\n")
+    return text
+
+
+def _style(strength: float, top: bool) -> Style:
+    if math.isnan(strength):
         return Style()
-    red, green, blue = (round(a + (b - a) * token.shade) for a, b in zip(COLD, HOT, strict=True))
-    return Style(color=INK, bgcolor=Color.from_rgb(red, green, blue), bold=token.top, underline=token.top)
+    red, green, blue = (round(a + (b - a) * strength) for a, b in zip(COLD, HOT, strict=True))
+    return Style(color=INK, bgcolor=Color.from_rgb(red, green, blue), bold=top, underline=top)

@@ -1,8 +1,12 @@
-"""Which tokens of an example are shaded, and how strongly; the terminal and the page both draw from here."""
+"""Which tokens of an example are shaded, and how strongly; the terminal and the page both draw from here.
+
+A shade compares the target tokens of one example: 0 for the lowest value, 1 for the highest; importance is 0 to 1 as it stands. Signed
+signals are shaded by size. The signals are those below, each computed from columns of the store, so no model is needed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,10 +16,36 @@ import numpy as np
 from shared.errors import ConfigError, StoreError, nearest
 from shared.scores import Store
 
-SIGNED = ("delta", "delta_mean", "gain")
-SIGNALS = ("importance", *SIGNED, "entropy", "masked_entropy", "logprob", "base_logprob", "base_entropy")
 TOP_SHARE = 0.3
-HOVER = {"logprob": "log-probability", "entropy": "entropy", "delta": "delta", "importance": "importance"}
+SPANS = "any --spans but none"
+
+
+@dataclass(frozen=True)
+class Signal:
+    meaning: str
+    columns: tuple[str, ...]
+    """the signal is this column, or the first minus the second"""
+    needs: str = ""
+    """the scoring option that adds it; empty when every store holds it"""
+    unit: str = "nats"
+    signed: bool = False
+
+
+SIGNALS = {
+    "importance": Signal(
+        "how much of the knowledge a token carries, by the store's recipe", ("importance",),
+        needs=f"{SPANS}, or a recipe over columns that the store holds", unit="0 to 1",
+    ),
+    "delta": Signal("log-probability lost when the span that matters most to the token is masked", ("delta",), needs=SPANS, signed=True),
+    "delta_mean": Signal("log-probability lost when a span is masked, mean over the spans", ("delta_mean",), needs=SPANS, signed=True),
+    "gain": Signal("log-probability gained over the base model", ("logprob", "base_logprob"), needs="--base-model", signed=True),
+    "entropy": Signal("how unsure the model is before the token", ("entropy",)),
+    "masked_entropy": Signal("how unsure the model is when the span that matters most is masked", ("masked_entropy",), needs=SPANS),
+    "tempered_entropy": Signal("entropy of the softmax at the store's temperature", ("tempered_entropy",), needs="--set entropy_temperature=2 (or another)"),
+    "logprob": Signal("how likely the model finds the token (log-probability)", ("logprob",)),
+    "base_logprob": Signal("how likely the base model finds the token (log-probability)", ("base_logprob",), needs="--base-model"),
+    "base_entropy": Signal("how unsure the base model is before the token", ("base_entropy",), needs="--base-model"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,27 +57,55 @@ class Token:
     target: bool
     masked: bool
     """inside a span that was masked"""
-    shade: float | None
-    """0 to 1; None off target, and where the signal is null"""
-    top: bool
-    """among the TOP_SHARE of the targets with the largest shade"""
-    hover: str
+
+
+@dataclass(frozen=True)
+class Shade:
+    """One signal at the T target tokens of one example."""
+
+    values: np.ndarray
+    """[T], NaN where the store holds null"""
+    strength: np.ndarray
+    """[T], 0 to 1, NaN where null"""
+    top: np.ndarray
+    """[T], among the TOP_SHARE of the targets with the largest strength (and not 0)"""
+
+    @property
+    def any(self) -> bool:
+        """Is there a value at all?"""
+        return not bool(np.isnan(self.values).all())
 
 
 @dataclass(frozen=True)
 class ShadedExample:
     id: str
     tokens: list[Token]
+    ids: list[int]
+    targets: list[int]
+    """positions of the T target tokens"""
+    spans: list[tuple[int, int]]
+    """masked spans, token positions, end exclusive"""
+    matters: list[int | None]
+    """[T], index of the span that matters most to each target"""
+    shades: dict[str, Shade]
     mean_logprob: float
     """nats, over the targets"""
 
-    @property
-    def prompt(self) -> list[Token]:
-        return [t for t in self.tokens if not t.target]
 
-    @property
-    def answer(self) -> list[Token]:
-        return [t for t in self.tokens if t.target]
+def find_signal(name: str) -> Signal:
+    if name not in SIGNALS:
+        raise ConfigError(f"--signal {name}: unknown{nearest(name, SIGNALS)}")
+    return SIGNALS[name]
+
+
+def held_signals(columns: Sequence[str]) -> list[str]:
+    """Names of the signals that a store with these columns can show."""
+    return [name for name, signal in SIGNALS.items() if set(signal.columns) <= set(columns)]
+
+
+def missing(name: str) -> str:
+    """Why a store may not hold a signal, and which option adds it."""
+    return f"no {name}: it comes with {SIGNALS[name].needs}; choose another --signal"
 
 
 def take_rows(store: Store, *, example: str | None, count: int) -> list[dict[str, Any]]:
@@ -69,53 +127,43 @@ def take_rows(store: Store, *, example: str | None, count: int) -> list[dict[str
     raise StoreError(f"{store.folder}: no example {example!r}{hint}")
 
 
-def shade(row: dict[str, Any], signal: str) -> ShadedExample:
-    """One row of the store, shaded by `signal`: importance as it is, the others min-max over the targets (signed ones by size)."""
-    values = _signal(row, signal)
-    at = np.array(row["is_target"], dtype=bool)
-    if np.isnan(values[at]).all():
-        missing = "--base-model" if "base" in signal or signal == "gain" else "--spans question or window"
-        raise StoreError(f"{row['example_id']}: the store holds no {signal}, it was scored without {missing}; choose another --signal")
-    strength = _strength(values, at, signal)
-    order = np.argsort(-np.nan_to_num(strength[at], nan=-1.0), kind="stable")
-    top = set(np.flatnonzero(at)[order[: int(np.ceil(TOP_SHARE * at.sum() - 1e-9))]].tolist())
+def shade_rows(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[ShadedExample]:
+    """Rows of the store, shaded by each of the signals named."""
+    return [_shade_row(row, names) for row in rows]
+
+
+def _shade_row(row: dict[str, Any], names: Sequence[str]) -> ShadedExample:
+    targets = [i for i, target in enumerate(row["is_target"]) if target]
     masked = {i for span in row["spans"] for i in range(span["start"], span["end"])}
     tokens = [
-        Token(
-            text=visible(text), breaks="\n" in text, target=bool(at[i]), masked=i in masked,
-            shade=None if np.isnan(strength[i]) else float(strength[i]), top=i in top and strength[i] > 0, hover=_hover(row, i),
-        )
+        Token(text=visible(text), breaks="\n" in text, target=row["is_target"][i], masked=i in masked)
         for i, text in enumerate(row["tokens"])
-    ]  # fmt: skip
-    return ShadedExample(row["example_id"], tokens, float(np.mean(np.array(row["logprob"], dtype=np.float64)[at])))
+    ]
+    columns = {c: np.array(row[c], dtype=np.float64)[targets] for name in names for c in SIGNALS[name].columns}
+    return ShadedExample(
+        id=row["example_id"], tokens=tokens, ids=row["input_ids"], targets=targets,
+        spans=[(s["start"], s["end"]) for s in row["spans"]], matters=[row["delta_span"][i] for i in targets],
+        shades={name: _shade(columns, name) for name in names},
+        mean_logprob=float(np.mean(np.array(row["logprob"], dtype=np.float64)[targets])),
+    )  # fmt: skip
 
 
-def _signal(row: dict[str, Any], signal: str) -> np.ndarray:
-    if signal not in SIGNALS:
-        raise ConfigError(f"--signal {signal}: unknown{nearest(signal, SIGNALS)}")
-    if signal == "gain":
-        return _column(row, "logprob") - _column(row, "base_logprob")
-    return _column(row, signal)
+def _shade(columns: Mapping[str, np.ndarray], name: str) -> Shade:
+    values = signal_of(columns, name)
+    strength = np.abs(values) if SIGNALS[name].signed else values
+    if name != "importance" and not np.isnan(strength).all():
+        low, high = np.nanmin(strength), np.nanmax(strength)
+        strength = (strength - low) / (high - low) if high > low else strength * 0
+    order = np.argsort(-np.nan_to_num(strength, nan=-1.0), kind="stable")
+    top = np.zeros(len(values), dtype=bool)
+    top[order[: int(np.ceil(TOP_SHARE * len(values) - 1e-9))]] = True
+    return Shade(values, strength, top & (np.nan_to_num(strength) > 0))
 
 
-def _column(row: dict[str, Any], name: str) -> np.ndarray:
-    return np.array(row[name], dtype=np.float64)
-
-
-def _strength(values: np.ndarray, at: np.ndarray, signal: str) -> np.ndarray:
-    out = np.where(at, np.abs(values) if signal in SIGNED else values, np.nan)
-    if signal == "importance":
-        return out
-    low, high = np.nanmin(out), np.nanmax(out)
-    return (out - low) / (high - low) if high > low else out * 0
-
-
-def _hover(row: dict[str, Any], i: int) -> str:
-    return "\n".join(f"{name}: {_number(row[key][i])}" for key, name in HOVER.items())
-
-
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
+def signal_of(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """Columns of the store, [T] float64 each -> the signal, [T]."""
+    first, *second = SIGNALS[name].columns
+    return columns[first] - columns[second[0]] if second else columns[first]
 
 
 def visible(text: str) -> str:
@@ -124,11 +172,11 @@ def visible(text: str) -> str:
     return "".join(marks.get(c, c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else "·") for c in text)
 
 
-def iter_lines(tokens: list[Token]) -> Iterator[list[Token]]:
-    """Tokens cut into lines after each that breaks."""
-    line: list[Token] = []
-    for token in tokens:
-        line.append(token)
+def iter_lines(tokens: list[Token]) -> Iterator[list[tuple[int, Token]]]:
+    """Tokens with their positions, cut into lines after each that breaks."""
+    line: list[tuple[int, Token]] = []
+    for position, token in enumerate(tokens):
+        line.append((position, token))
         if token.breaks:
             yield line
             line = []

@@ -105,7 +105,7 @@ def test_verify_and_inspect(run_cli, store, tmp_path):
     page = tmp_path / "page.html"
     assert run_cli("tu-score", "inspect", store, "--html", page, "--signal", "gain")[0] == 0
     text = page.read_text()
-    assert "log-probability: -" in text and "&lt;|im_start|&gt;" in text and "http" not in text
+    assert '"gain":[' in text and "&lt;|im_start|&gt;" in text and "http" not in text
     assert "did you mean 'entropy'" in one_line(*run_cli("tu-score", "inspect", store, "--signal", "entropi")[::2])
     assert "no example 'x'" in one_line(*run_cli("tu-score", "inspect", store, "--example", "x")[::2])
 
