@@ -17,7 +17,7 @@ from shared.examples import Example, make_examples, special_ids
 from shared.forest import common_prefix
 from tu_score.config import ScoreConfig
 from tu_score.entities import entity_spans
-from tu_score.replace import choose_replacement
+from tu_score.replace import Replacement, choose_replacement
 from tu_score.signals import optional_columns, score_examples
 from tu_score.spans import Masking, plan_masking, windows
 
@@ -196,6 +196,27 @@ def test_random_tokens_are_ordinary_and_other_and_their_columns_are_exact(engine
     assert len(set(drawn)) > len({i for e in examples for i in e.input_ids}) + 20, "many tokens are drawn, not one"
     again = scored(examples, engine, config_of(**PLANS["window"], replacement="random", seed=1), tiny_tokenizer)[2]
     assert [r.ids for r in again] != [r.ids for r in requests]
+
+
+def test_a_random_token_is_never_the_one_it_replaces():
+    example = Example("t", [7] * 20, [i > 0 for i in range(20)], (0, 0), Row("t", None, "x"))
+    assert Replacement(ordinary=(7, 8)).request(example, (0, 19), [19]).ids == [8] * 19 + [7]
+
+
+def test_what_counts_as_a_copy(tiny_tokenizer):
+    """Tokens of one text, case and leading space aside; two different pieces of characters or white spaces are no copies."""
+    word, spaced, upper, comma, line, space, byte, other = tokens = tiny_tokenizer.convert_tokens_to_ids(
+        ["a", "Ġa", "A", ",", "Ċ", "Ġ", "Ã", "â"]
+    )
+    assert len(set(tokens)) == 8 and None not in tokens and tiny_tokenizer.unk_token_id not in tokens
+    ids = [word, comma, line, byte, word, spaced, upper, line, space, byte, other, comma]
+    example = Example("t", ids, [i > 3 for i in range(12)], (0, 4), Row("t", "q", "a"))
+    masking = plan_masking(config_of(copy_aware=True), tiny_tokenizer, [example], None)
+    wanted = list(range(4, 12))
+    assert masking.copied(example, (0, 4), wanted) == [True, True, True, True, False, True, False, True]
+    assert masking.copied(example, (1, 2), wanted) == [False] * 7 + [True]
+    off = plan_masking(config_of(), tiny_tokenizer, [example], None)
+    assert off.copied(example, (0, 4), wanted) == [False] * 8
 
 
 @settings(max_examples=12, deadline=None)
