@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,12 @@ def write_heatmap(path: Path, store: Store, rows: Sequence[dict[str, Any]], sign
     if signal not in held:
         raise StoreError(f"{store.folder}: {missing(signal)}")
     examples = shade_rows(rows, held)
+    texts = {i: token.text for e in examples for i, token in zip(e.ids, e.tokens, strict=True)}
     source = importlib.resources.files("tu_score").joinpath("templates/heatmap.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(source).render(
         facts=_facts(store), signal=signal, signals=[_about(name, found.get(name)) for name in SIGNALS],
-        cards=[_card(e, signal) for e in examples], data=_json([_values(e) for e in examples]), top=f"{TOP_SHARE:.0%}",
+        cards=[_card(e, signal) for e in examples], data=_json([_values(e, texts) for e in examples]), top=f"{TOP_SHARE:.0%}",
         masked=any(e.spans for e in examples), units={name: SIGNALS[name].unit for name in held},
         width=WIDTH, height=HEIGHT,
     )  # fmt: skip
@@ -122,10 +123,15 @@ def _card(example: ShadedExample, signal: str) -> dict[str, Any]:
     return {"id": example.id, "groups": groups, "probability": f"{math.exp(example.mean_logprob):.3f}", "targets": len(example.targets)}
 
 
-def _values(example: ShadedExample) -> dict[str, Any]:
-    """What the page's script looks up: one entry a target token in `at`, `ids`, `span` and in each list of `values` and `shades`."""
-    shades = example.shades.items()
-    return {
+def _values(example: ShadedExample, texts: Mapping[int, str]) -> dict[str, Any]:
+    """What the page's script looks up: one entry a target token in `at`, `ids`, `span`, `drops`, `likeliest` and in each list of `values`
+    and `shades`. `texts`: tokens by id, as far as the page holds them (a store has no vocabulary)."""
+    shades, more = example.shades.items(), {}
+    if example.drops is not None:
+        more["drops"] = [[None if v is None else _short(v) for v in row] for row in example.drops]
+    if example.likeliest is not None:
+        more["likeliest"] = [[[texts.get(i, i), _short(math.exp(p))] for i, p in row] for row in example.likeliest]
+    return more | {
         "id": example.id, "at": example.targets, "ids": [example.ids[i] for i in example.targets], "spans": example.spans,
         "span": example.matters, "values": {name: [_short(v) for v in shade.values.tolist()] for name, shade in shades},
         "shades": {name: _steps(shade) for name, shade in shades},

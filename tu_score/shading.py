@@ -41,7 +41,9 @@ SIGNALS = {
     "gain": Signal("log-probability gained over the base model", ("logprob", "base_logprob"), needs="--base-model", signed=True),
     "entropy": Signal("how unsure the model is before the token", ("entropy",)),
     "masked_entropy": Signal("how unsure the model is when the span that matters most is masked", ("masked_entropy",), needs=SPANS),
-    "tempered_entropy": Signal("entropy of the softmax at the store's temperature", ("tempered_entropy",), needs="--set entropy_temperature=2 (or another)"),
+    "tempered_entropy": Signal(
+        "entropy of the softmax at the store's temperature", ("tempered_entropy",), needs="--set entropy_temperature=2 (or another)"
+    ),
     "logprob": Signal("how likely the model finds the token (log-probability)", ("logprob",)),
     "base_logprob": Signal("how likely the base model finds the token (log-probability)", ("base_logprob",), needs="--base-model"),
     "base_entropy": Signal("how unsure the base model is before the token", ("base_entropy",), needs="--base-model"),
@@ -88,6 +90,10 @@ class ShadedExample:
     matters: list[int | None]
     """[T], index of the span that matters most to each target"""
     shades: dict[str, Shade]
+    drops: list[list[float | None]] | None
+    """[T][spans], log-probability that masking each span takes from each target; None when the store was made without --keep-spans"""
+    likeliest: list[list[tuple[int, float]]] | None
+    """[T], ids and log-probabilities of the likeliest tokens there; None when the store was made without --topk"""
     mean_logprob: float
     """nats, over the targets"""
 
@@ -143,9 +149,15 @@ def _shade_row(row: dict[str, Any], names: Sequence[str]) -> ShadedExample:
     return ShadedExample(
         id=row["example_id"], tokens=tokens, ids=row["input_ids"], targets=targets,
         spans=[(s["start"], s["end"]) for s in row["spans"]], matters=[row["delta_span"][i] for i in targets],
+        drops=[[drops[i] for drops in row["span_deltas"]] for i in targets] if row.get("span_deltas") else None,
+        likeliest=[_pairs(row["top_ids"][i], row["top_logprobs"][i]) for i in targets] if row.get("top_ids") else None,
         shades={name: _shade(columns, name) for name in names},
         mean_logprob=float(np.mean(np.array(row["logprob"], dtype=np.float64)[targets])),
     )  # fmt: skip
+
+
+def _pairs(ids: list[int] | None, logprobs: list[float] | None) -> list[tuple[int, float]]:
+    return list(zip(ids or (), logprobs or (), strict=True))
 
 
 def _shade(columns: Mapping[str, np.ndarray], name: str) -> Shade:
