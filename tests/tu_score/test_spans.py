@@ -15,6 +15,7 @@ from shared.datasets import Row, load_rows
 from shared.engines.torch import TorchEngine
 from shared.examples import Example, make_examples, special_ids
 from shared.forest import common_prefix
+from shared.scores import open_store
 from tu_score.config import ScoreConfig
 from tu_score.entities import entity_spans
 from tu_score.replace import Replacement, choose_replacement
@@ -423,6 +424,30 @@ def test_what_stands_in_is_described(tiny_tokenizer):
     assert about("eos") == {"kind": "token", "id": tiny_tokenizer.eos_token_id, "token": "<|im_end|>"}
     assert about("9")["id"] == 9 and about("delete") == {"kind": "delete"}
     assert about("random") == {"kind": "random", "vocabulary": len(tiny_tokenizer) - 4, "seed": 3}
+
+
+def test_a_store_with_every_option_holds_what_its_columns_are_made_of(run_cli, tmp_path, tiny_model, tiny_base):
+    out = tmp_path / "store"
+    options = ("--keep-spans", "--topk", 2, "--set", "entropy_temperature=0.5", "--set", "copy_aware=true", "--set", "replacement=random")
+    code, _, err = run_cli(
+        "tu-score", "run", "--model", tiny_model, "--base-model", tiny_base, "--data", DATA, "--out", out, "--spans", "entity", *options
+    )  # fmt: skip
+    assert code == 0, err
+    assert run_cli("tu-score", "verify", out)[0] == 0
+    manifest = open_store(out).manifest
+    assert sorted(manifest["optional"]) == ["span_deltas", "tempered_entropy", "top_ids", "top_logprobs"]
+    assert manifest["replacement"]["kind"] == "random" and manifest["options"]["max_spans"] == 256
+    counted = 0
+    for row in open_store(out).rows():
+        n = len(row["input_ids"])
+        assert [len(v) for v in row["span_deltas"]] == [n] * len(row["spans"])
+        assert len(row["tempered_entropy"]) == len(row["top_ids"]) == len(row["top_logprobs"]) == n
+        for t, span in enumerate(row["delta_span"]):
+            if span is not None:
+                assert row["span_deltas"][span][t] == row["delta"][t]
+                counted += 1
+        assert all((ids is not None and len(ids) == 2) == target for ids, target in zip(row["top_ids"], row["is_target"], strict=True))
+    assert counted > 20
 
 
 @pytest.fixture
