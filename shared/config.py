@@ -54,7 +54,11 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 def write_config(path: Path, config: Any) -> None:
     """The resolved configuration as TOML that `--config` reads back."""
-    write_text(path, "".join(f"{k} = {_toml(v)}\n" for k, v in as_dict(config).items()))
+    write_text(path, as_toml(config))
+
+
+def as_toml(config: Any) -> str:
+    return "".join(f"{k} = {_toml(v)}\n" for k, v in as_dict(config).items())
 
 
 def _toml(value: Any) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from shared.errors import StoreError
 
 CHUNK_BYTES = 1 << 20
+TEMPORARY = ".tmp-"
 
 
 def fsync_folder(folder: Path) -> None:
@@ -36,7 +37,7 @@ def fsync_file(path: Path) -> None:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write; on success it replaces `path` durably, on any error it is removed."""
-    temporary = path.parent / f".tmp-{path.name}"
+    temporary = path.parent / f"{TEMPORARY}{path.name}"
     try:
         yield temporary
         fsync_file(temporary)
@@ -68,7 +69,7 @@ def read_json(path: Path) -> Any:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder; on success it becomes `path` (which must not exist, or be an empty folder)."""
-    temporary = path.parent / f".tmp-{path.name}"
+    temporary = path.parent / f"{TEMPORARY}{path.name}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if temporary.exists():
         shutil.rmtree(temporary)

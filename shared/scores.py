@@ -1,94 +1,105 @@
-"""The score store, format 1: Parquet parts and a manifest written last.
+"""The score store, format 1: Parquet parts and a manifest written last, in a local folder or behind an fsspec URL.
 
-    _plan.json      what is being scored and how it is cut into parts; written first
-    _progress.jsonl one line a finished part (its hash), while the run lasts
+    _plan.json       what is being scored and how it is cut into parts; written first
+    _progress/       while the run lasts: one file a finished part (its hash)
+    _lock            while somebody writes (shared/lock.py)
     part-00000.parquet …
-    _manifest.json  written last: a folder with it is a finished store, a folder without it an unfinished run
+    _manifest.json   written last: a folder with it is a finished store, a folder without it an unfinished run
+    _next/           while parts are being replaced (`rewrite`)
 
 A part is trusted only with the hash recorded for it, and its pages carry checksums that are verified on every read.
+
+A rewrite puts the new parts and then the new manifest into `_next`: with `_next/_manifest.json` it is committed. Then each file is renamed
+over the old one, the manifest last. A reader takes the manifest of `_next` when there is one, and each part from wherever the bytes of its
+hash are, so that a kill at any moment leaves the old state or the new one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shared.errors import StoreError
-from shared.fs import atomic_file, hash_json, read_json, write_json
+from shared.fs import TEMPORARY, hash_json
+from shared.lock import LOCK, locked
+from shared.parts import OPTIONAL, SCHEMA, TOKEN_COLUMNS, decode, describe, encode, part_name, plan_parts, schema, sha256
+from shared.storage import Place, leftovers, open_place
+
+__all__ = ["OPTIONAL", "SCHEMA", "TOKEN_COLUMNS", "Store", "Upgrade", "Writer", "check_fits", "claim", "open_store", "part_name",
+           "plan_parts", "rewrite", "schema"]  # fmt: skip
 
 FORMAT = 1
-MANIFEST, PLAN, PROGRESS = "_manifest.json", "_plan.json", "_progress.jsonl"
-
-TOKEN_COLUMNS = {
-    "input_ids": pa.int32(),
-    "tokens": pa.string(),
-    "is_target": pa.bool_(),
-    "logprob": pa.float32(),
-    "entropy": pa.float32(),
-    "delta": pa.float32(),
-    "delta_mean": pa.float32(),
-    "masked_entropy": pa.float32(),
-    "base_logprob": pa.float32(),
-    "base_entropy": pa.float32(),
-    "delta_span": pa.int32(),
-    "importance": pa.float32(),
-}
-"""columns with one entry a token"""
-
-SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32())])
-SCHEMA = pa.schema(
-    [("example_id", pa.string()), *((name, pa.list_(kind)) for name, kind in TOKEN_COLUMNS.items()), ("spans", pa.list_(SPAN))]
-)
+MANIFEST, PLAN, PROGRESS, NEXT = "_manifest.json", "_plan.json", "_progress", "_next"
+HARMLESS = {LOCK, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}"}
+"""what a run leaves that was killed before its plan was there"""
 
 
-def part_name(index: int) -> str:
-    return f"part-{index:05d}.parquet"
+@dataclass(frozen=True)
+class Upgrade:
+    """How a store of one format is read as one of the next."""
+
+    manifest: Callable[[dict[str, Any]], dict[str, Any]]
+    table: Callable[[pa.Table], pa.Table]
+    """all columns of a part"""
 
 
-def plan_parts(lengths: list[int], part_tokens: int) -> list[tuple[int, int]]:
-    """Row ranges (end exclusive) of at most `part_tokens` tokens each; a longer row is a part of its own."""
-    parts, start, total = [], 0, 0
-    for i, length in enumerate(lengths):
-        if i > start and total + length > part_tokens:
-            parts.append((start, i))
-            start, total = i, 0
-        total += length
-    return [*parts, (start, len(lengths))]
+UPGRADES: dict[int, Upgrade] = {}
+"""format -> what makes the next format of it, on read; `rewrite` then writes the newest. Formats before the first entry are too old."""
+
+
+@contextmanager
+def claim(where: str | Path) -> Iterator[Place]:
+    """The place of a store that is to be written: it can be reached, holds nothing or a store, and is nobody else's during the block.
+
+    Raises StoreError otherwise, and ConfigError for a URL of an unknown kind; a folder that was made for nothing is removed again.
+    """
+    place = open_place(where)
+    refuse_foreign(place)
+    with place.made(), locked(place):
+        yield place
+
+
+def refuse_foreign(place: Place) -> None:
+    """Raises StoreError when the place holds anything but a score store or the beginning of one."""
+    if isinstance(place.where, Path) and place.where.exists() and not place.where.is_dir():
+        raise StoreError(f"{place.where}: is a file; --out wants a folder")
+    names = place.names()
+    if PLAN not in names and set(names) - HARMLESS:
+        raise StoreError(f"{place.where}: already holds files that are not a score store; choose a new --out")
 
 
 class Writer:
-    """Writes the parts of one run; a killed run is taken up where it was."""
+    """Writes the parts of one run; a killed run is taken up where it was. The caller holds the lock (`claim`)."""
 
-    def __init__(self, folder: Path, plan: dict[str, Any]):
-        """Starts a run, or resumes one with the same plan. Raises StoreError when the folder holds anything else."""
-        self.folder, self.plan = folder, json.loads(json.dumps(plan))
-        if (folder / PLAN).exists():
-            self._check_same(read_json(folder / PLAN))
-        else:
-            self._start()
+    def __init__(self, where: str | Path, plan: dict[str, Any]):
+        """Starts a run, or resumes one with the same plan. Raises StoreError when the folder holds anything else.
+
+        `plan` is kept in the manifest; `plan["optional"]` names the optional columns.
+        """
+        self.place = open_place(where)
+        self.plan = json.loads(json.dumps({"format": FORMAT, "optional": [], **plan}))
+        self.schema = schema(self.plan["optional"])
+        refuse_foreign(self.place)
+        try:
+            self._check_same(_json(self.place, PLAN)[0])
+        except FileNotFoundError:
+            if isinstance(self.place.where, Path):
+                self.place.where.mkdir(parents=True, exist_ok=True)
+            self.place.write(PLAN, _json_bytes(self.plan))
         self.parts: dict[int, dict[str, Any]] = self._finished()
 
-    def _start(self) -> None:
-        if self.folder.exists() and not self.folder.is_dir():
-            raise StoreError(f"{self.folder}: is a file; --out wants a folder")
-        # A run killed while it wrote its plan leaves a temporary file and nothing else.
-        if self.folder.exists() and any(p.name != f".tmp-{PLAN}" for p in self.folder.iterdir()):
-            raise StoreError(f"{self.folder}: already holds files that are not a score store; choose a new --out")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{self.folder}: cannot be made: {error.strerror}; choose another --out") from None
-        write_json(self.folder / PLAN, self.plan)
+    @property
+    def folder(self) -> Path | str:
+        return self.place.where
 
-    def _check_same(self, earlier: dict[str, Any]) -> None:
+    def _check_same(self, earlier: Any) -> None:
         for field in sorted({*_flat(earlier), *_flat(self.plan)}):
             was, now = _flat(earlier).get(field), _flat(self.plan).get(field)
             if was != now:
@@ -98,61 +109,242 @@ class Writer:
                 )
 
     def _finished(self) -> dict[int, dict[str, Any]]:
-        """Parts whose recorded hash the file still has. A line cut short by a kill is a part to be scored again."""
-        path, done = self.folder / PROGRESS, {}
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        """Parts of an unfinished run that are what was recorded of them; the others are scored again."""
+        done = {}
+        for name in self.place.names(PROGRESS):
             try:
-                entry = json.loads(line)
-                intact = hashlib.sha256((self.folder / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
-            except (json.JSONDecodeError, KeyError, TypeError, FileNotFoundError):
-                continue
-            if intact:
-                done[entry["part"]] = entry
+                entry = _json(self.place, f"{PROGRESS}/{name}")[0]
+                index = int(name.removesuffix(".json"))
+                data = self.place.read(part_name(index))
+                if entry == describe(index, decode(data, name, ["input_ids"]), data):
+                    done[index] = entry
+            except (FileNotFoundError, StoreError, ValueError):
+                continue  # torn or damaged, or the part of it is
         return done
 
     @property
     def finished(self) -> bool:
-        return (self.folder / MANIFEST).exists()
+        return self.place.exists(MANIFEST)
 
-    def write_part(self, index: int, columns: dict[str, list]) -> None:
-        """`columns`: one list a column of SCHEMA, one entry a row."""
-        table = pa.table(columns, schema=SCHEMA)
-        path = self.folder / part_name(index)
-        with atomic_file(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-        data = path.read_bytes()
-        tokens = sum(map(len, columns["input_ids"]))
-        entry = {
-            "part": index,
-            "file": path.name,
-            "rows": len(table),
-            "tokens": tokens,
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
-        with open(self.folder / PROGRESS, "a", encoding="utf-8") as handle:
-            # A line cut short by a kill must not swallow the next one.
-            handle.write("\n" + json.dumps(entry) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+    def write_part(self, index: int, columns: dict[str, Any] | pa.Table) -> None:
+        """`columns`: a table, or one list (or Arrow array) a column of the schema, one entry a row."""
+        table = columns if isinstance(columns, pa.Table) else pa.table(columns, schema=self.schema)
+        data = encode(table, self.schema)
+        entry = describe(index, table, data)
+        self.place.write(entry["file"], data)
+        self.place.write(f"{PROGRESS}/{index:05d}.json", _json_bytes(entry))
         self.parts[index] = entry
 
     def read_part(self, index: int) -> pa.Table:
-        return read_verified(self.folder / part_name(index), self.parts[index])
+        return _verified(self.place, self.parts[index], None)
 
     def finish(self, **more: Any) -> None:
         """Writes the manifest; the store is complete from then on."""
-        parts = [{k: v for k, v in self.parts[i].items() if k != "part"} for i in sorted(self.parts)]
-        totals = {"rows": sum(p["rows"] for p in parts), "tokens": sum(p["tokens"] for p in parts)}
-        body = {"format": FORMAT, **self.plan, **totals, "parts": parts, **more}
-        write_json(self.folder / MANIFEST, {**body, "manifest_sha256": hash_json(body)})
+        self.place.write(MANIFEST, _manifest_bytes({**self.plan, **_totals([self.parts[i] for i in sorted(self.parts)]), **more}))
         self.tidy()
 
     def tidy(self) -> None:
-        """Removes what only an unfinished run needs, and what a kill left half-written."""
-        (self.folder / PROGRESS).unlink(missing_ok=True)
-        for path in self.folder.glob(".tmp-*"):
-            path.unlink()
+        """Removes what only an unfinished run needs, and what a kill left half-written; carries a committed rewrite to its end."""
+        self.place.clear(PROGRESS)
+        for name in leftovers(self.place.names()):
+            self.place.delete(name)
+        settle(self.place)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A finished store. Rows are read part by part, each verified."""
+
+    folder: Path | str
+    """a path, or a URL"""
+    manifest: dict[str, Any]
+    """of this version's format"""
+    written: int = FORMAT
+    """the format in which the parts were written"""
+
+    @cached_property
+    def place(self) -> Place:
+        return open_place(self.folder)
+
+    @property
+    def fingerprints(self) -> dict[str, str | None]:
+        return self.manifest["fingerprints"]
+
+    @property
+    def optional(self) -> list[str]:
+        """The optional columns that it has."""
+        return self.manifest["optional"]
+
+    def __len__(self) -> int:
+        return self.manifest["rows"]
+
+    def table(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """One part, all of its bytes verified; of its columns, those named. Raises StoreError when it is missing or damaged."""
+        entry = self.manifest["parts"][index]
+        if self.written == FORMAT:
+            table = _verified(self.place, entry, columns)
+        else:
+            table = _verified(self.place, entry, None)
+            for step in range(self.written, FORMAT):
+                table = UPGRADES[step].table(table)
+            table = table if columns is None else table.select(list(columns))
+        if columns is None and table.schema != schema(self.optional):
+            raise StoreError(
+                f"{self.place.label(entry['file'])}: its columns are not those of format {FORMAT}; it was written by something else"
+            )
+        return table
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The parts one after another; memory is that of one part."""
+        for index in range(len(self.manifest["parts"])):
+            yield self.table(index, columns)
+
+    def part(self, index: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Rows of one part as dictionaries of Python lists."""
+        return self.table(index, columns).to_pylist()
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        for index in range(len(self.manifest["parts"])):
+            yield from self.part(index, columns)
+
+
+def open_store(folder: str | Path) -> Store:
+    """Raises StoreError when the folder is missing, unfinished, damaged, or of a format that this version does not read."""
+    place = open_place(folder)
+    try:
+        manifest = _committed(place) or _manifest(place, MANIFEST)
+    except FileNotFoundError:
+        if place.exists(PLAN):
+            raise StoreError(f"{folder}: an unfinished scoring run; run the same tu-score command again to finish it") from None
+        raise StoreError(f"{folder}: no score store here (no {MANIFEST}); expected the --out of a tu-score run") from None
+    written = manifest["format"]
+    for step in range(written, FORMAT):
+        manifest = {**UPGRADES[step].manifest(manifest), "format": step + 1}
+    return Store(place.where, manifest, written)
+
+
+def rewrite(store: Store, change: Callable[[pa.Table], pa.Table], **manifest_changes: Any) -> Store:
+    """Replaces every part by `change` of it, and fields of the manifest, all at once; returns the new store.
+
+    `change` keeps the rows and gives the columns of `schema(optional)`. Raises StoreError when somebody else writes the store, or when it
+    is damaged; the store is then as it was.
+    """
+    place = store.place
+    with locked(place):
+        settle(place)
+        store = open_store(place.where)  # as it is under the lock
+        columns = schema(manifest_changes.get("optional", store.optional))
+        try:
+            parts = [_rewrite_part(place, index, change(table), columns) for index, table in enumerate(store.batches())]
+            body = {k: v for k, v in store.manifest.items() if k != "manifest_sha256"}
+            place.write(f"{NEXT}/{MANIFEST}", _manifest_bytes({**body, **manifest_changes, **_totals(parts)}))
+        except BaseException:
+            _abandon(place)
+            raise
+        settle(place)
+    return open_store(place.where)
+
+
+def _rewrite_part(place: Place, index: int, table: pa.Table, columns: pa.Schema) -> dict[str, Any]:
+    data = encode(table, columns)
+    entry = describe(index, table, data)
+    place.write(f"{NEXT}/{entry['file']}", data)
+    return entry
+
+
+def settle(place: Place) -> None:
+    """Carries a committed rewrite to its end, and clears away one that was not committed. The caller holds the lock."""
+    manifest = _committed(place)
+    if manifest is None:
+        _abandon(place)
+        return
+    waiting = set(place.names(NEXT))
+    for name in [entry["file"] for entry in manifest["parts"] if entry["file"] in waiting] + [MANIFEST]:
+        place.move(f"{NEXT}/{name}", name)
+    place.clear(NEXT)
+
+
+def _abandon(place: Place) -> None:
+    """The manifest goes first: with it, parts that are already gone would be missing."""
+    place.delete(f"{NEXT}/{MANIFEST}")
+    place.clear(NEXT)
+
+
+def _committed(place: Place) -> dict[str, Any] | None:
+    """The manifest of a rewrite that was committed and not carried to its end."""
+    try:
+        return _manifest(place, f"{NEXT}/{MANIFEST}")
+    except FileNotFoundError:
+        return None
+
+
+def _manifest(place: Place, name: str) -> dict[str, Any]:
+    """A manifest as it was written, in its own format. Raises StoreError when it is damaged or of a format that cannot be read."""
+    manifest, data = _json(place, name)
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise StoreError(f"{place.where}: store format {found}, this version reads up to {FORMAT}; upgrade token-unlearn")
+    body = {k: v for k, v in manifest.items() if k != "manifest_sha256"} if isinstance(manifest, dict) else {}
+    if not isinstance(found, int) or _json_bytes(manifest) != data or manifest.get("manifest_sha256") != hash_json(body):
+        raise StoreError(f"{place.label(name)}: damaged (its content does not fit its hash); copy the folder again or score again")
+    if any(step not in UPGRADES for step in range(found, FORMAT)):
+        oldest = min((n for n in range(1, FORMAT + 1) if all(s in UPGRADES for s in range(n, FORMAT))), default=FORMAT)
+        raise StoreError(f"{place.where}: store format {found}, the oldest that this version reads is {oldest}; score again, "
+                         "or read it with the token-unlearn that wrote it")  # fmt: skip
+    return manifest
+
+
+def _verified(place: Place, entry: dict[str, Any], columns: Sequence[str] | None) -> pa.Table:
+    """One part, after its bytes have been compared with the hash recorded for it."""
+    name, found = entry["file"], None
+    for candidate in (name, f"{NEXT}/{name}", name):  # a rewrite may move it from the second to the first between our looks
+        try:
+            data = place.read(candidate)
+        except FileNotFoundError:
+            continue
+        if sha256(data) == entry["sha256"]:
+            return decode(data, place.label(candidate), columns)
+        found = data if found is None else found
+    if found is None:
+        raise StoreError(f"{place.label(name)}: the manifest names this part, but it is missing; copy the folder again or score again")
+    raise StoreError(
+        f"{place.label(name)}: its bytes are not those written (got {len(found)}, expected {entry['bytes']}, or a changed bit; or the store "
+        "was rewritten while it was read); copy the folder again or score again"
+    )
+
+
+def check_fits(store: Store, fingerprints: dict[str, str], *, model: str) -> None:
+    """Refuses a store made with another tokenizer, chat template or model, naming the first field that differs."""
+    for field, value in fingerprints.items():
+        if store.fingerprints[field] != value:
+            raise StoreError(
+                f"{store.folder}: made with another {field.replace('_', ' ')} than {model} has "
+                f"(store {str(store.fingerprints[field])[:12]}, model {value[:12]}); score this model, or train the model that was scored"
+            )
+
+
+def _totals(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"rows": sum(p["rows"] for p in parts), "tokens": sum(p["tokens"] for p in parts), "parts": parts}
+
+
+def _manifest_bytes(body: dict[str, Any]) -> bytes:
+    body = json.loads(json.dumps({k: v for k, v in body.items() if k != "manifest_sha256"}))
+    return _json_bytes({**body, "manifest_sha256": hash_json(body)})
+
+
+def _json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _json(place: Place, name: str) -> tuple[Any, bytes]:
+    """A file's JSON and its bytes. Raises StoreError naming the file when it is not valid JSON."""
+    data = place.read(name)
+    try:
+        return json.loads(data.decode("utf-8")), data
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(
+            f"{place.label(name)}: not valid JSON ({error}); the file is damaged, copy the folder again or score again"
+        ) from None
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -164,70 +356,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "…"
-
-
-def read_verified(path: Path, entry: dict[str, Any]) -> pa.Table:
-    """One part, after its bytes have been compared with the hash recorded for it."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise StoreError(f"{path}: the manifest names this part, but it is missing; copy the folder again or score again") from None
-    if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise StoreError(f"{path}: its bytes are not those written (got {len(data)}, expected {entry['bytes']}, or a changed bit); "
-                         "copy the folder again or score again")  # fmt: skip
-    table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    if table.schema != SCHEMA:
-        raise StoreError(f"{path}: its columns are not those of format {FORMAT}; it was written by something else")
-    return table
-
-
-@dataclass(frozen=True)
-class Store:
-    """A finished store. Rows are read part by part, each verified."""
-
-    folder: Path
-    manifest: dict[str, Any]
-
-    @property
-    def fingerprints(self) -> dict[str, str | None]:
-        return self.manifest["fingerprints"]
-
-    def __len__(self) -> int:
-        return self.manifest["rows"]
-
-    def part(self, index: int) -> list[dict[str, Any]]:
-        """Rows of one part as dictionaries of Python lists."""
-        entry = self.manifest["parts"][index]
-        return read_verified(self.folder / entry["file"], entry).to_pylist()
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        for index in range(len(self.manifest["parts"])):
-            yield from self.part(index)
-
-
-def open_store(folder: Path) -> Store:
-    """Raises StoreError when the folder is missing, unfinished, damaged or of a newer format."""
-    path = folder / MANIFEST
-    if not path.exists():
-        if (folder / PLAN).exists():
-            raise StoreError(f"{folder}: an unfinished scoring run; run the same tu-score command again to finish it")
-        raise StoreError(f"{folder}: no score store here (no {MANIFEST}); expected the --out of a tu-score run")
-    manifest = read_json(path)
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if isinstance(found, int) and found > FORMAT:
-        raise StoreError(f"{folder}: store format {found}, this version reads up to {FORMAT}; upgrade token-unlearn")
-    body = {k: v for k, v in manifest.items() if k != "manifest_sha256"} if isinstance(manifest, dict) else {}
-    as_written = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n" == path.read_text(encoding="utf-8")
-    if found != FORMAT or not as_written or manifest.get("manifest_sha256") != hash_json(body):
-        raise StoreError(f"{path}: damaged (its content does not fit its hash); copy the folder again or score again")
-    return Store(folder, manifest)
-
-
-def check_fits(store: Store, fingerprints: dict[str, str], *, model: str) -> None:
-    """Refuses a store made with another tokenizer, chat template or model, naming the first field that differs."""
-    for field, value in fingerprints.items():
-        if store.fingerprints[field] != value:
-            raise StoreError(
-                f"{store.folder}: made with another {field.replace('_', ' ')} than {model} has "
-                f"(store {str(store.fingerprints[field])[:12]}, model {value[:12]}); score this model, or train the model that was scored"
-            )

@@ -7,7 +7,6 @@ its own rows: a resumed store equals an undisturbed one.
 from __future__ import annotations
 
 import datetime
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.config import as_dict, write_config
+from shared.config import as_dict, as_toml
 from shared.console import progress, say
 from shared.datasets import load_rows
 from shared.engines import Engine, open_engine
@@ -23,17 +22,19 @@ from shared.errors import ModelError
 from shared.examples import Example, data_fingerprint, make_examples
 from shared.logprobs import HeadOptions
 from shared.models import context_length, load_tokenizer, locate, model_fingerprint, template_fingerprint, tokenizer_fingerprint
-from shared.scores import Writer, open_store, plan_parts
+from shared.scores import Writer, claim, open_store, plan_parts
+from shared.storage import Place
 from tu_score.check import self_check
 from tu_score.config import ScoreConfig
+from tu_score.recipe import apply_recipe
 from tu_score.signals import add_importance, nullable, optional_columns, score_examples
 from tu_score.spans import Masking, plan_masking
 
 BASE = "_base"
 
 
-def run_score(config: ScoreConfig) -> Path:
-    """Scores a data set; returns the folder of the finished store. Raises UserError for everything a user can mend."""
+def run_score(config: ScoreConfig) -> Path | str:
+    """Scores a data set; returns the folder (or URL) of the finished store. Raises UserError for everything a user can mend."""
     folder = locate(config.model)
     tokenizer = load_tokenizer(folder)
     context = context_length(folder)
@@ -45,10 +46,18 @@ def run_score(config: ScoreConfig) -> Path:
     return _score(config, folder, tokenizer, examples)
 
 
-def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Example]) -> Path:
+def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Example]) -> Path | str:
     """Scores these very examples, whatever the model's own template would make of the rows."""
-    out = Path(config.out)
     masking = plan_masking(config, tokenizer, examples, context_length(folder))  # also refuses rows that cannot be masked, before any work
+    with claim(config.out) as place:
+        where = _score_into(place, config, folder, tokenizer, examples, masking)
+    store = open_store(where)
+    if config.scope == "store" and not config.lacking and store.manifest["recipe"] is None:
+        apply_recipe(store, config.recipe)  # what needs all parts waits for the last; null in the manifest: it has not come yet
+    return where
+
+
+def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Example], masking: Masking) -> Path | str:
     fingerprints = {
         "model": model_fingerprint(folder),
         "tokenizer": tokenizer_fingerprint(tokenizer),
@@ -57,22 +66,23 @@ def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Exa
         "base_model": model_fingerprint(locate(config.base_model)) if config.base_model else None,
     }
     engine = _open(config, folder)
-    options = {k: v for k, v in as_dict(config).items() if k not in ("out", "model", "base_model")}
+    options = {k: v for k, v in as_dict(config).items() if k not in ("out", "model", "base_model", "workers")}
     parts = plan_parts([len(e.input_ids) for e in examples], config.part_tokens)
     plan = {
         "options": options,
         "fingerprints": fingerprints,
         "engine": engine.describe(),
         "replacement": masking.replacement.describe(),
+        "optional": config.optional,
         "part_rows": [list(p) for p in parts],
     }
-    writer = Writer(out, plan)
+    writer = Writer(place.where, plan)
     if writer.finished:
-        open_store(out)
+        open_store(place.where)
         _tidy(writer)
-        say(f"{out}: this store is finished; nothing to do")
-        return out
-    write_config(out / "_config.toml", config)
+        say(f"{place.where}: this store is finished; nothing to do")
+        return place.where
+    place.write("_config.toml", as_toml(config).encode())
     base = None
     if config.base_model is not None:
         base, engine = _base_signals(config, engine, folder, tokenizer, examples)
@@ -87,12 +97,12 @@ def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Exa
     applied = None if config.lacking or config.scope == "store" else as_dict(config.recipe)
     writer.finish(self_check=check, recipe=applied, created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     _tidy(writer)
-    return out
+    return place.where
 
 
 def _tidy(writer: Writer) -> None:
     """Removes what only an unfinished run needs; a kill may have come between the manifest and this."""
-    shutil.rmtree(writer.folder / BASE, ignore_errors=True)
+    writer.place.clear(BASE)
     writer.tidy()
 
 
@@ -173,7 +183,7 @@ def _base_signals(config: ScoreConfig, engine: Engine, folder: Path, tokenizer: 
         config,
         model=config.base_model,
         base_model=None,
-        out=str(Path(config.out) / BASE),
+        out=f"{config.out}/{BASE}",
         spans="none",
         alpha=0.0,
         uncertainty="entropy",

@@ -6,14 +6,13 @@ part that reaches further can be merged with those before it without looking at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from shared.errors import ConfigError
-from shared.scores import Store, read_verified
+from shared.scores import Store, schema
 from tu_score.shading import SIGNALS, held_signals, signal_of, visible
 
 FINEST = 2.0**-20
@@ -88,18 +87,14 @@ class TopToken:
     after: str
 
 
-def tables(store: Store) -> Iterator[pa.Table]:
-    for entry in store.manifest["parts"]:
-        yield read_verified(store.folder / entry["file"], entry)
-
-
 def histograms(store: Store) -> dict[str, Histogram]:
     """A histogram over all target tokens for each signal that the store's columns can give; one of nothing but nulls has no bins."""
-    found: dict[str, Histogram] = {}
-    for table in tables(store):
+    found = {name: Histogram() for name in held_signals(schema(store.optional).names)}
+    columns = {"is_target", *(column for name in found for column in SIGNALS[name].columns)}
+    for table in store.batches(sorted(columns)):
         at = _flat(table, "is_target").astype(bool)
-        for name in held_signals(table.column_names):
-            found.setdefault(name, Histogram()).add(_signal(table, name)[at])
+        for name, histogram in found.items():
+            histogram.add(_signal(table, name)[at])
     return found
 
 
@@ -107,10 +102,10 @@ def top_tokens(store: Store, name: str, count: int) -> list[TopToken]:
     """The `count` target tokens with the largest signal (signed ones by size), ties to the earlier; fewer when the store holds fewer."""
     if count < 1:
         raise ConfigError(f"--top {count}: expected at least 1")
+    if name not in held_signals(schema(store.optional).names):
+        return []
     best: list[tuple[float, TopToken]] = []
-    for table in tables(store):
-        if name not in held_signals(table.column_names):
-            return []
+    for table in store.batches(["example_id", "tokens", "is_target", *SIGNALS[name].columns]):
         values = _signal(table, name)
         size = np.abs(values) if SIGNALS[name].signed else values
         size = np.where(_flat(table, "is_target").astype(bool) & ~np.isnan(size), size, -np.inf)

@@ -31,7 +31,7 @@ def problems_of(store: Store) -> list[str]:
         except (StoreError, pa.ArrowException, OSError) as error:
             problems.append(" ".join(str(error).split()))
             continue
-        name = store.folder / entry["file"]
+        name = store.place.label(entry["file"])
         found = len(part), sum(len(r["input_ids"] or ()) for r in part)
         if found != (entry["rows"], entry["tokens"]):
             problems.append(f"{name}: {found[0]} rows and {found[1]} tokens, the manifest says {entry['rows']} and {entry['tokens']}")
@@ -44,8 +44,8 @@ def problems_of(store: Store) -> list[str]:
         problems.append(f"{store.folder}: the parts hold {rows} rows and {tokens} tokens, the manifest says "
                         f"{store.manifest['rows']} and {store.manifest['tokens']}")  # fmt: skip
     known = {entry["file"] for entry in store.manifest["parts"]}
-    strangers = sorted(p.name for p in store.folder.glob("[!._]*.parquet") if p.name not in known)
-    return problems + [f"{store.folder / name}: not a part of this store, but pandas would read it along" for name in strangers]
+    strangers = [n for n in store.place.names() if n.endswith(".parquet") and n[0] not in "._" and n not in known]
+    return problems + [f"{store.place.label(name)}: not a part of this store, but pandas would read it along" for name in strangers]
 
 
 def row_problems(row: dict[str, Any]) -> Iterator[str]:

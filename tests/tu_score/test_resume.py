@@ -95,7 +95,7 @@ def stop_before_the_end(monkeypatch, config):
             run_score(config)
 
 
-@pytest.mark.parametrize("damage", ["torn line", "flipped bit", "missing part", "cut part", "leftovers", "nothing"])
+@pytest.mark.parametrize("damage", ["torn record", "flipped bit", "missing part", "cut part", "leftovers", "nothing"])
 def test_damage_between_kill_and_resume_is_mended(damage, tmp_path, monkeypatch, tiny_model):
     config = ScoreConfig(model=str(tiny_model), data=DATA, out="store", part_tokens=200, limit=6)
     (tmp_path / "a").mkdir()
@@ -105,8 +105,8 @@ def test_damage_between_kill_and_resume_is_mended(damage, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path / "b")
     stop_before_the_end(monkeypatch, config)
     store = Path("store")
-    part, progress = store / "part-00001.parquet", store / "_progress.jsonl"
-    if damage == "torn line":
+    part, progress = store / "part-00001.parquet", store / "_progress" / "00001.json"
+    if damage == "torn record":
         progress.write_bytes(progress.read_bytes()[:-40])
     elif damage == "flipped bit":
         part.write_bytes(part.read_bytes()[:300] + bytes([part.read_bytes()[300] ^ 4]) + part.read_bytes()[301:])
@@ -134,7 +134,8 @@ def test_a_kill_after_the_manifest_leaves_nothing_behind(tmp_path, tiny_model):
     config = ScoreConfig(model=str(tiny_model), data=DATA, out=str(out), limit=1)
     run_score(config)
     before = contents(out)
-    (out / "_progress.jsonl").write_text("x")
+    (out / "_progress").mkdir()
+    (out / "_progress" / "00000.json").write_text("x")
     (out / "_base").mkdir()
     run_score(config)
     assert contents(out) == before and not (out / "_base").exists()
