@@ -63,13 +63,18 @@ class Recipe:
             if not np.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a finite number")
 
-    def shares(self) -> dict[SignalName, float]:
+    def shares(self) -> dict[str, float]:
         """The signals that count, and how much."""
-        out: dict[SignalName, float] = {}
+        out: dict[str, float] = {}
         for name, share in ((self.knowledge, self.alpha), (self.uncertainty, 1 - self.alpha)):
             if share > 0:
                 out[name] = out.get(name, 0.0) + share
         return out
+
+    def describe(self) -> str:
+        """As in `0.5 · minmax(absolute) + 0.5 · minmax(entropy)`."""
+        over = "" if self.scope == "example" else ", over the store"
+        return " + ".join(f"{share:g} · {self.norm}({name})" for name, share in self.shares().items()) + over
 
     def columns(self) -> list[str]:
         """Store columns the recipe reads."""
@@ -169,7 +174,7 @@ def _cover(first: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
     return (np.cumsum(change)[:count] > 0).astype(np.float64)
 
 
-SIGNALS: dict[SignalName, tuple[tuple[str, ...], Callable[[Columns, np.ndarray, Recipe], np.ndarray]]] = {
+SIGNALS: dict[str, tuple[tuple[str, ...], Callable[[Columns, np.ndarray, Recipe], np.ndarray]]] = {
     "absolute": (("delta",), _absolute),
     "positive": (("delta",), _positive),
     "mean_absolute": (("delta_mean",), _mean_absolute),
@@ -188,17 +193,17 @@ SIGNALS: dict[SignalName, tuple[tuple[str, ...], Callable[[Columns, np.ndarray, 
 """signal -> the store columns it reads (etw: the one that `etw_entropy` names), and its formula: (columns, starts, recipe) -> [N]"""
 
 
-def columns_of(name: SignalName, recipe: Recipe) -> tuple[str, ...]:
+def columns_of(name: str, recipe: Recipe) -> tuple[str, ...]:
     """Store columns that a signal reads."""
     return (recipe.etw_entropy,) if name == "etw" else SIGNALS[name][0]
 
 
-def signal(name: SignalName, columns: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+def signal(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
     """One signal at the target tokens, [N] float64, not normalised."""
     return SIGNALS[name][1]({k: np.asarray(v, dtype=np.float64) for k, v in columns.items()}, starts, recipe)
 
 
-def importance(columns: Columns, starts: np.ndarray, recipe: Recipe, store: Mapping[SignalName, Summary] | None = None) -> np.ndarray:
+def importance(columns: Columns, starts: np.ndarray, recipe: Recipe, store: Mapping[str, Summary] | None = None) -> np.ndarray:
     """[N] in 0..1. `store`: summaries of the recipe's signals over the whole store, for scope "store" and only then."""
     assert (store is not None) == (recipe.scope == "store"), "summaries go with scope store"
     total = np.zeros(int(starts[-1]))
