@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from shared.errors import ConfigError, StoreError
 from shared.fs import write_text
+from shared.importance import Recipe
 from shared.scores import Store
 from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, missing, shade_rows
 from tu_score.survey import Histogram, histograms
@@ -64,11 +65,11 @@ def _facts(store: Store) -> dict[str, str]:
     return {
         "data": options["data"],
         "model": manifest["fingerprints"]["model"][:12],
-        "spans": options["spans"],
-        "replacement": options["replacement"],
+        "spans": _spans(options),
+        "replacement": _replacement(manifest["replacement"]),
         "engine": f"{engine['name']} {engine['version']}",
         "dtype": engine["dtype"],
-        "recipe": _recipe(options),
+        "recipe": Recipe(**manifest["recipe"]).describe() if manifest["recipe"] else "none",
         "rows": f"{len(store):,}",
         "tokens": f"{manifest['tokens']:,}",
         "self-check": f"ok: {len(check['rows'])} rows scored again differ by at most {check['largest_nats']:.2g} nats "
@@ -76,9 +77,16 @@ def _facts(store: Store) -> dict[str, str]:
     }
 
 
-def _recipe(options: dict[str, Any]) -> str:
-    parts = [(options["alpha"], options["knowledge"]), (1 - options["alpha"], options["uncertainty"])]
-    return " + ".join(f"{share:g} · {options['norm']}({name})" for share, name in parts if share)
+def _replacement(how: dict[str, Any]) -> str:
+    return {"token": f"{how.get('token')} (token {how.get('id')})", "delete": "deletion"}.get(
+        how["kind"], f"random tokens, seed {how.get('seed')}"
+    )
+
+
+def _spans(options: dict[str, Any]) -> str:
+    window = f", length {options['window_length']}, stride {options['window_stride']}"
+    more = ", answers too" if options["window_over"] == "answer" else ""
+    return options["spans"] + (window + more if options["spans"] == "window" else "")
 
 
 def _about(name: str, histogram: Histogram | None) -> dict[str, Any]:
