@@ -3,7 +3,8 @@
 Rows go through the head in chunks: everything of the size rows × vocabulary that exists at one time (the product in the model's dtype,
 float32 logits, their exponentials, the mask of ties) fills at most `chunk_mib` MiB, so memory does not grow with the number of rows and
 the full logit matrix never exists. The backward pass computes each chunk's logits again instead of keeping them: one more head product,
-for a memory bound. Sums and exponentials are float32 (float64 for float64 models) whatever the dtype of the model.
+for a memory bound. Sums and exponentials are float32 (float64 for float64 models) whatever the dtype of the model; on a CPU they run
+over blocks of a chunk that stay in its cache, which leaves them nearly free beside the product.
 
 Outside the bound: results (a few numbers a row), gradients, what a matrix product or torch.topk takes for itself (topk on a CPU: 16 bytes a
 vocabulary entry and thread), and one row where the bound is smaller than a row.
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK_MIB = 64
+CACHE_MIB = 2
+"""of a CPU's cache for each thread, about"""
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,19 @@ class Head:
 
     @torch.no_grad()
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        """[N, V], float32 or better; the product itself runs in the dtype of the weights, or of autocast where it is on."""
-        z = torch.nn.functional.linear(hidden_ND.to(self.weight.dtype), self.weight, self.bias)
-        z = z.to(accumulation_dtype(self.weight.dtype))
+        """[N, V], float32 or better. Not differentiable."""
+        return self.finished(self.product(hidden_ND))
+
+    def product(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """[N, V] in the dtype of the weights, or of autocast where it is on."""
+        return torch.nn.functional.linear(hidden_ND.to(self.weight.dtype), self.weight, self.bias)
+
+    def finished(self, z_NV: torch.Tensor) -> torch.Tensor:
+        """Logits from the product, float32 or better; the product may be overwritten."""
+        z_NV = z_NV.to(accumulation_dtype(self.weight.dtype))
         if self.scale != 1.0:
-            z.mul_(self.scale)
-        return z if self.softcap is None else z.div_(self.softcap).tanh_().mul_(self.softcap)
+            z_NV.mul_(self.scale)
+        return z_NV if self.softcap is None else z_NV.div_(self.softcap).tanh_().mul_(self.softcap)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -109,25 +119,43 @@ def head_of(model: PreTrainedModel) -> Head:
     return Head(layer.weight, getattr(layer, "bias", None), float(scale), getattr(config, "final_logit_softcapping", None))
 
 
-def rows_per_chunk(vocabulary: int, chunk_mib: int, *, dtype: torch.dtype = torch.float32, top_k: int = 0) -> int:
-    """Rows whose temporaries stay within the bound (at least one row).
+@dataclass(frozen=True)
+class Sizes:
+    """How many rows go through the head at once, and how many of those through sums and exponentials (each at least one)."""
 
-    A vocabulary entry of a row costs two numbers of the accumulation dtype (logit, exponential or slope of the soft cap)
-    and two bytes (product in low precision, or mask of ties); each of the k best costs some ids and values.
+    chunk: int
+    block: int
+
+
+def sizes(like: torch.Tensor, vocabulary: int, chunk_mib: int, *, top_k: int = 0) -> Sizes:
+    """Rows whose temporaries stay within the bound, for hidden states of the dtype and device of `like`.
+
+    A vocabulary entry costs the product, in a block also a float32 copy, an exponential (or slope of the soft cap) and a byte (mask of
+    ties). On a CPU three such blocks take at most 3/8 of the bound; elsewhere small blocks would only be slow, so a block is a chunk.
     """
-    row = vocabulary * (2 * accumulation_dtype(dtype).itemsize + 2) + 80 * top_k
-    return max(1, (chunk_mib << 20) // row)
+    bound, wide = chunk_mib << 20, accumulation_dtype(like.dtype).itemsize
+    narrow = like.dtype.itemsize if like.dtype.itemsize < wide else 0
+    if like.device.type != "cpu":
+        rows = max(1, bound // (vocabulary * (narrow + 2 * wide + 1) + 80 * top_k))
+        return Sizes(rows, rows)
+    block = min(CACHE_MIB * torch.get_num_threads() << 20, bound // 8)
+    return Sizes(max(1, (bound - 3 * block) // (vocabulary * like.dtype.itemsize + 80 * top_k)), max(1, block // (wide * vocabulary)))
 
 
 def score_positions(hidden_ND: torch.Tensor, target_N: torch.Tensor, head: Head, options: HeadOptions | None = None) -> PositionScores:
     """What `options` ask for at each position, the distribution being that of its hidden state. Not differentiable."""
     options = options or HeadOptions()
-    vocabulary, dtype = head.weight.shape[0], head.weight.dtype
-    options.check(vocabulary)
-    rows = rows_per_chunk(vocabulary, options.chunk_mib, dtype=dtype, top_k=options.top_k)
+    options.check(head.weight.shape[0])
+    size = sizes(head.weight, head.weight.shape[0], options.chunk_mib, top_k=options.top_k)
     with torch.no_grad():
-        chunks = zip(hidden_ND.split(rows), target_N.split(rows), strict=True)  # of no rows: one empty chunk
-        return joined([scores_of(head.logits(hidden), target, options) for hidden, target in chunks])
+        chunks = zip(hidden_ND.split(size.chunk), target_N.split(size.chunk), strict=True)  # of no rows: one empty chunk
+        return joined([_score_chunk(hidden, target, head, options, size.block) for hidden, target in chunks])
+
+
+def _score_chunk(hidden_ND: torch.Tensor, target_N: torch.Tensor, head: Head, options: HeadOptions, block: int) -> PositionScores:
+    """A function of its own, so that nothing holds a chunk's product when the next one is made."""
+    blocks = zip(head.product(hidden_ND).split(block), target_N.split(block), strict=True)
+    return joined([scores_of(head.finished(z), target, options) for z, target in blocks])
 
 
 def joined(parts: Sequence[PositionScores]) -> PositionScores:
@@ -136,7 +164,7 @@ def joined(parts: Sequence[PositionScores]) -> PositionScores:
 
 
 def scores_of(z_NV: torch.Tensor, target_N: torch.Tensor, options: HeadOptions) -> PositionScores:
-    """From the logits of one chunk, which are overwritten; besides them one buffer of their size, and a mask of it where ids tie."""
+    """From the logits of one block, which are overwritten; besides them one buffer of their size, and a mask of it where ids tie."""
     lowest = torch.finfo(z_NV.dtype).min
     z_NV -= z_NV.amax(-1, keepdim=True)
     logp = z_NV.gather(1, target_N[:, None])[:, 0]
@@ -186,58 +214,69 @@ def _top_ids(z_NV: torch.Tensor, k: int, buffer: torch.Tensor) -> torch.Tensor:
 
 def target_logprobs(hidden_ND: torch.Tensor, target_N: torch.Tensor, head: Head, *, chunk_mib: int = CHUNK_MIB) -> torch.Tensor:
     """Log-probability of `target_N`, [N], nats; differentiable in the hidden states, the head's weight and bias."""
-    rows = rows_per_chunk(head.weight.shape[0], chunk_mib, dtype=head.weight.dtype)
-    return _TargetLogprobs.apply(hidden_ND, head.weight, head.bias, target_N, head, rows)
+    size = sizes(head.weight, head.weight.shape[0], chunk_mib)
+    return _TargetLogprobs.apply(hidden_ND, head.weight, head.bias, target_N, head, size)
 
 
 class _TargetLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND, weight, bias, target_N, head, rows):
+    def forward(ctx, hidden_ND, weight, bias, target_N, head, size):
         ctx.save_for_backward(hidden_ND, weight, bias, target_N)
-        ctx.rows, ctx.scale, ctx.softcap = rows, head.scale, head.softcap
-        out = hidden_ND.new_empty(len(target_N), dtype=accumulation_dtype(weight.dtype))
+        ctx.size, ctx.scale, ctx.softcap = size, head.scale, head.softcap
         plain = Head(weight, bias, head.scale, head.softcap)
-        for at in range(0, len(target_N), rows):
-            z = plain.logits(hidden_ND[at : at + rows])
-            z -= z.amax(-1, keepdim=True)
-            out[at : at + rows] = z.gather(1, target_N[at : at + rows, None])[:, 0] - z.exp_().sum(-1).log()
-        return out
+        chunks = zip(hidden_ND.split(size.chunk), target_N.split(size.chunk), strict=True)
+        return torch.cat([_logprobs_of_chunk(hidden, target, plain, size.block) for hidden, target in chunks])
 
     @staticmethod
     def backward(ctx, grad_N):
-        """d logp / d logits = onehot − softmax; the soft cap multiplies by 1 − (logit / cap)²."""
         hidden_ND, weight, bias, target_N = ctx.saved_tensors
         head = Head(weight, bias, ctx.scale, ctx.softcap)
         d_hidden = torch.empty_like(hidden_ND)
         wide = accumulation_dtype(weight.dtype)  # sums over chunks: in bfloat16 they would lose what is small beside the sum so far
         d_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
         d_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[2] else None
-        for at in range(0, len(target_N), ctx.rows):
-            part = slice(at, at + ctx.rows)
-            d_z = _d_logits(head, hidden_ND[part], target_N[part], grad_N[part])
-            if d_bias is not None:
-                d_bias += d_z.sum(0)
-            d_z = d_z.to(weight.dtype)
+        for at in range(0, len(target_N), ctx.size.chunk):
+            part = slice(at, at + ctx.size.chunk)
+            d_z = _d_product(head, hidden_ND[part], target_N[part], grad_N[part], ctx.size.block, d_bias)
             d_hidden[part] = (d_z @ weight).to(d_hidden.dtype)
-            if d_weight is None:
-                continue
-            hidden = hidden_ND[part].to(weight.dtype)
-            if weight.dtype == wide:
-                d_weight.addmm_(d_z.T, hidden)
-            else:
-                d_weight += d_z.T @ hidden
+            if d_weight is not None and weight.dtype == wide:
+                d_weight.addmm_(d_z.T, hidden_ND[part].to(wide))
+            elif d_weight is not None:
+                d_weight += d_z.T @ hidden_ND[part].to(weight.dtype)
+            del d_z  # before the next one is made
         return d_hidden, _as(weight, d_weight), _as(bias, d_bias), None, None, None
 
 
-def _d_logits(head: Head, hidden_ND: torch.Tensor, target_N: torch.Tensor, grad_N: torch.Tensor) -> torch.Tensor:
-    """[N, V], the gradient at the product of head and hidden states; made in place of the logits."""
-    z = head.logits(hidden_ND)
-    slope = None if head.softcap is None else z.div(head.softcap).square_().neg_().add_(1)
-    z -= z.amax(-1, keepdim=True)
-    z.exp_()
-    z *= -(grad_N * head.scale / z.sum(-1))[:, None]
-    z[torch.arange(len(z), device=z.device), target_N] += grad_N * head.scale
-    return z if slope is None else z.mul_(slope)
+def _logprobs_of_chunk(hidden_ND: torch.Tensor, target_N: torch.Tensor, head: Head, block: int) -> torch.Tensor:
+    """[N]. A function of its own for the same reason as `_score_chunk`."""
+    out = []
+    for product, target in zip(head.product(hidden_ND).split(block), target_N.split(block), strict=True):
+        z = head.finished(product)
+        z -= z.amax(-1, keepdim=True)
+        out.append(z.gather(1, target[:, None])[:, 0] - z.exp_().sum(-1).log())
+    return torch.cat(out)
+
+
+def _d_product(head: Head, hidden_ND, target_N, grad_N, block: int, d_bias_V: torch.Tensor | None) -> torch.Tensor:
+    """[N, V] gradient at the product of head and hidden states, in the dtype of the weights, written over the product.
+
+    d logp / d logits = onehot − softmax; the soft cap multiplies by 1 − (logit / cap)².
+    """
+    d_product = head.product(hidden_ND).to(head.weight.dtype)
+    grad_N = grad_N * head.scale
+    for d_part, wanted, grad in zip(d_product.split(block), target_N.split(block), grad_N.split(block), strict=True):
+        z = head.finished(d_part)
+        slope = None if head.softcap is None else z.div(head.softcap).square_().neg_().add_(1)
+        z -= z.amax(-1, keepdim=True)
+        z.exp_()
+        z *= -(grad / z.sum(-1))[:, None]
+        z[torch.arange(len(z), device=z.device), wanted] += grad
+        if slope is not None:
+            z *= slope
+        if d_bias_V is not None:
+            d_bias_V += z.sum(0)
+        d_part.copy_(z)  # itself where the weights are float32
+    return d_product
 
 
 def _as(like: torch.Tensor | None, gradient: torch.Tensor | None) -> torch.Tensor | None:

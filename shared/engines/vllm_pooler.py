@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from shared.engines import TokenScores
-from shared.logprobs import HeadOptions, PositionScores, rows_per_chunk, scores_of
+from shared.logprobs import HeadOptions, PositionScores, scores_of, sizes
 
 ACTIVATE = "TU_SCORING"
 PLUGIN = "token_unlearn"
@@ -143,17 +143,19 @@ def _scores(hidden_TD, picked: list[int], targets: list[int], options: HeadOptio
     """[len(picked), `columns`] float32 on the CPU."""
     index = torch.tensor(picked, dtype=torch.long, device=hidden_TD.device)
     target = torch.tensor(targets, dtype=torch.long, device=hidden_TD.device)
-    step = rows_per_chunk(vocabulary, options.chunk_mib, top_k=options.top_k)
-    out = []
-    for rows, wanted in zip(index.split(step), target.split(step), strict=True):
+    # Half the bound: vLLM copies the logits when it caps, scales or gathers them.
+    size = sizes(hidden_TD, vocabulary, max(1, options.chunk_mib // 2), top_k=options.top_k)
+    out = [torch.zeros(0, columns(options))]
+    for rows, wanted in zip(index.split(size.chunk), target.split(size.chunk), strict=True):
         if not len(rows):
-            continue
+            break
         z = compute_logits(hidden_TD[rows])
         if z is None:  # tensor parallel: the logits are gathered on rank 0, whose answers are the ones that vLLM takes
             out.append(torch.zeros(len(rows), columns(options)))
-        else:
-            out.append(_flat(scores_of(z.float(), wanted, options)).cpu())
-    return torch.cat(out) if out else torch.zeros(0, columns(options))
+            continue
+        for z_part, part in zip(z.split(size.block), wanted.split(size.block), strict=True):
+            out.append(_flat(scores_of(z_part.float(), part, options)).cpu())
+    return torch.cat(out)
 
 
 def columns(options: HeadOptions) -> int:

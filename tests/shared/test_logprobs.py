@@ -1,11 +1,17 @@
 """The numerical core against brute force in float64: values, gradients, chunks, precision, the memory bound."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from shared import logprobs
-from shared.errors import ModelError
-from shared.logprobs import Head, HeadOptions, head_of, rows_per_chunk, score_positions, target_logprobs
+from shared.errors import ConfigError, ModelError
+from shared.logprobs import Head, HeadOptions, Sizes, head_of, score_positions, sizes, target_logprobs
 
 N, D, V = 11, 7, 23
 HEADS = {
@@ -21,8 +27,8 @@ CHUNK_ROWS = (1, 3, 4, N, N + 1)
 
 @pytest.fixture
 def chunk_rows(monkeypatch):
-    """Sets how many rows go through the head at once."""
-    return lambda rows: monkeypatch.setattr(logprobs, "rows_per_chunk", lambda *_, **__: rows)
+    """Sets how many rows go through the head at once, and how many of those through the sums."""
+    return lambda rows, block=2: monkeypatch.setattr(logprobs, "sizes", lambda *_, **__: Sizes(rows, min(rows, block)))
 
 
 def problem(entries: dict, dtype=torch.float64, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Head]:
@@ -90,6 +96,45 @@ def test_low_precision_weights_give_float32_results_summed_in_float32(entries):
     assert torch.equal(differentiable, logp)
 
 
+def brute_extras(hidden, head: Head, temperature: float, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tempered entropy, ids and log-probabilities of the k likeliest tokens: float64, sorted by (−log-probability, id)."""
+    tempered, ids, top = [], [], []
+    for z in head.logits(hidden).double():
+        row = (z / temperature).log_softmax(-1)
+        tempered.append(-(row.exp() * row).sum())
+        logp = z.log_softmax(-1).tolist()
+        ids.append(sorted(range(len(logp)), key=lambda i: (-logp[i], i))[:k])
+        top.append([logp[i] for i in ids[-1]])
+    return torch.stack(tempered), torch.tensor(ids), torch.tensor(top, dtype=torch.float64)
+
+
+@heads
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("temperature", "k"), [(0.4, 1), (1.0, 5), (3.0, V)])
+def test_tempered_entropy_and_top_tokens_equal_brute_force(entries, dtype, temperature, k, chunk_rows):
+    chunk_rows(4)
+    hidden, target, head = problem(entries, dtype)
+    found = score_positions(hidden, target, head, HeadOptions(temperature=temperature, top_k=k))
+    tempered, ids, top = brute_extras(hidden, head, temperature, k)
+    bound = 1e-12 if dtype == torch.float64 else 1e-5
+    assert (found.tempered - tempered).abs().max() < bound
+    assert torch.equal(found.top_ids, ids)
+    assert (found.top_logprobs - top).abs().max() < bound
+    plain = score_positions(hidden, target, head)
+    assert torch.equal(found.logprob, plain.logprob) and torch.equal(found.entropy, plain.entropy)
+    assert plain[2:] == (None, None, None)
+    assert temperature != 1 or (found.tempered - found.entropy).abs().max() < bound
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, V - 1, V])
+def test_equal_log_probabilities_come_by_id(k):
+    """Logits of a few values only: ties inside the first k, across its border, and rows without any."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.cat([torch.randint(3, (40, V), generator=generator).float(), torch.rand(5, V, generator=generator), torch.zeros(2, V)])
+    found = score_positions(logits, torch.zeros(len(logits), dtype=torch.long), Head(torch.eye(V)), HeadOptions(top_k=k))
+    assert torch.equal(found.top_ids, brute_extras(logits, Head(torch.eye(V)), 1.0, k)[1])
+
+
 def test_entropy_of_known_distributions():
     uniform, _ = torch.zeros(1, D), None
     head = Head(torch.randn(V, D))
@@ -114,6 +159,10 @@ def test_forbidden_tokens_leave_the_entropy_finite(dtype):
     _, expected = brute_force(hidden, torch.zeros_like(target), Head(head.weight[allowed], bias[allowed]))
     assert logp[3] == -torch.inf
     assert (entropy - expected).abs().max() < 1e-5
+    extras = score_positions(hidden, target, Head(head.weight, bias), HeadOptions(temperature=0.5, top_k=V))
+    assert (extras.tempered - brute_extras(hidden, Head(head.weight[allowed], bias[allowed]), 0.5, 1)[0]).abs().max() < 1e-5
+    assert extras.top_ids[:, -2:].tolist() == [[0, 5]] * N
+    assert (extras.top_logprobs[:, -2:] == -torch.inf).all() and extras.top_logprobs[:, :-2].isfinite().all()
 
 
 def test_large_logits_neither_overflow_nor_lose_the_answer():
@@ -126,8 +175,38 @@ def test_large_logits_neither_overflow_nor_lose_the_answer():
 
 def test_no_positions_give_empty_results():
     hidden, target, head = problem({})
-    logp, entropy, *_ = score_positions(hidden[:0], target[:0], head)
-    assert logp.shape == entropy.shape == target_logprobs(hidden[:0], target[:0], head).shape == (0,)
+    found = score_positions(hidden[:0], target[:0], head, HeadOptions(temperature=2.0, top_k=3))
+    assert [tuple(v.shape) for v in found] == [(0,), (0,), (0,), (0, 3), (0, 3)]
+    assert target_logprobs(hidden[:0], target[:0], head).shape == (0,)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_show_in_their_row_alone(value):
+    hidden, target, head = problem({}, torch.float32)
+    hidden[4, 2] = value
+    found = score_positions(hidden, target, head)
+    for values in found[:2]:
+        assert values.isfinite().tolist() == [i != 4 for i in range(N)]
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"chunk_mib": 0}, "head_mib is 0, expected at least 1"),
+        ({"temperature": 0.0}, "temperature is 0.0, expected a number above 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": -1}, "top_k is -1, expected at least 0"),
+    ],
+)
+def test_options_without_sense_are_refused(entries, message):
+    with pytest.raises(ConfigError, match=message):
+        HeadOptions(**entries)
+
+
+def test_more_top_tokens_than_the_vocabulary_holds_are_refused():
+    hidden, target, head = problem({})
+    with pytest.raises(ConfigError, match=rf"top_k is {V + 1}, but the model's vocabulary has {V} tokens"):
+        score_positions(hidden, target, head, HeadOptions(top_k=V + 1))
 
 
 # --- gradients
@@ -178,26 +257,96 @@ def test_the_chunk_size_changes_neither_values_nor_gradients(entries, rows, chun
     assert all((whole - parts).abs().max() < 1e-12 for whole, parts in zip(*results, strict=True))
 
 
+def test_a_bfloat16_weight_gradient_is_summed_over_chunks_in_float32(chunk_rows):
+    """Many small contributions: summed in bfloat16 they would be lost beside the sum so far (relative error 0.2 here)."""
+    chunk_rows(1)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.rand(2048, D, generator=generator).bfloat16() + 1
+    weight, bias = torch.randn(V, D, generator=generator).bfloat16(), torch.zeros(V).bfloat16()
+    target = torch.full((2048,), 3)
+    results = []
+    for dtype in (torch.bfloat16, torch.float64):
+        inputs = [x.to(dtype).requires_grad_() for x in (weight, bias)]
+        logp = target_logprobs(hidden.to(dtype), target, Head(*inputs))
+        results.append([g.double() for g in torch.autograd.grad(logp.sum(), inputs)])
+    for found, expected in zip(*results, strict=True):
+        assert ((found - expected).norm() / expected.norm()) < 0.005
+
+
 # --- memory
 
 
-@pytest.mark.parametrize(("vocabulary", "mib", "rows"), [(1 << 20, 12, 1), (1 << 20, 1, 1), (1 << 10, 10, 1024), (49152, 64, 136)])
-def test_rows_per_chunk_keep_the_temporaries_within_the_bound(vocabulary, mib, rows):
-    assert rows_per_chunk(vocabulary, mib) == rows
-    assert rows == 1 or rows * vocabulary * (4 + 4 + 2) <= mib << 20
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(("vocabulary", "mib"), [(1 << 20, 1), (1 << 20, 12), (1 << 17, 64), (49152, 64), (1 << 10, 10)])
+def test_temporaries_are_planned_within_the_bound(dtype, device, vocabulary, mib):
+    size = sizes(torch.zeros(0, dtype=dtype, device=device), vocabulary, mib)
+    wide, narrow = (8, 0) if dtype == torch.float64 else (4, 2 if dtype == torch.bfloat16 else 0)
+    assert 1 <= size.block <= size.chunk
+    planned = vocabulary * (size.chunk * (narrow or wide) + size.block * (wide + 1 + (wide if narrow else 0)))
+    assert planned <= mib << 20 or size.block == size.chunk == 1 or (size.block == 1 and planned - vocabulary * (2 * wide + 1) <= mib << 20)
+    assert planned > (mib << 20) / 2 or size.chunk == 1
 
 
 def test_no_more_rows_than_the_bound_ever_pass_the_head(monkeypatch):
-    sizes = []
-    logits = Head.logits
-    monkeypatch.setattr(Head, "logits", lambda self, hidden: sizes.append(len(hidden)) or logits(self, hidden))
+    rows: list[int] = []
+    product = Head.product
+    monkeypatch.setattr(Head, "product", lambda self, hidden: rows.append(len(hidden)) or product(self, hidden))
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(40_000, 2, generator=generator)
     hidden, target = torch.randn(9, 2, generator=generator, requires_grad=True), torch.arange(9)
     score_positions(hidden, target, Head(weight), HeadOptions(chunk_mib=1))
-    assert sizes == [2, 2, 2, 2, 1]
+    assert rows == [4, 4, 1]
     target_logprobs(hidden, target, Head(weight), chunk_mib=1).sum().backward()
-    assert sizes == [2, 2, 2, 2, 1] * 3  # forward and, computed again, backward
+    assert rows == [4, 4, 1] * 3  # forward and, computed again, backward
+
+
+MEASURE = """
+import json, sys
+import torch
+from shared.logprobs import Head, HeadOptions, score_positions, target_logprobs
+
+torch.set_num_threads(1)
+dtype, mib, D, V, N = getattr(torch, sys.argv[1]), int(sys.argv[2]), 64, 131072, 512
+weight, hidden, target = torch.randn(V, D).to(dtype), torch.randn(N, D).to(dtype), torch.randint(V, (N,))
+
+def status(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024
+
+def growth(action):
+    action(4)  # what libraries allocate once
+    open("/proc/self/clear_refs", "w").write("5")  # forgets the high-water mark
+    before = status("VmRSS")
+    action(N)
+    return status("VmHWM") - before
+
+def score(rows):
+    score_positions(hidden[:rows], target[:rows], Head(weight), HeadOptions(mib, 2.0, 10))
+
+def train(rows, learns_weight):
+    h, w = hidden[:rows].clone().requires_grad_(), weight.detach().requires_grad_(learns_weight)
+    target_logprobs(h, target[:rows], Head(w, softcap=30.0), chunk_mib=mib).sum().backward()
+
+print(json.dumps([growth(score), growth(lambda n: train(n, False)), growth(lambda n: train(n, True))]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux's /proc")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_peak_memory_stays_within_the_bound_for_a_vocabulary_of_128k(dtype):
+    """512 rows of logits are 256 MiB in float32. Freed blocks go back to the system at once here: resident memory is what is in use."""
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+
+    def measure(mib: int) -> list[float]:
+        command = [sys.executable, "-c", MEASURE, dtype, str(mib)]
+        return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+    slack = 4  # MiB: 2 of torch.topk, results, the allocator
+    gradient = 32 if dtype == "float32" else 80  # MiB of the weight's; low precision sums it in float32
+    score, train, train_weight = measure(64)
+    assert score < 64 + slack and train < 64 + slack and train_weight < 64 + slack + gradient
+    if dtype == "float32":
+        assert min(measure(512)) > 200  # what the same code takes where the bound allows it
 
 
 # --- the head of a model
