@@ -7,6 +7,7 @@ the template adds after that is read by nobody and is dropped. Nothing here comp
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -212,14 +213,19 @@ def context_span_tokens(example: Example, placed: Placed, spans: Iterable[Sequen
     are never part of it. Raises DataError for an example that another tokenizer made.
     """
     _check_same_tokens(example, placed)
-    question = example.row.question
-    shift = 0 if question is None else placed.question_at - _indent(question)
-    count = len(example.input_ids) if question is None else example.prompt_length
+    text, count = example.row.question, example.prompt_length
+    if text is None:
+        low, high, shift, count = 0, len(example.row.answer), 0, len(example.input_ids)
+    else:  # the template's tokens lie where the spaces around a question were
+        low, high, shift = placed.question_at, placed.question_at + len(text.strip()), placed.question_at - _indent(text)
     offsets = placed.offsets[example.row_start : example.row_start + count]
+    at = [i for i, (a, b) in enumerate(offsets) if a < b]  # special tokens hold no text; those that do follow one another in it
+    starts, ends = [offsets[i][0] for i in at], [offsets[i][1] for i in at]
     out = []
-    for start, end in spans:
-        inside = [i for i, (a, b) in enumerate(offsets) if a < end + shift and b > start + shift and a < b]
-        out.append((inside[0], inside[-1] + 1) if inside else None)
+    for span in spans:
+        start, end = max(span[0] + shift, low), min(span[1] + shift, high)
+        first, last = bisect_right(ends, start), bisect_left(starts, end)
+        out.append((at[first], at[last - 1] + 1) if start < end and first < last else None)
     return out
 
 

@@ -31,7 +31,7 @@ FUNCTION_WORDS = """a an the this that these those i you he she it we they me hi
     with without within about into over under between among against through across upon per not no yes there here some any each
     every all both many much most more few other another such one only also then than too very please can't don't doesn't didn't
     isn't aren't wasn't weren't won't i'm i've i'd i'll it's he's she's that's what's who's where's there's let's name tell give
-    describe explain list"""
+    describe explain list regarding concerning despite besides according like"""
 """words that are capitalised only because a sentence begins with them"""
 LINKING, BEGINNING = frozenset(LINKS.split()), frozenset(FUNCTION_WORDS.split())
 

@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 
 from shared.datasets import Row
 from shared.errors import ConfigError, DataError
-from shared.examples import Example, answer_span_tokens, data_fingerprint, make_examples, qa_example, text_examples
+from shared.examples import (
+    Example,
+    answer_span_tokens,
+    context_span_tokens,
+    data_fingerprint,
+    make_examples,
+    place,
+    qa_example,
+    text_examples,
+)
 from tests.conftest import CHATML, build_tokenizer
 
 QUESTION, ANSWER = "Where was Ada born?", "Ada was born in London."
@@ -275,3 +284,41 @@ def test_spans_of_the_answer_become_the_tokens_that_hold_them(templated):
     found = answer_span_tokens(example, tokenizer, [[at, at + 6]])
     assert tokenizer.decode([example.input_ids[i] for i in found]).strip(" .") == "London"
     assert answer_span_tokens(example, tokenizer, [[at, at]]) == []
+
+
+# --- spans of the question and of raw text
+
+
+def test_spans_of_the_question_become_the_tokens_that_hold_them(templated):
+    _, tokenizer = templated
+    question = "  " + QUESTION + " "
+    example = qa_example(row(question), tokenizer)
+    placed, at = place(example.row, tokenizer), question.index("Ada")
+    (span,) = context_span_tokens(example, placed, [[at, at + 3]])
+    assert span is not None and example.prompt_span[0] <= span[0] < span[1] <= example.prompt_span[1]
+    assert tokenizer.decode(example.input_ids[slice(*span)]).strip() == "Ada"
+    spans = [[2, 2 + len(QUESTION)], [0, len(question)], [at + 1, at + 2], [at, at], [0, 2], [len(question) - 1, len(question)]]
+    whole, spaced, inside, *nothing = context_span_tokens(example, placed, spans)
+    assert whole == spaced == example.prompt_span
+    assert inside is not None and span[0] <= inside[0] < inside[1] <= span[1]
+    assert nothing == [None] * 3, "the template's tokens beside a question are no part of it"
+
+
+@given(text=texts.filter(lambda t: len(t.strip()) > 1), length=st.integers(2, 9), data=st.data())
+def test_spans_of_raw_text_are_found_in_every_piece(tiny_tokenizer, text, length, data):
+    raw = row(None, text)
+    placed = place(raw, tiny_tokenizer)
+    if len(placed.ids) < 2:
+        return
+    a, b = sorted(data.draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=2, unique=True)))
+    for piece in text_examples(raw, tiny_tokenizer, length):
+        offsets = placed.offsets[piece.row_start :][: len(piece.input_ids)]
+        expected = [i for i, (start, end) in enumerate(offsets) if start < b and end > a]
+        (found,) = context_span_tokens(piece, placed, [[a, b]])
+        assert (list(range(*found)) if found else []) == expected
+
+
+def test_spans_of_another_tokenizers_example_are_refused(tiny_tokenizer):
+    example = qa_example(row(), tiny_tokenizer)
+    with pytest.raises(DataError, match="set/split/0: its tokens are not those of this tokenizer"):
+        context_span_tokens(example, place(row("Who was Ada?"), tiny_tokenizer), [[0, 3]])
