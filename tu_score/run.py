@@ -72,7 +72,7 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
         "options": options,
         "fingerprints": fingerprints,
         "engine": engine.describe(),
-        "replacement": masking.replacement.describe(),
+        **masking.describe(),
         "optional": config.optional,
         "part_rows": [list(p) for p in parts],
     }

@@ -17,6 +17,7 @@ from shared.console import say
 from shared.datasets import Row
 from shared.errors import ConfigError, DataError, nearest
 from shared.examples import Example, Placed, context_span_tokens, place, special_ids
+from shared.fs import hash_json
 from tu_score.config import ScoreConfig
 from tu_score.entities import entity_spans
 from tu_score.replace import Replacement, Span, choose_replacement
@@ -32,6 +33,16 @@ class Masking:
     horizon: int
     copies: dict[int, int] | None = None
     """copy-aware: token id -> one id for all tokens that count as copies of each other; None: off"""
+    cut: int = 0
+    """examples with more spans than `max_spans`"""
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest. The hash of all spans keeps a run from being resumed with others, such as those of an edited column."""
+        variants = sum(map(len, self.spans.values()))
+        return {
+            "replacement": self.replacement.describe(),
+            "spans": {"variants": variants, "examples_cut": self.cut, "sha256": hash_json(self.spans)},
+        }
 
     def reads(self, example: Example) -> list[tuple[Span, list[int]]]:
         """Spans and the positions of `example` that are read while each is masked."""
@@ -70,7 +81,7 @@ def plan_masking(config: ScoreConfig, tokenizer: Any, examples: Sequence[Example
     empty = sum(not spans for spans in planned.values())
     if empty and config.spans != "none":
         say(f"--spans {config.spans}: {empty} of {len(examples)} examples have no span that a target follows; their delta is null")
-    return Masking(planned, replacement, config.horizon, _copy_kinds(tokenizer, examples) if config.copy_aware else None)
+    return Masking(planned, replacement, config.horizon, _copy_kinds(tokenizer, examples) if config.copy_aware else None, cut)
 
 
 def sample_spans(spans: list[Span], config: ScoreConfig, example_id: str) -> list[Span]:

@@ -88,7 +88,7 @@ def write_store(folder: Path, parts: list[list[dict]], plan: dict | None = None)
 
 def plan_of(store: Store) -> dict:
     """The plan that a copy of a store has to carry to be taken for it."""
-    return {k: v for k, v in store.manifest.items() if k in ("options", "fingerprints", "engine", "replacement", "part_rows")}
+    return {k: v for k, v in store.manifest.items() if k in ("options", "fingerprints", "engine", "replacement", "spans", "part_rows")}
 
 
 def flip_bit(path: Path) -> None:
