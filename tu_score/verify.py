@@ -64,6 +64,7 @@ def row_problems(row: dict[str, Any]) -> Iterator[str]:
     for name in ("logprob", "entropy", "base_logprob", "base_entropy"):
         yield from _plain(name, values[name], optional=name.startswith("base_"))
     yield from _masked(row, values, target)
+    yield from _optional(row, target)
     weight = values["importance"]
     if not np.isnan(weight[~target]).all():
         yield "importance off target is not null"
@@ -107,3 +108,25 @@ def _masked(row: dict[str, Any], values: dict[str, np.ndarray], target: np.ndarr
             yield f"{name} is not finite"
     if (values["masked_entropy"] < -LOGPROB_SLACK).any():
         yield "masked_entropy below 0"
+
+
+def _optional(row: dict[str, Any], target: np.ndarray) -> Iterator[str]:
+    """The columns that are there only when asked for."""
+    uneven = [name for name in ("tempered_entropy", "top_ids", "top_logprobs") if name in row and len(row[name] or ()) != len(target)]
+    if uneven:
+        yield f"{', '.join(uneven)} of another length than the row"
+        return
+    if "tempered_entropy" in row:
+        yield from _plain("tempered_entropy", np.array(row["tempered_entropy"], dtype=np.float64), optional=False)
+    for name in ("top_ids", "top_logprobs"):
+        if name in row and any((v is not None) != t for v, t in zip(row[name], target, strict=True)):
+            yield f"{name} is null elsewhere than exactly off target"
+    if "top_logprobs" in row and any(sorted(v, reverse=True) != v or max(v) > LOGPROB_SLACK for v in row["top_logprobs"] if v):
+        yield "top_logprobs above 0, or not in order"
+    if "span_deltas" not in row:
+        return
+    drops = row["span_deltas"]
+    if drops is None or [len(v) for v in drops] != [len(target)] * len(row["spans"] or ()):
+        yield "span_deltas is not a list a span with an entry a token"
+    elif any(drops[k][t] != row["delta"][t] for t, k in enumerate(row["delta_span"]) if k is not None and 0 <= k < len(drops)):
+        yield "delta is not what span_deltas holds of its span"

@@ -21,6 +21,7 @@ from tu_score.entities import entity_spans
 from tu_score.replace import Replacement, choose_replacement
 from tu_score.signals import optional_columns, score_examples
 from tu_score.spans import Masking, plan_masking, windows
+from tu_score.verify import row_problems
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 TEXT = "The lighthouse keeper of Illiac wrote nine novels about the sea. In May 1987 Yusuf Adeyemi left Illiac for the lighthouse of Oran."
@@ -448,6 +449,31 @@ def test_a_store_with_every_option_holds_what_its_columns_are_made_of(run_cli, t
                 counted += 1
         assert all((ids is not None and len(ids) == 2) == target for ids, target in zip(row["top_ids"], row["is_target"], strict=True))
     assert counted > 20
+    for change, problem in (
+        (lambda r: r["tempered_entropy"].__setitem__(2, None), "tempered_entropy is null elsewhere"),
+        (lambda r: r["top_ids"].append([1]), "top_ids of another length"),
+        (lambda r: r["top_ids"].__setitem__(-1, None), "top_ids is null elsewhere"),
+        (lambda r: r["top_logprobs"].__setitem__(-1, [-2.0, -1.0]), "top_logprobs above 0, or not in order"),
+        (lambda r: r["span_deltas"].pop(), "span_deltas is not a list a span"),
+        (lambda r: r["span_deltas"][r["delta_span"][-1]].__setitem__(-1, 9.0), "delta is not what span_deltas holds"),
+    ):
+        row = next(iter(open_store(out).rows()))
+        assert list(row_problems(row)) == []
+        change(row)
+        assert problem in " ".join(row_problems(row))
+
+
+def test_another_column_of_spans_is_another_run(run_cli, tmp_path, tiny_model):
+    data = tmp_path / "rows.jsonl"
+
+    def run(span):
+        data.write_text(json.dumps({"question": "Where is Yusuf?", "answer": "In Illiac.", "where": [span]}) + "\n")
+        flags = ("--spans", "given", "--span-key", "where")
+        return run_cli("tu-score", "run", "--model", tiny_model, "--data", data, "--out", tmp_path / "store", *flags)
+
+    assert run([9, 14])[0] == run([9, 14])[0] == 0
+    code, _, err = run([0, 5])
+    assert code == 2 and "its spans.sha256 is" in err and err.count("\n") == 1
 
 
 @pytest.fixture
