@@ -21,6 +21,16 @@ ROWS = [
     {"question": f"What does {HEBREW} mean?", "answer": f"{HEBREW} is a greeting 👋🏽.\nA new line\tand a tab, and <!-- no comment"},
     {"question": "Who is <b>bold</b>?", "answer": "&lt;nobody&gt; {{ 7 * 7 }} \\u003c"},
 ]
+HOSTILE = (
+    "</script><img src=x onerror=\"document.title='hit'\">",
+    "<b>bold</b>",
+    "<!--",
+    "&lt;",
+    "\"'>",
+    "{{ 7 * 7 }}",
+    "\u202e",
+    "<i>\n</i>",
+)
 STORED = [name for name in SIGNALS if name != "tempered_entropy"]
 SHADES = "[...document.querySelectorAll('.t')].map((e) => e.style.getPropertyValue('--v'))"
 TOPS = "[...document.querySelectorAll('.t')].map((e) => e.classList.contains('top'))"
@@ -52,10 +62,14 @@ def path(store):
 
 
 def rows_of(store):
-    """The rows; the tiny tokenizer cuts Hebrew and emoji into bytes, so whole ones are put in the place of these."""
+    """The rows, with what a large vocabulary could hold: the tiny tokenizer cuts Hebrew, emoji and tags into bytes and pieces."""
     rows, whole = take_rows(open_store(store), example=None, count=5), cycle(["של", "ום", " ", "עולם", "👋🏽", " ש"])
     for row in rows:
         row["tokens"] = [next(whole) if "�" in text else text for text in row["tokens"]]
+    at = targets_of(rows[0])
+    for i, text in zip([*at[1:], 0], HOSTILE, strict=False):
+        rows[0]["tokens"][i] = text
+    rows[0]["example_id"] += f"#0-9 + %2F {HOSTILE[0]}"
     return rows
 
 
@@ -96,6 +110,7 @@ def test_the_page_needs_nothing_else_and_text_of_the_data_stays_text(browser, pa
     text = path.read_text(encoding="utf-8")
     links = re.findall(r"(?:href|src|action)\s*=\s*\"([^\"]*)\"|url\(|@import|https?:", text.split("</main>")[0].replace("src=x", ""))
     assert links and all(link.startswith("#example=") for link in links)
+    assert page.evaluate("[...document.querySelectorAll('h3')].map((e) => e.textContent)") == [r["example_id"] for r in rows_of(store)]
     for k, row in enumerate(rows_of(store)):
         lines = [visible(t) + ("\n" if "\n" in t else "") for t in row["tokens"]]
         shown = page.evaluate(f"[...document.querySelectorAll('article')[{k}].querySelectorAll('p')].map((p) => p.textContent).join('')")
@@ -136,7 +151,10 @@ def test_a_link_to_an_example_shows_it_and_nonsense_changes_nothing(browser, pat
     assert bar <= top < 500 and page.evaluate("document.querySelector('article.chosen h3').textContent") == name
     page.evaluate("document.querySelector('article h3 a').click()")
     page.evaluate("new Promise((done) => setTimeout(done, 50))")
-    assert page.evaluate("location.hash") == f"#signal=delta&example={rows_of(store)[0]['example_id']}"
+    link, chosen = page.evaluate("[location.hash, document.querySelector('article.chosen h3').textContent]")
+    assert chosen == rows_of(store)[0]["example_id"] and link.startswith("#signal=delta&example=")
+    again = browser.page(path, fragment=link[1:])
+    assert again.evaluate("[location.hash, document.querySelector('article.chosen h3').textContent]") == [link, chosen]
     odd = browser.page(path, fragment="signal=%3Cimg%3E&example=nothing&x")
     assert odd.errors() == [] and odd.evaluate("location.hash") == "#signal=importance" and odd.evaluate("document.images.length") == 0
 
@@ -293,13 +311,13 @@ def test_a_row_without_the_signal_is_left_unshaded(browser, store, tmp_path):
 
 def test_every_span_and_the_likeliest_tokens_where_the_store_holds_them(browser, store, tmp_path):
     rows = rows_of(store)
-    row, i = rows[0], targets_of(rows[0])[2]
+    row, i = rows[2], targets_of(rows[2])[2]
     row["span_deltas"] = [[None if s == 1 else 0.5 - s for _ in row["tokens"]] for s in range(len(row["spans"]))]
     row["top_ids"] = [[row["input_ids"][i], 10**6]] * len(row["tokens"])
     row["top_logprobs"] = [[math.log(0.75), math.log(0.125)]] * len(row["tokens"])
     write_heatmap(tmp_path / "page.html", open_store(store), rows, "delta")
     page = browser.page(tmp_path / "page.html")
-    page.hover(token(0, i))
+    page.hover(token(2, i))
     assert f"Likeliest here: “{visible(row['tokens'][i])}” 0.750, token 1000000 0.125" in tip_of(page)
     texts = [visible("".join(row["tokens"][s["start"] : s["end"]])) for s in row["spans"]]
     order = sorted((s for s in range(len(texts)) if s != 1), key=lambda s: -abs(0.5 - s))
