@@ -538,6 +538,7 @@ def test_given_spans_need_their_column(refused):
         (("--set", "max_spans=-1"), "max_spans is -1, expected 0 or more"),
         (("--set", "window_over=question"), "known: prompt, answer"),
         (("--topk", "-2"), "topk is -2"),
+        (("--topk", "501"), "501"),
         (("--set", "entropy_temperature=0"), "entropy_temperature is 0.0, expected more than 0"),
         (("--text-key", "text"), "has no question to mask; use --spans window, entity, given or none"),
     ],
