@@ -9,7 +9,7 @@ Values that are all equal give zeros (max: ones, unless they are 0 or less): the
 
 Many examples are done at once: their values lie one after another in [N], `starts` [E + 1] says where each example begins (the last entry
 is N). Within examples: O(N), rank O(N log N). Over a store, a first pass gathers a Summary, part by part, in constant memory but for
-rank, which is exact and therefore holds 16 bytes a distinct value.
+rank, which is exact and therefore holds all values, 8 bytes each.
 """
 
 from __future__ import annotations
@@ -83,8 +83,10 @@ class Summary:
     mean: float = 0.0
     squares: float = 0.0
     """sum of squared deviations from the mean"""
-    seen: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    """rank only: distinct values of each part, and how often they come"""
+    seen: list[np.ndarray] = field(default_factory=list)
+    """rank only: all values, until the first of them is ranked"""
+    ordered: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """the same from then on"""
 
     def add(self, values: np.ndarray) -> None:
         if not len(values):
@@ -97,20 +99,19 @@ class Summary:
         self.mean += gap * len(values) / count
         self.count = count
         if self.norm == "rank":
-            self.seen.append(np.unique(values, return_counts=True))
+            self.seen.append(values)
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
         """[N] -> [N] in 0..1; the values are among those that were added."""
         low, high = self.low, self.high
         if self.norm == "rank":
-            distinct, ranks = self._distinct()
-            values, low, high = ranks[np.searchsorted(distinct, values)], ranks[0], ranks[-1]
+            own, place = np.unique(values, return_inverse=True)  # in order: neighbouring look-ups touch neighbouring memory
+            values, (low, high) = self._ranks(own)[place], self._ranks(np.array([low, high]))
         return _scale(values, self.norm, low, high, self.mean, np.sqrt(self.squares / max(1, self.count)))
 
-    def _distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distinct values in order, and the average rank of each."""
-        if len(self.seen) > 1:
-            distinct, place = np.unique(np.concatenate([values for values, _ in self.seen]), return_inverse=True)
-            self.seen = [(distinct, np.bincount(place, weights=np.concatenate([counts for _, counts in self.seen])))]
-        distinct, counts = self.seen[0]
-        return distinct, np.cumsum(counts) - (counts - 1) / 2
+    def _ranks(self, values: np.ndarray) -> np.ndarray:
+        """Average rank among all values seen."""
+        if self.seen:
+            self.ordered, self.seen = np.concatenate(self.seen), []
+            self.ordered.sort()
+        return (np.searchsorted(self.ordered, values) + np.searchsorted(self.ordered, values, side="right") + 1) / 2

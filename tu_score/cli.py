@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,15 @@ Signal = Annotated[
         "base_logprob, base_entropy. The page can switch.",
     ),
 ]
+
+RecipeText = Annotated[
+    str | None, _text("--recipe", "Fields by commas, as in knowledge=positive,alpha=0.7,norm=rank; the others take their defaults.")
+]
+Scored = Annotated[str | None, _text("--model", "The model that was scored; only its tokenizer is read.")]
+DataNow = Annotated[str | None, _text("--data", "The data that was scored, if it is no longer where the run found it.")]
+Truth = Annotated[str, typer.Option("--truth", help="What the truth is: spans (character offsets in the answer).")]
+TruthKey = Annotated[str, typer.Option("--truth-key", help="Column of the data that holds the spans.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.", show_default=False)]
 
 
 @app.command()
@@ -122,6 +132,42 @@ def verify(folder: Folder) -> None:
     if problems:
         raise StoreError(f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''} found; copy the folder again or score again")
     typer.echo(f"ok: {len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts")
+
+
+@app.command()
+def recipe(folder: Folder, recipe: RecipeText = None, config: ConfigFile = None, sets: Sets = None) -> None:
+    """Compute importance again from the columns of a finished store, by another recipe (docs/recipes.md); no model is loaded."""
+    from shared.config import resolve
+    from shared.importance import Recipe
+
+    resolved = resolve(Recipe, config=config, sets=[*(recipe.split(",") if recipe else ()), *(sets or ())])
+    from shared.scores import open_store
+    from tu_score.recipe import apply_recipe
+
+    store = apply_recipe(open_store(folder), resolved)
+    typer.echo(f"{store.folder}: importance of {len(store):,} rows ({store.manifest['tokens']:,} tokens) is now {resolved.describe()}")
+
+
+@app.command()
+def agree(
+    folder: Folder,
+    model: Scored = None,
+    truth: Truth = "spans",
+    truth_key: TruthKey = "fact_spans",
+    data: DataNow = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare importance and every signal with ground truth: which tokens are the secret? ROC-AUC, average precision, precision."""
+    from shared.errors import ConfigError
+    from shared.scores import open_store
+
+    if model is None:
+        raise ConfigError("--model is missing: the model that was scored; its tokenizer tells which tokens the true spans are")
+    store = open_store(folder)
+    from tu_score.agree import agreement, as_text
+
+    result = agreement(store, truth=truth, key=truth_key, model=model, data=data)
+    typer.echo(json.dumps(result, indent=2) if as_json else as_text(result))
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.errors import ConfigError, StoreError
@@ -54,6 +54,7 @@ def test_a_norm_within_examples_is_that_of_each_example_alone(examples, norm):
 
 @settings(deadline=None)
 @given(EXAMPLES, st.sampled_from(NORMS))
+@example([[3.0, 1.0, 2.0, 1.0]], "rank")
 def test_a_norm_over_the_store_is_that_of_all_values_however_they_come(examples, norm):
     summary = Summary(norm)
     for part in examples:

@@ -1,0 +1,162 @@
+"""`tu-score agree`: how well importance, and every signal the store holds, find the tokens that ground truth calls the secret.
+
+Truth is a column of the data with [start, end) character offsets in the answer (atlas rows have `fact_spans`); a target token that
+overlaps one is true. Figures of one answer with T targets, n of them true, and of all answers pooled:
+
+    auc        share of (true, other) pairs in which the true token scores higher, ties counting half
+    ap         average precision: Σ over distinct scores, from the top, of (recall gained) · precision; equal scores enter together
+    p_true     precision among the n highest
+    p_10 …     precision among the ceil(10 % · T) highest, as hard selection with that --keep takes them: of equals the earlier
+
+Answers whose targets are all true, or none, have no AUC; they are left out of every figure, and counted. No model is loaded, only its
+tokenizer. Cost: a sort of T numbers a signal and answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from shared.datasets import Keys, load_rows
+from shared.errors import ConfigError, DataError, StoreError
+from shared.examples import Example, answer_span_tokens, data_fingerprint, make_examples
+from shared.importance import SIGNALS, Recipe, columns_of, signal
+from shared.models import context_length, load_tokenizer, locate, template_fingerprint, tokenizer_fingerprint
+from shared.scores import Store, check_fits
+from shared.weights import most_important, share_count
+from tu_score.recipe import read_targets
+
+SHARES = {"p_10": 0.1, "p_20": 0.2, "p_30": 0.3}
+FIGURES = ("auc", "ap", "p_true", *SHARES)
+
+
+def roc_auc(scores: np.ndarray, truth: np.ndarray) -> float:
+    """[T], [T] bool with both kinds present -> 0..1."""
+    from scipy.stats import rankdata
+
+    positives = int(truth.sum())
+    above = rankdata(scores)[truth].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * (len(truth) - positives)))
+
+
+def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+    """[T], [T] bool with at least one true -> 0..1."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of each run of equal scores
+    found = np.cumsum(truth[order])[last]
+    return float((np.diff(found, prepend=0) * found / (last + 1)).sum() / found[-1])
+
+
+def figures(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """All FIGURES of one answer, or of many pooled."""
+    counts = {"p_true": int(truth.sum()), **{name: share_count(share, len(truth)) for name, share in SHARES.items()}}
+    precision = {name: float(truth[most_important(scores, count)].mean()) for name, count in counts.items()}
+    return {"auc": roc_auc(scores, truth), "ap": average_precision(scores, truth), **precision}
+
+
+def agreement(store: Store, *, truth: str, key: str, model: str, data: str | None) -> dict[str, Any]:
+    """Figures of every signal, per answer and pooled, as plain JSON values.
+
+    Raises StoreError when the model's tokenizer or the data are not those of the store, DataError for data without usable spans.
+    """
+    if truth != "spans":
+        raise ConfigError(f"--truth {truth}: expected spans, character offsets in the column of the data that --truth-key names")
+    tokenizer = load_tokenizer(locate(model))
+    true = _truth(_examples(store, tokenizer, model, data), tokenizer, key)
+    scores, starts = _scores(store)
+    if len(true) != starts[-1]:
+        raise StoreError(f"{store.folder}: holds {starts[-1]} target tokens, its data has {len(true)}; tu-score verify says where")
+    return {"truth": key, **compare(scores, true, [slice(a, b) for a, b in pairwise(starts)])}
+
+
+def compare(scores: Mapping[str, np.ndarray], true: np.ndarray, answers: Sequence[slice]) -> dict[str, Any]:
+    """Figures of each of `scores` [N] against `true` [N] bool; `answers` cuts both. Raises DataError when every answer is left out."""
+    usable = [one for one in answers if 0 < true[one].sum() < one.stop - one.start]
+    if not usable:
+        raise DataError("no answer has target tokens both inside and outside of its true spans; there is nothing to compare")
+    pooled = np.concatenate([np.arange(one.start, one.stop) for one in usable])
+    signals = {}
+    for name, values in scores.items():
+        each = [figures(values[one], true[one]) for one in usable]
+        means = {figure: float(np.mean([e[figure] for e in each])) for figure in FIGURES}
+        signals[name] = {"per_answer": means, "pooled": figures(values[pooled], true[pooled])}
+    return {
+        "answers": len(usable), "tokens": len(pooled), "true_tokens": int(true[pooled].sum()),
+        "left_out": {
+            "no_true_token": sum(not true[one].any() for one in answers),
+            "only_true_tokens": sum(bool(true[one].all()) for one in answers),
+        },
+        "signals": signals,
+    }  # fmt: skip
+
+
+def _examples(store: Store, tokenizer: Any, model: str, data: str | None) -> list[Example]:
+    """The examples that were scored, made again from the data and the tokenizer."""
+    options = store.manifest["options"]
+    names = {"tokenizer": tokenizer_fingerprint(tokenizer), "chat_template": template_fingerprint(tokenizer)}
+    check_fits(store, names, model=model)
+    keys = Keys(options["question_key"], options["answer_key"], options.get("text_key"))
+    rows = load_rows(data or options["data"], keys=keys, limit=options.get("limit"))
+    examples = make_examples(
+        rows, tokenizer, context=context_length(locate(model)), long=options["long"], text_length=options["text_length"]
+    )
+    found, expected = data_fingerprint(examples), store.fingerprints["data"]
+    if found != expected:
+        raise StoreError(
+            f"{store.folder}: scored from other data than {data or options['data']} gives (store {str(expected)[:12]}, data {found[:12]}); "
+            "name the data that was scored with --data"
+        )
+    return examples
+
+
+def _truth(examples: Sequence[Example], tokenizer: Any, key: str) -> np.ndarray:
+    """[N] bool over all target tokens in the order of the store."""
+    out = []
+    for example in examples:
+        true = set(answer_span_tokens(example, tokenizer, _spans(example, key)))
+        out += [position in true for position in example.targets]
+    return np.array(out, dtype=bool)
+
+
+def _spans(example: Example, key: str) -> list[tuple[int, int]]:
+    """The [start, end) offsets of a row, checked. Raises DataError naming the row."""
+    row = example.row
+    if key not in row.extra:
+        raise DataError(f"{row.id}: no column {key!r} with the true spans of its answer; name it with --truth-key")
+    spans, size = row.extra[key], len(row.answer)
+    pairs = isinstance(spans, list) and all(isinstance(s, list) and len(s) == 2 and all(type(i) is int for i in s) for s in spans)
+    if not pairs or not all(0 <= start < end <= size for start, end in spans):
+        raise DataError(f"{row.id}: its {key} is {str(spans)[:60]}, expected [[start, end], ...] in characters of the answer, 0 to {size}")
+    return [(start, end) for start, end in spans]
+
+
+def _scores(store: Store) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Importance and every signal of which the store holds the columns, at its N target tokens, [N]; and where each answer begins.
+
+    The peers' scores take the default parameters of Recipe, ETW the tempered entropy if the store has it.
+    """
+    names = ["importance", "tempered_entropy", *dict.fromkeys(column for reads, _ in SIGNALS.values() for column in reads)]
+    parts = [read_targets(store, index, names) for index in range(len(store.manifest["parts"]))]
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in names}
+    starts = np.cumsum([0, *(length for part in parts for length in np.diff(part.starts))])
+    held = {name for name, values in columns.items() if not np.isnan(values).all()}
+    recipe = Recipe(etw_entropy="tempered_entropy" if "tempered_entropy" in held else "entropy")
+    out = {"importance": columns["importance"]}
+    out |= {name: signal(name, columns, starts, recipe) for name in SIGNALS if held.issuperset(columns_of(name, recipe))}
+    return {name: values for name, values in out.items() if not np.isnan(values).any()}, starts
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """The result as a table for a person."""
+    left = result["left_out"]
+    lines = [
+        f"truth: {result['truth']}, {result['true_tokens']:,} of {result['tokens']:,} target tokens in {result['answers']:,} answers",
+        f"left out: {left['no_true_token']} answers without a true token, {left['only_true_tokens']} with nothing else",
+    ]
+    for title, part in (("mean over answers", "per_answer"), ("pooled", "pooled")):
+        lines += ["", f"{title:<18}" + "".join(f"{name:>8}" for name in FIGURES)]
+        lines += [f"{name:<18}" + "".join(f"{s[part][figure]:8.3f}" for figure in FIGURES) for name, s in result["signals"].items()]
+    return "\n".join(lines)

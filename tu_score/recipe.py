@@ -1,0 +1,112 @@
+"""`tu-score recipe`: importance again, from the columns of a finished store and without a model.
+
+Two passes over the parts. The first sees whether the store holds what the recipe reads and, for scope "store", gathers the statistics;
+the second writes every part anew with another importance column and the other columns as they are. The new parts appear together
+(shared.scores.rewrite). One to three seconds a million tokens on one core, most of it reading, hashing and writing; memory is that of
+one part, and for rank over the store 8 bytes a target token and signal more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from shared.config import as_dict
+from shared.errors import StoreError
+from shared.importance import Recipe, importance, signal
+from shared.norms import Summary
+from shared.scores import Store, rewrite
+from tu_score.config import SPAN_COLUMNS
+
+ADDED_BY = {
+    "delta": "--spans question, window or entity",
+    "delta_mean": "--spans question, window or entity",
+    "masked_entropy": "--spans question, window or entity",
+    "base_logprob": "--base-model",
+    "base_entropy": "--base-model",
+    "tempered_entropy": "--set entropy_temperature=2",
+}
+"""column -> the option of tu-score run that fills it"""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The target tokens of E examples, N in all, one after another."""
+
+    columns: dict[str, np.ndarray]
+    """[N] float64 each, NaN where null (or where the store has no such column)"""
+    starts: np.ndarray
+    """[E + 1]: where each example begins"""
+    at: np.ndarray
+    """[tokens] bool: which of all tokens they are"""
+
+
+def targets_of(table: pa.Table, names: Sequence[str]) -> Targets:
+    """Columns of one part at its target tokens. Raises StoreError when their lists do not line up."""
+    at, offsets = _flat(table, "is_target")
+    at = at.astype(bool)
+    columns = {}
+    for name in names:
+        if name not in table.column_names:
+            columns[name] = np.full(int(at.sum()), np.nan)
+            continue
+        values, own = _flat(table, name)
+        if not np.array_equal(own, offsets):
+            raise StoreError(f"the lists of {name} and is_target are of unequal length; tu-score verify says where")
+        columns[name] = values[at].astype(np.float64)
+    return Targets(columns, np.concatenate([[0], np.cumsum(at)])[offsets], at)
+
+
+def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The entries of all lists of a column, null as NaN, and the offsets of the lists (from 0 on)."""
+    lists = table.column(name).combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    offsets = lists.offsets.to_numpy()
+    return lists.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0]
+
+
+def read_targets(store: Store, index: int, names: Sequence[str]) -> Targets:
+    """The same, from a part of the store of which only these columns are decoded."""
+    return targets_of(store.table(index, ["is_target", *names]), names)
+
+
+def apply_recipe(store: Store, recipe: Recipe) -> Store:
+    """Rewrites the importance column and records the recipe in the manifest. Raises StoreError when the store lacks a column it reads."""
+    summaries = survey(store, recipe)
+    return rewrite(store, lambda table: with_importance(table, recipe, summaries, store), recipe=as_dict(recipe))
+
+
+def survey(store: Store, recipe: Recipe) -> dict[str, Summary] | None:
+    """The first pass: refuses a store without the recipe's columns; summaries of its signals for scope "store", else None."""
+    held: set[str] = set()
+    summaries = {name: Summary(recipe.norm) for name in recipe.shares()}
+    for index in range(len(store.manifest["parts"])):
+        targets = read_targets(store, index, recipe.columns())
+        held |= {name for name, values in targets.columns.items() if not np.isnan(values).all()}
+        for name, summary in summaries.items() if recipe.scope == "store" else ():
+            summary.add(signal(name, targets.columns, targets.starts, recipe))
+    lacking = [name for name in recipe.columns() if name not in held]
+    if lacking:
+        options = " and ".join(dict.fromkeys(ADDED_BY.get(name, "this version") for name in lacking))
+        raise StoreError(
+            f"{store.folder}: the recipe reads {', '.join(lacking)}, which this store does not hold; "
+            f"score again with {options}, or choose another recipe"
+        )
+    return summaries if recipe.scope == "store" else None
+
+
+def with_importance(table: pa.Table, recipe: Recipe, summaries: Mapping[str, Summary] | None, store: Store) -> pa.Table:
+    """The part with another importance column: null off target, the recipe's value at every target."""
+    targets = targets_of(table, recipe.columns())
+    torn = [name for name, values in targets.columns.items() if name not in SPAN_COLUMNS and np.isnan(values).any()]
+    if torn:
+        raise StoreError(f"{store.folder}: {', '.join(torn)} is null at some targets; tu-score verify says where, copy the store again")
+    full = np.zeros(len(targets.at), dtype=np.float32)
+    full[targets.at] = importance(targets.columns, targets.starts, recipe, summaries)
+    place = table.schema.get_field_index("importance")
+    _, offsets = _flat(table, "is_target")
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(full, mask=~targets.at))
+    return table.set_column(place, table.schema.field(place), lists.cast(table.schema.field(place).type))
