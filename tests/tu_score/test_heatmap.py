@@ -279,8 +279,10 @@ def test_light_and_dark_can_both_be_read(browser, path):
 
 
 def test_a_narrow_screen_scrolls_down_only_and_the_details_fit(browser, path, store):
-    page = browser.page(path, size=(420, 800))
+    page = browser.page(path, size=(420, 800), fragment="signal=base_entropy")
     assert page.evaluate("document.documentElement.scrollWidth") == 420
+    box = "((r) => [r.left, r.right])(document.querySelector('input:checked + label').getBoundingClientRect())"
+    assert 0 < page.evaluate(box)[0] < page.evaluate(box)[1] < 420, "the name of the chosen signal is in sight"
     page.click(token(1, targets_of(rows_of(store)[1])[4]))
     left, right, bottom = page.evaluate("((r) => [r.left, r.right, r.bottom])(document.getElementById('tip').getBoundingClientRect())")
     assert left >= 0 and right <= 420 and bottom <= 800
