@@ -46,9 +46,9 @@ class HeadOptions:
         if self.chunk_mib < 1:
             raise ConfigError(f"head_mib is {self.chunk_mib}, expected at least 1 (MiB)")
         if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(f"temperature is {self.temperature}, expected a number above 0")
+            raise ConfigError(f"entropy_temperature is {self.temperature}, expected more than 0")
         if self.top_k < 0:
-            raise ConfigError(f"top_k is {self.top_k}, expected at least 0")
+            raise ConfigError(f"topk is {self.top_k}, expected 0 or more")
 
     @property
     def plain(self) -> HeadOptions:
@@ -58,7 +58,7 @@ class HeadOptions:
     def check(self, vocabulary: int) -> None:
         """Raises ConfigError where the vocabulary has fewer tokens than top_k asks for."""
         if self.top_k > vocabulary:
-            raise ConfigError(f"top_k is {self.top_k}, but the model's vocabulary has {vocabulary} tokens")
+            raise ConfigError(f"topk is {self.top_k}, but the model's vocabulary has {vocabulary} tokens")
 
 
 class PositionScores(NamedTuple):

@@ -19,7 +19,8 @@ import importlib.metadata
 import importlib.util
 import itertools
 import os
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from shared.fs import read_json
 from shared.logprobs import HeadOptions
 from shared.models import choose_device, choose_dtype, context_length
 
+THREADS = "VLLM_CPU_OMP_THREADS_BIND"
+CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 BLOCK_SIZE = {"cpu": 32}
 """tokens in a block of the prefix cache; the CPU build takes multiples of 32 and its own default, 128, shares little. Elsewhere vLLM's."""
 GPU_MEMORY = 0.9
@@ -47,6 +50,8 @@ LOAD_ERRORS = (
     ValueError, RuntimeError, NotImplementedError, KeyError, AttributeError, TypeError, AssertionError, ImportError, OSError,
 )  # fmt: skip
 """what vLLM raises for a model or an option that it does not take; it has no error class of its own for it"""
+_OPEN: weakref.WeakSet[VllmEngine] = weakref.WeakSet()
+"""engines of this process: what they share must stay while there is one"""
 
 
 class VllmEngine:
@@ -71,6 +76,7 @@ class VllmEngine:
         self.device = _fitting_device(device)
         architecture = _architecture(folder)
         self.llm = self._load(architecture)
+        _OPEN.add(self)
         cache = self.llm.llm_engine.vllm_config.cache_config
         self.block_size, self.prefix_caching = cache.block_size, bool(cache.enable_prefix_caching)
 
@@ -79,17 +85,24 @@ class VllmEngine:
         from vllm import LLM
 
         set_num_threads = torch.set_num_threads  # the CPU worker replaces it with a function that refuses
+        llm = None
         try:
-            llm = LLM(**self._options())
+            with _threads_for_each_rank(self.tensor_parallel if self.device == "cpu" else 1):
+                llm = LLM(**self._options())
             # Kernels that lack a case (the CPU build: heads of 16) say so in the first forward pass only: have it now.
-            llm.encode(
-                [{"prompt_token_ids": [0]}], pooling_params=[_params([0], [0], self.head)], pooling_task="token_classify", use_tqdm=False
-            )
+            params = [_params([0], [0], self.head.plain)]
+            llm.encode([{"prompt_token_ids": [0]}], pooling_params=params, pooling_task="token_classify", use_tqdm=False)
+            self.head.check(llm.llm_engine.model_config.get_vocab_size())
             return llm
-        except LOAD_ERRORS as error:
+        except Exception as error:
+            if llm is not None:
+                llm.llm_engine.engine_core.shutdown()
+            if not isinstance(error, LOAD_ERRORS) and type(error) is not Exception:  # bare: a worker process of vLLM failed
+                raise
             reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)[:300]
         finally:
             torch.set_num_threads = set_num_threads
+        del llm
         _free()
         raise ModelError(f"model {self.folder}: vLLM cannot score {architecture}: {reason}; use --engine torch")
 
@@ -116,19 +129,24 @@ class VllmEngine:
         }
 
     def describe(self) -> dict[str, Any]:
+        flags = {
+            "enforce_eager": self.device == "cpu",
+            "prefix_caching": self.prefix_caching,
+            "chunked_prefill": True,
+            "max_num_seqs": min(MAX_SEQUENCES, self.batch_tokens),
+        }
+        # How much is cached decides which requests share a step.
+        memory = {"cpu_kvcache_gib": int(os.environ[CACHE_SPACE])} if self.device == "cpu" else {"gpu_memory_utilization": GPU_MEMORY}
         return {
             "name": "vllm",
             "version": _version(),
             "dtype": self.dtype,
             "device": self.device,
             "block_size": self.block_size,
-            "flags": {
-                "enforce_eager": self.device == "cpu", "prefix_caching": self.prefix_caching, "chunked_prefill": True,
-                "max_num_seqs": min(MAX_SEQUENCES, self.batch_tokens),
-            },
-            "batch_tokens": self.batch_tokens,
             "tensor_parallel": self.tensor_parallel,
-        }  # fmt: skip
+            "flags": flags | memory,
+            "batch_tokens": self.batch_tokens,
+        }
 
     def score(self, requests: Sequence[Request], advance: Callable[[int], None] = ignore) -> list[TokenScores]:
         """Answers in the order of the requests. Raises ModelError when one is longer than vLLM's cache or the model's context."""
@@ -164,7 +182,7 @@ class VllmEngine:
         if length <= limit:
             return
         context = context_length(self.folder)
-        hint = f"the model's context is {context}" if context and length > context else "raise VLLM_CPU_KVCACHE_SPACE (GiB)"
+        hint = f"the model's context is {context}" if context and length > context else f"raise {CACHE_SPACE} (GiB)"
         if self.device != "cpu" and not (context and length > context):
             hint = "a GPU with more memory or --engine torch is needed"
         raise ModelError(f"model {self.folder}: a request of {len(request.ids)} tokens, but vLLM holds {limit} here; {hint}")
@@ -173,6 +191,7 @@ class VllmEngine:
         """Shuts the engine down and frees weights and cache: a second one can follow in the same process."""
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
+        _OPEN.discard(self)
         _free()
 
 
@@ -210,11 +229,33 @@ def _prepare_environment() -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, requests are scheduled in a fixed order
     os.environ[ACTIVATE] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    os.environ.setdefault(CACHE_SPACE, "2")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # vLLM reports usage over the network otherwise
     named = os.environ.get("VLLM_PLUGINS")
     if named is not None and PLUGIN not in named.split(","):
         os.environ["VLLM_PLUGINS"] = f"{named},{PLUGIN}".strip(",")
+
+
+@contextlib.contextmanager
+def _threads_for_each_rank(ranks: int) -> Iterator[None]:
+    """The CPU build gives each rank a memory node of its own, which most machines lack: here each gets its share of the cores.
+
+    Only while the ranks start, so that an engine without ranks does not find it; what the user has set stays.
+    """
+    from vllm import envs
+
+    if ranks == 1 or THREADS in os.environ:
+        yield
+        return
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    shares = [cores[len(cores) * i // ranks : len(cores) * (i + 1) // ranks] for i in range(ranks)]
+    os.environ[THREADS] = "|".join(",".join(map(str, share)) for share in shares) if all(shares) else "nobind"
+    envs.disable_envs_cache()  # made when an engine starts
+    try:
+        yield
+    finally:
+        del os.environ[THREADS]
+        envs.disable_envs_cache()
 
 
 def _fitting_device(device: str | None) -> str:
@@ -264,7 +305,8 @@ def _free() -> None:
     import torch
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    cleanup_dist_env_and_memory()
+    if not _OPEN:
+        cleanup_dist_env_and_memory()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
