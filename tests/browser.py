@@ -42,11 +42,11 @@ class Browser:
     """One Chromium process with a profile of its own; a context manager."""
 
     def __enter__(self) -> Browser:
-        self.profile = tempfile.mkdtemp(prefix="tu-chromium-")
+        program, self.profile = find_chromium(), tempfile.mkdtemp(prefix="tu-chromium-")
         from_us, self.write_end = os.pipe()
         self.read_end, to_us = os.pipe()
         # Chromium reads DevTools messages from descriptor 3 and answers on 4; bash can bind any numbers to those two.
-        start = ["bash", "-c", f'exec "$@" 3<&{from_us} 4>&{to_us}', "bash", find_chromium(), *FLAGS]
+        start = ["bash", "-c", f'exec "$@" 3<&{from_us} 4>&{to_us}', "bash", program, *FLAGS]
         self.process = subprocess.Popen(
             [*start, f"--user-data-dir={self.profile}", "about:blank"],
             pass_fds=(from_us, to_us), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
