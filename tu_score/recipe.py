@@ -61,11 +61,9 @@ def targets_of(table: pa.Table, names: Sequence[str]) -> Targets:
 
 
 def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The entries of all lists of a column, null as NaN, and the offsets of the lists (from 0 on)."""
-    lists = table.column(name).combine_chunks()
-    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
-    offsets = lists.offsets.to_numpy()
-    return lists.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0]
+    """The entries of all lists of a column, null as NaN, and the offsets of the lists."""
+    lists = table.column(name).combine_chunks()  # one array, whose offsets begin at 0
+    return lists.flatten().to_numpy(zero_copy_only=False), lists.offsets.to_numpy()
 
 
 def read_targets(store: Store, index: int, names: Sequence[str]) -> Targets:

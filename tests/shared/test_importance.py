@@ -68,6 +68,7 @@ def test_norms_by_hand():
     values = np.array([2.0, 4.0, 3.0, 1.0, 100.0, 1.0, 7.0])
     assert normalise(values, starts, "minmax")[:3].tolist() == [0, 1, 0.5]
     assert normalise(values, starts, "rank")[3:].tolist() == [0, 1, 0, 0.6]
+    assert normalise(np.array([1.0, 5.0, 5.0, 9.0]), np.array([0, 2, 4]), "rank").tolist() == [0, 1, 0, 1]
     assert normalise(values, starts, "max").tolist() == [0.5, 1, 0.75, 0.01, 1, 0.01, 0.07]
     assert normalise(np.array([1.0, 3.0]), np.array([0, 2]), "zscore") == pytest.approx([0.158655254, 0.841344746])
     assert normalise(np.array([-1.0, 2.0]), np.array([0, 2]), "max").tolist() == [0, 1]
@@ -147,6 +148,7 @@ def test_selection_of_seul_and_su_by_hand():
     columns = {"logprob": np.log([0.5, 0.5, 0.5, 0.5, 0.9, 0.5]), "base_logprob": np.log([0.5, 0.5, 0.5, 0.5, 0.1, 0.5])}
     assert signal("su", columns, np.array([0, 6]), Recipe()).tolist() == [0, 0, 1, 1, 1, 1]
     assert signal("su", columns, np.array([0, 4, 6]), Recipe(su_k=0.5)).tolist() == [0, 0, 0, 0, 1, 1]
+    assert signal("su", columns, np.array([0, 5, 6]), Recipe(su_k=0.5)).tolist() == [0, 0, 1, 1, 1, 0]
 
 
 @settings(deadline=None)

@@ -13,7 +13,7 @@ from shared.importance import Recipe, importance
 from shared.parts import encode, schema
 from shared.scores import Store, open_store
 from tu_score.config import ScoreConfig
-from tu_score.recipe import targets_of, with_importance
+from tu_score.recipe import apply_recipe, targets_of, with_importance
 from tu_score.run import run_score
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
@@ -157,6 +157,14 @@ def test_a_run_killed_before_its_store_wide_recipe_applies_it_when_given_again(m
     again = make(tmp_path / "killed", tiny_model, tiny_base, **fields)
     parts = {p.name: p.read_bytes() for p in whole.glob("part-*")}
     assert parts == {p.name: p.read_bytes() for p in again.glob("part-*")} and open_store(again).manifest["recipe"]["scope"] == "store"
+    apply_recipe(open_store(again), Recipe())
+    make(again, tiny_model, tiny_base, **fields)
+    assert open_store(again).manifest["recipe"]["scope"] == "example"  # given once more, it leaves a later recipe alone
+
+
+def test_a_run_over_the_store_without_its_columns_finishes_without_importance(tiny_model, tiny_base, tmp_path, capsys):
+    out = make(tmp_path / "out", tiny_model, tiny_base, scope="store", spans="none", limit=2)
+    assert open_store(out).manifest["recipe"] is None and "no importance was written: the recipe reads delta" in capsys.readouterr().err
 
 
 def test_a_finished_run_given_again_leaves_a_later_recipe_alone(run_cli, store, tiny_model, tiny_base):
