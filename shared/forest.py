@@ -1,22 +1,26 @@
 """Many sequences that share prefixes as one packed row: each shared prefix is computed once, nothing is padded.
 
-The sequences form a forest of segments (runs of tokens without a branch). A segment's tokens attend to the tokens of its ancestors
-and, causally, to their own segment. Transformers lets a registered function replace the attention of every architecture that
-supports the interface; ours gathers, for groups of segments of similar size, their queries [B, H, N, D] and the keys of ancestors and
-own tokens [B, H, M, D], and makes one SDPA call a group. No mask over the packed row is ever built: the cost of attention is that of
-the segments, M per query token, plus the padding inside a group, which `MAX_WASTE` bounds.
+The sequences form a forest of segments (runs of tokens without a branch), laid out in depth-first order, so that the descendants of a
+segment follow it without a gap: token j is visible to token i exactly when j <= i < end(j), where end(j) is where the descendants of
+j's segment end. Transformers lets a registered function replace the attention of every architecture that supports the interface.
+
+Ours has two forms. On CUDA, flex attention with that rule as its block mask. Elsewhere, for groups of segments of similar size, it
+gathers their queries [B, H, N, D] and the keys of ancestors and own tokens [B, KV, M, D], and makes one SDPA call a group. No mask over the
+packed row is ever built: the cost of attention is that of the segments, M per query token, plus padding inside a group, kept below
+what another call would cost.
 
 Exact up to the order of sums. Sliding windows are honoured (by distance in position), soft-capped scores too.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +29,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MIN_SHARED = 6
-"""tokens; a shorter shared prefix is computed twice, which costs less than another group of attention calls"""
+"""tokens; a shorter shared prefix is computed twice, which costs less than another segment in the attention calls"""
 MAX_WASTE = 0.25
-"""share of padding that a group of segments may hold"""
+"""share of padding that a group of segments may hold …"""
+CALL_COST = 16_384
+"""… or this many query-key pairs, the time of which is about that of another attention call (SmolLM2 on two CPU cores)"""
 
 
 @dataclass
@@ -41,8 +47,11 @@ class Segment:
 
     def context(self) -> list[int]:
         """Row indices of all ancestor tokens and its own, in order of position."""
-        above = self.parent.context() if self.parent else []
-        return above + list(range(self.start, self.start + self.length))
+        chain, segment = [], self
+        while segment is not None:
+            chain.append(range(segment.start, segment.start + segment.length))
+            segment = segment.parent
+        return [i for part in reversed(chain) for i in part]
 
 
 @dataclass
@@ -54,8 +63,26 @@ class Group:
     back_Q: torch.Tensor
     """which of the B·N outputs are real"""
     mask_BNM: torch.Tensor
-    distance_BNM: torch.Tensor
-    """position of the query minus position of the key, for sliding windows"""
+    """which key a query may look at, sliding windows aside"""
+    _masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> Group:
+        return Group(*(x.to(device) for x in (self.query_BN, self.key_BM, self.back_Q, self.mask_BNM)))
+
+    def visible(self, positions_L: torch.Tensor, window: int | None) -> torch.Tensor:
+        """[B, N, M] bool."""
+        if window is None:
+            return self.mask_BNM
+        return self.mask_BNM & (positions_L[self.query_BN][:, :, None] - positions_L[self.key_BM][:, None, :] < window)
+
+    def added(self, positions_L: torch.Tensor, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """[B, 1, N, M], 0 or −inf: what SDPA would make of the mask in every layer, made once a forward pass."""
+        if (window, dtype) not in self._masks:
+            visible = self.visible(positions_L, window)[:, None]
+            self._masks[window, dtype] = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
+                ~visible, float("-inf")
+            )
+        return self._masks[window, dtype]
 
 
 @dataclass
@@ -64,49 +91,55 @@ class Forest:
 
     ids_L: torch.Tensor
     positions_L: torch.Tensor
+    ends_L: torch.Tensor
+    """row index behind the last descendant of the token's segment"""
     slots: list[list[int]]
     """for each sequence, the index in the packed row of each of its tokens"""
+    segments: list[Segment]
     groups: list[Group]
+    """empty where flex attention needs none"""
     order_L: torch.Tensor
     """puts the outputs of the groups, one after another, into the order of the packed row"""
-
-    def to(self, device: torch.device) -> Forest:
-        groups = [Group(*(getattr(g, f.name).to(device) for f in fields(Group))) for g in self.groups]
-        return Forest(self.ids_L.to(device), self.positions_L.to(device), self.slots, groups, self.order_L.to(device))
+    _blocks: dict[Any, Any] = field(default_factory=dict)
 
 
-def pack(sequences: Sequence[Sequence[int]]) -> Forest:
+def pack(sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Forest:
     """Packs sequences of token ids (none empty) into one row. Order and duplicates do not matter: equal prefixes are stored once."""
     assert all(sequences), "an empty sequence has nothing to pack"
-    order = sorted(range(len(sequences)), key=lambda i: list(sequences[i]))
+    device = torch.device(device)
     ids: list[int] = []
     positions: list[int] = []
     segments: list[Segment] = []
     slots: list[list[int]] = [[] for _ in sequences]
+    order = sorted(range(len(sequences)), key=lambda i: list(sequences[i]))
+    common = [0, *(common_prefix(sequences[a], sequences[b]) for a, b in itertools.pairwise(order))]
+    lengths = [len(sequences[i]) for i in order]
+    # Runs of `order` that share a segment, what comes before it, its parent. A stack, not recursion: texts with many spans nest deeply.
+    stack: list[tuple[Run, int, Segment | None]] = [(run, 0, None) for run in _runs(common, lengths, 0, len(order), 0)][::-1]
+    while stack:
+        (first, last, shared), depth, parent = stack.pop()
+        segment = Segment(len(ids), shared - depth, depth, parent)
+        ids.extend(sequences[order[first]][depth:shared])
+        positions.extend(range(depth, shared))
+        segments.append(segment)
+        for member in order[first:last]:
+            slots[member].extend(range(segment.start, segment.start + segment.length))
+        longer = next((k for k in range(first, last) if lengths[k] > shared), last)  # those that end here sort before
+        if longer < last:
+            stack += [(run, shared, segment) for run in _runs(common, lengths, longer, last, shared)][::-1]
+    groups = [] if flex_fits(device) else [g.to(device) for g in _groups(segments)]
+    rows = torch.cat([g.query_BN.flatten()[g.back_Q] for g in groups]) if groups else torch.arange(0)
+    at = (torch.tensor(x, device=device) for x in (ids, positions, _ends(segments)))
+    return Forest(*at, slots, segments, groups, torch.argsort(rows))
 
-    def add(members: list[int], depth: int, parent: Segment | None) -> None:
-        """`members` share their first `depth` tokens and hold at least one more; they are in sorted order."""
-        for run in _runs(sequences, members, depth):
-            shared = _common(sequences, run, depth)
-            segment = Segment(len(ids), shared - depth, depth, parent)
-            ids.extend(sequences[run[0]][depth:shared])
-            positions.extend(range(depth, shared))
-            segments.append(segment)
-            for member in run:
-                slots[member].extend(range(segment.start, segment.start + segment.length))
-            longer = [m for m in run if len(sequences[m]) > shared]
-            if longer:
-                add(longer, shared, segment)
 
-    add(order, 0, None)
-    groups = _groups(segments, torch.tensor(positions))
-    rows = torch.cat([g.query_BN.flatten()[g.back_Q] for g in groups])
-    return Forest(torch.tensor(ids), torch.tensor(positions), slots, groups, torch.argsort(rows))
-
-
-def _common(sequences: Sequence[Sequence[int]], run: list[int], depth: int) -> int:
-    """Length of the prefix that all of a sorted run share: that of its first and last."""
-    return common_prefix(sequences[run[0]], sequences[run[-1]], depth)
+def _ends(segments: list[Segment]) -> list[int]:
+    """For each token of the row, the index behind the last descendant of its segment (segments are in depth-first order)."""
+    last = {id(s): s.start + s.length for s in segments}
+    for s in reversed(segments):
+        if s.parent is not None:
+            last[id(s.parent)] = max(last[id(s.parent)], last[id(s)])
+    return [last[id(s)] for s in segments for _ in range(s.length)]
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int], start: int = 0) -> int:
@@ -115,51 +148,51 @@ def common_prefix(first: Sequence[int], second: Sequence[int], start: int = 0) -
     return next((i for i in range(start, end) if first[i] != second[i]), end)
 
 
-def _runs(sequences: Sequence[Sequence[int]], members: list[int], depth: int) -> Iterator[list[int]]:
-    """Cuts sorted members into runs that share at least MIN_SHARED tokens after `depth`; one that ends sooner must be shared whole."""
-    run = [members[0]]
-    for member in members[1:]:
-        shared = _common(sequences, [run[0], member], depth) - depth
-        shortest = min(len(sequences[run[0]]), len(sequences[member])) - depth
-        if shared >= min(MIN_SHARED, shortest):
-            run.append(member)
+Run = tuple[int, int, int]
+"""first, last (exclusive), and the length of the prefix that sequences first … last of the sorted order share"""
+
+
+def _runs(common: list[int], lengths: list[int], first: int, last: int, depth: int) -> Iterator[Run]:
+    """Cuts first … last of the sorted order into runs that share at least MIN_SHARED tokens after `depth`; a sequence that ends sooner must
+    be shared whole. `common[k]` is the length of the prefix that sequences k - 1 and k share."""
+    start, shared = first, lengths[first]
+    for k in range(first + 1, last):
+        both = min(shared, common[k])
+        if both - depth >= min(MIN_SHARED, lengths[start] - depth, lengths[k] - depth):
+            shared = both
         else:
-            yield run
-            run = [member]
-    yield run
+            yield start, k, shared
+            start, shared = k, lengths[k]
+    yield start, last, shared
 
 
-def _groups(segments: list[Segment], positions: torch.Tensor) -> list[Group]:
-    """Segments of similar shape together, so that little is padded."""
+def _groups(segments: list[Segment]) -> list[Group]:
+    """Segments of similar shape together. A group ends where padding would cost more than another call."""
     shaped = sorted(((s.length, s.depth + s.length, s) for s in segments), key=lambda x: (x[0], x[1], x[2].start), reverse=True)
     groups, batch, n, m, real = [], [], 0, 0, 0
     for length, keys, segment in shaped:
-        cost, filled = max(n, length) * max(m, keys) * (len(batch) + 1), real + length * keys
-        if batch and cost > filled * (1 + MAX_WASTE):
-            groups.append(_group(batch, positions))
+        pairs, filled = max(n, length) * max(m, keys) * (len(batch) + 1), real + length * keys
+        if batch and pairs - filled > max(MAX_WASTE * filled, CALL_COST):
+            groups.append(_group(batch))
             batch, n, m, real = [], 0, 0, 0
         batch.append(segment)
         n, m, real = max(n, length), max(m, keys), real + length * keys
-    return [*groups, _group(batch, positions)]
+    return [*groups, _group(batch)]
 
 
-def _group(segments: list[Segment], positions: torch.Tensor) -> Group:
-    contexts = [s.context() for s in segments]
-    b, n, m = len(segments), max(s.length for s in segments), max(map(len, contexts))
+def _group(segments: list[Segment]) -> Group:
+    b, n, m = len(segments), max(s.length for s in segments), max(s.depth + s.length for s in segments)
     query = torch.zeros(b, n, dtype=torch.long)
     key = torch.zeros(b, m, dtype=torch.long)
-    real_query = torch.zeros(b, n, dtype=torch.bool)
-    real_key = torch.zeros(b, m, dtype=torch.bool)
-    for i, (segment, context) in enumerate(zip(segments, contexts, strict=True)):
+    lengths = torch.tensor([s.length for s in segments])[:, None, None]
+    depths = torch.tensor([s.depth for s in segments])[:, None, None]
+    for i, segment in enumerate(segments):
         query[i, : segment.length] = torch.arange(segment.start, segment.start + segment.length)
-        key[i, : len(context)] = torch.tensor(context)
-        real_query[i, : segment.length] = True
-        real_key[i, : len(context)] = True
-    distance = positions[query][:, :, None] - positions[key][:, None, :]
+        key[i, : segment.depth + segment.length] = torch.tensor(segment.context())
+    at_n, at_m = torch.arange(n)[None, :, None], torch.arange(m)[None, None, :]
     # a padded query may look at key 0, so that no softmax is empty; its output is dropped
-    mask = (distance >= 0) & real_key[:, None, :] | ~real_query[:, :, None] & (torch.arange(m) == 0)
-    back = real_query.flatten().nonzero()[:, 0]
-    return Group(query, key, back, mask, distance)
+    mask = (at_m <= at_n + depths) & (at_n < lengths) | (at_n >= lengths) & (at_m == 0)
+    return Group(query, key, (at_n < lengths).flatten().nonzero()[:, 0], mask)
 
 
 _active: ContextVar[Forest | None] = ContextVar("forest", default=None)
@@ -205,27 +238,61 @@ def forest_attention(module, query, key, value, attention_mask, scaling=None, dr
     strange = [name for name, value in kwargs.items() if value is not None and name not in IGNORED and not (name == "is_causal" and value)]
     if strange:
         raise TypeError(f"forest attention does not know {', '.join(strange)}")
-    heads = query.shape[1]
-    repeat = heads // key.shape[1]
-    parts = []
+    if not forest.groups:
+        return _flex(forest, query, key, value, scaling, dropout, sliding_window, softcap), None
+    heads, parts = query.shape[1], []
     for group in forest.groups:
         b, n = group.query_BN.shape
-        q = query[0][:, group.query_BN].transpose(0, 1)
-        k, v = (_repeat(x[0][:, group.key_BM].transpose(0, 1), repeat) for x in (key, value))
-        mask = group.mask_BNM if sliding_window is None else group.mask_BNM & (group.distance_BNM < sliding_window)
-        part = _attend(q, k, v, mask[:, None], scaling, softcap, dropout)
+        q, k, v = (x[0][:, index].transpose(0, 1) for x, index in ((query, group.query_BN), (key, group.key_BM), (value, group.key_BM)))
+        if softcap is None:
+            mask = group.added(forest.positions_L, sliding_window, q.dtype)
+            part = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, dropout_p=dropout, enable_gqa=heads != k.shape[1])
+        else:
+            part = _capped(q, k, v, group.visible(forest.positions_L, sliding_window)[:, None], scaling, softcap, dropout)
         parts.append(part.transpose(0, 1).reshape(heads, b * n, -1)[:, group.back_Q])
     out = torch.cat(parts, 1)[:, forest.order_L]
     return out.transpose(0, 1)[None].contiguous(), None
 
 
-def _repeat(x: torch.Tensor, times: int) -> torch.Tensor:
-    return x if times == 1 else x.repeat_interleave(times, 1)
-
-
-def _attend(q, k, v, mask, scale, softcap, dropout) -> torch.Tensor:
-    if softcap is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, dropout_p=dropout)
+def _capped(q, k, v, mask, scale, softcap, dropout) -> torch.Tensor:
+    repeat = q.shape[1] // k.shape[1]
+    k, v = (x if repeat == 1 else x.repeat_interleave(repeat, 1) for x in (k, v))
     scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
     scores = (torch.tanh(scores / softcap) * softcap).masked_fill(~mask, float("-inf"))
     return F.dropout(scores.float().softmax(-1).to(q.dtype), dropout) @ v
+
+
+def flex_fits(device: torch.device) -> bool:
+    """Flex attention has kernels worth using on CUDA; written for it, tried on the CPU for its numbers only."""
+    return device.type == "cuda"
+
+
+@cache
+def _flex_kernel(compiled: bool) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+
+
+def _flex(forest: Forest, query, key, value, scale, dropout, window, softcap) -> torch.Tensor:
+    """[1, L, H, D]; the rule of visibility as a block mask, made once a forward pass and window."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    if dropout:
+        raise TypeError("flex attention has no dropout")
+    ends, positions, length = forest.ends_L, forest.positions_L, len(forest.ids_L)
+
+    def visible(b, h, q, k):
+        seen = (k <= q) & (q < ends[k])
+        return seen if window is None else seen & (positions[q] - positions[k] < window)
+
+    def capped(score, b, h, q, k):
+        return torch.tanh(score / softcap) * softcap
+
+    if window not in forest._blocks:
+        forest._blocks[window] = create_block_mask(visible, None, None, length, length, device=query.device)
+    out = _flex_kernel(query.device.type == "cuda")(
+        query, key, value, score_mod=None if softcap is None else capped, block_mask=forest._blocks[window], scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    return out.transpose(1, 2).contiguous()

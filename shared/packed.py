@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from shared.console import say
 from shared.errors import ModelError
 from shared.forest import attending, pack
 from shared.logprobs import Head, head_of
@@ -41,6 +42,7 @@ class PackedModel:
                 raise ModelError(
                     f"{type(model).__name__}: its logits are not head times hidden states; this architecture is not understood"
                 )
+            say(f"{type(model).__name__} cannot take a packed row of shared prefixes: batches of similar length instead, which is slower")
 
     @property
     def head(self) -> Head:
@@ -50,7 +52,7 @@ class PackedModel:
         """-> hidden states [L, D] and, for each sequence, the row of each of its tokens. Row of token i predicts token i + 1."""
         if not self.packs:
             return self._padded(sequences)
-        forest = pack(sequences).to(self.model.device)
+        forest = pack(sequences, self.model.device)
         # A mask that is already four-dimensional keeps transformers from building its own; the forest's attention reads none.
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.model.device)
         with attending(self.model, forest):
@@ -79,6 +81,8 @@ class PackedModel:
         try:
             hidden, slots = self.hidden(probes)
             found = self.head.logits(hidden[[i for s in slots for i in s]]).float()
+        except torch.OutOfMemoryError:
+            raise  # says nothing about the architecture
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
             return False  # an architecture that cannot be fed this way says so in many ways
         if found.shape != expected.shape:

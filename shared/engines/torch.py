@@ -17,6 +17,12 @@ from shared.logprobs import HeadOptions, PositionScores, score_positions
 from shared.models import choose_device, choose_dtype, load_model
 from shared.packed import PackedModel
 
+MAX_AGAIN = 1 / 16
+"""A pass computes again what it shares with the one before. Where that is more than this share of its tokens (variants of one long text:
+each pass begins with the text), it grows beyond `batch_tokens` …"""
+MAX_GROWTH = 8
+"""… to at most so many times as much, for the sake of memory."""
+
 
 class TorchEngine:
     """Scores and generates with a transformers model."""
@@ -52,8 +58,10 @@ class TorchEngine:
     @torch.inference_mode()
     def score(self, requests: Sequence[Request], advance: Callable[[int], None] = ignore) -> list[TokenScores]:
         out: list[TokenScores | None] = [None] * len(requests)
-        for batch in self._batches(requests):
-            hidden, slots = self.packed.hidden([requests[i].ids for i in batch])
+        # The last wanted token is a target only, so the model does not read it.
+        read = [r.ids[: max(r.wanted, default=1)] for r in requests]
+        for batch in self._batches(read):
+            hidden, slots = self.packed.hidden([read[i] for i in batch])
             for extras, options in ((False, self.head.plain), (True, self.head)):
                 chosen = [k for k, i in enumerate(batch) if requests[i].extras == extras]
                 answers = self._read(hidden, [(requests[batch[k]], slots[k]) for k in chosen], options)
@@ -63,28 +71,32 @@ class TorchEngine:
         return [o for o in out if o is not None]
 
     def _read(self, hidden_LD: torch.Tensor, chosen: list[tuple[Request, list[int]]], options: HeadOptions) -> list[TokenScores]:
-        """Answers to requests, each with the rows of its tokens."""
-        rows = [slots[p - 1] for request, slots in chosen for p in request.wanted]
-        targets = [request.ids[p] for request, _ in chosen for p in request.wanted]
-        device = hidden_LD.device
-        scores = score_positions(hidden_LD[_index(rows, device)], _index(targets, device), self.packed.head, options)
-        return cut(scores, [len(request.wanted) for request, _ in chosen])
+        """Answers to requests, each with the rows of its tokens. A (row, target) that several ask for goes through the head once."""
+        rows = np.array([slots[p - 1] for request, slots in chosen for p in request.wanted], dtype=np.int64)
+        targets = np.array([request.ids[p] for request, _ in chosen for p in request.wanted], dtype=np.int64)
+        _, first, back = np.unique(rows << 32 | targets, return_index=True, return_inverse=True)
+        rows_N, targets_N, back_W = (torch.from_numpy(x).to(hidden_LD.device) for x in (rows[first], targets[first], back))
+        scores = score_positions(hidden_LD[rows_N], targets_N, self.packed.head, options)
+        wanted = PositionScores(*(None if x is None else x[back_W] for x in scores))
+        return cut(wanted, [len(request.wanted) for request, _ in chosen])
 
-    def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
-        """Indices of requests whose distinct tokens fill the budget; sorted, so that those that share prefixes come together."""
-        order = sorted((i for i in range(len(requests))), key=lambda i: requests[i].ids)
+    def _batches(self, sequences: Sequence[list[int]]) -> Iterator[list[int]]:
+        """Indices of sequences that share a forward pass. Packed: in sorted order, so that those that share prefixes come together.
+        Padded: in order of length."""
+        if not self.packed.packs:
+            yield from _padded_batches([len(s) for s in sequences], self.batch_tokens)
+            return
         batch: list[int] = []
-        total = 0
-        previous: list[int] = []
-        for i in order:
-            ids = requests[i].ids
-            new = len(ids) - (common_prefix(previous, ids) if batch and self.packed.packs else 0)
-            if batch and total + new > self.batch_tokens:
+        total, again, previous = 0, 0, []
+        for i in sorted(range(len(sequences)), key=sequences.__getitem__):
+            shared = common_prefix(previous, sequences[i])
+            budget = self.batch_tokens * (1 if again <= MAX_AGAIN * total else MAX_GROWTH)
+            if batch and total + len(sequences[i]) - shared > budget:
                 yield batch
-                batch, total, new = [], 0, len(ids)
+                batch, total, again = [], shared, shared
             batch.append(i)
-            total += new
-            previous = ids
+            total += len(sequences[i]) - shared
+            previous = sequences[i]
         if batch:
             yield batch
 
@@ -132,5 +144,13 @@ def cut(scores: PositionScores, counts: Sequence[int]) -> list[TokenScores]:
     return [TokenScores(*piece) for piece in pieces]
 
 
-def _index(values: list[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.long, device=device)  # without the dtype an empty list would make floats
+def _padded_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """In order of length, at most `budget` tokens with the padding (a longer sequence stands alone)."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and (len(batch) + 1) * lengths[i] > budget:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

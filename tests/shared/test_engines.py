@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shared.engines import Request, open_engine
-from shared.engines.torch import TorchEngine
+from shared.engines.torch import MAX_GROWTH, TorchEngine
 from shared.errors import ConfigError
 from shared.models import load_model
 from tests.conftest import VOCABULARY
@@ -91,14 +91,53 @@ def test_the_batch_size_does_not_matter(engines, requests, batch_tokens):
     assert difference(TorchEngine(engine.packed, batch_tokens=batch_tokens).score(requests), engine.score(requests)) < NATS
 
 
+def distinct(sequences) -> int:
+    return len({tuple(s[: k + 1]) for s in sequences for k in range(len(s))})
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 40, 200, 2048])
-def test_batches_hold_every_request_once_and_keep_the_budget(engines, requests, batch_tokens):
-    engine = TorchEngine(engines().packed, batch_tokens=batch_tokens)
-    batches = list(engine._batches(requests))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(requests)))
-    for batch in batches:
-        distinct = {tuple(requests[i].ids[: k + 1]) for i in batch for k in range(len(requests[i].ids))}
-        assert len(batch) == 1 or len(distinct) <= batch_tokens
+def test_batches_hold_every_sequence_once_and_keep_the_budget(engines, requests, batch_tokens):
+    engine, sequences = TorchEngine(engines().packed, batch_tokens=batch_tokens), [r.ids for r in requests]
+    batches = list(engine._batches(sequences))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(sequences)))
+    assert all(len(batch) == 1 or distinct([sequences[i] for i in batch]) <= MAX_GROWTH * batch_tokens for batch in batches)
+
+
+def test_sequences_that_share_little_keep_to_the_budget(engines):
+    engine = TorchEngine(engines().packed, batch_tokens=100)
+    sequences = [[i, *range(20, 30 + i % 7)] for i in range(60)]
+    batches = list(engine._batches(sequences))
+    assert len(batches) > 5
+    assert all(distinct([sequences[i] for i in batch]) <= 100 for batch in batches)
+
+
+def test_variants_of_a_long_text_go_in_rows_long_enough_to_pay_for_the_text_they_repeat(engines):
+    """Cost in tokens of masking every 16 of a text, each variant read for 32: linear in its length, not quadratic."""
+
+    def tokens_a_token(length: int, growth: int) -> float:
+        text = [(7 * i) % 400 for i in range(length)]
+        variants = [[*text[:at], *([450] * 16), *text[at + 16 : at + 48]] for at in range(0, length - 16, 16)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("shared.engines.torch.MAX_GROWTH", growth)
+            batches = list(TorchEngine(engines().packed, batch_tokens=256)._batches([text, *variants]))
+        return sum(distinct([([text, *variants])[i] for i in batch]) for batch in batches) / length
+
+    assert tokens_a_token(1024, MAX_GROWTH) < 1.5 * tokens_a_token(256, MAX_GROWTH)
+    assert tokens_a_token(1024, 1) > 2 * tokens_a_token(256, 1)  # what it would cost in rows of 256
+
+
+def test_padded_batches_are_of_similar_length_and_count_the_padding(engines, requests):
+    engine = TorchEngine(engines().packed, batch_tokens=200)
+    lengths = [len(r.ids) for r in requests]
+    engine.packed.packs = False
+    try:
+        batches = list(engine._batches([r.ids for r in requests]))
+    finally:
+        engine.packed.packs = True
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 200 for batch in batches)
+    ordered = [lengths[i] for batch in batches for i in batch]
+    assert ordered == sorted(ordered)
 
 
 def test_repeated_and_unordered_positions_are_answered_as_asked(engines, requests):

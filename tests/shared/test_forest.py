@@ -63,7 +63,11 @@ def plain_logits(model, sequences) -> list[torch.Tensor]:
 
 def packed_logits(packed: PackedModel, sequences) -> list[torch.Tensor]:
     hidden, slots = packed.hidden(sequences)
-    return [packed.head.logits(hidden[torch.tensor(rows)]) for rows in slots]
+    out, head = [], packed.head
+    for rows in slots:
+        z = head.product(hidden[torch.tensor(rows)]) * head.scale  # Head.logits itself is not differentiable
+        out.append(z if head.softcap is None else torch.tanh(z / head.softcap) * head.softcap)
+    return out
 
 
 def worst(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
@@ -133,11 +137,36 @@ def test_each_token_may_look_at_exactly_its_own_prefix(sequences):
         for flat in real:
             at = divmod(flat, n)
             keys = group.key_BM[at[0]][group.mask_BNM[at]]
-            assert (group.distance_BNM[at][group.mask_BNM[at]] >= 0).all()
+            assert (forest.positions_L[group.query_BN[at]] >= forest.positions_L[keys]).all()
             seen[group.query_BN[at].item()] = keys.tolist()
         assert group.mask_BNM.any(-1).all()  # a padded query has a key too: no softmax is empty
         assert len(real) <= b * n
     assert {row: sorted(keys) for row, keys in seen.items()} == {row: sorted(keys) for row, keys in above.items()}
+
+
+@MANY
+@given(forests())
+def test_the_rule_of_visibility_is_the_same_prefix_told_by_indices(sequences):
+    """What flex attention masks by: j <= i < end(j)."""
+    forest = pack(sequences)
+    ends = forest.ends_L.tolist()
+    for rows in forest.slots:
+        for i in rows:
+            assert [j for j in range(len(ends)) if j <= i < ends[j]] == sorted(rows[: rows.index(i) + 1])
+
+
+def test_spans_a_token_apart_in_a_long_text_nest_deeply(monkeypatch):
+    """Deeper than Python's own stack."""
+    monkeypatch.setattr(forest_module, "MIN_SHARED", 1)
+    monkeypatch.setattr(forest_module, "flex_fits", lambda device: True)  # no groups: their masks would take long
+    text = [(37 * i) % 499 for i in range(1100)]
+    variants = [[*text[:at], 499, *text[at + 1 : at + 3]] for at in range(1, 1090)]
+    forest = pack([text, *variants])
+    depth, segment = 0, max(forest.segments, key=lambda s: s.depth)
+    while segment is not None:
+        depth, segment = depth + 1, segment.parent
+    assert depth > 1000
+    assert all(forest.ids_L[rows].tolist() == s for rows, s in zip(forest.slots, [text, *variants], strict=True))
 
 
 def test_an_empty_sequence_is_refused():
@@ -182,6 +211,19 @@ def test_long_and_nested_sequences_agree_packed_and_padded(packed_models, archit
             assert worst(packed_logits(packed, HANDMADE), expected) < TOLERANCE
         finally:
             packed.packs = True
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@settings(FEW, max_examples=2)
+@given(sequences=forests())
+def test_flex_attention_gives_the_same_logits(packed_models, architecture, sequences):
+    """The form that runs on CUDA, here uncompiled on the CPU."""
+    packed = packed_models(architecture)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forest_module, "flex_fits", lambda device: True)
+        assert not pack(HANDMADE).groups
+        for rows in (sequences, HANDMADE):
+            assert worst(packed_logits(packed, rows), plain_logits(packed.model, rows)) < TOLERANCE
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -267,9 +309,10 @@ def other_architecture(name: str, dtype: torch.dtype = torch.float32):
 
 
 @pytest.mark.parametrize("name", ["bloom", "gpt_oss", "mamba"])
-def test_position_biases_sinks_and_recurrence_fall_back_to_padding_with_right_logits(name):
+def test_position_biases_sinks_and_recurrence_fall_back_to_padding_with_right_logits(name, capsys):
     packed = PackedModel(other_architecture(name))
     assert not packed.packs
+    assert capsys.readouterr().err.count("cannot take a packed row") == 1
     with torch.no_grad():
         assert worst(packed_logits(packed, HANDMADE), plain_logits(packed.model, HANDMADE)) < TOLERANCE
 
@@ -287,6 +330,16 @@ def test_the_forests_attention_refuses_what_it_does_not_know(packed_models, name
 
 def test_attention_sinks_are_not_overlooked_where_low_precision_would_hide_them():
     assert not PackedModel(other_architecture("gpt_oss", torch.bfloat16)).packs
+
+
+def test_running_out_of_memory_is_not_taken_for_an_architecture_that_cannot(make_tiny, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = load_model(make_tiny("Llama"), dtype=torch.float32, device=CPU)
+    monkeypatch.setattr("shared.packed.pack", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        PackedModel(model)
 
 
 @pytest.mark.parametrize("name", ["cohere", "granite"])
