@@ -3,22 +3,24 @@
 tofu:forget01            TOFU: the folder in TU_TOFU_DIR, else the hub set locuslab/TOFU
 atlas:forget             the embedded generator (shared/atlas.py): full, forget, retain, holdout, world;
                          sizes may follow, the same for every command: atlas:forget:people=12,facts_per_person=4,seed=1
-path/to/file.jsonl       JSONL, JSON or Parquet, with --question-key/--answer-key or --text-key
+path/to/file.jsonl       JSONL, JSON or Parquet, a path or an fsspec URL, with --question-key/--answer-key or --text-key
 hub:org/name:config:split  any hub set (config may be empty)
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from shared import atlas
 from shared.errors import DataError, nearest
+from shared.storage import is_url, open_place
 
 TOFU_HUB = "locuslab/TOFU"
 TOFU_SPLITS = (
@@ -141,30 +143,42 @@ def _from_hub(repo: str, config: str | None, split: str, spec: str, hint: str) -
 
 
 def _file(spec: str) -> tuple[str, Iterator[dict]]:
-    path = Path(spec).expanduser()
-    if not path.exists():
+    path = Path(spec) if is_url(spec) else Path(spec).expanduser()
+    if not is_url(spec) and not path.exists():
         if ":" in spec or not path.suffix:
             kind = spec.split(":")[0] + ":"
             raise DataError(f"data {spec}: unknown data spec{nearest(kind, KINDS)}; or a .jsonl, .json or .parquet path")
         raise DataError(f"data {spec}: no such file")
     if path.suffix not in SUFFIXES:
         raise DataError(f"data {spec}: expected a file that ends in {', '.join(SUFFIXES)}")
-    return f"{path.stem}/rows", _parquet(path) if path.suffix == ".parquet" else _json_lines(path)
+    where = spec if is_url(spec) else path
+    return f"{path.stem}/rows", _parquet(where) if path.suffix == ".parquet" else _json_lines(where)
 
 
-def _parquet(path: Path) -> Iterator[dict]:
+def _open(where: Path | str) -> BinaryIO:
+    """A file to read, or what a URL holds, as a whole."""
+    if isinstance(where, Path):
+        return open(where, "rb")
+    folder, _, name = where.rpartition("/")
+    try:
+        return io.BytesIO(open_place(folder).read(name))
+    except FileNotFoundError:
+        raise DataError(f"data {where}: no such file") from None
+
+
+def _parquet(path: Path | str) -> Iterator[dict]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        with _open(path) as handle, pyarrow.parquet.ParquetFile(handle, page_checksum_verification=True) as file:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"data {path}: not a readable Parquet file: {str(error).splitlines()[0][:200]}") from None
 
 
-def _json_lines(path: Path) -> Iterator[dict]:
+def _json_lines(path: Path | str) -> Iterator[dict]:
     """JSON lines, or one JSON list of objects."""
     try:
         yield from _json_records(path)
@@ -174,8 +188,8 @@ def _json_lines(path: Path) -> Iterator[dict]:
         raise DataError(f"data {path}: cannot be read: {error.strerror}") from None
 
 
-def _json_records(path: Path) -> Iterator[dict]:
-    with open(path, encoding="utf-8-sig") as handle:  # some editors begin a file with a byte-order mark
+def _json_records(path: Path | str) -> Iterator[dict]:
+    with io.TextIOWrapper(_open(path), encoding="utf-8-sig") as handle:  # some editors begin a file with a byte-order mark
         head = handle.read(1)
         handle.seek(0)
         if head == "[":

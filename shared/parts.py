@@ -87,12 +87,17 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def decode(data: bytes, label: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A part whose hash has been compared, or those columns of it. One thread: parts are small, and memory stays that of one part."""
+def decode(data: bytes, label: str, columns: Sequence[str] | None = None, expected: pa.Schema | None = None) -> pa.Table:
+    """A part whose hash has been compared, or those columns of it. One thread: parts are small, and memory stays that of one part.
+
+    Raises StoreError when it is no Parquet file, a page is damaged, or its columns are not the `expected` ones.
+    """
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            if expected is not None and file.schema_arrow != expected:
+                raise StoreError(f"{label}: its columns are not those of the store's format; it was written by something else")
             return file.read(columns=None if columns is None else list(columns), use_threads=False)
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise StoreError(
             f"{label}: not a readable part: {str(error).splitlines()[0][:200]}; copy the folder again or score again"
         ) from None

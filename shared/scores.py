@@ -136,7 +136,7 @@ class Writer:
         self.parts[index] = entry
 
     def read_part(self, index: int) -> pa.Table:
-        return _verified(self.place, self.parts[index], None)
+        return _verified(self.place, self.parts[index], expected=self.schema)
 
     def finish(self, **more: Any) -> None:
         """Writes the manifest; the store is complete from then on."""
@@ -175,6 +175,11 @@ class Store:
         """The optional columns that it has."""
         return self.manifest["optional"]
 
+    @property
+    def sha256(self) -> str:
+        """Of the manifest's bytes; it covers those of every part."""
+        return sha256(_json_bytes(self.manifest))
+
     def __len__(self) -> int:
         return self.manifest["rows"]
 
@@ -182,17 +187,11 @@ class Store:
         """One part, all of its bytes verified; of its columns, those named. Raises StoreError when it is missing or damaged."""
         entry = self.manifest["parts"][index]
         if self.written == FORMAT:
-            table = _verified(self.place, entry, columns)
-        else:
-            table = _verified(self.place, entry, None)
-            for step in range(self.written, FORMAT):
-                table = UPGRADES[step].table(table)
-            table = table if columns is None else table.select(list(columns))
-        if columns is None and table.schema != schema(self.optional):
-            raise StoreError(
-                f"{self.place.label(entry['file'])}: its columns are not those of format {FORMAT}; it was written by something else"
-            )
-        return table
+            return _verified(self.place, entry, columns, schema(self.optional))
+        table = _verified(self.place, entry)
+        for step in range(self.written, FORMAT):
+            table = UPGRADES[step].table(table)
+        return table.select(schema(self.optional).names if columns is None else list(columns))
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The parts one after another; memory is that of one part."""
@@ -294,7 +293,7 @@ def _manifest(place: Place, name: str) -> dict[str, Any]:
     return manifest
 
 
-def _verified(place: Place, entry: dict[str, Any], columns: Sequence[str] | None) -> pa.Table:
+def _verified(place: Place, entry: dict[str, Any], columns: Sequence[str] | None = None, expected: pa.Schema | None = None) -> pa.Table:
     """One part, after its bytes have been compared with the hash recorded for it."""
     name, found = entry["file"], None
     for candidate in (name, f"{NEXT}/{name}", name):  # a rewrite may move it from the second to the first between our looks
@@ -303,13 +302,13 @@ def _verified(place: Place, entry: dict[str, Any], columns: Sequence[str] | None
         except FileNotFoundError:
             continue
         if sha256(data) == entry["sha256"]:
-            return decode(data, place.label(candidate), columns)
+            return decode(data, place.label(candidate), columns, expected)
         found = data if found is None else found
     if found is None:
         raise StoreError(f"{place.label(name)}: the manifest names this part, but it is missing; copy the folder again or score again")
     raise StoreError(
-        f"{place.label(name)}: its bytes are not those written (got {len(found)}, expected {entry['bytes']}, or a changed bit; or the store "
-        "was rewritten while it was read); copy the folder again or score again"
+        f"{place.label(name)}: its bytes are not those written (got {len(found)}, expected {entry['bytes']}, or a changed bit; "
+        "or the store was rewritten while it was read); copy the folder again or score again"
     )
 
 

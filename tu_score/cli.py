@@ -31,7 +31,11 @@ QuestionKey = Annotated[str | None, _text("--question-key", "Column of the quest
 AnswerKey = Annotated[str | None, _text("--answer-key", "Column of the answer.", "answer")]
 TextKey = Annotated[str | None, _text("--text-key", "Column of raw text, instead of question and answer.")]
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A store: the --out of tu-score run.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Processes that score, each with a model of its own and on CUDA a device.", show_default="1")
+]
+
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="A store: the --out of tu-score run, a folder or a URL (s3://, gs://, hf://).")]
 ExampleId = Annotated[str | None, _text("--example", "Only the example with this id.")]
 RowCount = Annotated[int, typer.Option("--rows", help="How many examples, from the first on.")]
 TopCount = Annotated[
@@ -76,6 +80,7 @@ def run(
     seed: Seed = None,
     dtype: Dtype = None,
     device: Device = None,
+    workers: Workers = None,
     config: ConfigFile = None,
     sets: Sets = None,
 ) -> None:
@@ -87,7 +92,7 @@ def run(
         "model": model, "data": data, "out": out, "base_model": base_model, "engine": engine,
         "spans": spans, "span_key": span_key, "keep_spans": keep_spans, "topk": topk,
         "question_key": question_key, "answer_key": answer_key, "text_key": text_key,
-        "long": long, "limit": limit, "seed": seed, "dtype": dtype, "device": device,
+        "long": long, "limit": limit, "seed": seed, "dtype": dtype, "device": device, "workers": workers,
     }  # fmt: skip
     resolved = resolve(ScoreConfig, config=config, sets=sets or (), flags=flags)
     from shared.scores import open_store

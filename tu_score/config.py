@@ -74,12 +74,18 @@ class ScoreConfig(Recipe):
     """cpu, cuda, cuda:N, mps; default cuda if there is one"""
     batch_tokens: int = 2048
     """tokens a forward pass, counted after sharing"""
+    head_mib: int = 64
+    """MiB that logits and what is made of them may fill at a time"""
+    workers: int = 1
+    """processes that score parts, each with the model of its own; on CUDA each takes one device (with tensor_parallel: so many)"""
+    tensor_parallel: int = 1
+    """devices that hold one model together; vLLM only"""
     part_tokens: int = 65_536
     """tokens a part of the store; a killed run loses at most the part in hand"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("window_length", "window_stride", "horizon", "batch_tokens", "part_tokens"):
+        for name in ("window_length", "window_stride", "horizon", "batch_tokens", "part_tokens", "head_mib", "workers", "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
         if self.text_length < 2:

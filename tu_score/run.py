@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,18 @@ import numpy as np
 from shared.config import as_dict, as_toml
 from shared.console import progress, say
 from shared.datasets import load_rows
-from shared.engines import Engine, open_engine
+from shared.engines import Engine
 from shared.errors import ModelError
 from shared.examples import Example, data_fingerprint, make_examples
-from shared.logprobs import HeadOptions
 from shared.models import context_length, load_tokenizer, locate, model_fingerprint, template_fingerprint, tokenizer_fingerprint
 from shared.scores import Writer, claim, open_store, plan_parts
 from shared.storage import Place
 from tu_score.check import self_check
 from tu_score.config import ScoreConfig
 from tu_score.recipe import apply_recipe
-from tu_score.signals import add_importance, nullable, optional_columns, score_examples
+from tu_score.signals import add_importance, nullable, optional_columns
 from tu_score.spans import Masking, plan_masking
+from tu_score.workers import Pool, open_scorer, score_parts
 
 BASE = "_base"
 
@@ -58,6 +59,7 @@ def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Exa
 
 
 def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Example], masking: Masking) -> Path | str:
+    parts = plan_parts([len(e.input_ids) for e in examples], config.part_tokens)
     fingerprints = {
         "model": model_fingerprint(folder),
         "tokenizer": tokenizer_fingerprint(tokenizer),
@@ -65,39 +67,45 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
         "data": data_fingerprint(examples),
         "base_model": model_fingerprint(locate(config.base_model)) if config.base_model else None,
     }
-    engine = _open(config, folder)
-    options = {k: v for k, v in as_dict(config).items() if k not in ("out", "model", "base_model", "workers")}
-    parts = plan_parts([len(e.input_ids) for e in examples], config.part_tokens)
-    plan = {
-        "options": options,
-        "fingerprints": fingerprints,
-        "engine": engine.describe(),
-        **masking.describe(),
-        "optional": config.optional,
-        "part_rows": [list(p) for p in parts],
-    }
-    writer = Writer(place.where, plan)
-    if writer.finished:
-        open_store(place.where)
-        _tidy(writer)
-        say(f"{place.where}: this store is finished; nothing to do")
-        return place.where
-    place.write("_config.toml", as_toml(config).encode())
-    base = None
-    if config.base_model is not None:
-        base, engine = _base_signals(config, engine, folder, tokenizer, examples)
-    masked = sum(map(len, masking.spans.values()))
-    tokens = sum(len(e.input_ids) for e in examples)
-    say(f"{len(examples)} rows, {tokens:,} tokens, {masked} masked variants, {len(parts)} parts, {_about(engine)}")
-    _score_parts(examples, parts, writer, engine, config, masking, tokenizer, base)
-    check = self_check(examples, parts, writer, engine, config, masking)
-    engine.close()
+    with ExitStack() as at_end:
+        engine = _opened(at_end, config, folder, masking)
+        plan = {
+            "options": {k: v for k, v in as_dict(config).items() if k not in ("out", "model", "base_model", "workers")},
+            "fingerprints": fingerprints,
+            "engine": engine.describe(),
+            **masking.describe(),
+            "optional": config.optional,
+            "part_rows": [list(p) for p in parts],
+        }
+        writer = Writer(place.where, plan)
+        if writer.finished:
+            open_store(place.where)
+            _tidy(writer)
+            say(f"{place.where}: this store is finished; nothing to do")
+            return place.where
+        place.write("_config.toml", as_toml(config).encode())
+        base = None
+        if config.base_model is not None:
+            at_end.close()  # one model in memory at a time
+            base = _base_signals(config, tokenizer, examples)
+            engine = _opened(at_end, config, folder, masking)
+        masked = sum(map(len, masking.spans.values()))
+        tokens = sum(len(e.input_ids) for e in examples)
+        say(f"{len(examples)} rows, {tokens:,} tokens, {masked} masked variants, {len(parts)} parts, {_about(engine)}")
+        _score_parts(examples, parts, writer, engine, config, masking, tokenizer, base)
+        check = self_check(examples, parts, writer, engine, config, masking)
     if config.lacking:
         say(f"no importance was written: the recipe reads {', '.join(config.lacking)}, and --spans {config.spans} gives none of it")
     applied = None if config.lacking or config.scope == "store" else as_dict(config.recipe)
     writer.finish(self_check=check, recipe=applied, created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     _tidy(writer)
     return place.where
+
+
+def _opened(at_end: ExitStack, config: ScoreConfig, folder: Path, masking: Masking) -> Engine | Pool:
+    engine = open_scorer(config, folder, masking)
+    at_end.callback(engine.close)
+    return engine
 
 
 def _tidy(writer: Writer) -> None:
@@ -114,31 +122,25 @@ def _say_long(skipped: int, examples: list[Example], context: int | None, config
         say(f"--long truncate: {full} examples fill the model's context of {context} tokens, cut there if they were longer")
 
 
-def _open(config: ScoreConfig, folder: Path) -> Engine:
-    head = HeadOptions(temperature=config.entropy_temperature, top_k=config.topk)
-    return open_engine(config.engine, folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens, head=head)
-
-
-def _about(engine: Engine) -> str:
+def _about(engine: Engine | Pool) -> str:
     about = engine.describe()
     return f"{about['name']} engine, {about['dtype']} on {about['device']}"
 
 
-def _score_parts(examples, parts, writer: Writer, engine: Engine, config: ScoreConfig, masking: Masking, tokenizer: Any, base) -> None:
-    total = sum(map(masking.work, examples))
-    with progress("scoring", total, "tokens") as bar:
-        for index, (start, end) in enumerate(parts):
-            group = examples[start:end]
-            if index in writer.parts:
-                bar.advance(sum(map(masking.work, group)))
-                continue
-            scored = score_examples(group, engine, config, masking, bar.advance)
-            for example, columns in zip(group, scored, strict=True):
+def _score_parts(
+    examples, parts, writer: Writer, engine: Engine | Pool, config: ScoreConfig, masking: Masking, tokenizer: Any, base
+) -> None:
+    groups = {index: examples[start:end] for index, (start, end) in enumerate(parts)}
+    missing = {index: group for index, group in groups.items() if index not in writer.parts}
+    with progress("scoring", sum(map(masking.work, examples)), "tokens") as bar:
+        bar.advance(sum(masking.work(e) for index in writer.parts for e in groups[index]))
+        for index, scored in score_parts(engine, missing, config, masking, bar.advance):
+            for example, columns in zip(groups[index], scored, strict=True):
                 columns["base_logprob"], columns["base_entropy"] = (
                     base[example.id] if base else (np.full(len(example.input_ids), np.nan),) * 2
                 )
                 add_importance(columns, example, config)
-            writer.write_part(index, _table(group, scored, tokenizer, config.optional))
+            writer.write_part(index, _table(groups[index], scored, tokenizer, config.optional))
 
 
 def _table(group: list[Example], scored: list[dict[str, Any]], tokenizer: Any, optional: Sequence[str]) -> dict[str, list]:
@@ -174,10 +176,9 @@ def _check_base(name: str, tokenizer: Any, *, longest: int) -> None:
         )
 
 
-def _base_signals(config: ScoreConfig, engine: Engine, folder: Path, tokenizer: Any, examples: list[Example]):
+def _base_signals(config: ScoreConfig, tokenizer: Any, examples: list[Example]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Scores the same data under the base model into a store inside this one; parts and resume are those of any store."""
     assert config.base_model is not None
-    engine.close()  # one model in memory at a time
     say(f"base model {config.base_model}: scoring")
     plain = replace(
         config,
@@ -195,5 +196,9 @@ def _base_signals(config: ScoreConfig, engine: Engine, folder: Path, tokenizer: 
         topk=0,
     )
     store = open_store(_score(plain, locate(config.base_model), tokenizer, examples))
-    signals = {r["example_id"]: tuple(np.array(r[k], dtype=np.float32) for k in ("logprob", "entropy")) for r in store.rows()}
-    return signals, _open(config, folder)
+    rows = store.rows(("example_id", "logprob", "entropy"))
+    return {row["example_id"]: (_floats(row["logprob"]), _floats(row["entropy"])) for row in rows}
+
+
+def _floats(values: Any) -> np.ndarray:
+    return np.array(values, dtype=np.float32)

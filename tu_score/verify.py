@@ -123,10 +123,12 @@ def _optional(row: dict[str, Any], target: np.ndarray) -> Iterator[str]:
             yield f"{name} is null elsewhere than exactly off target"
     if "top_logprobs" in row and any(sorted(v, reverse=True) != v or max(v) > LOGPROB_SLACK for v in row["top_logprobs"] if v):
         yield "top_logprobs above 0, or not in order"
+    if {"top_ids", "top_logprobs"} <= set(row) and len({len(v) for v in (*row["top_ids"], *row["top_logprobs"]) if v is not None}) > 1:
+        yield "top_ids and top_logprobs have lists of unequal length"
     if "span_deltas" not in row:
         return
     drops = row["span_deltas"]
-    if drops is None or [len(v) for v in drops] != [len(target)] * len(row["spans"] or ()):
+    if drops is None or [len(v or ()) for v in drops] != [len(target)] * len(row["spans"] or ()):
         yield "span_deltas is not a list a span with an entry a token"
     elif any(drops[k][t] != row["delta"][t] for t, k in enumerate(row["delta_span"]) if k is not None and 0 <= k < len(drops)):
         yield "delta is not what span_deltas holds of its span"

@@ -18,6 +18,9 @@ from shared.examples import Example
 from shared.scores import Store
 from shared.weights import Selection, token_weights
 
+READ = ("example_id", "input_ids", "is_target", "logprob", "importance")
+"""columns of the store that training needs"""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -66,7 +69,7 @@ def forget_items(
     """The forget set once, in the order of (seed, epoch)."""
     starts = np.cumsum([0] + [p["rows"] for p in store.manifest["parts"]])
     for part in np.random.default_rng([seed, epoch]).permutation(len(starts) - 1):
-        rows = store.part(int(part))
+        rows = store.part(int(part), READ)
         if limit is not None:
             rows = rows[: max(0, limit - int(starts[part]))]
         for index in np.random.default_rng([seed, epoch, int(part)]).permutation(len(rows)):

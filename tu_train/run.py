@@ -14,7 +14,7 @@ from shared.console import say
 from shared.datasets import load_rows
 from shared.errors import ConfigError
 from shared.examples import data_fingerprint, make_examples
-from shared.fs import atomic_folder, hash_file, require_fresh, write_json
+from shared.fs import atomic_folder, require_fresh, write_json
 from shared.models import (
     choose_device,
     choose_dtype,
@@ -28,8 +28,8 @@ from shared.models import (
     tokenizer_fingerprint,
 )  # fmt: skip
 from shared.packed import PackedModel
-from shared.scores import MANIFEST, Store, check_fits, open_store
-from tu_train.batches import Item, Pass, endless, forget_items, item_of_example, item_of_row, steps
+from shared.scores import Store, check_fits, open_store
+from tu_train.batches import READ, Item, Pass, endless, forget_items, item_of_example, item_of_row, steps
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.loop import Objective, train
 from tu_train.methods import find_method
@@ -59,7 +59,7 @@ def run_finetune(config: FinetuneConfig) -> Path:
 def run_unlearn(config: UnlearnConfig) -> Path:
     """Unlearns a scored forget set; returns the model's folder. The reference log-probabilities come from the store."""
     _check_place(config)
-    store = open_store(Path(config.scores))
+    store = open_store(config.scores)
     folder = locate(config.model)
     tokenizer = load_tokenizer(folder)
     names = {
@@ -83,7 +83,7 @@ def run_unlearn(config: UnlearnConfig) -> Path:
     objective = Objective(find_method(config.method), config.gamma, config.alpha, config.beta)
     about = {
         "task": "unlearn",
-        "store": hash_file(Path(config.scores) / MANIFEST),
+        "store": store.sha256,
         "start_model": names["model"],
         "forget_data": store.fingerprints["data"],
         "weights": config.selection.describe(),
@@ -97,7 +97,7 @@ def _weighted_rows(store: Store, make: Callable[[dict[str, Any]], Item], config:
 
     One verified read of everything before the model is loaded: damage shows now, not in the third epoch.
     """
-    weighted = [bool(make(row).positions) for row in store.rows()][: config.limit]
+    weighted = [bool(make(row).positions) for row in store.rows(READ)][: config.limit]
     if weighted and not any(weighted):
         raise ConfigError(
             f"--set threshold={config.threshold}: no token of {config.scores} is that important; choose a lower one, or --keep"

@@ -72,11 +72,11 @@ def test_memory_holds_one_part(store, monkeypatch):
     read, alive, most = Store.part, weakref.WeakSet(), 0
     calls = []
 
-    def part(self, index):
+    def part(self, index, columns=None):
         nonlocal most
         gc.collect()
         most = max(most, len(alive) + 1)
-        rows = Rows(read(self, index))
+        rows = Rows(read(self, index, columns))
         alive.add(rows)
         calls.append(index)
         return rows
