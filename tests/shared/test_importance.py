@@ -68,7 +68,7 @@ def test_norms_by_hand():
     values = np.array([2.0, 4.0, 3.0, 1.0, 100.0, 1.0, 7.0])
     assert normalise(values, starts, "minmax")[:3].tolist() == [0, 1, 0.5]
     assert normalise(values, starts, "rank")[3:].tolist() == [0, 1, 0, 0.6]
-    assert normalise(np.array([1.0, 5.0, 5.0, 9.0]), np.array([0, 2, 4]), "rank").tolist() == [0, 1, 0, 1]
+    assert normalise(np.array([1.0, 2.0, 5.0, 5.0, 7.0, 9.0]), np.array([0, 3, 6]), "rank").tolist() == [0, 0.5, 1] * 2
     assert normalise(values, starts, "max").tolist() == [0.5, 1, 0.75, 0.01, 1, 0.01, 0.07]
     assert normalise(np.array([1.0, 3.0]), np.array([0, 2]), "zscore") == pytest.approx([0.158655254, 0.841344746])
     assert normalise(np.array([-1.0, 2.0]), np.array([0, 2]), "max").tolist() == [0, 1]
