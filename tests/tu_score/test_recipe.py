@@ -138,6 +138,17 @@ def test_a_run_refuses_a_recipe_it_gives_no_columns_to(run_cli, tiny_model, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_the_public_flags_of_both_commands_are_these():
+    import typer.main
+
+    from tu_score.cli import app
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    flags = {name: {flag for p in commands[name].params for flag in p.opts if flag.startswith("--")} for name in ("recipe", "agree")}
+    assert flags["recipe"] == {"--recipe", "--config", "--set"}
+    assert flags["agree"] == {"--model", "--truth", "--truth-key", "--data", "--json"}
+
+
 def test_a_missing_store_is_one_line(run_cli, tmp_path):
     assert "no score store here" in one_line(run_cli("tu-score", "recipe", tmp_path))
 
