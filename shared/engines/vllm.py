@@ -50,12 +50,15 @@ LOAD_ERRORS = (
     ValueError, RuntimeError, NotImplementedError, KeyError, AttributeError, TypeError, AssertionError, ImportError, OSError,
 )  # fmt: skip
 """what vLLM raises for a model or an option that it does not take; it has no error class of its own for it"""
-_OPEN: weakref.WeakSet[VllmEngine] = weakref.WeakSet()
-"""engines of this process: what they share must stay while there is one"""
+_open: weakref.WeakSet[VllmEngine] = weakref.WeakSet()
+"""the engine of this process: vLLM's process groups are global, and closing one engine would take them from another"""
 
 
 class VllmEngine:
-    """Scores with vLLM, in this process. Raises ConfigError without vLLM or the device, ModelError for a model that it cannot score."""
+    """Scores with vLLM, one engine at a time in a process.
+
+    Raises ConfigError without vLLM or the device, ModelError for a model that it cannot score.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,8 @@ class VllmEngine:
         tensor_parallel: int = 1,
     ):
         choose_dtype(dtype)
+        if _open:
+            raise RuntimeError("a vLLM engine is open in this process; close it first")
         if importlib.util.find_spec("vllm") is None:
             raise ConfigError(f"--engine vllm: vLLM is not installed; {INSTALL}")
         self.folder, self.dtype, self.batch_tokens = folder, dtype, batch_tokens
@@ -76,7 +81,7 @@ class VllmEngine:
         self.device = _fitting_device(device)
         architecture = _architecture(folder)
         self.llm = self._load(architecture)
-        _OPEN.add(self)
+        _open.add(self)
         cache = self.llm.llm_engine.vllm_config.cache_config
         self.block_size, self.prefix_caching = cache.block_size, bool(cache.enable_prefix_caching)
 
@@ -99,7 +104,7 @@ class VllmEngine:
                 llm.llm_engine.engine_core.shutdown()
             if not isinstance(error, LOAD_ERRORS) and type(error) is not Exception:  # bare: a worker process of vLLM failed
                 raise
-            reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)[:300]
+            reason = _reason(error)
         finally:
             torch.set_num_threads = set_num_threads
         del llm
@@ -191,8 +196,14 @@ class VllmEngine:
         """Shuts the engine down and frees weights and cache: a second one can follow in the same process."""
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
-        _OPEN.discard(self)
+        _open.discard(self)
         _free()
+
+
+def _reason(error: Exception) -> str:
+    """The last line that says something; pydantic closes with a link and the type of the value."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "errors.pydantic.dev" not in line]
+    return lines[-1].split(" [type=")[0].removeprefix("Value error, ")[:300] if lines else type(error).__name__
 
 
 def _params(rows: list[int], targets: list[int], options: HeadOptions, *, skip_cache: bool = True) -> Any:
@@ -305,8 +316,7 @@ def _free() -> None:
     import torch
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    if not _OPEN:
-        cleanup_dist_env_and_memory()
+    cleanup_dist_env_and_memory()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
