@@ -37,15 +37,11 @@ def open_scorer(config: ScoreConfig, folder: Path, masking: Masking) -> Engine |
 
 
 def open_one(config: ScoreConfig, folder: Path) -> Engine:
+    head = HeadOptions(config.head_mib, temperature=config.entropy_temperature, top_k=config.topk)
     return open_engine(
-        config.engine,
-        folder,
-        dtype=config.dtype,
-        device=config.device,
-        batch_tokens=config.batch_tokens,
-        head=HeadOptions(config.head_mib, config.entropy_temperature, config.topk),
+        config.engine, folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens, head=head,
         tensor_parallel=config.tensor_parallel,
-    )
+    )  # fmt: skip
 
 
 def score_parts(
@@ -155,21 +151,21 @@ class Pool:
 
 
 def _devices(config: ScoreConfig) -> list[str] | None:
-    """A CUDA device a worker, as CUDA_VISIBLE_DEVICES names them; None where there is nothing to share out."""
+    """What each worker has as CUDA_VISIBLE_DEVICES: `tensor_parallel` devices; None where there is nothing to share out."""
     import torch
 
+    if config.device is not None and config.device.startswith("cuda:"):
+        raise ConfigError(f"--device {config.device} with --workers {config.workers}: each worker takes a device; leave --device out")
     if config.device not in (None, "cuda") or not torch.cuda.is_available():
-        if config.device is not None and config.device.startswith("cuda:"):
-            raise ConfigError(f"--device {config.device} with --workers {config.workers}: each worker takes a device; leave --device out")
         return None
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     known = [d for d in named.split(",") if d] if named else [str(k) for k in range(torch.cuda.device_count())]
-    each = config.tensor_parallel
-    if len(known) < config.workers * each:
+    each, wanted = config.tensor_parallel, config.workers * config.tensor_parallel
+    if len(known) < wanted:
         raise ConfigError(
-            f"--workers {config.workers}: this machine has {len(known)} CUDA devices, and each worker takes {'one' if each == 1 else each}"
+            f"--workers {config.workers}: this machine has {len(known)} CUDA devices, and the workers take {wanted} ({each} each)"
         )
-    return [",".join(known[each * k : each * (k + 1)]) for k in range(config.workers)]
+    return [",".join(known[k * each : (k + 1) * each]) for k in range(config.workers)]
 
 
 def work(connection: Connection, config: ScoreConfig, folder: Path, masking: Masking, device: str | None, threads: int) -> None:
