@@ -77,7 +77,7 @@ class TorchEngine:
         _, first, back = np.unique(rows << 32 | targets, return_index=True, return_inverse=True)
         rows_N, targets_N, back_W = (torch.from_numpy(x).to(hidden_LD.device) for x in (rows[first], targets[first], back))
         scores = score_positions(hidden_LD[rows_N], targets_N, self.packed.head, options)
-        wanted = PositionScores(*(None if x is None else x[back_W] for x in scores))
+        wanted = PositionScores._make(None if x is None else x[back_W] for x in scores)
         return cut(wanted, [len(request.wanted) for request, _ in chosen])
 
     def _batches(self, sequences: Sequence[list[int]]) -> Iterator[list[int]]:

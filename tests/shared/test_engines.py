@@ -5,27 +5,40 @@ import random
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shared.engines import Request, open_engine
 from shared.engines.torch import MAX_GROWTH, TorchEngine
 from shared.errors import ConfigError
+from shared.logprobs import HeadOptions
 from shared.models import load_model
-from tests.conftest import VOCABULARY
+from tests.conftest import ARCHITECTURES, VOCABULARY
+from tests.shared.reference import assert_true, break_one_token, distributions, furthest
 
 CPU = torch.device("cpu")
-ARCHITECTURES = ("Llama", "Mistral", "Gemma2", "GPT2")
+GENERATING = ("Llama", "Mistral", "Gemma2", "GPT2")
+HEAD = HeadOptions(chunk_mib=1, temperature=0.7, top_k=5)
 NATS = 5e-5  # promise 4
+ATLAS = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 STOP = 2  # <|im_end|>
 
 
 @pytest.fixture(scope="module")
 def engines(make_tiny):
     made: dict[str, TorchEngine] = {}
-    return lambda name="Llama": made.setdefault(name, TorchEngine.load(make_tiny(name), device="cpu")) if name not in made else made[name]
+
+    def engine(name: str = "Llama") -> TorchEngine:
+        if name not in made:
+            made[name] = TorchEngine.load(make_tiny(name), device="cpu", head=HEAD)
+        return made[name]
+
+    return engine
 
 
 @pytest.fixture(scope="module")
 def requests() -> list[Request]:
+    """Rows that share a system turn and a question, masked variants of them read behind the span, some alone; some with extras."""
     rng = random.Random(0)
 
     def tokens(n: int) -> list[int]:
@@ -37,23 +50,24 @@ def requests() -> list[Request]:
         made += [question + tokens(rng.randint(1, 25)) for _ in range(3)]
     made += [tokens(2), made[0], made[0][:20]]
     wanted = [sorted(rng.sample(range(1, len(ids)), rng.randint(1, len(ids) - 1))) for ids in made]
-    return [Request(ids, positions) for ids, positions in zip(made, wanted, strict=True)]
+    out = [Request(ids, positions, extras=k % 2 == 0) for k, (ids, positions) in enumerate(zip(made, wanted, strict=True))]
+    for ids in made[:12]:
+        start = rng.randint(1, len(ids) - 3)
+        masked = [*ids[:start], 0, 0, *ids[start + 2 :]]
+        out.append(Request(masked, list(range(start + 2, len(ids)))))
+    return out
 
 
-def plain(model, request: Request) -> tuple[np.ndarray, np.ndarray]:
-    """A transformers forward of this sequence alone, then log_softmax in float64."""
-    with torch.no_grad():
-        logp = model(torch.tensor([request.ids])).logits[0].double().log_softmax(-1)
-    rows = logp[[p - 1 for p in request.wanted]]
-    targets = torch.tensor([request.ids[p] for p in request.wanted])
-    return rows.gather(1, targets[:, None])[:, 0].numpy(), -(rows.exp() * rows).sum(-1).numpy()
+@pytest.fixture(scope="module")
+def truths(make_tiny, requests):
+    made: dict[str, list[torch.Tensor]] = {}
 
+    def truth(name: str) -> list[torch.Tensor]:
+        if name not in made:
+            made[name] = distributions(make_tiny(name), requests)
+        return made[name]
 
-def difference(first, second) -> float:
-    assert [len(a.logprob) for a in first] == [len(b.logprob) for b in second]
-    pairs = [(a.logprob, b.logprob) for a, b in zip(first, second, strict=True)]
-    pairs += [(a.entropy, b.entropy) for a, b in zip(first, second, strict=True)]
-    return max((np.abs(a - b).max() for a, b in pairs if len(a)), default=0.0)
+    return truth
 
 
 # --- scores
@@ -61,34 +75,27 @@ def difference(first, second) -> float:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("packs", [True, False])
-def test_scores_equal_those_of_plain_forwards(engines, requests, name, packs):
+def test_scores_equal_those_of_plain_forwards(engines, requests, truths, name, packs):
     engine = engines(name)
+    assert engine.packed.packs
     engine.packed.packs = packs
     try:
         found = engine.score(requests)
     finally:
         engine.packed.packs = True
-    for request, scores in zip(requests, found, strict=True):
-        logp, entropy = plain(engine.packed.model, request)
-        assert scores.logprob.dtype == scores.entropy.dtype == np.float32
-        assert np.abs(scores.logprob - logp).max() < NATS
-        assert np.abs(scores.entropy - entropy).max() < NATS
+    assert all(scores.logprob.dtype == scores.entropy.dtype == np.float32 for scores in found)
+    assert_true(requests, found, truths(name), HEAD, largest=NATS, mean=NATS / 10)
 
 
-def test_order_duplicates_and_company_do_not_matter(engines, requests):
-    engine = engines()
-    together = engine.score(requests)
-    assert difference(engine.score(requests[::-1])[::-1], together) < NATS
-    assert difference([engine.score([request])[0] for request in requests], together) < NATS
-    twice = engine.score([*requests, *requests])
-    assert difference(twice[: len(requests)], together) < NATS
-    assert difference(twice[len(requests) :], together) < NATS
-
-
-@pytest.mark.parametrize("batch_tokens", [1, 40, 200])
-def test_the_batch_size_does_not_matter(engines, requests, batch_tokens):
-    engine = engines()
-    assert difference(TorchEngine(engine.packed, batch_tokens=batch_tokens).score(requests), engine.score(requests)) < NATS
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_neither_batch_size_nor_order_nor_company_matters(engines, requests, truths, data):
+    engine = engines(name := data.draw(st.sampled_from(["Llama", "Mistral", "GPT2"])))
+    chosen = data.draw(st.lists(st.sampled_from(range(len(requests))), min_size=1, max_size=2 * len(requests)))
+    batch_tokens = data.draw(st.integers(1, 300) | st.just(100_000))
+    asked, truth = [requests[i] for i in chosen], [truths(name)[i] for i in chosen]
+    found = TorchEngine(engine.packed, batch_tokens=batch_tokens, head=HEAD).score(asked)
+    assert_true(asked, found, truth, HEAD, largest=NATS, mean=NATS)
 
 
 def distinct(sequences) -> int:
@@ -166,7 +173,7 @@ def test_low_precision_gives_float32_scores_near_the_right_ones(make_tiny, reque
     exact = TorchEngine.load(make_tiny("Llama"), device="cpu")
     found = engine.score(requests)
     assert found[0].logprob.dtype == np.float32
-    assert 0 < difference(found, exact.score(requests)) < 0.3
+    assert 0 < furthest(found, exact.score(requests)) < 0.3
 
 
 # --- greedy text
@@ -188,7 +195,7 @@ def prompts(requests) -> list[list[int]]:
     return [request.ids[:n] for request, n in zip(requests, (1, 3, 17, 30, 8, 8), strict=False)]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", GENERATING)
 @pytest.mark.parametrize("batch_tokens", [1, 90, 2048])
 def test_greedy_text_equals_a_naive_loop_row_by_row(engines, prompts, name, batch_tokens):
     engine = TorchEngine(engines(name).packed, batch_tokens=batch_tokens)
@@ -247,4 +254,28 @@ def test_an_unknown_engine_suggests_the_nearest(tiny_model):
 def test_the_engine_loads_the_model_as_it_is_in_its_folder(tiny_model, requests):
     engine = TorchEngine.load(tiny_model, device="cpu")
     own = load_model(tiny_model, dtype=torch.float32, device=CPU)
-    assert np.abs(engine.score(requests[:1])[0].logprob - plain(own, requests[0])[0]).max() < NATS
+    logp = own(torch.tensor([requests[0].ids])).logits[0].log_softmax(-1)
+    expected = [logp[p - 1, requests[0].ids[p]].item() for p in requests[0].wanted]
+    assert np.abs(engine.score(requests[:1])[0].logprob - np.array(expected)).max() < NATS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engine", "torch", "--set", "tensor_parallel=2"], "tensor_parallel is 2, but the torch engine runs a model on one device"),
+        (["--set", "head_mib=0"], "head_mib is 0, expected at least 1"),
+        (["--set", "topk=501"], f"topk is 501, but the model's vocabulary has {VOCABULARY} tokens"),
+    ],
+)
+def test_options_that_no_engine_takes_end_with_one_line(run_cli, tiny_model, tmp_path, arguments, message):
+    out = tmp_path / "out"
+    code, _, err = run_cli("tu-score", "run", "--model", tiny_model, "--data", ATLAS, "--out", out, "--device", "cpu", *arguments)
+    assert code == 2 and err.startswith(f"error: {message}") and err.count("\n") == 1, err
+    assert not out.exists()
+
+
+def test_a_row_whose_logits_are_not_finite_is_named(run_cli, tiny_model, tmp_path):
+    (folder, data), out = break_one_token(tiny_model, tmp_path), tmp_path / "out"
+    code, _, err = run_cli("tu-score", "run", "--model", folder, "--data", data, "--out", out, "--engine", "torch")
+    assert code == 2 and err.splitlines()[-1].startswith("error: rows/rows/1: log-probabilities are not finite"), err
+    assert not list(out.glob("*.parquet"))

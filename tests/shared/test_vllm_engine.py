@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 from dataclasses import astuple
@@ -13,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from shared.engines import Request, TokenScores
+from shared.engines import Request
 from shared.engines.torch import TorchEngine
 from shared.engines.vllm import THREADS, VllmEngine, _pieces, _threads_for_each_rank, longest_shared
 from shared.errors import ConfigError, ModelError
 from shared.logprobs import HeadOptions
+from tests.shared.reference import assert_true, break_one_token, distributions, furthest
 
 LARGEST, MEAN = 2e-4, 5e-5  # nats
 ANY_BATCH = 5e-5  # nats, between two ways to cut the same work
@@ -93,51 +93,6 @@ def requests() -> list[Request]:
     return [*out, out[1], Request(example(7, 6), []), Request(long, [1, 63, 64, 65, 300, 511]), Request(long[:300], [299])]
 
 
-def plain_forward(folder, asked: list[Request]) -> list[torch.Tensor]:
-    """For each request the distribution at each wanted position, [W, V] log-probabilities in float64: one forward a request."""
-    from transformers import AutoModelForCausalLM
-
-    # Eager: what transformers takes by itself ignores Gemma's cap on attention scores.
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    out = []
-    for request in asked:
-        with torch.inference_mode():
-            logits = model(torch.tensor([request.ids])).logits[0].double()
-        out.append(logits[torch.tensor(request.wanted, dtype=torch.long) - 1].log_softmax(-1))
-    return out
-
-
-def entropy_of(logp: torch.Tensor) -> np.ndarray:
-    return -(logp.exp() * logp).sum(-1).numpy()
-
-
-def assert_true(asked: list[Request], scores: list[TokenScores], truth: list[torch.Tensor]) -> None:
-    gaps: dict[str, list[np.ndarray]] = {"logprob": [], "entropy": [], "tempered": [], "top": []}
-    for request, found, logp in zip(asked, scores, truth, strict=True):
-        target = torch.tensor([request.ids[p] for p in request.wanted], dtype=torch.long)
-        gaps["logprob"].append(found.logprob - logp.gather(1, target[:, None])[:, 0].numpy())
-        gaps["entropy"].append(found.entropy - entropy_of(logp))
-        if not request.extras:
-            assert found.tempered is found.top_ids is found.top_logprobs is None
-            continue
-        gaps["tempered"].append(found.tempered - entropy_of((logp / HEAD.temperature).log_softmax(-1)))
-        # Tokens of almost the same probability may change places, so each is compared by its own probability.
-        assert found.top_ids.shape == (len(request.wanted), HEAD.top_k) and all(
-            len(set(row)) == HEAD.top_k for row in found.top_ids.tolist()
-        )
-        gaps["top"].append((found.top_logprobs - logp.gather(1, torch.from_numpy(found.top_ids).long()).numpy()).ravel())
-        gaps["top"].append((found.top_logprobs - logp.topk(HEAD.top_k).values.numpy()).ravel())
-    for name, parts in gaps.items():
-        gap = np.abs(np.concatenate(parts))
-        assert gap.max() <= LARGEST and gap.mean() <= MEAN, f"{name}: {gap.max():.3g} largest, {gap.mean():.3g} mean"
-
-
-def furthest(scores: list[TokenScores], other: list[TokenScores]) -> float:
-    """Largest difference of log-probability and entropy, nats."""
-    pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(scores, other, strict=True) for name in ("logprob", "entropy")]
-    return max(float(np.abs(a - b).max()) for a, b in pairs if len(a))
-
-
 def same(a, b) -> bool:
     return all(
         np.array_equal(u, v) for x, y in zip(a, b, strict=True) for u, v in zip(astuple(x), astuple(y), strict=True) if u is not None
@@ -150,7 +105,7 @@ def check_model(engine, folder) -> None:
     assert sum(done) == sum(len(r.ids) for r in asked)
     assert [len(s.logprob) for s in scores] == [len(r.wanted) for r in asked]
     assert all(s.logprob.dtype == s.entropy.dtype == np.float32 for s in scores)
-    assert_true(asked, scores, plain_forward(folder, asked))
+    assert_true(asked, scores, distributions(folder, asked), HEAD, largest=LARGEST, mean=MEAN)
     reference = TorchEngine.load(folder, dtype="float32", device="cpu")
     assert furthest(scores, reference.score(asked)) <= LARGEST
 
@@ -223,7 +178,7 @@ def test_two_ranks_in_larger_steps_agree(opened, wide_llama):
     assert engine.describe()["tensor_parallel"] == 2
     two = engine.score(asked)
     opened.close()
-    assert_true(asked, two, plain_forward(wide_llama, asked))
+    assert_true(asked, two, distributions(wide_llama, asked), HEAD, largest=LARGEST, mean=MEAN)
     assert furthest(two, one) <= ANY_BATCH
 
 
@@ -260,20 +215,9 @@ def test_each_rank_gets_its_share_of_the_cores_while_it_starts(vllm, monkeypatch
 
 
 def test_a_row_whose_logits_are_not_finite_is_named(opened, run_cli, make_tiny, tmp_path):
-    """Through the real command. One token's embedding is not a number, and one row holds that token."""
-    from safetensors.torch import load_file, save_file
-    from transformers import AutoTokenizer
-
+    """Through the real command."""
     opened.close()
-    folder = shutil.copytree(make_tiny("Llama", **WIDE_HEADS["Llama"]), tmp_path / "model")
-    rows = [{"question": f"Who is {name}?", "answer": f"{name} is a baker."} for name in ("Ann", "Bob", "Cid")]
-    token = AutoTokenizer.from_pretrained(folder)("z")["input_ids"][-1]
-    rows[1]["answer"] = "Bob is z."
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    weights = load_file(folder / "model.safetensors")
-    weights["model.embed_tokens.weight"][token] = torch.nan
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    data, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    (folder, data), out = break_one_token(make_tiny("Llama", **WIDE_HEADS["Llama"]), tmp_path), tmp_path / "out"
     code, _, err = run_cli("tu-score", "run", "--model", folder, "--data", data, "--out", out, "--engine", "vllm")
     assert code == 2 and err.splitlines()[-1].startswith("error: rows/rows/1: log-probabilities are not finite"), err
     assert "Traceback" not in err
