@@ -1,33 +1,27 @@
-"""kill -9 at random moments, torn and damaged files, then resume: the bytes are those of an undisturbed run."""
+"""kill -9 at each step and at random moments, full disks, damage, workers; then resume: the bytes are those of an undisturbed run."""
 
+import errno
 import json
 import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
+from shared import lock
 from shared.scores import MANIFEST, open_store
+from shared.storage import open_place
+from tests.tu_score import killed
 from tu_score.config import ScoreConfig
 from tu_score.run import run_score
 
 DATA = "atlas:forget:people=6,facts_per_person=4,forget_people=3,holdout_people=1"
-KILLS = 10
-
-
-def config_of(model, base):
-    return ScoreConfig(model=str(model), base_model=str(base), data=DATA, out="store", spans="window", window_stride=2, part_tokens=50)
-
-
-def child(folder, config):
-    import torch
-
-    torch.set_num_threads(1)  # as in the undisturbed run: the order of sums is part of the bytes
-    os.chdir(folder)
-    run_score(config)
+RANDOM_KILLS = 20
 
 
 def contents(folder):
@@ -38,47 +32,51 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def server():
+def trial(tiny_model, tiny_base):
+    """`trial(folder, config, step=None, delay=None)` -> exit code of a run in a process forked from one that has loaded everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["tu_score.run", "torch", "transformers", "transformers.models.llama.modeling_llama", "shared.engines.torch"]
+    context.set_forkserver_preload(["tests.tu_score.killed"])
+    os.environ["TU_KILL_MODELS"] = os.pathsep.join(map(str, (tiny_model, tiny_base)))
+
+    def run(folder, config, *, step=None, delay=None):
+        process = context.Process(target=killed.trial, args=(str(folder), config, step, delay))
+        process.start()
+        process.join(60)
+        return process.exitcode
+
+    yield run
+    del os.environ["TU_KILL_MODELS"]
+
+
+def test_kill_at_each_step_and_at_random_moments_then_resume(trial, tmp_path, tiny_model, tiny_base):
+    config = ScoreConfig(
+        model=str(tiny_model), base_model=str(tiny_base), data=DATA, out="store", spans="window", window_stride=2, part_tokens=100, limit=2
     )
-    return context
-
-
-def run_child(server, folder, config):
-    process = server.Process(target=child, args=(str(folder), config))
-    process.start()
-    return process
-
-
-def test_kill_at_ten_moments_then_resume(server, tmp_path, tiny_model, tiny_base):
-    config = config_of(tiny_model, tiny_base)
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    process = run_child(server, whole, config)
-    process.join(60)
-    assert process.exitcode == 0
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    whole.mkdir(), again.mkdir()
+    assert trial(whole, config) == 0
+    start = time.monotonic()
+    assert trial(again, config) == 0
+    seconds = time.monotonic() - start
     expected = contents(whole / "store")
-    parts = len(expected[1]["parts"])
-    assert parts > 8
-    generator, unfinished = random.Random(7), 0
-    for k in range(KILLS):
+    assert contents(again / "store") == expected
+    assert len(expected[1]["parts"]) == 2
+    steps = (whole / "steps").read_text().splitlines()
+    named = ("_plan.json", "_config.toml", "_base/_manifest.json", "part-00001.parquet", "_progress/00001.json", "store/_manifest.json")
+    assert all(any(s.startswith("replace") and s.endswith(name) for s in steps) for name in named)
+    assert len(steps) + RANDOM_KILLS >= 50
+    generator, killed_at_random, unfinished = random.Random(7), 0, 0
+    for k in range(len(steps) + RANDOM_KILLS):
         folder = tmp_path / f"kill{k}"
         folder.mkdir()
-        wanted, pause = round(k / KILLS * 2 * parts), generator.random() * 0.03
-        process = run_child(server, folder, config)
-        while process.is_alive() and sum(1 for _ in folder.rglob("part-*.parquet")) < wanted:
-            time.sleep(0.002)
-        time.sleep(pause)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        if k < len(steps):
+            assert trial(folder, config, step=k) == -signal.SIGKILL, steps[k]
+        else:
+            killed_at_random += trial(folder, config, delay=generator.random() * seconds) == -signal.SIGKILL
         unfinished += not (folder / "store" / MANIFEST).exists()
-        process = run_child(server, folder, config)
-        process.join(60)
-        assert process.exitcode == 0
-        assert contents(folder / "store") == expected
-    assert unfinished >= KILLS // 2
+        assert trial(folder, config) == 0, (folder / "said").read_text()
+        assert contents(folder / "store") == expected, steps[k] if k < len(steps) else k
+    assert unfinished >= len(steps) // 2 and killed_at_random >= RANDOM_KILLS // 4
 
 
 class Stop(Exception):
@@ -139,3 +137,119 @@ def test_a_kill_after_the_manifest_leaves_nothing_behind(tmp_path, tiny_model):
     (out / "_base").mkdir()
     run_score(config)
     assert contents(out) == before and not (out / "_base").exists()
+
+
+# --- through the real command
+
+
+@pytest.fixture
+def command(run_cli, tmp_path, tiny_model):
+    """`command(*arguments, out=...)` -> exit code and the lines on stderr of a scoring run in several parts."""
+
+    def run(*arguments, out=tmp_path / "store"):
+        options = ("--data", DATA, "--out", out, "--limit", "6", "--set", "part_tokens=100")
+        code, _, err = run_cli("tu-score", "run", "--model", tiny_model, *options, *arguments)
+        return code, err.splitlines()
+
+    return run
+
+
+def test_a_disk_that_fills_up_keeps_finished_parts_and_says_how_to_go_on(command, tmp_path, monkeypatch):
+    assert command(out=tmp_path / "whole")[0] == 0
+    write, full = Path.write_bytes, "part-00002.parquet"
+
+    def write_bytes(path, data):
+        if path.name.endswith(full):
+            write(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write_bytes)
+        code, lines = command()
+    assert code == 2 and [line for line in lines if line.startswith("error:")] == lines[-1:]
+    assert full in lines[-1] and "No space left on device" in lines[-1] and "give the same command again" in lines[-1]
+    left = sorted(p.name for p in (tmp_path / "store").iterdir())
+    assert left == ["_config.toml", "_plan.json", "_progress", "part-00000.parquet", "part-00001.parquet"]
+    before = (tmp_path / "store" / "part-00000.parquet").stat().st_mtime_ns
+    assert command()[0] == 0
+    assert (tmp_path / "store" / "part-00000.parquet").stat().st_mtime_ns == before
+    same_but_for_names(tmp_path / "store", tmp_path / "whole")
+
+
+def same_but_for_names(first, second):
+    one, other = contents(first), contents(second)
+    for files, _ in (one, other):
+        del files["_config.toml"]  # names --out and --workers
+    assert one == other
+
+
+def test_a_second_run_is_told_who_holds_the_store(command, tmp_path):
+    (tmp_path / "store").mkdir()
+    with lock.locked(open_place(tmp_path / "store")):
+        code, lines = command()
+    assert code == 2 and len(lines) == 1
+    assert lines[0].startswith(f"error: {tmp_path / 'store'}: process {os.getpid()} on ") and "been writing this store" in lines[0]
+    assert command()[0] == 0
+
+
+def test_an_output_that_cannot_be_reached_is_refused_before_a_model_is_loaded(command, monkeypatch):
+    def unreachable(*arguments, **more):
+        raise ConnectionError("the endpoint does not answer")
+
+    def load(*arguments, **more):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("tu_score.run.open_scorer", load)
+    code, lines = command(out="nosuch://bucket/store")
+    assert code == 2 and len(lines) == 1 and "nosuch://bucket/store: cannot be used" in lines[0]
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", unreachable)
+    code, lines = command(out="memory://bucket/store")
+    assert code == 2 and len(lines) == 1 and "memory://bucket/store" in lines[0] and "the endpoint does not answer" in lines[0]
+
+
+def test_a_store_behind_a_url_is_written_read_and_resumed_by_every_command(command, run_cli, tmp_path, monkeypatch, tiny_model):
+    monkeypatch.setattr(lock, "SETTLE_S", 0.0)
+    files, url = fsspec.filesystem("memory"), "memory://bucket/store"
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"question": "Who is it?", "answer": "It is Ada."}\n')
+    files.pipe_file("/bucket/rows.jsonl", data.read_bytes())
+    try:
+        for where in (url, tmp_path / "here"):
+            assert command(out=where)[0] == 0
+        there = {name: open_store(url).place.read(name) for name in open_store(url).place.names()}
+        here, _ = contents(tmp_path / "here")
+        assert {n: d for n, d in there.items() if n.startswith("part")} == {n: d for n, d in here.items() if n.startswith("part")}
+        assert set(there) == {*here, MANIFEST} and b'out = "memory://bucket/store"' in there["_config.toml"]
+        assert "nothing to do" in command(out=url)[1][-1]
+        for arguments in (("verify", url), ("inspect", url, "--html", tmp_path / "page.html"), ("recipe", url, "--recipe", "norm=rank")):
+            code, _, err = run_cli("tu-score", *arguments)
+            assert code == 0, err
+        assert open_store(url).manifest["recipe"]["norm"] == "rank"
+        for spec in (data, "memory://bucket/rows.jsonl"):
+            assert command("--data", spec, out=f"memory://bucket/{Path(spec).parent.name}")[0] == 0
+        code, lines = command("--data", "memory://bucket/none.jsonl", out=tmp_path / "none")
+        assert code == 2 and lines == ["error: data memory://bucket/none.jsonl: no such file"]
+    finally:
+        files.store.clear()
+
+
+def test_two_workers_write_the_same_bytes_and_a_dead_one_is_named(command, tmp_path):
+    assert command(out=tmp_path / "one")[0] == 0
+    seen = threading.Event()
+
+    def kill_one():
+        while not seen.wait(0.01):
+            if (tmp_path / "store" / "_progress").is_dir() and os.listdir(tmp_path / "store" / "_progress"):
+                os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+                return
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    code, lines = command("--workers", "2")
+    seen.set()
+    thread.join()
+    assert code == 2 and lines[-1].startswith("error: worker ") and "was killed by signal 9; finished parts are kept" in lines[-1]
+    assert not multiprocessing.active_children() and list((tmp_path / "store").glob("part-*"))
+    assert command("--workers", "2")[0] == 0
+    same_but_for_names(tmp_path / "store", tmp_path / "one")
