@@ -18,7 +18,9 @@ import gc
 import importlib.metadata
 import importlib.util
 import itertools
+import logging
 import os
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
@@ -241,7 +243,11 @@ def _prepare_environment() -> None:
     os.environ[ACTIVATE] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault(CACHE_SPACE, "2")
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # tensor parallel: a process a rank, none of them a copy of ours
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # vLLM reports usage over the network otherwise
+    # What vLLM says before it has read its own level, and about its own use of torch.
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     named = os.environ.get("VLLM_PLUGINS")
     if named is not None and PLUGIN not in named.split(","):
         os.environ["VLLM_PLUGINS"] = f"{named},{PLUGIN}".strip(",")
