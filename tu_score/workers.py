@@ -69,7 +69,7 @@ class Pool:
         """Starts the workers; they load the model at the same time. Raises what a worker raises, and UserError when one dies."""
         import torch
 
-        devices = _devices(config)
+        devices = share_devices(config)
         context, self.workers = multiprocessing.get_context("spawn"), []
         for number in range(config.workers):
             ours, theirs = context.Pipe()
@@ -150,7 +150,7 @@ class Pool:
                 worker.process.join()
 
 
-def _devices(config: ScoreConfig) -> list[str] | None:
+def share_devices(config: ScoreConfig) -> list[str] | None:
     """What each worker has as CUDA_VISIBLE_DEVICES: `tensor_parallel` devices; None where there is nothing to share out."""
     import torch
 

@@ -5,18 +5,24 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import fsspec
 import pytest
+import safetensors.torch
+import torch
 
 from shared import lock
+from shared.errors import ConfigError
 from shared.scores import MANIFEST, open_store
 from shared.storage import open_place
 from tests.tu_score import killed
+from tu_score import workers
 from tu_score.config import ScoreConfig
 from tu_score.run import run_score
 
@@ -253,3 +259,48 @@ def test_two_workers_write_the_same_bytes_and_a_dead_one_is_named(command, tmp_p
     assert not multiprocessing.active_children() and list((tmp_path / "store").glob("part-*"))
     assert command("--workers", "2")[0] == 0
     same_but_for_names(tmp_path / "store", tmp_path / "one")
+
+
+def test_a_refusal_by_a_worker_is_the_commands_own(command, tmp_path, tiny_model):
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    weights = safetensors.torch.load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][:] = torch.nan
+    safetensors.torch.save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    code, lines = command("--model", broken, "--workers", "2")
+    assert code == 2 and lines[-1].startswith("error: ") and "not finite" in lines[-1]
+    assert not multiprocessing.active_children() and not (tmp_path / "store" / "_lock").exists()
+
+
+def test_the_order_in_which_parts_are_done_is_not_in_the_bytes(command, tmp_path, monkeypatch):
+    assert command(out=tmp_path / "in order")[0] == 0
+    honest = workers.score_parts
+    monkeypatch.setattr("tu_score.run.score_parts", lambda engine, parts, *more: honest(engine, dict(reversed(parts.items())), *more))
+    assert command()[0] == 0
+    same_but_for_names(tmp_path / "store", tmp_path / "in order")
+
+
+@pytest.mark.parametrize(
+    ("visible", "options", "expected"),
+    [
+        (None, {}, ["0", "1"]),
+        ("5,3,1", {}, ["5", "3"]),
+        ("0,1,2,3,4", {"tensor_parallel": 2}, ["0,1", "2,3"]),
+        ("4", {}, "this machine has 1 CUDA devices, and the workers take 2"),
+        (None, {"tensor_parallel": 2}, "the workers take 4"),
+        (None, {"device": "cuda:1"}, "each worker takes a device; leave --device out"),
+        (None, {"device": "cpu"}, None),
+    ],
+)
+def test_each_worker_has_cuda_devices_of_its_own(monkeypatch, visible, options, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    config = ScoreConfig(model="m", data="d", out="o", workers=2, **options)
+    with pytest.raises(ConfigError, match=expected) if isinstance(expected, str) else nullcontext():
+        assert workers.share_devices(config) == expected
+
+
+def test_no_workers_is_refused(command):
+    assert command("--workers", "0") == (2, ["error: workers is 0, expected at least 1"])

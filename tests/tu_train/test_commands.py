@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 import typer.main
@@ -118,6 +119,18 @@ def test_the_same_command_twice_gives_the_same_bits(run, run_cli, tmp_path):
     assert weights_of(first) == weights_of(second) == weights_of(third)
     assert (first / "log.jsonl").read_bytes() == (second / "log.jsonl").read_bytes()
     assert weights_of(other) != weights_of(first)
+
+
+def test_a_store_behind_a_url_trains_to_the_same_bits(run, scores, tmp_path):
+    files = fsspec.filesystem("memory")
+    for path in scores.iterdir():
+        files.pipe_file(f"/bucket/store/{path.name}", path.read_bytes())
+    try:
+        for out, where in ((tmp_path / "here", scores), (tmp_path / "there", "memory://bucket/store")):
+            assert run(out=out, scores=where)[0] == 0
+    finally:
+        files.store.clear()
+    assert weights_of(tmp_path / "here") == weights_of(tmp_path / "there")
 
 
 def test_text_of_the_data_stays_out_of_what_is_printed(run):
