@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import astuple
@@ -15,8 +16,9 @@ import torch
 from shared.engines import Request
 from shared.engines.torch import TorchEngine
 from shared.engines.vllm import THREADS, VllmEngine, _pieces, _threads_for_each_rank, longest_shared
+from shared.engines.vllm_pooler import _assemble, _parts, _Read, columns, scores_from
 from shared.errors import ConfigError, ModelError
-from shared.logprobs import HeadOptions
+from shared.logprobs import Head, HeadOptions, score_positions
 from tests.shared.reference import assert_true, break_one_token, distributions, furthest
 
 LARGEST, MEAN = 2e-4, 5e-5  # nats
@@ -224,11 +226,19 @@ def test_a_row_whose_logits_are_not_finite_is_named(opened, run_cli, make_tiny, 
     assert not list(out.glob("*.parquet"))
 
 
-def test_unknown_architecture_is_named(opened, tmp_path):
+def test_an_architecture_that_vllm_cannot_score_is_named(opened, run_cli, tiny_model, tmp_path):
+    """Through the real command."""
     opened.close()
-    (tmp_path / "config.json").write_text('{"architectures": ["NobodysForCausalLM"]}')
-    with pytest.raises(ModelError, match=r"NobodysForCausalLM.*--engine torch"):
-        VllmEngine(tmp_path, dtype="float32", device=None, batch_tokens=64)
+    folder, out = shutil.copytree(tiny_model, tmp_path / "model"), tmp_path / "out"
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["NobodysForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    data = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
+    code, _, err = run_cli("tu-score", "run", "--model", folder, "--data", data, "--out", out, "--engine", "vllm")
+    assert (
+        code == 2
+        and err.startswith(f"error: model {folder}: vLLM cannot score NobodysForCausalLM; use --engine torch")
+        and not out.exists()
+    )
 
 
 def test_device_of_another_build_is_refused(opened, tiny_model):
@@ -259,3 +269,46 @@ def test_longest_shared_prefix_with_any_other():
 def test_pieces_cover_everything_once():
     assert [(p.start, p.stop) for p in _pieces([5, 5, 5, 50, 1], 10)] == [(0, 2), (2, 3), (3, 4), (4, 5)]
     assert _pieces([], 10) == []
+
+
+def test_the_pooler_keeps_the_bound_and_groups_what_is_asked_alike():
+    """A plugin without vLLM: rows of three requests, one of them with extras, in chunks of 4 rows and fewer."""
+    hidden, weight = torch.randn(40, 6), torch.randn(20_000, 6)
+    plain = HeadOptions(chunk_mib=1)
+    rich = HeadOptions(chunk_mib=1, temperature=2.0, top_k=3)
+    wishes = [(plain, [0, 3, 5]), (rich, [1, 2]), (plain, [7, 9, 11])]
+    reads = [
+        _Read({"rows": rows, "targets": rows, "head": list(astuple(options))}, offset=12 * i, start=0, end=12)
+        for i, (options, rows) in enumerate(wishes)
+    ]
+    sizes: list[int] = []
+
+    def logits(rows):
+        sizes.append(len(rows))
+        return rows @ weight.T
+
+    parts = _parts(hidden, reads, logits, len(weight))
+    assert sum(sizes) == 8 and max(sizes) * len(weight) * 4 <= 1 << 19
+    for i, ((options, rows), part) in enumerate(zip(wishes, parts, strict=True)):
+        expected = score_positions(hidden[[12 * i + row for row in rows]], torch.tensor(rows), Head(weight), options)
+        found = scores_from(part.numpy(), options)
+        assert np.allclose(found.logprob, expected.logprob, atol=1e-5) and np.allclose(found.entropy, expected.entropy, atol=1e-5)
+        if options is rich:
+            assert np.allclose(found.tempered, expected.tempered, atol=1e-5) and np.array_equal(found.top_ids, expected.top_ids)
+            assert np.allclose(found.top_logprobs, expected.top_logprobs, atol=1e-5)
+        else:
+            assert found.tempered is found.top_ids is found.top_logprobs is None
+
+
+def test_a_rank_without_logits_answers_with_zeros_of_the_right_shape():
+    options = HeadOptions(temperature=2.0, top_k=3)
+    read = _Read({"rows": [0, 4], "targets": [1, 2], "head": list(astuple(options))}, offset=0, start=0, end=5)
+    [part] = _parts(torch.randn(5, 6), [read], lambda rows: None, 100)
+    assert part.shape == (2, columns(options)) and not part.any()
+
+
+def test_parts_of_an_answer_are_placed_by_position_and_a_gap_is_found():
+    first, second = torch.ones(2, 2), torch.full((2, 2), 2.0)
+    assert _assemble([(0, first), (1, second)], 3)[:, 0].tolist() == [1, 2, 2]  # a row computed twice after a preemption
+    with pytest.raises(RuntimeError, match="skipped wanted row 2 of 5"):
+        _assemble([(0, first), (3, second)], 5)
