@@ -131,12 +131,12 @@ def sizes(like: torch.Tensor, vocabulary: int, chunk_mib: int, *, top_k: int = 0
     """Rows whose temporaries stay within the bound, for hidden states of the dtype and device of `like`.
 
     A vocabulary entry costs the product, in a block also a float32 copy, an exponential (or slope of the soft cap) and a byte (mask of
-    ties). On a CPU three such blocks take at most 3/8 of the bound; elsewhere small blocks would only be slow, so a block is a chunk.
+    ties). On a CPU three such blocks take at most 3/8 of the bound; elsewhere small blocks would only be slow, so a block is a chunk,
+    whose product may be in low precision (two bytes) even where the weights are not: autocast.
     """
     bound, wide = chunk_mib << 20, accumulation_dtype(like.dtype).itemsize
-    narrow = like.dtype.itemsize if like.dtype.itemsize < wide else 0
     if like.device.type != "cpu":
-        rows = max(1, bound // (vocabulary * (narrow + 2 * wide + 1) + 80 * top_k))
+        rows = max(1, bound // (vocabulary * (2 + 2 * wide + 1) + 80 * top_k))
         return Sizes(rows, rows)
     block = min(CACHE_MIB * torch.get_num_threads() << 20, bound // 8)
     return Sizes(max(1, (bound - 3 * block) // (vocabulary * like.dtype.itemsize + 80 * top_k)), max(1, block // (wide * vocabulary)))

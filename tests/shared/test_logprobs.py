@@ -307,7 +307,7 @@ import torch
 from shared.logprobs import Head, HeadOptions, score_positions, target_logprobs
 
 torch.set_num_threads(1)
-dtype, mib, D, V, N = getattr(torch, sys.argv[1]), int(sys.argv[2]), 64, 131072, 512
+dtype, mib, D, V, N = getattr(torch, sys.argv[1]), int(sys.argv[2]), 64, 131072, 320
 weight, hidden, target = torch.randn(V, D).to(dtype), torch.randn(N, D).to(dtype), torch.randint(V, (N,))
 
 def status(key):
@@ -334,7 +334,7 @@ print(json.dumps([growth(score), growth(lambda n: train(n, False)), growth(lambd
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux's /proc")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_peak_memory_stays_within_the_bound_for_a_vocabulary_of_128k(dtype):
-    """512 rows of logits are 256 MiB in float32. Freed blocks go back to the system at once here: resident memory is what is in use."""
+    """320 rows of logits are 160 MiB in float32. Freed blocks go back to the system at once here: resident memory is what is in use."""
     environment = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
 
     def measure(mib: int) -> list[float]:
@@ -346,7 +346,7 @@ def test_peak_memory_stays_within_the_bound_for_a_vocabulary_of_128k(dtype):
     score, train, train_weight = measure(64)
     assert score < 64 + slack and train < 64 + slack and train_weight < 64 + slack + gradient
     if dtype == "float32":
-        assert min(measure(512)) > 200  # what the same code takes where the bound allows it
+        assert min(measure(512)) > 130  # what the same code takes where the bound allows it
 
 
 # --- the head of a model

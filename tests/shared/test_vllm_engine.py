@@ -15,8 +15,9 @@ import torch
 
 from shared.engines import Request
 from shared.engines.torch import TorchEngine
-from shared.engines.vllm import THREADS, VllmEngine, _pieces, _threads_for_each_rank, longest_shared
+from shared.engines.vllm import VllmEngine, _pieces, longest_shared
 from shared.engines.vllm_pooler import _assemble, _parts, _Read, columns, scores_from
+from shared.engines.vllm_setup import THREADS, threads_for_each_rank
 from shared.errors import ConfigError, ModelError
 from shared.logprobs import Head, HeadOptions, score_positions
 from tests.shared.reference import assert_true, break_one_token, distributions, furthest
@@ -208,11 +209,11 @@ def test_ranks_that_do_not_fit_the_model_are_refused(opened, wide_llama):
 def test_each_rank_gets_its_share_of_the_cores_while_it_starts(vllm, monkeypatch, ranks, cores, bound):
     monkeypatch.delenv(THREADS, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores)
-    with _threads_for_each_rank(ranks):
+    with threads_for_each_rank(ranks):
         assert os.environ.get(THREADS) == bound
     assert THREADS not in os.environ
     monkeypatch.setenv(THREADS, "7")
-    with _threads_for_each_rank(ranks):
+    with threads_for_each_rank(ranks):
         assert os.environ[THREADS] == "7"
 
 
