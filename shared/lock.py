@@ -34,6 +34,8 @@ LOCK = "_lock"
 BEAT_S, STALE_S, SETTLE_S = 10.0, 60.0, 0.2
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
+RECORD = {"pid": int, "host": str, "since": str, "beat": float}
+
 _held: set[int] = set()
 """descriptors of this process; a forked child must not keep the lock alive"""
 
@@ -122,7 +124,7 @@ def _alive(place: Place) -> Iterator[None]:
 def _beat(place: Place, token: str, done: threading.Event) -> None:
     since = _now()
     while not done.wait(BEAT_S):
-        with contextlib.suppress(StoreError):  # a network that is away for a moment; the next beat may come through
+        with contextlib.suppress(StoreError, FileNotFoundError):  # a network that is away for a moment; the next beat may come through
             place.write(LOCK, _record(token, since).encode())
 
 
@@ -148,7 +150,7 @@ def _parse(data: bytes) -> dict[str, Any]:
         record = json.loads(data)
     except (UnicodeDecodeError, json.JSONDecodeError):
         return {}
-    return record if isinstance(record, dict) and {"pid", "host", "since", "beat"} <= set(record) else {}
+    return record if isinstance(record, dict) and all(isinstance(record.get(k), t) for k, t in RECORD.items()) else {}
 
 
 def _lives(holder: dict[str, Any]) -> bool:
@@ -158,6 +160,8 @@ def _lives(holder: dict[str, Any]) -> bool:
 
 
 def _runs(pid: int) -> bool:
+    if os.name == "nt":  # signal 0 is Ctrl-C there
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -147,7 +147,8 @@ class Writer:
         """Removes what only an unfinished run needs, and what a kill left half-written; carries a committed rewrite to its end."""
         self.place.clear(PROGRESS)
         for name in leftovers(self.place.names()):
-            self.place.delete(name)
+            if name != f"{TEMPORARY}{LOCK}":  # the holder's own sign of life, where flock does not work
+                self.place.delete(name)
         settle(self.place)
 
 

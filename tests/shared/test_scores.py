@@ -120,7 +120,7 @@ def rows_of(folder) -> list[dict]:
 
 
 CAN_FAIL = ("write_bytes", "fsync", "replace")
-CALLS = [(os, "fsync"), (os, "replace"), (Path, "write_bytes"), (Path, "unlink")]
+CALLS = [(os, "fsync"), (os, "replace"), (Path, "write_bytes"), (os, "unlink"), (os, "rmdir")]
 
 
 @contextmanager
@@ -231,6 +231,35 @@ def test_a_kill_at_each_step_of_a_rewrite_leaves_the_old_state_or_the_new(tmp_pa
     assert count[0] >= 28 and states == sorted(states) and {False, True} == set(states)
 
 
+def test_a_kill_while_a_failed_commit_is_taken_back_leaves_the_old_state_or_the_new(tmp_path, monkeypatch):
+    """The rename of the new manifest succeeds, its fsync fails: the state is new, and goes back to old in one step."""
+    store = write(tmp_path / "store")
+    old, calls, states = rows_of(store.folder), [], []
+    new = list(rewrite(open_store(shutil.copytree(store.folder, tmp_path / "new")), halve).rows())
+
+    def fail(k, name, arguments, last=None):
+        calls.append((name, arguments))
+        commits = [i for i, (name, a) in enumerate(calls) if name == "replace" and str(a[1]).endswith("_next/_manifest.json")]
+        if commits and k == commits[0] + 1:
+            raise OSError(errno.EIO, "Input/output error")
+        if last is not None and commits and k == commits[0] + 2 + last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for last in range(20):
+        copy = shutil.copytree(store.folder, tmp_path / f"kill{last}")
+
+        def work(copy=copy, last=last):
+            with hooked(monkeypatch, lambda *call: fail(*call, last)):
+                rewrite(open_store(copy), halve)
+
+        status = dies(work)
+        states.append(rows_of(copy) == new)
+        assert states[-1] or rows_of(copy) == old
+        if status == 1:  # the cleaning up was done before the kill
+            break
+    assert last > 3 and status == 1 and states == sorted(states, reverse=True) and set(states) == {False, True}
+
+
 # --- damage
 
 
@@ -326,17 +355,43 @@ def test_a_dead_holder_is_taken_over(tmp_path, capfd):
     assert not (folder / "_lock").exists()
 
 
-def test_a_forked_child_does_not_keep_the_lock(tmp_path):
-    with claim(tmp_path / "store"):
-        child = os.fork()
-        if child == 0:
+def test_a_forked_child_of_a_dead_holder_does_not_keep_the_lock(tmp_path):
+    ready = tmp_path / "ready"
+    holder = os.fork()
+    if holder == 0:
+        with claim(tmp_path / "store"):
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            ready.with_suffix(".new").write_text(str(child))
+            ready.with_suffix(".new").rename(ready)
             time.sleep(60)
-            os._exit(0)
+    while not ready.exists():
+        time.sleep(0.01)
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
     try:
+        assert (tmp_path / "store" / "_lock").exists()
         write(tmp_path / "store")
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        os.kill(int(ready.read_text()), signal.SIGKILL)
+
+
+def test_a_lock_file_that_its_holder_just_removed_is_no_lock(tmp_path, monkeypatch):
+    honest, opened = lock._open, []
+
+    def removed_meanwhile(path):
+        opened.append(honest(path))
+        if len(opened) == 1:
+            path.unlink()
+        return opened[-1]
+
+    monkeypatch.setattr(lock, "_open", removed_meanwhile)
+    with claim(tmp_path / "store"):
+        assert len(opened) == 2
+        with pytest.raises(StoreError, match=f"process {os.getpid()} on "):
+            write(tmp_path / "store")
 
 
 @pytest.fixture
