@@ -60,14 +60,14 @@ class Group:
 
     query_BN: torch.Tensor
     key_BM: torch.Tensor
-    back_Q: torch.Tensor
-    """which of the B·N outputs are real"""
+    real_BN: torch.Tensor
+    """which queries are not padding"""
     mask_BNM: torch.Tensor
     """which key a query may look at, sliding windows aside"""
     _masks: dict[Any, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Group:
-        return Group(*(x.to(device) for x in (self.query_BN, self.key_BM, self.back_Q, self.mask_BNM)))
+        return Group(*(x.to(device) for x in (self.query_BN, self.key_BM, self.real_BN, self.mask_BNM)))
 
     def visible(self, positions_L: torch.Tensor, window: int | None) -> torch.Tensor:
         """[B, N, M] bool."""
@@ -99,7 +99,7 @@ class Forest:
     groups: list[Group]
     """empty where flex attention needs none"""
     order_L: torch.Tensor
-    """puts the outputs of the groups, one after another, into the order of the packed row"""
+    """where in the outputs of the groups, one after another, padding included, each token of the row is"""
     _blocks: dict[Any, Any] = field(default_factory=dict)
 
 
@@ -111,26 +111,29 @@ def pack(sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu")
     positions: list[int] = []
     segments: list[Segment] = []
     slots: list[list[int]] = [[] for _ in sequences]
-    order = sorted(range(len(sequences)), key=lambda i: list(sequences[i]))
-    common = [0, *(common_prefix(sequences[a], sequences[b]) for a, b in itertools.pairwise(order))]
-    lengths = [len(sequences[i]) for i in order]
-    # Runs of `order` that share a segment, what comes before it, its parent. A stack, not recursion: texts with many spans nest deeply.
-    stack: list[tuple[Run, int, Segment | None]] = [(run, 0, None) for run in _runs(common, lengths, 0, len(order), 0)][::-1]
+    by_ids = sorted(range(len(sequences)), key=lambda i: list(sequences[i]))
+    common = [0, *(common_prefix(sequences[a], sequences[b]) for a, b in itertools.pairwise(by_ids))]
+    lengths = [len(sequences[i]) for i in by_ids]
+    # Runs of `by_ids` that share a segment, what comes before it, its parent. A stack, not recursion: texts with many spans nest deeply.
+    stack: list[tuple[Run, int, Segment | None]] = [(run, 0, None) for run in _runs(common, lengths, 0, len(by_ids), 0)][::-1]
     while stack:
         (first, last, shared), depth, parent = stack.pop()
         segment = Segment(len(ids), shared - depth, depth, parent)
-        ids.extend(sequences[order[first]][depth:shared])
+        ids.extend(sequences[by_ids[first]][depth:shared])
         positions.extend(range(depth, shared))
         segments.append(segment)
-        for member in order[first:last]:
+        for member in by_ids[first:last]:
             slots[member].extend(range(segment.start, segment.start + segment.length))
         longer = next((k for k in range(first, last) if lengths[k] > shared), last)  # those that end here sort before
         if longer < last:
             stack += [(run, shared, segment) for run in _runs(common, lengths, longer, last, shared)][::-1]
-    groups = [] if flex_fits(device) else [g.to(device) for g in _groups(segments)]
-    rows = torch.cat([g.query_BN.flatten()[g.back_Q] for g in groups]) if groups else torch.arange(0)
+    groups = [] if flex_fits(device) else _groups(segments)
+    order = torch.empty(len(ids) if groups else 0, dtype=torch.long)
+    if groups:
+        real = torch.cat([g.real_BN.flatten() for g in groups]).nonzero()[:, 0]
+        order[torch.cat([g.query_BN[g.real_BN] for g in groups])] = real
     at = (torch.tensor(x, device=device) for x in (ids, positions, _ends(segments)))
-    return Forest(*at, slots, segments, groups, torch.argsort(rows))
+    return Forest(*at, slots, segments, [g.to(device) for g in groups], order.to(device))
 
 
 def _ends(segments: list[Segment]) -> list[int]:
@@ -192,7 +195,7 @@ def _group(segments: list[Segment]) -> Group:
     at_n, at_m = torch.arange(n)[None, :, None], torch.arange(m)[None, None, :]
     # a padded query may look at key 0, so that no softmax is empty; its output is dropped
     mask = (at_m <= at_n + depths) & (at_n < lengths) | (at_n >= lengths) & (at_m == 0)
-    return Group(query, key, (at_n < lengths).flatten().nonzero()[:, 0], mask)
+    return Group(query, key, (at_n < lengths)[:, :, 0], mask)
 
 
 _active: ContextVar[Forest | None] = ContextVar("forest", default=None)
@@ -240,18 +243,26 @@ def forest_attention(module, query, key, value, attention_mask, scaling=None, dr
         raise TypeError(f"forest attention does not know {', '.join(strange)}")
     if not forest.groups:
         return _flex(forest, query, key, value, scaling, dropout, sliding_window, softcap), None
-    heads, parts = query.shape[1], []
+    # Whole tokens [L, heads · D] are gathered, not heads one by one: that is how they lie in memory.
+    flat = [x[0].transpose(0, 1).flatten(1) for x in (query, key, value)]
+    parts = []
     for group in forest.groups:
-        b, n = group.query_BN.shape
-        q, k, v = (x[0][:, index].transpose(0, 1) for x, index in ((query, group.query_BN), (key, group.key_BM), (value, group.key_BM)))
+        indices = (group.query_BN, group.key_BM, group.key_BM)
+        q, k, v = (_gather(x, index, y.shape[1]) for x, index, y in zip(flat, indices, (query, key, value), strict=True))
         if softcap is None:
             mask = group.added(forest.positions_L, sliding_window, q.dtype)
-            part = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, dropout_p=dropout, enable_gqa=heads != k.shape[1])
+            gqa = q.shape[1] != k.shape[1]
+            part = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, dropout_p=dropout, enable_gqa=gqa)
         else:
             part = _capped(q, k, v, group.visible(forest.positions_L, sliding_window)[:, None], scaling, softcap, dropout)
-        parts.append(part.transpose(0, 1).reshape(heads, b * n, -1)[:, group.back_Q])
-    out = torch.cat(parts, 1)[:, forest.order_L]
-    return out.transpose(0, 1)[None].contiguous(), None
+        parts.append(part.transpose(1, 2).flatten(0, 1).flatten(1))
+    out = torch.cat(parts).index_select(0, forest.order_L)
+    return out.unflatten(1, (query.shape[1], -1))[None], None
+
+
+def _gather(x: torch.Tensor, index: torch.Tensor, heads: int) -> torch.Tensor:
+    """Tokens [L, heads · D] -> [B, heads, N, D]."""
+    return x.index_select(0, index.flatten()).view(*index.shape, heads, -1).transpose(1, 2)
 
 
 def _capped(q, k, v, mask, scale, softcap, dropout) -> torch.Tensor:
