@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 
 from shared import lock
 from shared.errors import ConfigError
-from shared.scores import MANIFEST, open_store
+from shared.scores import MANIFEST, Writer, open_store
 from shared.storage import open_place
 from tests.tu_score import killed
 from tu_score import workers
@@ -240,23 +239,23 @@ def test_a_store_behind_a_url_is_written_read_and_resumed_by_every_command(comma
         files.store.clear()
 
 
-def test_two_workers_write_the_same_bytes_and_a_dead_one_is_named(command, tmp_path):
+def test_two_workers_write_the_same_bytes_and_a_dead_one_is_named(command, tmp_path, monkeypatch):
     assert command(out=tmp_path / "one")[0] == 0
-    seen = threading.Event()
+    write_part, written = Writer.write_part, []
 
-    def kill_one():
-        while not seen.wait(0.01):
-            if (tmp_path / "store" / "_progress").is_dir() and os.listdir(tmp_path / "store" / "_progress"):
-                os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-                return
+    def kill_after_the_first(writer, index, columns):
+        write_part(writer, index, columns)
+        if not written:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        written.append(index)
 
-    thread = threading.Thread(target=kill_one)
-    thread.start()
-    code, lines = command("--workers", "2")
-    seen.set()
-    thread.join()
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write_part", kill_after_the_first)
+        code, lines = command("--workers", "2")
     assert code == 2 and lines[-1].startswith("error: worker ") and "was killed by signal 9; finished parts are kept" in lines[-1]
-    assert not multiprocessing.active_children() and list((tmp_path / "store").glob("part-*"))
+    assert not multiprocessing.active_children()
+    parts = len(open_store(tmp_path / "one").manifest["parts"])
+    assert 0 < len(list((tmp_path / "store").glob("part-*"))) == len(written) < parts
     assert command("--workers", "2")[0] == 0
     same_but_for_names(tmp_path / "store", tmp_path / "one")
 
