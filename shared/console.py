@@ -16,11 +16,30 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def duration(seconds: float) -> str:
+    """3 s, 4 min 10 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{max(whole, 1)} s"
+    return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def readable_bytes(count: float) -> str:
+    """Three digits and a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
 class Progress:
     """`advance(n, note)`: n more units done. Units are whatever the total counts (tokens, rows, steps)."""
 
     def __init__(self, title: str, total: int, unit: str):
         self.title, self.total, self.unit = title, total, unit
+        self.note = ""
+        """stands at the end of each line until it is changed"""
         self.done, self.started, self.said = 0, time.monotonic(), time.monotonic()
 
     def advance(self, n: int, note: str = "") -> None:
@@ -28,11 +47,17 @@ class Progress:
         now = time.monotonic()
         if self.done >= self.total or now - self.said >= PLAIN_EVERY_S:
             self.said = now
-            say(f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.speed()} {note}".rstrip())
+            say(f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.speed()}{self.left()} {note or self.note}".rstrip())
 
     def speed(self) -> str:
         rate = self.done / max(time.monotonic() - self.started, 1e-9)
         return f"{rate:,.{0 if rate >= 10 else 2}f} {self.unit}/s"
+
+    def left(self) -> str:
+        """The time that the rest takes at the speed so far."""
+        if not 0 < self.done < self.total:
+            return ""
+        return f", {duration((time.monotonic() - self.started) / self.done * (self.total - self.done))} left"
 
 
 class _RichProgress(Progress):
@@ -42,7 +67,7 @@ class _RichProgress(Progress):
 
     def advance(self, n: int, note: str = "") -> None:
         self.done += n
-        self.bar.update(self.task, advance=n, note=f"{self.speed()} {note}")
+        self.bar.update(self.task, advance=n, note=f"{self.speed()} {note or self.note}")
 
 
 @contextmanager

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MIN_SHARED = 6
+MIN_SHARED = 4
 """tokens; a shorter shared prefix is computed twice, which costs less than another segment in the attention calls"""
 MAX_WASTE = 0.25
 """share of padding that a group of segments may hold …"""
@@ -67,7 +67,7 @@ class Group:
     _masks: dict[Any, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Group:
-        return Group(*(x.to(device) for x in (self.query_BN, self.key_BM, self.real_BN, self.mask_BNM)))
+        return Group(self.query_BN.to(device), self.key_BM.to(device), self.real_BN.to(device), self.mask_BNM.to(device))
 
     def visible(self, positions_L: torch.Tensor, window: int | None) -> torch.Tensor:
         """[B, N, M] bool."""
@@ -115,7 +115,8 @@ def pack(sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu")
     common = [0, *(common_prefix(sequences[a], sequences[b]) for a, b in itertools.pairwise(by_ids))]
     lengths = [len(sequences[i]) for i in by_ids]
     # Runs of `by_ids` that share a segment, what comes before it, its parent. A stack, not recursion: texts with many spans nest deeply.
-    stack: list[tuple[Run, int, Segment | None]] = [(run, 0, None) for run in _runs(common, lengths, 0, len(by_ids), 0)][::-1]
+    stack: list[tuple[Run, int, Segment | None]] = []
+    stack += [(run, 0, None) for run in _runs(common, lengths, 0, len(by_ids), 0)][::-1]
     while stack:
         (first, last, shared), depth, parent = stack.pop()
         segment = Segment(len(ids), shared - depth, depth, parent)
@@ -132,8 +133,8 @@ def pack(sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu")
     if groups:
         real = torch.cat([g.real_BN.flatten() for g in groups]).nonzero()[:, 0]
         order[torch.cat([g.query_BN[g.real_BN] for g in groups])] = real
-    at = (torch.tensor(x, device=device) for x in (ids, positions, _ends(segments)))
-    return Forest(*at, slots, segments, [g.to(device) for g in groups], order.to(device))
+    ids_L, positions_L, ends_L = (torch.tensor(x, device=device) for x in (ids, positions, _ends(segments)))
+    return Forest(ids_L, positions_L, ends_L, slots, segments, [g.to(device) for g in groups], order.to(device))
 
 
 def _ends(segments: list[Segment]) -> list[int]:

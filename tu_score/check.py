@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -20,15 +21,16 @@ SELF_CHECK_BOUND = {"float32": 2e-4, "bfloat16": 1.0, "float16": 0.25}
 
 
 def self_check(examples, parts, writer: Writer, engine: Engine, config: ScoreConfig, masking: Masking) -> dict[str, Any]:
-    """Scores a few random rows again, each alone and in another order, and compares with what the parts hold."""
+    """Scores a few random rows again, each alone and all in another order and company, and compares with what the parts hold."""
     chosen = random.Random(config.seed).sample(range(len(examples)), min(SELF_CHECK_ROWS, len(examples)))
     bound, differences = SELF_CHECK_BOUND[config.dtype], []
-    for index in chosen:
+    alone = [score_examples([examples[index]], engine, config, masking, lambda tokens: None)[0] for index in chosen]
+    turned = score_examples([examples[index] for index in reversed(chosen)], engine, config, masking, lambda tokens: None)[::-1]
+    for index, *again in zip(chosen, alone, turned, strict=True):
         part = next(k for k, (start, end) in enumerate(parts) if start <= index < end)
         stored = writer.read_part(part).slice(index - parts[part][0], 1).to_pylist()[0]
-        again = score_examples([examples[index]], engine, config, masking, lambda tokens: None)[0]
-        for name in ("logprob", "entropy", "delta_mean"):
-            gap = np.abs(np.array(stored[name], dtype=np.float64) - again[name])
+        for columns, name in itertools.product(again, ("logprob", "entropy", "delta_mean")):
+            gap = np.abs(np.array(stored[name], dtype=np.float64) - columns[name])
             differences.append(gap[~np.isnan(gap)])
     gaps = np.concatenate(differences)
     result = {
@@ -39,7 +41,7 @@ def self_check(examples, parts, writer: Writer, engine: Engine, config: ScoreCon
     }
     if not result["largest_nats"] <= bound:
         raise StoreError(
-            f"{writer.folder}: the self-check failed: {examples[chosen[0]].id} and others scored alone differ by up to "
+            f"{writer.folder}: the self-check failed: {examples[chosen[0]].id} and others scored again differ by up to "
             f"{gaps.max():.3g} nats, expected at most {bound}; the engine is not reliable here, try --engine torch --dtype float32"
         )
     return result

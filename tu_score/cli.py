@@ -34,6 +34,7 @@ TextKey = Annotated[str | None, _text("--text-key", "Column of raw text, instead
 Workers = Annotated[
     int | None, typer.Option("--workers", help="Processes that score, each with a model of its own and on CUDA a device.", show_default="1")
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what the run would hold and take; write nothing.", show_default=False)]
 
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A store: the --out of tu-score run, a folder or a URL (s3://, gs://, hf://).")]
 ExampleId = Annotated[str | None, _text("--example", "Only the example with this id.")]
@@ -81,6 +82,7 @@ def run(
     dtype: Dtype = None,
     device: Device = None,
     workers: Workers = None,
+    dry_run: DryRun = False,
     config: ConfigFile = None,
     sets: Sets = None,
 ) -> None:
@@ -94,7 +96,14 @@ def run(
         "question_key": question_key, "answer_key": answer_key, "text_key": text_key,
         "long": long, "limit": limit, "seed": seed, "dtype": dtype, "device": device, "workers": workers,
     }  # fmt: skip
+    if dry_run and config is None:
+        flags["out"] = out or "-"  # a dry run needs none
     resolved = resolve(ScoreConfig, config=config, sets=sets or (), flags=flags)
+    if dry_run:
+        from tu_score.estimate import estimate
+
+        typer.echo("\n".join(estimate(resolved, check_out=out is not None).lines()))
+        return
     from shared.scores import open_store
     from tu_score.run import run_score
 

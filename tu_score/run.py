@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from shared.config import as_dict, as_toml
-from shared.console import progress, say
+from shared.console import progress, readable_bytes, say
 from shared.datasets import load_rows
 from shared.engines import Engine
 from shared.errors import ModelError
 from shared.examples import Example, data_fingerprint, make_examples
 from shared.models import context_length, load_tokenizer, locate, model_fingerprint, template_fingerprint, tokenizer_fingerprint
-from shared.scores import Writer, claim, open_store, plan_parts
+from shared.scores import Writer, claim, open_store, plan_parts, schema
 from shared.storage import Place
 from tu_score.check import self_check
 from tu_score.config import ScoreConfig
@@ -36,6 +37,11 @@ BASE = "_base"
 
 def run_score(config: ScoreConfig) -> Path | str:
     """Scores a data set; returns the folder (or URL) of the finished store. Raises UserError for everything a user can mend."""
+    return _score(config, *prepare(config))
+
+
+def prepare(config: ScoreConfig) -> tuple[Path, Any, list[Example]]:
+    """The model's folder, its tokenizer, and what is to be scored."""
     folder = locate(config.model)
     tokenizer = load_tokenizer(folder)
     context = context_length(folder)
@@ -44,7 +50,7 @@ def run_score(config: ScoreConfig) -> Path | str:
     _say_long(len({r.id for r in rows}) - len({e.row.id for e in examples}), examples, context, config)
     if config.base_model is not None:
         _check_base(config.base_model, tokenizer, longest=max(len(e.input_ids) for e in examples))
-    return _score(config, folder, tokenizer, examples)
+    return folder, tokenizer, examples
 
 
 def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Example]) -> Path | str:
@@ -91,7 +97,7 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
             engine = _opened(at_end, config, folder, masking)
         masked = sum(map(len, masking.spans.values()))
         tokens = sum(len(e.input_ids) for e in examples)
-        say(f"{len(examples)} rows, {tokens:,} tokens, {masked} masked variants, {len(parts)} parts, {_about(engine)}")
+        say(f"{len(examples)} rows, {tokens:,} tokens, {masked} masked variants, {len(parts)} parts, {about(engine)}")
         _score_parts(examples, parts, writer, engine, config, masking, tokenizer, base)
         check = self_check(examples, parts, writer, engine, config, masking)
     if config.lacking:
@@ -122,7 +128,7 @@ def _say_long(skipped: int, examples: list[Example], context: int | None, config
         say(f"--long truncate: {full} examples fill the model's context of {context} tokens, cut there if they were longer")
 
 
-def _about(engine: Engine | Pool) -> str:
+def about(engine: Engine | Pool) -> str:
     about = engine.describe()
     return f"{about['name']} engine, {about['dtype']} on {about['device']}"
 
@@ -133,17 +139,31 @@ def _score_parts(
     groups = {index: examples[start:end] for index, (start, end) in enumerate(parts)}
     missing = {index: group for index, group in groups.items() if index not in writer.parts}
     with progress("scoring", sum(map(masking.work, examples)), "tokens") as bar:
+        bar.note = _so_far(writer, examples, masking, groups)
         bar.advance(sum(masking.work(e) for index in writer.parts for e in groups[index]))
         for index, scored in score_parts(engine, missing, config, masking, bar.advance):
             for example, columns in zip(groups[index], scored, strict=True):
-                columns["base_logprob"], columns["base_entropy"] = (
-                    base[example.id] if base else (np.full(len(example.input_ids), np.nan),) * 2
-                )
+                add_base(columns, example, base)
                 add_importance(columns, example, config)
-            writer.write_part(index, _table(groups[index], scored, tokenizer, config.optional))
+            writer.write_part(index, part_table(groups[index], scored, tokenizer, config.optional))
+            bar.note = _so_far(writer, examples, masking, groups)
 
 
-def _table(group: list[Example], scored: list[dict[str, Any]], tokenizer: Any, optional: Sequence[str]) -> dict[str, list]:
+def _so_far(writer: Writer, examples: Sequence[Example], masking: Masking, groups: dict[int, list[Example]]) -> str:
+    """What is written of what the run holds, for the progress line."""
+    done = [e for index in writer.parts for e in groups[index]]
+    variants = [sum(len(masking.spans[e.id]) for e in which) for which in (done, examples)]
+    size = readable_bytes(sum(entry["bytes"] for entry in writer.parts.values()))
+    return f"({len(done):,}/{len(examples):,} rows, {variants[0]:,}/{variants[1]:,} masked variants, {size} written)"
+
+
+def add_base(columns: dict[str, Any], example: Example, base: dict[str, tuple[np.ndarray, np.ndarray]] | None) -> None:
+    """Adds the base model's two signals, null where there is no base model."""
+    columns["base_logprob"], columns["base_entropy"] = base[example.id] if base else (np.full(len(example.input_ids), np.nan),) * 2
+
+
+def part_table(group: Sequence[Example], scored: list[dict[str, Any]], tokenizer: Any, optional: Sequence[str]) -> pa.Table:
+    """A part from the columns of its examples."""
     table: dict[str, list] = {
         "example_id": [e.id for e in group],
         "input_ids": [e.input_ids for e in group],
@@ -153,7 +173,7 @@ def _table(group: list[Example], scored: list[dict[str, Any]], tokenizer: Any, o
     }
     for name in ("logprob", "entropy", "delta", "delta_mean", "masked_entropy", "base_logprob", "base_entropy", "delta_span", "importance"):
         table[name] = [nullable(c[name]) for c in scored]
-    return table | optional_columns(scored, optional)
+    return pa.table(table | optional_columns(scored, optional), schema=schema(optional))
 
 
 def readable(ids: list[int], tokenizer: Any) -> list[str]:

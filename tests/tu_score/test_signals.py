@@ -7,8 +7,8 @@ import torch
 from shared.examples import make_examples
 from shared.scores import open_store
 from tu_score.config import ScoreConfig
-from tu_score.run import run_score
 from tu_score.replace import choose_replacement
+from tu_score.run import run_score
 from tu_score.spans import plan_masking
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"

@@ -1,0 +1,88 @@
+"""tu-score run --dry-run against the run itself, and what the progress line says."""
+
+import re
+
+import pytest
+
+from shared.console import Progress, duration, readable_bytes
+from shared.scores import open_store
+
+DATA = "atlas:forget:people=8,facts_per_person=6,forget_people=6,holdout_people=1"
+
+
+@pytest.fixture
+def dry(run_cli, tiny_model):
+    def run(*arguments):
+        code, out, err = run_cli("tu-score", "run", "--model", tiny_model, "--data", DATA, "--dry-run", *arguments)
+        assert code == 0, err
+        return out
+
+    return run
+
+
+def numbers(out: str) -> dict[str, float]:
+    """The first number of each line."""
+    return {line[:16].strip(): float(re.search(r"[\d,.]+", line[16:])[0].replace(",", "")) for line in out.splitlines()}
+
+
+@pytest.mark.parametrize("extra", [("--spans", "window"), ("--spans", "question", "--keep-spans", "--topk", "20"), ("--spans", "none")])
+def test_a_dry_run_counts_what_the_run_then_holds(dry, run_cli, tiny_model, tiny_base, tmp_path, extra):
+    options = ("--base-model", tiny_base, "--set", "part_tokens=900", *extra)
+    found = numbers(dry(*options))
+    code, _, err = run_cli("tu-score", "run", "--model", tiny_model, "--data", DATA, "--out", tmp_path / "store", *options)
+    assert code == 0, err
+    store = open_store(tmp_path / "store")
+    rows = list(store.rows())
+    assert found["rows"] == len(rows)
+    assert found["tokens"] == store.manifest["tokens"]
+    assert found["masked variants"] == sum(len(row["spans"]) for row in rows)
+    size = sum(part["bytes"] for part in store.manifest["parts"])
+    unit = {"kB": 1e3, "MB": 1e6}[re.search(r"on disk .*? (kB|MB) in", dry(*options))[1]]
+    assert found["on disk"] * unit == pytest.approx(size, rel=0.35)
+    assert f"in {len(store.manifest['parts'])} part" in dry(*options)
+    assert f"{len(rows)}/{len(rows)} rows, {found['masked variants']:,.0f}/{found['masked variants']:,.0f} masked variants" in err
+
+
+def test_a_dry_run_writes_nothing_and_needs_no_out(dry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "duration         about" in dry()
+    assert "8 rows timed" in dry("--out", tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(run_cli, tiny_model, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("mine")
+    code, _, err = run_cli("tu-score", "run", "--model", tiny_model, "--data", DATA, "--out", tmp_path / "taken", "--dry-run")
+    assert code == 2
+    assert "not a score store" in err
+    code, _, err = run_cli("tu-score", "run", "--model", tiny_model, "--data", DATA, "--dry-run", "--set", "replacement=mask")
+    assert code == 2
+    assert "no mask token" in err
+
+
+def test_the_base_models_pass_counts(dry, tiny_base):
+    reads = [int(re.search(r"\(([\d,]+) tokens to read", out)[1].replace(",", "")) for out in (dry(), dry("--base-model", tiny_base))]
+    assert reads[1] - reads[0] == numbers(dry())["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"), (7505, "2 h 05 min")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(12, "12 B"), (12_345, "12.3 kB"), (2.5e6, "2.5 MB"), (3e12, "3 TB")])
+def test_sizes(count, text):
+    assert readable_bytes(count) == text
+
+
+def test_the_time_left_is_told_from_the_speed_so_far(monkeypatch):
+    clock = iter([0.0, 0.0])
+    monkeypatch.setattr("shared.console.time.monotonic", lambda: next(clock, 30.0))
+    bar = Progress("scoring", 400, "tokens")
+    bar.done = 100
+    assert bar.left() == ", 1 min 30 s left"
+    bar.done = 400
+    assert bar.left() == ""
