@@ -146,10 +146,10 @@ def _ends(segments: list[Segment]) -> list[int]:
     return [last[id(s)] for s in segments for _ in range(s.length)]
 
 
-def common_prefix(first: Sequence[int], second: Sequence[int], start: int = 0) -> int:
-    """Length of the prefix that both share, given that their first `start` entries are equal."""
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the prefix that both share."""
     end = min(len(first), len(second))
-    return next((i for i in range(start, end) if first[i] != second[i]), end)
+    return next((i for i in range(end) if first[i] != second[i]), end)
 
 
 Run = tuple[int, int, int]

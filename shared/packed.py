@@ -7,7 +7,7 @@ both on a few tokens when the model is loaded, so that an architecture nobody ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -89,17 +89,3 @@ class PackedModel:
             return False
         bound = TOLERANCE[self.head.weight.dtype] * expected.abs().max().item()
         return bool((found - expected).abs().max() <= bound)
-
-
-def budgeted(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Cuts 0 .. len(lengths) into consecutive runs of at most `budget` tokens (a longer item stands alone)."""
-    run: list[int] = []
-    total = 0
-    for i, length in enumerate(lengths):
-        if run and total + length > budget:
-            yield run
-            run, total = [], 0
-        run.append(i)
-        total += length
-    if run:
-        yield run

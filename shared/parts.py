@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -58,17 +59,6 @@ def part_name(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
 
-def plan_parts(lengths: list[int], part_tokens: int) -> list[tuple[int, int]]:
-    """Row ranges (end exclusive) of at most `part_tokens` tokens each; a longer row is a part of its own."""
-    parts, start, total = [], 0, 0
-    for i, length in enumerate(lengths):
-        if i > start and total + length > part_tokens:
-            parts.append((start, i))
-            start, total = i, 0
-        total += length
-    return [*parts, (start, len(lengths))]
-
-
 def encode(table: pa.Table, columns: pa.Schema) -> bytes:
     """A table as the bytes of a part; the bytes depend on the values alone, not on how the table is chunked."""
     table = table.select(columns.names).cast(columns).combine_chunks()
@@ -101,3 +91,9 @@ def decode(data: bytes, label: str, columns: Sequence[str] | None = None, expect
         raise StoreError(
             f"{label}: not a readable part: {str(error).splitlines()[0][:200]}; copy the folder again or score again"
         ) from None
+
+
+def flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The entries of all lists of a column, null as NaN, and the offsets of the lists."""
+    lists = table.column(name).combine_chunks()  # one array, whose offsets begin at 0
+    return lists.flatten().to_numpy(zero_copy_only=False), lists.offsets.to_numpy()

@@ -27,13 +27,13 @@ from typing import Any
 import pyarrow as pa
 
 from shared.errors import StoreError
-from shared.fs import TEMPORARY, hash_json
+from shared.fs import TEMPORARY, hash_json, json_text
 from shared.lock import LOCK, locked
-from shared.parts import OPTIONAL, SCHEMA, TOKEN_COLUMNS, decode, describe, encode, part_name, plan_parts, schema, sha256
+from shared.parts import OPTIONAL, SCHEMA, TOKEN_COLUMNS, decode, describe, encode, part_name, schema, sha256
 from shared.storage import Place, leftovers, open_place
 
 __all__ = ["OPTIONAL", "SCHEMA", "TOKEN_COLUMNS", "Store", "Upgrade", "Writer", "check_fits", "claim", "open_store", "part_name",
-           "plan_parts", "rewrite", "schema"]  # fmt: skip
+           "rewrite", "schema"]  # fmt: skip
 
 FORMAT = 1
 MANIFEST, PLAN, PROGRESS, NEXT = "_manifest.json", "_plan.json", "_progress", "_next"
@@ -333,7 +333,7 @@ def _manifest_bytes(body: dict[str, Any]) -> bytes:
 
 
 def _json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return json_text(value).encode()
 
 
 def _json(place: Place, name: str) -> tuple[Any, bytes]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.budget import within_budget
 from shared.console import duration, readable_bytes
 from shared.examples import Example
 from shared.models import context_length
-from shared.parts import encode, plan_parts, schema
+from shared.parts import encode, schema
 from shared.scores import refuse_foreign
 from shared.storage import open_place
 from tu_score.config import ScoreConfig
@@ -70,7 +71,7 @@ def estimate(config: ScoreConfig, *, check_out: bool) -> Estimate:
     empty = len(encode(columns.empty_table(), columns))
     per_token = (len(encode(table, columns)) - empty) / tokens_of(chosen)
     base = config.base_model is not None
-    reads, parts = work(examples, masking, base=base), len(plan_parts([len(e.input_ids) for e in examples], config.part_tokens))
+    reads, parts = work(examples, masking, base=base), len(within_budget([len(e.input_ids) for e in examples], config.part_tokens))
     rate = work(chosen, masking, base=False) / seconds
     shared = f", shared by {config.workers} workers" if config.workers > 1 else ""
     return Estimate(

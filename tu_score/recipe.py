@@ -18,6 +18,7 @@ from shared.config import as_dict
 from shared.errors import StoreError
 from shared.importance import Recipe, importance, signal
 from shared.norms import Summary
+from shared.parts import flat
 from shared.scores import Store, rewrite
 from tu_score.config import SPAN_COLUMNS
 
@@ -46,24 +47,18 @@ class Targets:
 
 def targets_of(table: pa.Table, names: Sequence[str]) -> Targets:
     """Columns of one part at its target tokens. Raises StoreError when their lists do not line up."""
-    at, offsets = _flat(table, "is_target")
+    at, offsets = flat(table, "is_target")
     at = at.astype(bool)
     columns = {}
     for name in names:
         if name not in table.column_names:
             columns[name] = np.full(int(at.sum()), np.nan)
             continue
-        values, own = _flat(table, name)
+        values, own = flat(table, name)
         if not np.array_equal(own, offsets):
             raise StoreError(f"the lists of {name} and is_target are of unequal length; tu-score verify says where")
         columns[name] = values[at].astype(np.float64)
     return Targets(columns, np.concatenate([[0], np.cumsum(at)])[offsets], at)
-
-
-def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The entries of all lists of a column, null as NaN, and the offsets of the lists."""
-    lists = table.column(name).combine_chunks()  # one array, whose offsets begin at 0
-    return lists.flatten().to_numpy(zero_copy_only=False), lists.offsets.to_numpy()
 
 
 def read_targets(store: Store, index: int, names: Sequence[str]) -> Targets:
@@ -105,6 +100,6 @@ def with_importance(table: pa.Table, recipe: Recipe, summaries: Mapping[str, Sum
     full = np.zeros(len(targets.at), dtype=np.float32)
     full[targets.at] = importance(targets.columns, targets.starts, recipe, summaries)
     place = table.schema.get_field_index("importance")
-    _, offsets = _flat(table, "is_target")
+    _, offsets = flat(table, "is_target")
     lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(full, mask=~targets.at))
     return table.set_column(place, table.schema.field(place), lists.cast(table.schema.field(place).type))

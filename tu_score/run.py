@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from shared.budget import within_budget
 from shared.config import as_dict, as_toml
 from shared.console import progress, readable_bytes, say
 from shared.datasets import load_rows
@@ -23,7 +24,7 @@ from shared.engines import Engine
 from shared.errors import ModelError
 from shared.examples import Example, data_fingerprint, make_examples
 from shared.models import context_length, load_tokenizer, locate, model_fingerprint, template_fingerprint, tokenizer_fingerprint
-from shared.scores import Writer, claim, open_store, plan_parts, schema
+from shared.scores import Writer, claim, open_store, schema
 from shared.storage import Place
 from tu_score.check import self_check
 from tu_score.config import ScoreConfig
@@ -65,7 +66,7 @@ def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Exa
 
 
 def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Example], masking: Masking) -> Path | str:
-    parts = plan_parts([len(e.input_ids) for e in examples], config.part_tokens)
+    parts = within_budget([len(e.input_ids) for e in examples], config.part_tokens)
     fingerprints = {
         "model": model_fingerprint(folder),
         "tokenizer": tokenizer_fingerprint(tokenizer),

@@ -15,6 +15,7 @@ import numpy as np
 
 from shared.errors import ConfigError, StoreError, nearest
 from shared.scores import Store
+from shared.weights import most_important, share_count
 
 TOP_SHARE = 0.3
 SPANS = "any --spans but none"
@@ -166,9 +167,8 @@ def _shade(columns: Mapping[str, np.ndarray], name: str) -> Shade:
     if name != "importance" and not np.isnan(strength).all():
         low, high = np.nanmin(strength), np.nanmax(strength)
         strength = (strength - low) / (high - low) if high > low else strength * 0
-    order = np.argsort(-np.nan_to_num(strength, nan=-1.0), kind="stable")
     top = np.zeros(len(values), dtype=bool)
-    top[order[: int(np.ceil(TOP_SHARE * len(values) - 1e-9))]] = True
+    top[most_important(np.nan_to_num(strength, nan=-1.0), share_count(TOP_SHARE, len(values)))] = True
     return Shade(values, strength, top & (np.nan_to_num(strength) > 0))
 
 

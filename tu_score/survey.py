@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from shared.errors import ConfigError
+from shared.parts import flat
 from shared.scores import Store, schema
 from tu_score.shading import SIGNALS, held_signals, signal_of, visible
 
@@ -92,7 +93,7 @@ def histograms(store: Store) -> dict[str, Histogram]:
     found = {name: Histogram() for name in held_signals(schema(store.optional).names)}
     columns = {"is_target", *(column for name in found for column in SIGNALS[name].columns)}
     for table in store.batches(sorted(columns)):
-        at = _flat(table, "is_target").astype(bool)
+        at = flat(table, "is_target")[0].astype(bool)
         for name, histogram in found.items():
             histogram.add(_signal(table, name)[at])
     return found
@@ -108,7 +109,7 @@ def top_tokens(store: Store, name: str, count: int) -> list[TopToken]:
     for table in store.batches(["example_id", "tokens", "is_target", *SIGNALS[name].columns]):
         values = _signal(table, name)
         size = np.abs(values) if SIGNALS[name].signed else values
-        size = np.where(_flat(table, "is_target").astype(bool) & ~np.isnan(size), size, -np.inf)
+        size = np.where(flat(table, "is_target")[0].astype(bool) & ~np.isnan(size), size, -np.inf)
         bound = best[-1][0] if len(best) == count else -np.inf
         order = [i for i in np.argsort(-size, kind="stable")[:count].tolist() if size[i] > bound]
         best = sorted([*best, *((float(size[i]), _in_context(table, i, float(values[i]))) for i in order)], key=lambda pair: -pair[0])[
@@ -130,9 +131,4 @@ def _in_context(table: pa.Table, flat: int, value: float) -> TopToken:
 
 
 def _signal(table: pa.Table, name: str) -> np.ndarray:
-    return signal_of({column: _flat(table, column).astype(np.float64) for column in SIGNALS[name].columns}, name)
-
-
-def _flat(table: pa.Table, column: str) -> np.ndarray:
-    """A list column over all rows, [tokens]; null becomes NaN."""
-    return np.concatenate([chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table[column].chunks])
+    return signal_of({column: flat(table, column)[0].astype(np.float64) for column in SIGNALS[name].columns}, name)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from shared.budget import within_budget
 from shared.errors import StoreError
 from shared.examples import Example
 from shared.scores import Store
@@ -97,13 +98,6 @@ def steps(forget: Iterator[Item], retain: Iterator[Item] | None, *, batch_size: 
 
 def cut(pairs: Sequence[tuple[Item, Item | None]], batch_tokens: int) -> list[Pass]:
     """Consecutive pairs in passes of at most `batch_tokens` tokens (a longer pair stands alone)."""
-    passes, total = [Pass([], [])], 0
-    for forget, retain in pairs:
-        length = len(forget.ids) + (len(retain.ids) if retain else 0)
-        if total and total + length > batch_tokens:
-            passes.append(Pass([], []))
-            total = 0
-        passes[-1].forget.append(forget)
-        passes[-1].retain.extend([retain] if retain else [])
-        total += length
-    return passes
+    lengths = [len(forget.ids) + (len(retain.ids) if retain else 0) for forget, retain in pairs]
+    runs = [pairs[start:end] for start, end in within_budget(lengths, batch_tokens)]
+    return [Pass([forget for forget, _ in run], [retain for _, retain in run if retain]) for run in runs]

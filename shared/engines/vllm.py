@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from shared.budget import within_budget
 from shared.engines import Request, TokenScores, ignore
 from shared.engines.vllm_pooler import columns, scores_from
 from shared.engines.vllm_setup import (
@@ -38,6 +39,7 @@ from shared.engines.vllm_setup import (
     version,
 )  # fmt: skip
 from shared.errors import ConfigError, ModelError
+from shared.forest import common_prefix
 from shared.logprobs import HeadOptions
 from shared.models import choose_dtype, context_length
 
@@ -168,7 +170,8 @@ class VllmEngine:
         params = [self._params(requests[i], rows[i], skip_cache=overlap > rows[i][0]) for i, overlap in zip(asked, shared, strict=True)]
         advance(sum(len(r.ids) for r in requests if not r.wanted))
         # In pieces, so that `advance` is called while the work goes on; the pieces depend on the requests alone, like everything else here.
-        for piece in _pieces([len(p["prompt_token_ids"]) for p in prompts], 8 * self.batch_tokens):
+        for start, end in within_budget([len(p["prompt_token_ids"]) for p in prompts], 8 * self.batch_tokens):
+            piece = slice(start, end)
             answers = self.llm.encode(prompts[piece], pooling_params=params[piece], pooling_task="token_classify", use_tqdm=False)
             for i, answer in zip(asked[piece], answers, strict=True):
                 values = answer.outputs.data.numpy().astype(np.float32, copy=False)
@@ -219,18 +222,6 @@ def longest_shared(sequences: Sequence[list[int]]) -> list[int]:
     order = sorted(range(len(sequences)), key=lambda i: sequences[i])
     out = [0] * len(sequences)
     for a, b in itertools.pairwise(order):
-        pairs = zip(sequences[a], sequences[b], strict=False)
-        overlap = next((k for k, (x, y) in enumerate(pairs) if x != y), min(len(sequences[a]), len(sequences[b])))
+        overlap = common_prefix(sequences[a], sequences[b])
         out[a], out[b] = max(out[a], overlap), max(out[b], overlap)
     return out
-
-
-def _pieces(lengths: Sequence[int], budget: int) -> list[slice]:
-    """Consecutive slices of at least one sequence and otherwise at most `budget` tokens."""
-    pieces, start, total = [], 0, 0
-    for i, length in enumerate(lengths):
-        if i > start and total + length > budget:
-            pieces.append(slice(start, i))
-            start, total = i, 0
-        total += length
-    return [*pieces, slice(start, len(lengths))] if lengths else []

@@ -9,7 +9,7 @@ from shared import forest as forest_module
 from shared.errors import ModelError
 from shared.forest import MIN_SHARED, attending, common_prefix, pack
 from shared.models import load_model
-from shared.packed import PackedModel, budgeted
+from shared.packed import PackedModel
 from tests.conftest import ARCHITECTURES, VOCABULARY
 
 CPU = torch.device("cpu")
@@ -173,13 +173,6 @@ def test_an_empty_sequence_is_refused():
 @pytest.mark.parametrize(("first", "second", "length"), [([1, 2, 3], [1, 2, 4], 2), ([1], [1, 2], 1), ([1], [2], 0), ([3, 3], [3, 3], 2)])
 def test_common_prefix(first, second, length):
     assert common_prefix(first, second) == common_prefix(second, first) == length
-
-
-@given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 50))
-def test_budgeted_runs_cut_everything_in_order_and_within_the_budget(lengths, budget):
-    runs = list(budgeted(lengths, budget))
-    assert [i for run in runs for i in run] == list(range(len(lengths)))
-    assert all(len(run) == 1 or sum(lengths[i] for i in run) <= budget for run in runs)
 
 
 # --- the same numbers as separate forwards

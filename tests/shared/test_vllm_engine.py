@@ -15,7 +15,7 @@ import torch
 
 from shared.engines import Request
 from shared.engines.torch import TorchEngine
-from shared.engines.vllm import VllmEngine, _pieces, longest_shared
+from shared.engines.vllm import VllmEngine, longest_shared
 from shared.engines.vllm_pooler import _assemble, _parts, _Read, columns, scores_from
 from shared.engines.vllm_setup import THREADS, threads_for_each_rank
 from shared.errors import ConfigError, ModelError
@@ -265,11 +265,6 @@ def test_importing_the_engine_imports_no_vllm():
 
 def test_longest_shared_prefix_with_any_other():
     assert longest_shared([[1, 2, 3], [1, 2, 4], [9], [1, 2, 3], []]) == [3, 2, 0, 3, 0]
-
-
-def test_pieces_cover_everything_once():
-    assert [(p.start, p.stop) for p in _pieces([5, 5, 5, 50, 1], 10)] == [(0, 2), (2, 3), (3, 4), (4, 5)]
-    assert _pieces([], 10) == []
 
 
 def test_the_pooler_keeps_the_bound_and_groups_what_is_asked_alike():

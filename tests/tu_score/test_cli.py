@@ -235,6 +235,24 @@ def test_bad_options(refused, monkeypatch, tmp_path):
     assert "pip install" in refused("--engine", "vllm")
 
 
+def test_an_engine_whose_values_depend_on_what_comes_before_a_row_is_refused(run_cli, monkeypatch, tmp_path, tiny_model):
+    """Right for every row alone and in the order of the data; wrong for rows in another order."""
+    from shared.engines.torch import TorchEngine
+
+    honest, seen = TorchEngine.score, []
+
+    def dishonest(self, requests, *more):
+        plain = [r.ids for r in requests if len(r.wanted) == len(r.ids) - 1]
+        seen.extend(ids for ids in plain if ids not in seen)
+        turned = [seen.index(ids) for ids in plain] != sorted(seen.index(ids) for ids in plain)
+        return [TokenScores(s.logprob - np.float32(0.01 * turned), s.entropy) for s in honest(self, requests, *more)]
+
+    monkeypatch.setattr(TorchEngine, "score", dishonest)
+    out = tmp_path / "out"
+    code, _, err = run_cli("tu-score", "run", "--model", tiny_model, "--data", DATA, "--out", out)
+    assert code == 2 and "self-check failed" in err.splitlines()[-1] and not (out / MANIFEST).exists()
+
+
 def test_an_engine_whose_values_depend_on_the_batch_is_refused(run_cli, monkeypatch, tmp_path, tiny_model):
     from shared.engines.torch import TorchEngine
 
