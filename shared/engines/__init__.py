@@ -26,12 +26,12 @@ class Request:
     wanted: list[int]
     """token positions, each at least 1"""
     extras: bool = False
-    """also what the engine's HeadOptions name: tempered entropy, top tokens"""
+    """also what the engine's HeadOptions name: tempered entropy, top tokens, second moment"""
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Nats, float32; the last three for requests with extras, where the engine's HeadOptions ask for them. W = len(wanted)."""
+    """Nats, float32; the last four for requests with extras, where the engine's HeadOptions ask for them. W = len(wanted)."""
 
     logprob: np.ndarray
     """[W]"""
@@ -43,6 +43,8 @@ class TokenScores:
     """[W, k] int32, likeliest first"""
     top_logprobs: np.ndarray | None = None
     """[W, k]"""
+    second: np.ndarray | None = None
+    """[W], Σ p · (log p)² of the whole distribution"""
 
 
 class Engine(Protocol):

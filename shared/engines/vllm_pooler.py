@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from shared.engines import TokenScores
-from shared.logprobs import HeadOptions, PositionScores, scores_of, sizes
+from shared.logprobs import CACHE_MIB, HeadOptions, PositionScores, scores_of
 
 ACTIVATE = "TU_SCORING"
 PLUGIN = "token_unlearn"
@@ -143,35 +143,40 @@ def _scores(hidden_TD, picked: list[int], targets: list[int], options: HeadOptio
     """[len(picked), `columns`] float32 on the CPU."""
     index = torch.tensor(picked, dtype=torch.long, device=hidden_TD.device)
     target = torch.tensor(targets, dtype=torch.long, device=hidden_TD.device)
-    # Half the bound: vLLM copies the logits when it caps, scales or gathers them.
-    size = sizes(hidden_TD, vocabulary, max(1, options.chunk_mib // 2), top_k=options.top_k)
+    # A logit, vLLM's copy of it where it caps, scales or gathers, float32, an exponential, the mask of ties.
+    entry = 2 * hidden_TD.element_size() + 9
+    chunk = max(1, (options.chunk_mib << 20) // (entry * vocabulary))
+    block = chunk if hidden_TD.is_cuda else max(1, min(chunk, (CACHE_MIB * torch.get_num_threads() << 20) // (4 * vocabulary)))
     out = [torch.zeros(0, columns(options))]
-    for rows, wanted in zip(index.split(size.chunk), target.split(size.chunk), strict=True):
+    for rows, wanted in zip(index.split(chunk), target.split(chunk), strict=True):
         if not len(rows):
             break
         z = compute_logits(hidden_TD[rows])
         if z is None:  # tensor parallel: the logits are gathered on rank 0, whose answers are the ones that vLLM takes
             out.append(torch.zeros(len(rows), columns(options)))
             continue
-        for z_part, part in zip(z.split(size.block), wanted.split(size.block), strict=True):
+        for z_part, part in zip(z.split(block), wanted.split(block), strict=True):
             out.append(_flat(scores_of(z_part.float(), part, options)).cpu())
     return torch.cat(out)
 
 
 def columns(options: HeadOptions) -> int:
-    """Width of an answer: log-probability, entropy, tempered entropy if asked for, k log-probabilities, k ids."""
-    return 2 + (options.temperature is not None) + 2 * options.top_k
+    """Width of an answer: log-probability, entropy; if asked for, tempered entropy, second moment, k log-probabilities and k ids."""
+    return 2 + (options.temperature is not None) + options.second + 2 * options.top_k
 
 
 def _flat(scores: PositionScores) -> torch.Tensor:
-    lists = [v[:, None] for v in scores[:3] if v is not None] + [v for v in (scores.top_logprobs, scores.top_ids) if v is not None]
-    return torch.cat([v.float() for v in lists], 1)  # float32 holds ids below 16,777,216 exactly
+    numbers = [v[:, None] for v in (scores.logprob, scores.entropy, scores.tempered, scores.second) if v is not None]
+    lists = [v for v in (scores.top_logprobs, scores.top_ids) if v is not None]
+    return torch.cat([v.float() for v in numbers + lists], 1)  # float32 holds ids below 16,777,216 exactly
 
 
 def scores_from(values: np.ndarray, options: HeadOptions) -> TokenScores:
     """The reverse of it: [rows, `columns`] by name."""
-    k, at = options.top_k, 2 + (options.temperature is not None)
-    scores = TokenScores(values[:, 0], values[:, 1], values[:, 2] if at == 3 else None)
+    rest = iter(values.T[2 : 2 + (options.temperature is not None) + options.second])
+    tempered = next(rest) if options.temperature is not None else None
+    scores = TokenScores(values[:, 0], values[:, 1], tempered, second=next(rest) if options.second else None)
+    k, at = options.top_k, values.shape[1] - 2 * options.top_k
     return replace(scores, top_ids=values[:, at + k :].astype(np.int32), top_logprobs=values[:, at : at + k]) if k else scores
 
 

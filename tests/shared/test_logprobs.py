@@ -27,8 +27,8 @@ CHUNK_ROWS = (1, 3, 4, N, N + 1)
 
 @pytest.fixture
 def chunk_rows(monkeypatch):
-    """Sets how many rows go through the head at once, and how many of those through the sums."""
-    return lambda rows, block=2: monkeypatch.setattr(logprobs, "sizes", lambda *_, **__: Sizes(rows, min(rows, block)))
+    """Sets how many rows go through the head at once, and how much of the vocabulary."""
+    return lambda rows, width=9: monkeypatch.setattr(logprobs, "sizes", lambda *_: Sizes(rows, width))
 
 
 def problem(entries: dict, dtype=torch.float64, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Head]:
@@ -118,21 +118,37 @@ def test_tempered_entropy_and_top_tokens_equal_brute_force(entries, dtype, tempe
     tempered, ids, top = brute_extras(hidden, head, temperature, k)
     bound = 1e-12 if dtype == torch.float64 else 1e-5
     assert (found.tempered - tempered).abs().max() < bound
-    assert torch.equal(found.top_ids, ids)
+    # tanh of equal numbers differs in the last bit between vector lanes and the rest, which swaps the ids of a soft cap's ties
+    logp = head.logits(hidden).double().log_softmax(-1)
+    same = torch.equal(found.top_ids, ids) if head.softcap is None else (logp.gather(1, found.top_ids) - top).abs().max() < 1e-6
+    assert same and all(len(set(row)) == k for row in found.top_ids.tolist())
     assert (found.top_logprobs - top).abs().max() < bound
     plain = score_positions(hidden, target, head)
     assert torch.equal(found.logprob, plain.logprob) and torch.equal(found.entropy, plain.entropy)
-    assert plain[2:] == (None, None, None)
+    assert plain[2:] == (None, None, None, None)
     assert temperature != 1 or (found.tempered - found.entropy).abs().max() < bound
 
 
+@pytest.mark.parametrize("width", [4, 9, V])
 @pytest.mark.parametrize("k", [1, 3, 10, V - 1, V])
-def test_equal_log_probabilities_come_by_id(k):
+def test_equal_log_probabilities_come_by_id(k, width, chunk_rows):
     """Logits of a few values only: ties inside the first k, across its border, and rows without any."""
+    chunk_rows(20, width)
     generator = torch.Generator().manual_seed(3)
     logits = torch.cat([torch.randint(3, (40, V), generator=generator).float(), torch.rand(5, V, generator=generator), torch.zeros(2, V)])
     found = score_positions(logits, torch.zeros(len(logits), dtype=torch.long), Head(torch.eye(V)), HeadOptions(top_k=k))
     assert torch.equal(found.top_ids, brute_extras(logits, Head(torch.eye(V)), 1.0, k)[1])
+
+
+@heads
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("width", [1, 5, V])
+def test_second_moment_of_the_log_probability_equals_brute_force(entries, dtype, width, chunk_rows):
+    chunk_rows(4, width)
+    hidden, target, head = problem(entries, dtype)
+    found = score_positions(hidden, target, head, HeadOptions(second=True)).second
+    rows = head.logits(hidden).double().log_softmax(-1)
+    assert (found - (rows.exp() * rows.square()).sum(-1)).abs().max() < (1e-11 if dtype == torch.float64 else 2e-5)
 
 
 def test_entropy_of_known_distributions():
@@ -176,7 +192,7 @@ def test_large_logits_neither_overflow_nor_lose_the_answer():
 def test_no_positions_give_empty_results():
     hidden, target, head = problem({})
     found = score_positions(hidden[:0], target[:0], head, HeadOptions(temperature=2.0, top_k=3))
-    assert [tuple(v.shape) for v in found] == [(0,), (0,), (0,), (0, 3), (0, 3)]
+    assert [tuple(v.shape) for v in found[:5]] == [(0,), (0,), (0,), (0, 3), (0, 3)]
     assert target_logprobs(hidden[:0], target[:0], head).shape == (0,)
 
 
@@ -278,27 +294,37 @@ def test_a_bfloat16_weight_gradient_is_summed_over_chunks_in_float32(chunk_rows)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("count", [1, 40, 5000])
 @pytest.mark.parametrize(("vocabulary", "mib"), [(1 << 20, 1), (1 << 20, 12), (1 << 17, 64), (49152, 64), (1 << 10, 10)])
-def test_temporaries_are_planned_within_the_bound(dtype, device, vocabulary, mib):
-    size = sizes(torch.zeros(0, dtype=dtype, device=device), vocabulary, mib)
+def test_temporaries_are_planned_within_the_bound(dtype, device, count, vocabulary, mib):
+    size = sizes(torch.zeros(0, dtype=dtype, device=device), count, vocabulary, mib)
     wide, narrow = (8, 0) if dtype == torch.float64 else (4, 2 if dtype == torch.bfloat16 else 0)
-    assert 1 <= size.block <= size.chunk
-    planned = vocabulary * (size.chunk * (narrow or wide) + size.block * (wide + 1 + (wide if narrow else 0)))
-    assert planned <= mib << 20 or size.block == size.chunk == 1 or (size.block == 1 and planned - vocabulary * (2 * wide + 1) <= mib << 20)
-    assert planned > (mib << 20) / 2 or size.chunk == 1
+    assert 1 <= size.rows <= count and 1 <= size.width <= vocabulary
+    assert size.rows * size.width * (narrow + 2 * wide + 1) <= mib << 20
+    assert size.width >= min(vocabulary, 1024)
+    covered = [i for block in size.blocks(vocabulary) for i in range(block.start, block.stop)]
+    assert covered == list(range(vocabulary))
 
 
-def test_no_more_rows_than_the_bound_ever_pass_the_head(monkeypatch):
-    rows: list[int] = []
+def test_no_more_logits_than_the_bound_ever_exist(monkeypatch):
+    made: list[torch.Size] = []
     product = Head.product
-    monkeypatch.setattr(Head, "product", lambda self, hidden: rows.append(len(hidden)) or product(self, hidden))
+
+    def counted(*arguments):
+        z = product(*arguments)
+        made.append(z.shape)
+        return z
+
+    monkeypatch.setattr(Head, "product", counted)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(40_000, 2, generator=generator)
-    hidden, target = torch.randn(9, 2, generator=generator, requires_grad=True), torch.arange(9)
+    hidden, target = torch.randn(200, 2, generator=generator, requires_grad=True), torch.arange(200)
     score_positions(hidden, target, Head(weight), HeadOptions(chunk_mib=1))
-    assert rows == [4, 4, 1]
+    once = list(made)
+    assert sum(shape.numel() for shape in once) == 200 * 40_000
+    assert max(shape.numel() for shape in once) * 11 <= 1 << 20
     target_logprobs(hidden, target, Head(weight), chunk_mib=1).sum().backward()
-    assert rows == [4, 4, 1] * 3  # forward and, computed again, backward
+    assert made == once * 3  # forward and, computed again, backward
 
 
 MEASURE = """
@@ -346,7 +372,7 @@ def test_peak_memory_stays_within_the_bound_for_a_vocabulary_of_128k(dtype):
     score, train, train_weight = measure(64)
     assert score < 64 + slack and train < 64 + slack and train_weight < 64 + slack + gradient
     if dtype == "float32":
-        assert min(measure(512)) > 130  # what the same code takes where the bound allows it
+        assert measure(64)[0] > 4  # what is measured is there
 
 
 # --- the head of a model
