@@ -26,7 +26,7 @@ def resolve(kind: type[T], *, config: Path | None = None, sets: Sequence[str] = 
     """Builds `kind` from a TOML file, `--set` strings and flags (None = not given). Raises ConfigError naming the source and field."""
     values: dict[str, Any] = {}
     if config is not None:
-        values.update(_checked(kind, _read_toml(config), str(config)))
+        values.update(checked(kind, read_toml(config), str(config)))
     given = {k: v for k, v in (flags or {}).items() if v is not None}
     hints = typing.get_type_hints(kind)
     for text in sets:
@@ -37,7 +37,8 @@ def resolve(kind: type[T], *, config: Path | None = None, sets: Sequence[str] = 
         if name in given:
             raise ConfigError(f"--set {name}: the field is given twice on this command line")
         given[name] = _parse(raw.strip(), hints.get(name))
-    values.update(_checked(kind, given, "command line"))
+    for name, value in checked(kind, given, "command line").items():
+        values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value  # tables are joined entry by entry
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if field.name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"--{field.name.replace('_', '-')} is missing (or set {field.name} in --config FILE.toml)")
@@ -58,7 +59,26 @@ def write_config(path: Path, config: Any) -> None:
 
 
 def as_toml(config: Any) -> str:
-    return "".join(f"{k} = {_toml(v)}\n" for k, v in as_dict(config).items())
+    """Tables come last: in TOML every line after a table's head belongs to the table."""
+    values = as_dict(config)
+    tables = {k: v for k, v in values.items() if isinstance(v, dict)}
+    lines = [f"{k} = {_toml(v)}\n" for k, v in values.items() if k not in tables]
+    for name, table in tables.items():
+        lines += [f"\n[{name}]\n", *(f"{json.dumps(k)} = {_toml(v)}\n" for k, v in table.items())]
+    return "".join(lines)
+
+
+def pairs(texts: Sequence[str], flag: str) -> dict[str, Any]:
+    """`name=value` of a flag that may be repeated. Raises ConfigError naming the flag."""
+    out = {}
+    for text in texts:
+        name, equals, raw = text.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"{flag} {text}: expected name=value")
+        if name.strip() in out:
+            raise ConfigError(f"{flag} {name.strip()}: given twice on this command line")
+        out[name.strip()] = _parse(raw.strip(), None)
+    return out
 
 
 def _toml(value: Any) -> str:
@@ -70,15 +90,16 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, flag: str = "--config ") -> dict[str, Any]:
+    """Raises ConfigError, beginning with the flag and the file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"--config {path}: no such file") from None
+        raise ConfigError(f"{flag}{path}: no such file") from None
     except OSError as error:
-        raise ConfigError(f"--config {path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{flag}{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: not valid TOML: {error}") from None
+        raise ConfigError(f"{flag}{path}: not valid TOML: {error}") from None
 
 
 def _parse(raw: str, hint: Any) -> Any:
@@ -91,7 +112,8 @@ def _parse(raw: str, hint: Any) -> Any:
     return raw if text and not isinstance(value, str) else value
 
 
-def _checked(kind: type, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+def checked(kind: type, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The values as the fields' types. Raises ConfigError naming the source and field, for an unknown field also the nearest."""
     hints = typing.get_type_hints(kind)
     known = [f.name for f in dataclasses.fields(kind)]
     out = {}
@@ -113,6 +135,10 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         if value not in args:
             raise ConfigError(f"{where}: got {value!r}{nearest(str(value), map(str, args))}")
         return value
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: got {value!r}, expected a table of name = value")
+        return {name: _coerce(entry, args[1], f"{where}.{name}") for name, entry in value.items()}
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_coerce(v, args[0], where) for v in items)

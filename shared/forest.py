@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -217,6 +217,13 @@ def attending(model: PreTrainedModel, forest: Forest) -> Iterator[None]:
         _active.reset(token)
         for config, name in zip(configs, before, strict=True):
             config._attn_implementation = name
+
+
+def recomputing(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """The attention of the forward pass in hand, for when activation checkpointing runs it again: by then another pass may be in hand,
+    and the backward pass may run in another thread."""
+    forest = _active.get()
+    return nullcontext() if forest is None else attending(model, forest)
 
 
 @cache

@@ -6,12 +6,15 @@
           threshold 1 where importance is at least `threshold`; an example may have none
     soft  softmax   T · softmax(importance / temperature)
           linear    T · importance / Σ importance; 1 for every token where all importance is 0
+    given           1 for the tokens that a column of the data names (ground truth: the ceiling in a study); an example may have none
+    random          1 for ceil(keep · T) tokens drawn by seed and example id (the floor)
 
 Of equally important tokens the earlier one is kept. Soft weights sum to T.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +22,7 @@ import numpy as np
 
 from shared.errors import ConfigError, StoreError
 
-TokenMode = Literal["all", "hard", "soft"]
+TokenMode = Literal["all", "hard", "soft", "given", "random"]
 SoftMode = Literal["softmax", "linear"]
 KEEP, TEMPERATURE = 0.3, 0.3
 
@@ -30,18 +33,20 @@ class Selection:
 
     tokens: TokenMode = "hard"
     keep: float | None = None
-    """hard: share of the target tokens; KEEP unless top or threshold is given"""
+    """hard, random: share of the target tokens; KEEP unless top or threshold is given"""
     top: int | None = None
     threshold: float | None = None
     soft: SoftMode | None = None
     """soft: softmax unless given"""
     temperature: float | None = None
     """soft=softmax: TEMPERATURE unless given"""
+    seed: int = 0
+    """random: another seed draws other tokens"""
 
     def __post_init__(self) -> None:
         flags = {"keep": "--keep", "top": "--set top", "threshold": "--set threshold"}
         given = [flag for name, flag in flags.items() if getattr(self, name) is not None]
-        if given and self.tokens != "hard":
+        if given and self.tokens != "hard" and not (self.tokens == "random" and given == ["--keep"]):
             raise ConfigError(f"{given[0]} is for --tokens hard, this is --tokens {self.tokens}; drop one of them")
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)}: each chooses the tokens by itself; give one of them")
@@ -58,9 +63,11 @@ class Selection:
             chosen = {"top": self.top, "threshold": self.threshold, "keep": self.keep}
             name = next((name for name, value in chosen.items() if value is not None), "keep")
             return f"hard tokens ({name} {chosen[name] or KEEP})"
+        if self.tokens == "random":
+            return f"random tokens (keep {self.keep or KEEP}, seed {self.seed})"
         if self.tokens == "soft":
             return f"soft tokens ({'linear' if self.soft == 'linear' else f'softmax, temperature {self.temperature or TEMPERATURE}'})"
-        return "all tokens"
+        return f"{self.tokens} tokens"
 
     def _check_ranges(self) -> None:
         if self.keep is not None and not 0.0 < self.keep <= 1.0:
@@ -73,19 +80,39 @@ class Selection:
             raise ConfigError(f"temperature is {self.temperature}, expected more than 0")
 
 
-def token_weights(values: np.ndarray | None, count: int, selection: Selection, *, where: str) -> np.ndarray:
+def token_weights(
+    values: np.ndarray | None, count: int, selection: Selection, *, where: str, example_id: str = "", given: np.ndarray | None = None
+) -> np.ndarray:
     """Weights of the `count` target tokens of one example, [T] float32.
 
-    `values`: importance, [T], or None. Raises StoreError naming `where` when importance is needed and there is none.
+    `values`: importance, [T], or None; `given`: [T] bool, for tokens=given alone; `example_id` is what random tokens are drawn by.
+    Raises StoreError naming `where` when importance is needed and there is none.
     """
     if selection.tokens == "all":
         return np.ones(count, dtype=np.float32)
+    if selection.tokens == "given":
+        assert given is not None and len(given) == count, "tokens=given needs to know which"
+        return given.astype(np.float32)
+    if selection.tokens == "random":
+        return _random(count, selection, example_id)
     if values is None:
         raise StoreError(
             f"{where}: the store holds no importance, which --tokens {selection.tokens} needs; score again with --spans question or "
             "window, apply a recipe over columns the store has (tu-score recipe), or train with --tokens all"
         )
     return _hard(values, selection) if selection.tokens == "hard" else _soft(values, selection)
+
+
+def seeded(seed: int, example_id: str) -> np.random.Generator:
+    """Random numbers that depend on the seed and the example alone, not on its place in any order."""
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(example_id.encode()).digest()[:8], "big")])
+
+
+def _random(count: int, selection: Selection, example_id: str) -> np.ndarray:
+    weights = np.zeros(count, dtype=np.float32)
+    chosen = seeded(selection.seed, example_id).permutation(count)[: share_count(selection.keep or KEEP, count)]
+    weights[chosen] = 1
+    return weights
 
 
 def _hard(values: np.ndarray, selection: Selection) -> np.ndarray:

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from shared.datasets import Keys, load_rows
 from shared.errors import ConfigError, DataError, StoreError
-from shared.examples import Example, answer_span_tokens, data_fingerprint, make_examples
+from shared.examples import Example, answer_span_tokens
 from shared.importance import SIGNALS, Recipe, columns_of, signal
-from shared.models import context_length, load_tokenizer, locate, template_fingerprint, tokenizer_fingerprint
-from shared.scores import Store, check_fits
+from shared.models import load_tokenizer, locate
+from shared.scored import answer_spans, scored_examples
+from shared.scores import Store
 from shared.weights import most_important, share_count
 from tu_score.recipe import read_targets
 
@@ -65,7 +65,7 @@ def agreement(store: Store, *, truth: str, key: str, model: str, data: str | Non
     if truth != "spans":
         raise ConfigError(f"--truth {truth}: expected spans, character offsets in the column of the data that --truth-key names")
     tokenizer = load_tokenizer(locate(model))
-    true = _truth(_examples(store, tokenizer, model, data), tokenizer, key)
+    true = _truth(scored_examples(store, tokenizer, model, data), tokenizer, key)
     scores, starts = _scores(store)
     if len(true) != starts[-1]:
         raise StoreError(f"{store.folder}: holds {starts[-1]} target tokens, its data has {len(true)}; tu-score verify says where")
@@ -93,44 +93,13 @@ def compare(scores: Mapping[str, np.ndarray], true: np.ndarray, answers: Sequenc
     }  # fmt: skip
 
 
-def _examples(store: Store, tokenizer: Any, model: str, data: str | None) -> list[Example]:
-    """The examples that were scored, made again from the data and the tokenizer."""
-    options = store.manifest["options"]
-    names = {"tokenizer": tokenizer_fingerprint(tokenizer), "chat_template": template_fingerprint(tokenizer)}
-    check_fits(store, names, model=model)
-    keys = Keys(options["question_key"], options["answer_key"], options.get("text_key"))
-    rows = load_rows(data or options["data"], keys=keys, limit=options.get("limit"))
-    examples = make_examples(
-        rows, tokenizer, context=context_length(locate(model)), long=options["long"], text_length=options["text_length"]
-    )
-    found, expected = data_fingerprint(examples), store.fingerprints["data"]
-    if found != expected:
-        raise StoreError(
-            f"{store.folder}: scored from other data than {data or options['data']} gives (store {str(expected)[:12]}, data {found[:12]}); "
-            "name the data that was scored with --data"
-        )
-    return examples
-
-
 def _truth(examples: Sequence[Example], tokenizer: Any, key: str) -> np.ndarray:
     """[N] bool over all target tokens in the order of the store."""
     out = []
     for example in examples:
-        true = set(answer_span_tokens(example, tokenizer, _spans(example, key)))
+        true = set(answer_span_tokens(example, tokenizer, answer_spans(example, key, flag="--truth-key")))
         out += [position in true for position in example.targets]
     return np.array(out, dtype=bool)
-
-
-def _spans(example: Example, key: str) -> list[tuple[int, int]]:
-    """The [start, end) offsets of a row, checked. Raises DataError naming the row."""
-    row = example.row
-    if key not in row.extra:
-        raise DataError(f"{row.id}: no column {key!r} with the true spans of its answer; name it with --truth-key")
-    spans, size = row.extra[key], len(row.answer)
-    pairs = isinstance(spans, list) and all(isinstance(s, list) and len(s) == 2 and all(type(i) is int for i in s) for s in spans)
-    if not pairs or not all(0 <= start < end <= size for start, end in spans):
-        raise DataError(f"{row.id}: its {key} is {str(spans)[:60]}, expected [[start, end], ...] in characters of the answer, 0 to {size}")
-    return [(start, end) for start, end in spans]
 
 
 def _scores(store: Store) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -1,0 +1,45 @@
+"""The data that a store was scored from, made again: for what the store does not hold (texts, columns of the data)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.datasets import Keys, load_rows
+from shared.errors import DataError, StoreError
+from shared.examples import Example, data_fingerprint, make_examples
+from shared.models import context_length, locate, template_fingerprint, tokenizer_fingerprint
+from shared.scores import Store, check_fits
+
+
+def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, *, flag: str = "--data") -> list[Example]:
+    """The examples that were scored, in the order of the store; `data` where its spec is now another than the store's plan names.
+
+    Raises StoreError when tokenizer, chat template or data are not those of the store; `flag` is what names the data.
+    """
+    options = store.manifest["options"]
+    names = {"tokenizer": tokenizer_fingerprint(tokenizer), "chat_template": template_fingerprint(tokenizer)}
+    check_fits(store, names, model=model)
+    keys = Keys(options["question_key"], options["answer_key"], options.get("text_key"))
+    rows = load_rows(data or options["data"], keys=keys, limit=options.get("limit"))
+    examples = make_examples(
+        rows, tokenizer, context=context_length(locate(model)), long=options["long"], text_length=options["text_length"]
+    )
+    found, expected = data_fingerprint(examples), store.fingerprints["data"]
+    if found != expected:
+        raise StoreError(
+            f"{store.folder}: scored from other data than {data or options['data']} gives (store {str(expected)[:12]}, data {found[:12]}); "
+            f"name the data that was scored with {flag}"
+        )
+    return examples
+
+
+def answer_spans(example: Example, key: str, *, flag: str) -> list[tuple[int, int]]:
+    """The [start, end) character offsets in the answer that a column holds, checked. Raises DataError naming the row, and `flag`."""
+    row = example.row
+    if key not in row.extra:
+        raise DataError(f"{row.id}: no column {key!r} with the true spans of its answer; name it with {flag}")
+    spans, size = row.extra[key], len(row.answer)
+    pairs = isinstance(spans, list) and all(isinstance(s, list) and len(s) == 2 and all(type(i) is int for i in s) for s in spans)
+    if not pairs or not all(0 <= start < end <= size for start, end in spans):
+        raise DataError(f"{row.id}: its {key} is {str(spans)[:60]}, expected [[start, end], ...] in characters of the answer, 0 to {size}")
+    return [(start, end) for start, end in spans]
