@@ -17,10 +17,33 @@ SuiteName = Annotated[
     typer.Option("--suite", help="tofu:forget01, tofu:forget05, tofu:forget10, or atlas[:people=..,seed=..].", show_default=False),
 ]
 Retain = Annotated[
-    str | None, typer.Option("--retain-results", help="Results of the retain model; forget quality needs them.", show_default=False)
+    str | None,
+    typer.Option(
+        "--retain-results", help="Results folder (or TOFU_EVAL.json) of the retain model; forget quality needs it.", show_default=False
+    ),
+]
+Store = Annotated[
+    str | None,
+    typer.Option("--store", help="Folder of finished measurements, kept by content, that runs share.", show_default="OUT.unfinished"),
 ]
 Label = Annotated[str | None, typer.Option("--label", help="Name in tables and plots.", show_default="folder name of the model")]
-Folders = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Results folders of tu-eval run, all on the same suite.")]
+Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="DIR...", help="Results folders of tu-eval run, all on the same suite.", show_default=False),
+]
+Index = Annotated[
+    Path | None, typer.Option("--index", help="index.json of many training runs: results in their folders.", show_default=False)
+]
+Markdown = Annotated[Path | None, typer.Option("--markdown", help="The table as a Markdown file, too.", show_default=False)]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Every run with all digits, too.", show_default=False)]
+Png = Annotated[Path | None, typer.Option("--png", help="The plot as a picture, too.", show_default=False)]
+Texts = Annotated[bool, typer.Option("--rows/--no-rows", help="Questions and answers on the page, row by row.")]
+Before = Annotated[Path, typer.Option("--before", help="Results of the model before unlearning.")]
+After = Annotated[Path, typer.Option("--after", help="Results of the model after unlearning.")]
+RetainModel = Annotated[Path | None, typer.Option("--retain", help="Results of the retain model, to compare with.", show_default=False)]
+Scores = Annotated[str | None, typer.Option("--store", help="Score store of what was to be forgotten.", show_default=False)]
+EvidenceOut = Annotated[Path, typer.Option("--out", help="Folder for evidence.html and evidence.json; must be new or empty.")]
+ShowText = Annotated[bool, typer.Option("--show-text", help="Texts of the forget set in the report, not their hashes alone.")]
 Report = Annotated[Path, typer.Option("--out", help="The page to write (HTML); an older one is replaced.")]
 
 
@@ -30,6 +53,7 @@ def run(
     suite: SuiteName = None,
     out: Out = None,
     retain_results: Retain = None,
+    store: Store = None,
     label: Label = None,
     config: ConfigFile = None,
     sets: Sets = None,
@@ -44,7 +68,7 @@ def run(
     from tu_eval.config import EvalConfig
 
     flags = {
-        "model": model, "suite": suite, "out": out, "retain_results": retain_results, "label": label,
+        "model": model, "suite": suite, "out": out, "retain_results": retain_results, "store": store, "label": label,
         "seed": seed, "limit": limit, "dtype": dtype, "device": device, "long": long,
     }  # fmt: skip
     resolved = resolve(EvalConfig, config=config, sets=sets or (), flags=flags)
@@ -55,16 +79,49 @@ def run(
 
 
 @app.command()
-def compare(folders: Folders, out: Report) -> None:
+def compare(
+    out: Report,
+    folders: Folders = None,
+    index: Index = None,
+    markdown: Markdown = None,
+    csv: Csv = None,
+    png: Png = None,
+    rows: Texts = True,
+) -> None:
     """Put several evaluations of one suite on one self-contained page."""
+    from shared.errors import ConfigError
     from tu_eval.compare import load_comparison
-    from tu_eval.report import write_report
+    from tu_eval.export import check_png, write_exports
+    from tu_eval.report import check_file, write_report
     from tu_eval.table import print_comparison
 
-    comparison = load_comparison(folders)
-    write_report(out, comparison)
+    if not folders and index is None:
+        raise ConfigError("compare: no results given; name results folders of tu-eval run, or an --index")
+    files = {"page": ("--out", out), "markdown": ("--markdown", markdown), "csv": ("--csv", csv), "png": ("--png", png)}
+    for flag, path in files.values():
+        if path is not None:
+            check_file(flag, path)
+    comparison = load_comparison(folders or [], index)
+    if png is not None:
+        check_png(comparison)
+    write_report(out, comparison, texts=rows)
+    write_exports(comparison, to_markdown=markdown, to_csv=csv, to_png=png)
     print_comparison(comparison)
-    typer.echo(f"page: {out}")
+    for name, (_, path) in files.items():
+        if path is not None:
+            typer.echo(f"{name}: {path}")
+
+
+@app.command()
+def evidence(
+    before: Before, after: After, out: EvidenceOut, retain: RetainModel = None, store: Scores = None, show_text: ShowText = False
+) -> None:
+    """Report for a deletion request: what was asked, what was done, what was measured, and what cannot be claimed."""
+    from tu_eval.evidence import write_evidence
+
+    folder = write_evidence(out, before=before, after=after, retain=retain, store=store, show_text=show_text)
+    typer.echo(f"report: {folder / 'evidence.html'}")
+    typer.echo(f"data: {folder / 'evidence.json'}")
 
 
 def main() -> None:

@@ -1,55 +1,43 @@
-"""Several results side by side: which columns there are, which way each is better, and what does not go together."""
+"""Several results side by side: seeds of one recipe as one entry, what is best and what only seems so, and what does not go together."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
 from shared.errors import StoreError
+from tu_eval.columns import DOWN, Column, columns_of, plain
+from tu_eval.intervals import Estimate, over_rows, over_seeds
 from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.results import IDENTITY, Results, load_results, require_comparable
+from tu_eval.training import IndexedRun, Training, find_training, read_index
 
-UP, DOWN = "↑", "↓"
-KINDS = {
-    "probability": "Probability",
-    "fact_probability": "Fact probability",
-    "rouge": "ROUGE-L recall",
-    "truth_ratio": "Truth ratio",
-}
-"""last part of a metric's name -> its heading"""
-SETS = {
-    "forget": "Forget set",
-    "retain": "Retain set",
-    "real_authors": "Real authors",
-    "world_facts": "World facts",
-    "world": "World facts",
-}
-OVERALL = {"forget_quality": "Forget quality", "model_utility": "Model utility"}
-MEANING = {
-    "Forget quality": "p-value of a two-sample Kolmogorov–Smirnov test between this model's truth ratios on the forget set and those of "
-    "the retain model. Near 1: not to be told from a model that never saw the data. Below 0.05: it can be told.",
-    "Model utility": "Harmonic mean of probability, ROUGE-L recall and truth ratio over every set but the forget set; "
-    "one lost ability pulls it to 0.",
-    "Probability": "exp(mean log-probability of the gold answer's tokens, end of turn included); on sets about the world, "
-    "its share against the wrong answers offered.",
-    "Fact probability": "The same over the tokens that carry the fact alone, known for generated data.",
-    "ROUGE-L recall": "Share of the gold answer's words found, in order, in the model's greedy answer.",
-    "Truth ratio": "R = probability of wrong answers (geometric mean) over that of the right one. Forget set: mean of min(R, 1/R), "
-    "high when the model cannot tell them apart. Other sets: mean of max(0, 1 − R), high when it can.",
-}
+EVALUATION = ("dtype", "long", "generate", "max_new_tokens")
+"""settings of an evaluation; results that differ in one are no seeds of each other"""
 
 
 @dataclass(frozen=True)
-class Column:
-    metric: str
-    """name in summary.json's metrics"""
-    group: str
-    heading: str
-    better: str
-    """UP or DOWN. On the forget set the goal is the retain model's value, and this is the way that leads there."""
+class Group:
+    """The results of one recipe, one a seed; any other result is alone."""
+
+    title: str
+    members: list[int]
+    """indices of results"""
+    role: str | None
+    """`target`: the model that others were unlearned from; `retain`: the one that never saw the data. The others are read against these."""
+    training: Training | None
+    """of the first member"""
+
+    @property
+    def about(self) -> str:
+        """Method and tokens, as far as they are known."""
+        return " · ".join(x for x in (self.training and self.training.method, self.training and self.training.tokens) if x)
 
 
 @dataclass(frozen=True)
@@ -58,47 +46,180 @@ class Comparison:
     labels: list[str]
     """unique; the folder's name is added where two results share a label"""
     columns: list[Column]
+    trainings: list[tuple[Training | None, str]]
+    """one a result: how the model was made, or None and why that is not known"""
+    groups: list[Group]
     notes: list[str]
     """what a reader must know before comparing"""
+
+    @cached_property
+    def rows(self) -> list[dict[str, list[dict[str, Any]]]]:
+        """Rows of each result by set. Raises StoreError when two results do not hold the same rows in the same order."""
+        return _rows_by_set(self.results)
+
+    @cached_property
+    def spans(self) -> list[dict[str, tuple[float, float]]]:
+        """Bootstrap intervals of each result, by metric; those of membership inference were made with the results."""
+        return [
+            {**over_rows(rows, r.summary["metrics"], r.summary["utility_parts"]), **_membership(r)}
+            for r, rows in zip(self.results, self.rows, strict=True)
+        ]
 
     def value(self, index: int, metric: str) -> float | None:
         """A metric of one result. The result that the others were tested against is tested against itself: it belongs in the plot."""
         result = self.results[index]
         value = result.summary["metrics"].get(metric)
         if value is None and metric == "forget_quality" and result.summary["rows_sha256"] in references(self.results):
-            ratios = [row["log_truth_ratio"] for row in result.rows("forget")]
+            ratios = [row["log_truth_ratio"] for row in self.rows[index]["forget"]]
             return forget_quality(ratios, ratios)
         return value
 
+    def estimate(self, group: Group, column: Column) -> Estimate:
+        """A metric of a group: over its seeds where there are two or more, else with the interval over rows."""
+        values = [v for i in group.members if (v := self.value(i, column.metric)) is not None]
+        if len(values) >= 2:
+            return over_seeds(values, log=column.log)
+        if not values:
+            return Estimate(None, None, 0)
+        at = next(i for i in group.members if self.value(i, column.metric) is not None)
+        span = self.spans[at].get(column.metric)
+        return Estimate(values[0], span, 1, "rows" if span else "none")
 
-def load_comparison(folders: Sequence[Path]) -> Comparison:
+    def table(self) -> list[list[Estimate]]:
+        """[groups][columns]."""
+        return [[self.estimate(group, column) for column in self.columns] for group in self.groups]
+
+    def marks(self, column: int, table: list[list[Estimate]]) -> list[str]:
+        """[groups] `best`, `near` (within noise of the best) or nothing. Target and retain model take no part, nor does a lone model."""
+        held = [row[column] for row in table]
+        running = [g for g, group in enumerate(self.groups) if group.role is None and held[g].value is not None]
+        if len(running) < 2:
+            return [""] * len(held)
+        goal = self._goal(column, table)
+
+        def lost(g: int) -> float:
+            value = held[g].value or 0.0
+            return abs(value - goal) if goal is not None else value if self.columns[column].better == DOWN else -value
+
+        least = min(lost(g) for g in running)
+        best = [g for g in running if lost(g) == least]
+        near = {g for g in running for b in best if held[g].near(held[b])}
+        return ["best" if g in best else "near" if g in near else "" for g in range(len(held))]
+
+    def _goal(self, column: int, table: list[list[Estimate]]) -> float | None:
+        """The retain model's value, where that is the goal and there is one retain model."""
+        values = [table[g][column].value for g, group in enumerate(self.groups) if group.role == "retain"]
+        return values[0] if self.columns[column].to_retain and len(values) == 1 else None
+
+
+def load_comparison(folders: Sequence[Path], index: Path | None = None) -> Comparison:
     """Raises StoreError for a folder that is no finished result, or that was measured on another suite, data or tokenizer."""
-    results = [load_results(folder) for folder in folders]
+    runs = read_index(index) if index else []
+    given = {folder.resolve() for folder in folders}
+    found = [place for run in runs for place in run.results if place.resolve() not in given]
+    results = [load_results(folder) for folder in [*folders, *found]]
+    if not results:
+        raise StoreError(f"--index {index}: no run in it has results; evaluate the models, or give results folders as DIR")
     first = results[0]
     for other in results[1:]:
         require_comparable({k: first.summary[k] for k in IDENTITY}, other, what=f"{first.folder} and")
+    settings = {run.place: run.settings for run in runs if run.settings is not None}
+    trainings = [find_training(r, settings) for r in results]
+    labels = _labels(results)
+    groups = _groups(results, labels, trainings)
+    notes = [*_notes(results), *_same_weights(results, labels), *_missing(runs, results)]
+    return Comparison(results, labels, _columns(results), trainings, groups, notes)
+
+
+def _labels(results: Sequence[Results]) -> list[str]:
     counts = Counter(r.label for r in results)
     labels = [r.label if counts[r.label] == 1 else f"{r.label} ({r.folder.name})" for r in results]
     if len(set(labels)) < len(labels):
         labels = [f"{r.label} ({r.folder})" for r in results]
-    if len(set(labels)) < len(labels):
+    if len({r.folder.resolve() for r in results}) < len(results):
         raise StoreError(f"{Counter(labels).most_common(1)[0][0]}: the same results folder is given twice")
-    return Comparison(results, labels, columns_of(first.summary), notes_on(results))
+    return labels
 
 
-def columns_of(summary: dict[str, Any]) -> list[Column]:
-    """Overall, then set by set, as the suite has them."""
-    overall = [Column(metric, "Overall", heading, UP) for metric, heading in OVERALL.items()]
-    rest = []
-    for name in summary["rows"]:
-        for kind, heading in KINDS.items():
-            if f"{name}_{kind}" in summary["metrics"]:
-                better = DOWN if name == "forget" and kind != "truth_ratio" else UP
-                rest.append(Column(f"{name}_{kind}", SETS.get(name, name), heading, better))
-    return overall + rest
+def _columns(results: Sequence[Results]) -> list[Column]:
+    """Every metric that some result has."""
+    first = results[0].summary
+    metrics = dict.fromkeys(metric for r in results for metric in r.summary["metrics"])
+    return columns_of({"rows": first["rows"], "metrics": metrics})
 
 
-def notes_on(results: Sequence[Results]) -> list[str]:
+def _rows_by_set(results: Sequence[Results]) -> list[dict[str, list[dict[str, Any]]]]:
+    out: list[dict[str, list[dict[str, Any]]]] = []
+    for result in results:
+        by_set: dict[str, list[dict[str, Any]]] = {}
+        for row in result.rows():
+            by_set.setdefault(row["set"], []).append(row)
+        if out and _ids(by_set) != _ids(out[0]):
+            raise StoreError(f"{result.folder}: holds other rows than {results[0].folder}; evaluate both the same way")
+        out.append(by_set)
+    return out
+
+
+def _membership(result: Results) -> dict[str, tuple[float, float]]:
+    attacks = (result.summary.get("membership") or {}).get("attacks") or {}
+    return {f"mia_{name}": (found["low"], found["high"]) for name, found in attacks.items()}
+
+
+def _ids(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
+    return {name: [row["example_id"] for row in kept] for name, kept in rows.items()}
+
+
+def _groups(results: Sequence[Results], labels: Sequence[str], trainings: Sequence[tuple[Training | None, str]]) -> list[Group]:
+    """In the order of their first result. Two results of the same weights are no two seeds: the second stands alone."""
+    members: dict[Any, list[int]] = {}
+    for i, (result, (training, _)) in enumerate(zip(results, trainings, strict=True)):
+        key: Any = i
+        if training is not None:
+            key = (training.key, role(result, results, trainings), *(str(result.summary["settings"].get(k)) for k in EVALUATION))
+            if any(results[k].summary["model_fingerprint"] == result.summary["model_fingerprint"] for k in members.get(key, [])):
+                key = i
+        members.setdefault(key, []).append(i)
+    titles = _titles([[labels[i] for i in m] for m in members.values()], [trainings[m[0]][0] for m in members.values()])
+    return [
+        Group(title, m, role(results[m[0]], results, trainings), trainings[m[0]][0])
+        for title, m in zip(titles, members.values(), strict=True)
+    ]
+
+
+def _titles(labels: list[list[str]], trainings: list[Training | None]) -> list[str]:
+    """A lone result keeps its label; seeds are called by method and tokens, and by settings where those do not tell recipes apart."""
+    titles = []
+    for names, training in zip(labels, trainings, strict=True):
+        if len(names) == 1 or training is None:
+            titles.append(names[0])
+        elif training.method:
+            same = [t for t in trainings if t is not None and (t.method, t.tokens) == (training.method, training.tokens)]
+            differing = [k for k in training.recipe if len({str(t.recipe.get(k)) for t in same}) > 1]
+            parts = [training.method, training.tokens, *(f"{plain(k).lower()} {training.recipe[k]}" for k in differing)]
+            titles.append(" · ".join(str(p) for p in parts if p))
+        else:
+            stem = commonprefix(names)  # noqa: RUF071 — labels, no paths
+            titles.append(re.sub(r"[\s._=-]*(seed|s)?[\s._=-]*$", "", stem) or names[0])
+    counts = Counter(titles)
+    return [t if counts[t] == 1 else f"{t} ({names[0]})" for t, names in zip(titles, labels, strict=True)]
+
+
+def role(result: Results, results: Sequence[Results], trainings: Sequence[tuple[Training | None, str]]) -> str | None:
+    """`target` and `retain` are known by their label, or by content: the others were unlearned from it, or tested against it."""
+    if result.label in ("target", "retain"):
+        return result.label
+    if result.summary["rows_sha256"] in references(results):
+        return "retain"
+    starts = {t.about.get("start_model") for t, _ in trainings if t is not None and t.about.get("task") == "unlearn"}
+    return "target" if result.summary["model_fingerprint"] in starts else None
+
+
+def references(results: Sequence[Results]) -> set[str]:
+    """Hashes of the retain results that forget quality was computed against."""
+    return {named["rows_sha256"] for r in results if (named := r.summary["retain_results"]) and named.get("rows_sha256")}
+
+
+def _notes(results: Sequence[Results]) -> list[str]:
     notes = []
     for field, effect in (("max_new_tokens", "ROUGE and model utility"), ("dtype", "small differences"), ("long", "lengths")):
         values = sorted({str(r.summary["settings"].get(field)) for r in results})
@@ -111,18 +232,20 @@ def notes_on(results: Sequence[Results]) -> list[str]:
     return notes
 
 
-def references(results: Sequence[Results]) -> set[str]:
-    """Hashes of the retain results that forget quality was computed against."""
-    return {r.summary["retain_results"]["rows_sha256"] for r in results if r.summary["retain_results"]}
+def _same_weights(results: Sequence[Results], labels: Sequence[str]) -> list[str]:
+    by_weights: dict[str, list[str]] = {}
+    for result, label in zip(results, labels, strict=True):
+        by_weights.setdefault(result.summary["model_fingerprint"], []).append(label)
+    return [f"{' and '.join(same)} are the same weights, and no seeds of each other." for same in by_weights.values() if len(same) > 1]
 
 
-def role(result: Results) -> str | None:
-    """`target` and `retain` are the two ends that the others are read against, known by their label."""
-    return result.label if result.label in ("target", "retain") else None
-
-
-def show(value: float | None) -> str:
-    """For people: three decimals, powers of ten below that."""
-    if value is None:
-        return "—"
-    return f"{value:.3f}" if value == 0 or value >= 0.001 else f"{value:.1e}"
+def _missing(runs: Sequence[IndexedRun], results: Sequence[Results]) -> list[str]:
+    """The runs of the index that the page has nothing of."""
+    measured = {str(Path(r.summary["model"]).expanduser().resolve()) for r in results}
+    notes = []
+    for run in runs:
+        if run.error:
+            notes.append(f"Not on this page: {run.name}, {run.status}: {run.error.splitlines()[0]}")
+        elif not run.results and run.place not in measured:
+            notes.append(f"Not on this page: {run.name} ({run.status}), of which there are no results.")
+    return notes

@@ -17,13 +17,17 @@ class EvalConfig:
     out: str
     """folder for the results; must be new or empty"""
     retain_results: str | None = None
-    """results folder of the retain model on the same suite; without it there is no forget quality"""
+    """results folder of the retain model on the same suite, or a TOFU_EVAL.json that OpenUnlearning published; without it there is no
+    forget quality and no PrivLeak"""
+    store: str | None = None
+    """folder for what was measured, by content of model, tokenizer, data and code, shared by all runs; finished pieces are taken from
+    there. Default: OUT.unfinished, which goes away when the results are written"""
     label: str | None = None
     """name in tables and plots; default: the last part of `model`"""
     limit: int | None = None
     """only the first N rows of each set; default all"""
     seed: int = 0
-    """seed of every random choice; the metrics of today make none, generation is greedy"""
+    """seed of every random choice: the bootstrap of membership inference; generation is greedy"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """of weights and activations"""
     device: str | None = None
@@ -36,6 +40,12 @@ class EvalConfig:
     """tokens an answer may take in generation (ROUGE); 200 in the TOFU paper"""
     generate: bool = True
     """False skips generation, and with it ROUGE and model utility"""
+    holdout: str | None = None
+    """data spec (or file) of rows that no model was trained on; default: the suite's own"""
+    reference_model: str | None = None
+    """a model that never saw the forget set, with the same tokenizer; membership inference by the difference of losses needs it"""
+    gradients: bool = False
+    """True adds membership inference by the norm of the gradient: a backward pass for each forget and holdout row"""
 
     def __post_init__(self) -> None:
         for name in ("batch_tokens", "max_new_tokens"):

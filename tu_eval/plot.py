@@ -6,8 +6,8 @@ x is model utility, 0 to 1; y is log10 of forget quality, from at most LOWEST up
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 74, 24, 24, 56
@@ -22,8 +22,13 @@ CHAR, LINE = 7.1, 15.0
 """generous width of a character and height of a line of labels at 13 px"""
 SHAPES = ("circle", "square", "up", "diamond", "down", "plus", "cross", "star")
 
+Span = tuple[float, float]
 Box = tuple[float, float, float, float]
 """left, top, right, bottom"""
+
+
+Whiskers = tuple[Span | None, Span | None]
+"""x of the ends of the one across, y of those of the one down"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class Point:
     """start, middle or end: how the text sits on (text_x, text_y), its baseline"""
     leader: bool
     """the label is so far off that a thin line must join it to its point"""
+    across: tuple[float, float] | None = None
+    down: tuple[float, float] | None = None
+    """ends of the whiskers: x of model utility's interval, y of forget quality's"""
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,8 @@ class Plot:
     told_apart_y: float = 0.0
 
 
-def layout(values: Sequence[tuple[int, str, float, float]]) -> Plot:
-    """`values`: (index, label, model utility, forget quality), not empty."""
+def layout(values: Sequence[tuple[int, str, float, float]], spans: Mapping[int, tuple[Span | None, Span | None]] | None = None) -> Plot:
+    """`values`: (index, label, model utility, forget quality), not empty. `spans`: intervals of the two by index."""
     logs = [max(math.log10(q), LOWEST) if q > 0 else LOWEST for *_, q in values]
     low = max(LOWEST, min(SHALLOWEST, math.floor(min(logs))))
     step = next(s for s in (1, 2, 5) if -low / s <= 6)
@@ -60,7 +68,20 @@ def layout(values: Sequence[tuple[int, str, float, float]]) -> Plot:
     y_ticks = [(_y(-k * step, low), "1" if k == 0 else f"10^{-k * step}") for k in range(round(-low / step) + 1)]
     at = [(_x(u), _y(log, low)) for (_, _, u, _), log in zip(values, logs, strict=True)]
     names = [label if q >= 10**LOWEST else f"{label} (p < 1e{LOWEST:.0f})" for _, label, _, q in values]
-    return Plot(_labelled([v[0] for v in values], names, at), x_ticks, y_ticks, _y(math.log10(TOLD_APART), low))
+    ends = {i: _whiskers(*(spans or {}).get(i, (None, None)), low) for i, *_ in values}
+    points = [replace(p, across=ends[p.index][0], down=ends[p.index][1]) for p in _labelled([v[0] for v in values], names, at, ends)]
+    return Plot(points, x_ticks, y_ticks, _y(math.log10(TOLD_APART), low))
+
+
+def _whiskers(utility: Span | None, quality: Span | None, low: float) -> Whiskers:
+    """Whiskers end where the plot does."""
+    across = utility and (_x(max(0.0, utility[0])), _x(min(1.0, utility[1])))
+    down = quality and (_y(0.0 if quality[1] >= 1 else _log(quality[1], low), low), _y(_log(quality[0], low), low))
+    return across, down
+
+
+def _log(quality: float, low: float) -> float:
+    return max(math.log10(quality), low) if quality > 0 else low
 
 
 def _x(utility: float) -> float:
@@ -71,9 +92,13 @@ def _y(log: float, low: float) -> float:
     return TOP + log / low * (HEIGHT - TOP - BOTTOM)
 
 
-def _labelled(indices: Sequence[int], names: Sequence[str], at: Sequence[tuple[float, float]]) -> list[Point]:
-    """Each label takes the nearest free place around its point: no other label, no marker, inside the plot. Top to bottom."""
+def _labelled(indices: Sequence[int], names: Sequence[str], at: Sequence[tuple[float, float]], ends: Mapping[int, Whiskers]) -> list[Point]:
+    """Each label takes the nearest free place around its point: no other label, marker or whisker, inside the plot. Top to bottom."""
     taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in at]
+    for i, (x, y) in zip(indices, at, strict=True):
+        across, down = ends[i]
+        taken += [(across[0], y - 1, across[1], y + 1)] if across else []
+        taken += [(x - 1, down[0], x + 1, down[1])] if down else []
     points = []
     for i in sorted(range(len(at)), key=lambda i: (at[i][1], at[i][0])):
         x, y = at[i]

@@ -1,7 +1,12 @@
-"""The comparison page: one HTML file that needs nothing else. Values are escaped by jinja2; the page has no script."""
+"""The comparison page: one HTML file that needs nothing else.
+
+Values are escaped by jinja2. Texts of the data lie in the page as JSON, and its script shows one row at a time, as text and never as
+markup; tables, plot and settings are there without the script.
+"""
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -11,81 +16,155 @@ from shared import __version__
 from shared.errors import ConfigError
 from shared.fs import write_text
 from tu_eval import plot
-from tu_eval.compare import DOWN, MEANING, UP, Comparison, role, show
+from tu_eval.bars import charts
+from tu_eval.columns import DOWN, MEANING, UP, plain, show
+from tu_eval.compare import Comparison
+from tu_eval.intervals import Estimate
 
-TEMPLATE = "report.html.j2"
 SHADES = 8
 """colours the page's style defines; markers differ in shape as well, and after SHADES results are hollow"""
+NUMBERS = {"probability": "Probability", "truth_ratio": "R", "rouge_l_recall": "ROUGE-L"}
+"""columns of rows.parquet that the row browser shows"""
 
 
-def write_report(path: Path, comparison: Comparison) -> None:
-    """Writes the page atomically. Raises ConfigError when `path` cannot be a file."""
-    if path.is_dir():
-        raise ConfigError(f"--out {path}: is a folder; expected the name of an HTML file")
+def write_report(path: Path, comparison: Comparison, *, texts: bool = True) -> None:
+    """Writes the page atomically; `texts=False` leaves the row browser out. Raises ConfigError when `path` cannot be a file."""
+    check_file("--out", path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, render(comparison))
+    write_text(path, render(comparison, texts=texts))
 
 
-def render(comparison: Comparison) -> str:
-    import jinja2
+def check_file(flag: str, path: Path) -> None:
+    if path.is_dir():
+        raise ConfigError(f"{flag} {path}: is a folder; expected the name of a file")
 
-    shared_by_all = set.intersection(*(set(_settings(r.summary)) for r in comparison.results))
-    source = resources.files("tu_eval").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(source).render(
-        suite=comparison.results[0].summary["suite"],
-        identity=comparison.results[0].summary,
-        groups=[(name, len(list(columns))) for name, columns in groupby(comparison.columns, key=lambda c: c.group)],
+
+def render(comparison: Comparison, *, texts: bool = True) -> str:
+    table = comparison.table()
+    marks = [comparison.marks(c, table) for c in range(len(comparison.columns))]
+    common, settings = _common([_settings(r.summary) for r in comparison.results])
+    first = comparison.results[0].summary
+    return fill(
+        "report.html.j2",
+        suite=first["suite"],
+        identity=first,
         columns=comparison.columns,
-        starts={columns[0].metric for columns in _groups(comparison)},
-        rows=[_row(comparison, i) for i in range(len(comparison.results))],
-        common=[item for item in _settings(comparison.results[0].summary) if item in shared_by_all],
-        plot=_plot(comparison),
+        spans=[(name, len(list(columns))) for name, columns in groupby(comparison.columns, key=lambda c: c.group)],
+        starts={next(iter(columns)).metric for _, columns in groupby(comparison.columns, key=lambda c: c.group)},
+        groups=[_group(comparison, g, table, marks) for g in range(len(comparison.groups))],
+        marked=any(any(column) for column in marks),
+        has_retain=any(g.role == "retain" for g in comparison.groups),
+        runs=[_run(comparison, i, settings[i]) for i in range(len(comparison.results))],
+        common=common,
+        plot=plot_of(comparison, table),
         size=plot,
         absent=_absent(comparison),
+        charts=charts(comparison, table),
         meaning={k: v for k, v in MEANING.items() if any(c.heading == k for c in comparison.columns)},
         notes=comparison.notes,
+        data=embedded(_rows(comparison)) if texts else None,
         up=UP,
         down=DOWN,
         version=__version__,
     )
 
 
-def _groups(comparison: Comparison) -> list[list[Any]]:
-    return [list(columns) for _, columns in groupby(comparison.columns, key=lambda c: c.group)]
+def fill(template: str, **values: Any) -> str:
+    """A template of this package; style and script are files beside it."""
+    import jinja2
+
+    def source(name: str) -> str:
+        return resources.files("tu_eval").joinpath("templates", name).read_text(encoding="utf-8")
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(source), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(**values)
 
 
-def _row(comparison: Comparison, index: int) -> dict[str, Any]:
-    summary = comparison.results[index].summary
-    values = [comparison.value(index, c.metric) for c in comparison.columns]
+def embedded(value: Any) -> Any:
+    """JSON for inside a script element: no `<`, so that no text of the data can end the element or open a comment."""
+    from markupsafe import Markup
+
+    return Markup(json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"))  # noqa: S704
+
+
+def _group(comparison: Comparison, at: int, table: list[list[Estimate]], marks: list[list[str]]) -> dict[str, Any]:
+    group = comparison.groups[at]
+    seeds = [str(t.seed) for t, _ in (comparison.trainings[i] for i in group.members) if t is not None and t.seed is not None]
+    known = group.training is not None and group.training.method is not None
     return {
-        "label": comparison.labels[index],
-        "role": role(comparison.results[index]),
-        "marker": plot.marker_path(index),
-        "shade": index % SHADES,
-        "hollow": (index // SHADES) % 2 == 1,
+        "title": group.title,
+        "about": group.about,
+        "role": group.role,
+        "n": len(group.members),
+        "seeds": ", ".join(seeds) if known else "",
+        "marker": plot.marker_path(at),
+        "shade": at % SHADES,
+        "hollow": (at // SHADES) % 2 == 1,
         "cells": [
-            {"text": show(v), "reason": summary["reasons"].get(c.metric, ""), "share": None if v is None else 100 * v, "metric": c.metric}
-            for c, v in zip(comparison.columns, values, strict=True)
+            {
+                "metric": column.metric,
+                "value": e.value,
+                "text": show(e.value),
+                "span": e.span and f"{show(e.span[0])} to {show(e.span[1])}",
+                "source": e.source,
+                "n": e.n,
+                "mark": marks[c][at],
+                "reason": comparison.results[group.members[0]].summary["reasons"].get(column.metric, "") if e.value is None else "",
+            }
+            for c, (column, e) in enumerate(zip(comparison.columns, table[at], strict=True))
         ],
-        "summary": summary,
-        "settings": dict(_settings(summary)),
     }
 
 
-def _settings(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the numbers may depend on besides model and data, as (name, value)."""
+def _run(comparison: Comparison, index: int, settings: dict[str, str]) -> dict[str, Any]:
+    training, why = comparison.trainings[index]
+    summary = comparison.results[index].summary
+    about = {k: v for k, v in (training.about if training else {}).items() if k != "settings"}
+    return {
+        "label": comparison.labels[index],
+        "summary": summary,
+        "settings": settings,
+        "training": {plain(k): _short(v) for k, v in [*about.items(), *(training.settings if training else {}).items()]},
+        "why": why,
+        "fingerprints": {
+            "weights": summary["model_fingerprint"],
+            "tokenizer": summary["tokenizer_fingerprint"],
+            "template": summary["template_fingerprint"],
+            "data": summary["data_fingerprint"],
+            "rows": summary["rows_sha256"],
+        },
+    }
+
+
+def _short(value: Any) -> str:
+    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _settings(summary: dict[str, Any]) -> dict[str, str]:
+    """What the numbers may depend on besides model and data."""
     engine = {k: summary["engine"][k] for k in ("device", "batching") if k in summary["engine"]}
-    return [(k.replace("_", " "), str(v).lower()) for k, v in {**summary["settings"], **engine}.items()]
+    return {plain(k): _short(v) for k, v in {**summary["settings"], **engine}.items()}
 
 
-def _plot(comparison: Comparison) -> plot.Plot | None:
-    values = [
-        (i, label, utility, quality)
-        for i, label in enumerate(comparison.labels)
-        if (quality := comparison.value(i, "forget_quality")) is not None and (utility := comparison.value(i, "model_utility")) is not None
-    ]
-    return plot.layout(values) if values else None
+def _common(every: list[dict[str, str]]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """-> what all runs share, and what each has besides."""
+    same = {k: v for k, v in every[0].items() if all(other.get(k) == v for other in every)}
+    return same, [{k: v for k, v in one.items() if k not in same} for one in every]
+
+
+def plot_of(comparison: Comparison, table: list[list[Estimate]]) -> plot.Plot | None:
+    at = {column.metric: c for c, column in enumerate(comparison.columns)}
+    if not {"model_utility", "forget_quality"} <= at.keys():
+        return None
+    values, spans = [], {}
+    for g, (group, row) in enumerate(zip(comparison.groups, table, strict=True)):
+        utility, quality = row[at["model_utility"]], row[at["forget_quality"]]
+        if utility.value is not None and quality.value is not None:
+            values.append((g, group.title, utility.value, quality.value))
+            spans[g] = (utility.span, quality.span)
+    return plot.layout(values, spans) if values else None
 
 
 def _absent(comparison: Comparison) -> list[tuple[str, str]]:
@@ -97,3 +176,21 @@ def _absent(comparison: Comparison) -> list[tuple[str, str]]:
             reasons = comparison.results[i].summary["reasons"]
             out.append((label, "; ".join(f"{m.replace('_', ' ')} {reasons.get(m, 'is missing')}" for m in missing)))
     return out
+
+
+def _rows(comparison: Comparison) -> dict[str, Any]:
+    """What the row browser shows: each set's rows once, and by model its answers and numbers, all lists in one order."""
+    sets = []
+    for name, first in comparison.rows[0].items():
+        models = []
+        for rows in comparison.rows:
+            numbers = {title: [_number(row.get(column)) for row in rows[name]] for column, title in NUMBERS.items()}
+            models.append({"answers": [row["generation"] for row in rows[name]], "numbers": numbers})
+        texts = {key: [row[key] for row in first] for key in ("example_id", "question", "answer")}
+        sets.append({"name": name, **texts, "models": models})
+    group_of = {i: g for g, group in enumerate(comparison.groups) for i in group.members}
+    return {"labels": comparison.labels, "groups": [group_of[i] for i in range(len(comparison.labels))], "sets": sets}
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else show(value)

@@ -1,6 +1,9 @@
 """A results folder: rows.parquet (one row an example a set), summary.json (metrics, and what they belong to), _config.toml.
 
-The folder appears whole or not at all. The summary holds the hash of the rows and of itself; both are checked on every read.
+Where the suite has a holdout, also membership.parquet (one row a forget and holdout example, a column an attack); for a TOFU suite also
+TOFU_EVAL.json, the same numbers in the form of OpenUnlearning.
+
+The folder appears whole or not at all. The summary holds the hashes of the rows and of itself; they are checked on every read.
 """
 
 from __future__ import annotations
@@ -13,12 +16,16 @@ from typing import TYPE_CHECKING, Any
 from shared.config import write_config
 from shared.errors import StoreError
 from shared.fs import atomic_folder, hash_file, hash_json, read_json, write_json
+from tu_eval.membership import ATTACKS
+from tu_eval.open_unlearning import write_log
+from tu_eval.store import Row
 
 if TYPE_CHECKING:
     import pyarrow
 
 FORMAT = 1
 ROWS, SUMMARY, CONFIG = "rows.parquet", "summary.json", "_config.toml"
+MEMBERSHIP, LOG = "membership.parquet", "TOFU_EVAL.json"
 IDENTITY = ("suite", "limit", "tokenizer_fingerprint", "template_fingerprint", "data_fingerprint")
 """fields of the summary that two results must share to be compared, the plainest reason first"""
 
@@ -36,15 +43,21 @@ class Results:
 
     def rows(self, name: str | None = None) -> list[dict[str, Any]]:
         """Rows of one set, or of all, in order. Raises StoreError naming the file if it is damaged."""
-        import pyarrow
-        import pyarrow.parquet
+        return [row for row in _read(self.folder / ROWS) if name is None or row["set"] == name]
 
-        path = self.folder / ROWS
-        try:
-            table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0][:200]}); evaluate again") from None
-        return [row for row in table.to_pylist() if name is None or row["set"] == name]
+    def membership(self) -> list[dict[str, Any]]:
+        """Membership scores of forget and holdout rows; none where the suite has no holdout, or in results of an older version."""
+        return _read(self.folder / MEMBERSHIP) if self.summary.get("membership") else []
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path, page_checksum_verification=True).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0][:200]}); evaluate again") from None
 
 
 def schema() -> pyarrow.Schema:
@@ -54,19 +67,34 @@ def schema() -> pyarrow.Schema:
     text, number = pa.string(), pa.float64()
     first = [("set", text), ("example_id", text), ("question", text), ("answer", text), ("generation", text)]
     numbers = ["probability", "probability_options", "log_truth_ratio", "truth_ratio", "rouge_l_recall", "fact_probability"]
+    numbers += ["exact_memorization", "extraction_strength"]
     return pa.schema([*first, ("nll_sum", number), ("target_tokens", pa.int32()), *((name, number) for name in numbers)])
 
 
-def write_results(out: Path, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], config: Any) -> Results:
-    """Writes the folder in one step; `summary` gains rows_sha256 and summary_sha256."""
+def membership_schema() -> pyarrow.Schema:
+    """Numbers are float64, lower where the model treats the row as one that it was trained on; null where an attack was not made."""
+    import pyarrow as pa
+
+    return pa.schema([("set", pa.string()), ("example_id", pa.string()), *((name, pa.float64()) for name in ATTACKS)])
+
+
+def write_results(out: Path, summary: Mapping[str, Any], rows: Sequence[Row], membership: Sequence[Row], config: Any) -> Results:
+    """Writes the folder in one step; `summary` gains rows_sha256, membership_sha256 and summary_sha256."""
     import pyarrow
     import pyarrow.parquet
 
     with atomic_folder(out) as folder:
-        table = pyarrow.Table.from_pylist(list(rows), schema=schema())
-        pyarrow.parquet.write_table(table, folder / ROWS, compression="zstd", write_page_checksum=True)
+
+        def write(name: str, values: Sequence[Row], columns: pyarrow.Schema) -> str:
+            table = pyarrow.Table.from_pylist(list(values), schema=columns)
+            pyarrow.parquet.write_table(table, folder / name, compression="zstd", write_page_checksum=True)
+            return hash_file(folder / name)
+
+        full = {**summary, "rows_sha256": write(ROWS, rows, schema())}
+        full["membership_sha256"] = write(MEMBERSHIP, membership, membership_schema()) if membership else None
         write_config(folder / CONFIG, config)
-        full = {**summary, "rows_sha256": hash_file(folder / ROWS)}
+        if summary["suite"].startswith("tofu:"):
+            write_log(folder / LOG, summary["metrics"], rows, membership)
         full["summary_sha256"] = hash_json(full)
         write_json(folder / SUMMARY, full)
     return Results(out, full)
@@ -86,11 +114,11 @@ def load_results(folder: Path) -> Results:
         raise StoreError(f"{path}: has format {summary['format']}, this version reads {FORMAT}; update token-unlearn or evaluate again")
     if hash_json({k: v for k, v in summary.items() if k != "summary_sha256"}) != summary.get("summary_sha256"):
         raise StoreError(f"{path}: does not match its own hash; it was damaged or edited, evaluate again")
-    rows = folder / ROWS
-    if not rows.exists():
-        raise StoreError(f"{rows}: is missing; evaluate again")
-    if hash_file(rows) != summary["rows_sha256"]:
-        raise StoreError(f"{rows}: does not match the hash in {SUMMARY}; it was damaged or edited, evaluate again")
+    for path, expected in ((folder / ROWS, summary["rows_sha256"]), (folder / MEMBERSHIP, summary.get("membership_sha256"))):
+        if expected is not None and not path.exists():
+            raise StoreError(f"{path}: is missing; evaluate again")
+        if expected is not None and hash_file(path) != expected:
+            raise StoreError(f"{path}: does not match the hash in {SUMMARY}; it was damaged or edited, evaluate again")
     return Results(folder, summary)
 
 

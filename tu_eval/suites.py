@@ -1,4 +1,7 @@
-"""Suites: named sets of rows, and what is measured on each. A suite has one forget set; all its others feed model utility."""
+"""Suites: named sets of rows, and what is measured on each. A suite has one forget set; all its others feed model utility.
+
+Beside them stands a holdout: rows like those of the forget set that no model of the suite was trained on. Membership inference needs them.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,8 @@ class EvalSet:
 class Suite:
     name: str
     sets: tuple[EvalSet, ...]
+    holdout: str
+    """data spec; only question and answer of its rows are used"""
 
     @property
     def utility_parts(self) -> list[str]:
@@ -56,7 +61,7 @@ def _tofu(forget: str) -> Suite:
         return EvalSet(name=name, data=f"tofu:{name}_perturbed", options=True, paraphrase=False, facts=False)
 
     sets = (about_authors("forget", forget), about_authors("retain", "retain"), about_others("real_authors"), about_others("world_facts"))
-    return Suite(f"tofu:{forget}", sets)
+    return Suite(f"tofu:{forget}", sets, holdout=f"tofu:{forget.replace('forget', 'holdout')}")
 
 
 def _atlas(world: str) -> Suite:
@@ -67,7 +72,7 @@ def _atlas(world: str) -> Suite:
         return EvalSet(name=name, data=f"atlas:{name}{tail}", options=False, paraphrase=True, facts=True)
 
     world_set = EvalSet(name="world", data="atlas:world", options=True, paraphrase=False, facts=False)
-    return Suite(f"atlas{tail}", (about_people("forget"), about_people("retain"), world_set))
+    return Suite(f"atlas{tail}", (about_people("forget"), about_people("retain"), world_set), holdout=f"atlas:holdout{tail}")
 
 
 def _canonical(world: str) -> str:

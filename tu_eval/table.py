@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tu_eval.compare import Column, Comparison, columns_of, show
+from tu_eval.columns import Column, columns_of, show
+from tu_eval.compare import Comparison
 from tu_eval.results import CONFIG, ROWS, SUMMARY, Results
 
 
@@ -40,11 +41,13 @@ def print_comparison(comparison: Comparison) -> None:
     title = f"{comparison.results[0].summary['suite']}: {count} {'model' if count == 1 else 'models'}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("model", no_wrap=True)
+    table.add_column("n", justify="right")
     columns = [c for c in comparison.columns if c.group in ("Overall", "Forget set") or c.metric == "retain_probability"]
     for column in columns:
         table.add_column(_heading(column), justify="right", no_wrap=True)
-    for i, label in enumerate(comparison.labels):
-        table.add_row(Text(label), *(show(comparison.value(i, c.metric)) for c in columns))
+    for group in comparison.groups:
+        held = [comparison.estimate(group, c) for c in columns]
+        table.add_row(Text(group.title), str(len(group.members)), *(show(e.value) for e in held))
     # A cut label or number is of no use: where the terminal is too narrow, it wraps the lines itself.
     needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
     console = Console(width=max(console.width, needed))

@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.datasets import Row, load_rows
 from shared.errors import DataError
-from shared.examples import Example, answer_span_tokens, make_examples
+from shared.examples import Example, answer_span_tokens, make_examples, special_ids
 from tu_eval.suites import EvalSet
 
 
@@ -29,6 +29,17 @@ class Variants:
     @property
     def examples(self) -> list[Example]:
         return [self.answer, *([] if self.right is self.answer else [self.right]), *self.wrong]
+
+
+def load_holdout(spec: str, tokenizer: Any, *, context: int | None, limit: int | None) -> list[Example]:
+    """Rows beside the suite's own sets. Those beyond the model's context are left out, as nothing else depends on them."""
+    return make_examples(load_rows(spec, limit=limit), tokenizer, context=context, long="skip")
+
+
+def answer_length(example: Example, tokenizer: Any) -> int:
+    """Target tokens of an answer without the one that ends the turn; at least 1. A truncated answer has no such token."""
+    targets = example.targets
+    return len(targets) - (len(targets) > 1 and example.input_ids[targets[-1]] in special_ids(tokenizer))
 
 
 def load_variants(part: EvalSet, tokenizer: Any, *, context: int | None, long: str, limit: int | None) -> tuple[list[Variants], int]:

@@ -1,12 +1,13 @@
-"""What the loop reads: forget rows streamed from the store, retain rows from tokenised data, in an order that depends only on the seed.
+"""What the loop reads: rows of the store and of tokenised data as items, in an order that depends only on the seed.
 
 The store is read part by part (parts in a seeded order, rows of a part in a seeded order), so memory holds one part however large the
-store. A step is `batch_size` forget rows and as many retain rows, cut into forward passes of at most `batch_tokens` tokens.
+store. A step is `accumulate` times `batch_size` forget rows and as many retain rows, cut into forward passes of at most `batch_tokens`
+tokens. Everything is a function of the seed and the position, so that a resumed run goes on where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,20 +21,33 @@ from shared.scores import Store
 from shared.weights import Selection, token_weights
 
 READ = ("example_id", "input_ids", "is_target", "logprob", "importance")
-"""columns of the store that training needs"""
+"""columns of the store that training on its rows as forget set needs"""
+READ_TOP = ("example_id", "input_ids", "is_target", "top_ids", "top_logprobs")
+"""... and as retain set, for KL to the scored model"""
+RETAIN_EPOCH = 1_000_000
+"""retain rows are drawn as if they were epochs from this one on, so that no order is used twice"""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One sequence and the tokens of it that a loss touches; K weighted target tokens."""
+    """One sequence and the tokens of it that a loss sees: K target tokens."""
 
     ids: list[int]
     positions: list[int]
-    """[K] token positions with a weight above zero"""
+    """[K] token positions, each at least 1"""
     weights: np.ndarray
     """[K] float32"""
     ref_logp: np.ndarray | None = None
     """[K] log-probabilities of the scored model, nats"""
+    name: str = ""
+    """the example's id"""
+    places: np.ndarray | None = None
+    """[K] which target token of its row each is; None: 0 .. K-1"""
+    top_ids: np.ndarray | None = None
+    """[K, k] the likeliest tokens under the scored model"""
+    top_logp: np.ndarray | None = None
+    partner: Item | None = None
+    """the same question with another answer: a refusal, an alternate"""
 
 
 @dataclass(frozen=True)
@@ -44,33 +58,62 @@ class Pass:
     retain: list[Item]
 
 
-def item_of_row(row: dict[str, Any], *, selection: Selection, where: str) -> Item:
-    """A row of the store as an item; tokens whose weight is zero are left out here and cost nothing from then on."""
-    targets = [i for i, t in enumerate(row["is_target"]) if t]
+def item_of_row(
+    row: Mapping[str, Any],
+    *,
+    selection: Selection,
+    where: str,
+    all_targets: bool = False,
+    given: Mapping[str, set[int]] | None = None,
+    partners: Mapping[str, Item] | None = None,
+) -> Item:
+    """A row of the store as an item; tokens whose weight is zero are left out here and cost nothing from then on.
+
+    `all_targets` keeps them, for methods that read them, without their reference value. `given`: the positions of tokens=given, by example.
+    """
+    targets, name = [i for i, t in enumerate(row["is_target"]) if t], row["example_id"]
     stored = [row["importance"][i] for i in targets]
     values = None if any(v is None for v in stored) else np.array(stored, dtype=np.float64)
-    weights = token_weights(values, len(targets), selection, where=where)
-    kept = np.flatnonzero(weights > 0)
-    positions = [targets[k] for k in kept]
-    reference = np.array([row["logprob"][i] for i in positions], dtype=np.float32)
+    truth = None if given is None else np.array([i in given[name] for i in targets])
+    weights = token_weights(values, len(targets), selection, where=where, example_id=name, given=truth)
+    kept = np.arange(len(targets)) if all_targets and weights.any() else np.flatnonzero(weights > 0)
+    positions, weights = [targets[k] for k in kept], weights[kept]
+    reference = np.array([row["logprob"][i] if w > 0 else 0 for i, w in zip(positions, weights, strict=True)], dtype=np.float32)
     if not np.isfinite(reference).all():
-        raise StoreError(f"{where}: {row['example_id']} has no finite log-probability at a target token; score again")
-    return Item(row["input_ids"], positions, weights[kept], reference)
+        raise StoreError(f"{where}: {name} has no finite log-probability at a target token; score again")
+    return Item(row["input_ids"], positions, weights, reference, name, kept, partner=None if partners is None else partners[name])
 
 
 def item_of_example(example: Example) -> Item:
     """Retain and fine-tuning rows: every target token with weight 1."""
     targets = example.targets
-    return Item(example.input_ids, targets, np.ones(len(targets), dtype=np.float32))
+    return Item(example.input_ids, targets, np.ones(len(targets), dtype=np.float32), name=example.id)
+
+
+def item_of_top_row(row: Mapping[str, Any], *, where: str) -> Item:
+    """A row of a scored retain set: every target token with weight 1, and its likeliest tokens under the scored model."""
+    targets = [i for i, t in enumerate(row["is_target"]) if t]
+    ids, logp = ([row[name][i] for i in targets] for name in ("top_ids", "top_logprobs"))
+    if any(not entry for entry in ids):
+        raise StoreError(f"{where}: {row['example_id']} has no top tokens at a target; score the retain set again with --topk 64")
+    ones = np.ones(len(targets), dtype=np.float32)
+    return Item(row["input_ids"], targets, ones, name=row["example_id"],
+                top_ids=np.array(ids, dtype=np.int64), top_logp=np.array(logp, dtype=np.float32))  # fmt: skip
 
 
 def forget_items(
-    store: Store, make: Callable[[dict[str, Any]], Item], *, seed: int, epoch: int, limit: int | None = None
+    store: Store,
+    make: Callable[[dict[str, Any]], Item],
+    *,
+    seed: int,
+    epoch: int,
+    limit: int | None = None,
+    columns: Sequence[str] = READ,
 ) -> Iterator[Item]:
-    """The forget set once, in the order of (seed, epoch)."""
+    """The rows of a store once, in the order of (seed, epoch)."""
     starts = np.cumsum([0] + [p["rows"] for p in store.manifest["parts"]])
     for part in np.random.default_rng([seed, epoch]).permutation(len(starts) - 1):
-        rows = store.part(int(part), READ)
+        rows = store.part(int(part), columns)
         if limit is not None:
             rows = rows[: max(0, limit - int(starts[part]))]
         for index in np.random.default_rng([seed, epoch, int(part)]).permutation(len(rows)):
@@ -78,26 +121,40 @@ def forget_items(
         del rows  # or it would stay in memory while the next part is read
 
 
-def endless(items: Sequence[Item], *, seed: int) -> Iterator[Item]:
-    """Items in a seeded order, a new one each time around."""
-    around = 0
+def endless(items: Sequence[Item], *, seed: int, start: int = 0) -> Iterator[Item]:
+    """Items in a seeded order, a new one each time around; from the `start`-th on."""
+    around, at = divmod(start, len(items))
     while True:
-        for index in np.random.default_rng([seed, 1_000_000 + around]).permutation(len(items)):
+        for index in np.random.default_rng([seed, RETAIN_EPOCH + around]).permutation(len(items))[at:]:
             yield items[index]
-        around += 1
+        around, at = around + 1, 0
 
 
-def steps(forget: Iterator[Item], retain: Iterator[Item] | None, *, batch_size: int, batch_tokens: int) -> Iterator[list[Pass]]:
-    """Groups of `batch_size` rows as forward passes; the last group may be smaller."""
+def endless_store(around: Callable[[int], Iterator[Item]], count: int, *, start: int = 0) -> Iterator[Item]:
+    """The same for rows of a store: `around(epoch)` gives all `count` of them once."""
+    epoch, at = divmod(start, count)
     while True:
-        pairs = [(item, next(retain) if retain is not None else None) for item in islice(forget, batch_size)]
+        yield from islice(around(RETAIN_EPOCH + epoch), at, None)
+        epoch, at = epoch + 1, 0
+
+
+def steps(
+    forget: Iterator[Item], retain: Iterator[Item] | None, *, batch_size: int, batch_tokens: int, accumulate: int = 1
+) -> Iterator[list[Pass]]:
+    """Groups of `accumulate` times `batch_size` rows as forward passes of at most `batch_size` rows; the last group may be smaller."""
+    while True:
+        pairs = [(item, next(retain) if retain is not None else None) for item in islice(forget, batch_size * accumulate)]
         if not pairs:
             return
-        yield cut(pairs, batch_tokens)
+        yield [one for at in range(0, len(pairs), batch_size) for one in cut(pairs[at : at + batch_size], batch_tokens)]
 
 
 def cut(pairs: Sequence[tuple[Item, Item | None]], batch_tokens: int) -> list[Pass]:
     """Consecutive pairs in passes of at most `batch_tokens` tokens (a longer pair stands alone)."""
-    lengths = [len(forget.ids) + (len(retain.ids) if retain else 0) for forget, retain in pairs]
+    lengths = [tokens_of(forget) + (tokens_of(retain) if retain else 0) for forget, retain in pairs]
     runs = [pairs[start:end] for start, end in within_budget(lengths, batch_tokens)]
     return [Pass([forget for forget, _ in run], [retain for _, retain in run if retain]) for run in runs]
+
+
+def tokens_of(item: Item) -> int:
+    return len(item.ids) + (len(item.partner.ids) if item.partner else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from shared.datasets import Keys
@@ -20,18 +20,42 @@ class LoopConfig:
     """folder of the trained model"""
     epochs: int = 5
     """passes over the data (run: over the forget set)"""
-    learning_rate: float = 1e-5
-    """peak of the schedule: linear warm-up, then linear decay to zero"""
+    learning_rate: float | None = None
+    """peak of the schedule; run: the method's unless given; finetune: 5e-5"""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """how the learning rate falls after the warm-up: to zero along a line or half a cosine, or not at all"""
     warmup: float = 0.1
-    """share of the steps that warm up"""
+    """share of the steps over which the learning rate rises from zero"""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit keeps its state in 8 bits (bitsandbytes, an extra)"""
     weight_decay: float = 0.01
     """of AdamW"""
     clip: float = 1.0
     """largest norm of the gradient"""
     batch_size: int = 8
-    """rows an optimizer step (run: forget rows, with as many retain rows)"""
+    """rows a forward and backward pass (run: forget rows, with as many retain rows)"""
+    accumulate: int = 1
+    """batches an optimizer step"""
     batch_tokens: int = 2048
-    """tokens a forward pass, before sharing; a step is cut into as many passes as it needs, which changes no result"""
+    """tokens a forward pass, before sharing; a batch is cut into as many passes as it needs, which changes no result"""
+    checkpointing: bool = False
+    """compute activations again in the backward pass instead of keeping them: less memory, more time"""
+    train_only: tuple[str, ...] = ()
+    """globs of parameter names, only these train; all unless given (run: unless the method says)"""
+    lora: int = 0
+    """rank of LoRA adapters, which then train instead of the weights; 0: none"""
+    lora_alpha: float | None = None
+    """scale of the adapters times rank; twice the rank unless given"""
+    lora_targets: tuple[str, ...] = ()
+    """endings of the names of the linear layers that get adapters; all linear layers of the blocks unless given"""
+    save_every: int = 0
+    """steps between checkpoints to resume from; 0: only when the run is told to stop (SIGTERM)"""
+    keep_checkpoints: int = 2
+    """newest checkpoints that are kept"""
+    resume: bool = False
+    """go on from the newest checkpoint in OUT.unfinished"""
+    trackers: tuple[str, ...] = ()
+    """also send the log's numbers to tensorboard, wandb or trackio"""
     question_key: str = "question"
     """column of the question, for files and hub sets"""
     answer_key: str = "answer"
@@ -52,19 +76,37 @@ class LoopConfig:
     """cpu, cuda, cuda:N, mps; default cuda if there is one"""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "batch_tokens"):
+        for name in ("epochs", "batch_size", "batch_tokens", "accumulate", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0")
-        for name in ("weight_decay", "seed"):
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit {self.limit}: expected at least 1")
+        for name in ("learning_rate", "clip", "lora_alpha"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}, expected more than 0")
+        for name in ("weight_decay", "seed", "lora", "save_every"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if not 0 <= self.warmup <= 1:
             raise ConfigError(f"warmup is {self.warmup}, expected a share of the steps, 0 to 1")
         if self.dtype == "float16":
             raise ConfigError("--dtype float16: training in float16 needs loss scaling, which is not built; use bfloat16 or float32")
+
+        if self.lora and self.train_only:
+            raise ConfigError("--lora and train_only: adapters train instead of the weights; choose their layers with --set lora_targets")
+        if not self.lora and (self.lora_alpha is not None or self.lora_targets):
+            raise ConfigError("lora_alpha and lora_targets are for --lora RANK; give a rank, or drop them")
+
+    @property
+    def rows_a_step(self) -> int:
+        return self.batch_size * self.accumulate
+
+    @property
+    def peak(self) -> float:
+        """The learning rate, which `filled` has put there."""
+        assert self.learning_rate is not None
+        return self.learning_rate
 
     @property
     def keys(self) -> Keys:
@@ -75,21 +117,31 @@ class LoopConfig:
 class FinetuneConfig(LoopConfig):
     data: str
     """data spec to learn"""
-    learning_rate: float = 5e-5
+    learning_rate: float | None = 5e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnlearnConfig(LoopConfig):
     scores: str
     """score store of the forget set"""
-    retain: str
-    """data spec of what must stay"""
+    retain: str | None = None
+    """data spec of what must stay; none where nothing is to hold it"""
+    retain_scores: str | None = None
+    """score store of what must stay, instead of retain: KL to the scored model from its top tokens (tu-score run --topk 64)"""
+    retain_term: Literal["nll", "kl", "none"] | None = None
+    """what holds the retain rows: likelihood, KL to the model before training, nothing; the method's unless given"""
     method: str = "npo"
     """an entry of tu_train/methods.py"""
+    options: dict[str, float] = field(default_factory=dict)
+    """the method's own options (tu-train methods lists them)"""
+    gamma: float | None = None
+    """weight of the forget loss; the method's unless given"""
+    alpha: float | None = None
+    """weight of the retain loss; the method's unless given"""
     tokens: TokenMode = "hard"
-    """which tokens of the forget set are pushed: all alike, the most important ones, or all by importance"""
+    """which tokens of the forget set are pushed: all alike, the most important, all by importance, those a column names, random ones"""
     keep: float | None = None
-    """hard: share of each answer's tokens that keep weight 1; 0.3 unless top or threshold is given"""
+    """hard, random: share of each answer's tokens that keep weight 1; 0.3 unless top or threshold is given"""
     top: int | None = None
     """hard: number of each answer's tokens that keep weight 1, instead of keep"""
     threshold: float | None = None
@@ -98,25 +150,65 @@ class UnlearnConfig(LoopConfig):
     """soft: weights by softmax (unless given) or linear in importance"""
     temperature: float | None = None
     """soft=softmax: small is selective, large is uniform; 0.3 unless given"""
-    beta: float = 0.1
-    """npo: inverse temperature"""
-    gamma: float = 1.0
-    """weight of the forget loss"""
-    alpha: float = 1.0
-    """weight of the retain loss (NLL)"""
+    forget_data: str | None = None
+    """data spec that the store was scored from, where its texts or columns are needed; the store's own unless given"""
+    given_key: str = "fact_spans"
+    """tokens=given: column of forget_data with [start, end) character offsets in the answer"""
+    refusals: str | None = None
+    """file with one refusal a line, for methods that learn to refuse; a short list of our own unless given"""
+    alternate_key: str | None = None
+    """column of forget_data with another answer (or a list of them), for methods that learn one"""
+    allow_other_model: bool = False
+    """train another model than the one that was scored; weights and reference values then speak of that other model"""
+    eval_every: int = 0
+    """steps between evaluations on fixed rows; 0: none"""
+    eval_rows: int = 32
+    """first rows of the forget and of the retain set that are evaluated"""
+    stop_when: str | None = None
+    """ends training at the first evaluation where this holds, such as forget_probability<0.05"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        from tu_train.evaluating import parse_stop
+        from tu_train.methods import check_options
+
+        check_options(self.method, self.options)
+        _ = self.selection
+        if self.retain is not None and self.retain_scores is not None:
+            raise ConfigError("--retain and retain_scores: each names what must stay; give one of them")
+        if self.retain_scores is not None and self.term != "kl":
+            raise ConfigError(f"retain_scores holds what KL needs, but the retain term is {self.term}; add --set retain_term=kl")
+        if self.term != "none" and self.retain is None and self.retain_scores is None:
+            raise ConfigError(
+                f"--retain is missing: {self.method} holds what must stay by {self.term}; name its data, or --retain none to do without"
+            )
+        for name in ("eval_every", "eval_rows"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if self.stop_when is not None:
+            parse_stop(self.stop_when)
+            if not self.eval_every:
+                raise ConfigError("--stop-when is looked at when the model is evaluated; add --eval-every N")
+
+    @property
+    def term(self) -> str:
+        """The retain term."""
         from tu_train.methods import find_method
 
-        find_method(self.method)
-        _ = self.selection
-        if not self.beta > 0:
-            raise ConfigError(f"beta is {self.beta}, expected more than 0")
+        return "none" if self.retain == "none" else self.retain_term or find_method(self.method).retain
+
+    def filled(self) -> UnlearnConfig:
+        """With the method's own values where none were given."""
+        from tu_train.methods import check_options, find_method
+
+        method = find_method(self.method)
+        values = {name: getattr(method, name) for name in ("learning_rate", "gamma", "alpha") if getattr(self, name) is None}
+        return replace(self, options=dict(check_options(self.method, self.options)), **values)
 
     @property
     def selection(self) -> Selection:
         """Raises ConfigError for token options that do not go together."""
         return Selection(
-            tokens=self.tokens, keep=self.keep, top=self.top, threshold=self.threshold, soft=self.soft, temperature=self.temperature
-        )
+            tokens=self.tokens, keep=self.keep, top=self.top, threshold=self.threshold, soft=self.soft, temperature=self.temperature,
+            seed=self.seed,
+        )  # fmt: skip

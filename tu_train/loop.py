@@ -1,19 +1,18 @@
 """The training loop, whole: forward passes of packed rows, log-probabilities at weighted tokens, a loss, a step.
 
-    for each step:      a few passes (one, unless the step holds more than batch_tokens)
-      for each pass:    hidden states of its forget and retain rows, in one forward
-                        gamma · forget loss / the step's denominator + alpha · retain NLL / the step's retain tokens; backward
-      then:             stop if anything is not finite; clip; AdamW; schedule
+    for each step:      a few passes (one, unless the step holds more than a batch, or the batch more than batch_tokens)
+      for each pass:    hidden states of its forget, partner and retain rows, in one forward
+                        gamma · forget loss / the step's denominator + alpha · retain term / the step's retain tokens; backward
+      then:             stop if anything is not finite; clip; AdamW; schedule; the method's own state; evaluation; checkpoint
 
-Denominators are those of the whole step, so the number of passes changes no result. The head runs only at tokens with a weight. No
-reference model is loaded: reference log-probabilities come with the rows.
+Denominators are those of the whole step, so the number of passes changes no result. The head runs only at tokens that a loss sees.
+Reference log-probabilities come with the rows; see reference.py for the methods that need more of the model before training.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,21 @@ from torch import Tensor
 
 from shared.console import progress
 from shared.errors import ModelError
-from shared.logprobs import target_logprobs
 from shared.models import choose_dtype
 from shared.packed import PackedModel
 from tu_train.batches import Item, Pass
 from tu_train.config import LoopConfig
-from tu_train.methods import Method
+from tu_train.evaluating import Evaluation
+from tu_train.forward import Reading, Seen, checkpoint_activations, look
+from tu_train.logs import Log, Tracker
+from tu_train.methods import Method, Options, State
+from tu_train.optimizer import make_optimizer, make_schedule
+from tu_train.reference import Reference
+from tu_train.saving import Checkpoints
+from tu_train.tokens import Tokens
+
+NAMED = 8
+"""examples of a bad batch that an error names"""
 
 
 @dataclass(frozen=True)
@@ -35,104 +43,151 @@ class Objective:
     """What is minimised: gamma · forget + alpha · retain. Fine-tuning is a retain loss alone."""
 
     method: Method | None
+    options: Options = field(default_factory=dict)
     gamma: float = 1.0
     alpha: float = 1.0
-    beta: float = 0.1
+    retain: str = "nll"
+    """retain term: nll, kl, kl_topk, layer, none"""
+
+    @property
+    def readings(self) -> tuple[Reading, Reading]:
+        """Of forget and of retain rows."""
+        needs = self.method.needs if self.method else frozenset()
+        full, layer = "reference logits" in needs, int(self.options["layer"]) if "layer" in needs else None
+        retain_layer = layer if self.retain == "layer" else None
+        return Reading(full or "logits" in needs, full, layer), Reading(
+            self.retain in ("kl", "kl_topk"), self.retain in ("kl", "layer"), retain_layer
+        )
 
 
-@dataclass
-class Flat:
-    """The weighted tokens of several rows, one after another: N tokens, B rows."""
+def train(
+    packed: PackedModel,
+    steps: Callable[[int], Iterable[list[Pass]]],
+    total_steps: int,
+    objective: Objective,
+    config: LoopConfig,
+    log: Path,
+    *,
+    reference: Reference | None = None,
+    evaluation: Evaluation | None = None,
+    checkpoints: Checkpoints | None = None,
+    trackers: Sequence[Tracker] = (),
+) -> str | None:
+    """Trains in place; one JSON line a step in `log`. `steps(n)` gives the passes of step n and all after it.
 
-    logp_N: Tensor
-    ref_logp_N: Tensor
-    weight_N: Tensor
-    row_N: Tensor
-    rows: int
-
-
-def train(packed: PackedModel, steps: Iterable[list[Pass]], total_steps: int, objective: Objective, config: LoopConfig, log: Path) -> None:
-    """Trains in place; one JSON line a step in `log`. Raises ModelError before an update that is not finite."""
-    parameters = [p for p in packed.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total_steps, config.warmup))
-    autocast = torch.autocast(packed.model.device.type, dtype=choose_dtype(config.dtype), enabled=config.dtype != "float32")
-    packed.model.eval()  # dropout off: the loss of a row must not depend on the rows it shares a pass with
-    with open(log, "w", encoding="utf-8") as lines, progress("training", total_steps, "steps") as bar:
-        for number, passes in enumerate(steps):
-            forget_total = denominator(objective.method, [i for p in passes for i in p.forget])
-            retain_total = float(sum(i.weights.sum() for p in passes for i in p.retain))
-            record = {"step": number, "learning_rate": schedule.get_last_lr()[0], "loss": 0.0, "forget_nll": 0.0, "retain_nll": 0.0}
+    Returns why it ended early, if it did. Raises ModelError before an update that is not finite.
+    """
+    model, method = packed.model, objective.method
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = make_optimizer(parameters, config)
+    schedule = make_schedule(optimizer, config, total_steps)
+    autocast = torch.autocast(model.device.type, dtype=choose_dtype(config.dtype), enabled=config.dtype != "float32")
+    model.eval()  # dropout off: the loss of a row must not depend on the rows it shares a pass with
+    if config.checkpointing:
+        checkpoint_activations(packed)
+    state = start_state(packed, objective)
+    first = checkpoints.restore(model, optimizer, schedule, state) if checkpoints else 0
+    with Log(log, trackers) as lines, progress("training", total_steps, "steps") as bar:
+        bar.done = first
+        for number, passes in enumerate(steps(first), first):
+            totals = Totals.of(passes, method)
+            alpha = objective.alpha * (method.retain_weight(state) if method and method.retain_weight else 1.0)
+            record: dict[str, float] = {"step": number, "learning_rate": float(schedule.get_last_lr()[0]), "loss": 0.0}
             for one in passes:
                 with autocast:
-                    forget, retain = flatten(packed, one)
-                    loss = logprob_loss(forget, retain, objective, forget_total, retain_total)
-                loss.backward()
-                record["loss"] += loss.item()
-                record["forget_nll"] += weighted_nll(forget) / max(sum(float(i.weights.sum()) for p in passes for i in p.forget), 1e-9)
-                record["retain_nll"] += weighted_nll(retain) / max(retain_total, 1e-9)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip).item()
-            if not np.isfinite(record["loss"]) or not np.isfinite(norm):
-                raise ModelError(f"step {number}: loss {record['loss']}, gradient norm {norm}: not finite, stopped before the update; "
-                                 "lower learning_rate, or train in float32")  # fmt: skip
+                    seen = look(packed, one, *objective.readings, reference)
+                    forget, retain = losses_of(seen, objective, state, totals)
+                    loss = objective.gamma * forget + alpha * retain
+                if loss.requires_grad:
+                    loss.backward()
+                note(record, seen, loss, forget, retain, totals)
+                require_finite(record, "loss", [one])
+            record["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, config.clip).item()
+            require_finite(record, "gradient_norm", passes)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            lines.write(json.dumps({**record, "gradient_norm": norm}) + "\n")
-            lines.flush()
-            bar.advance(
-                1,
-                f"forget NLL {record['forget_nll']:.3f}, retain NLL {record['retain_nll']:.3f}"
-                if objective.method
-                else f"NLL {record['retain_nll']:.3f}",
-            )
-    packed.model.eval()
+            if method and method.after:
+                method.after(state, record, objective.options)
+            stop = evaluation.after(number, packed, autocast, record) if evaluation else None
+            lines.write(record)
+            bar.advance(1, ", ".join(f"{k.replace('_nll', ' NLL')} {v:.3f}" for k, v in record.items() if k.endswith("_nll")))
+            if stop is not None:
+                return stop
+            if checkpoints:
+                checkpoints.after(number + 1, model, optimizer, schedule, state, lines)
+    return None
 
 
-def rate(step: int, total: int, warmup: float) -> float:
-    """Share of the peak learning rate: linearly up over the first `warmup` share of the steps, then down to zero after the last."""
-    rising = max(1, round(warmup * total))
-    return min((step + 1) / rising, (total - step) / max(1, total - rising + 1), 1.0)
+def start_state(packed: PackedModel, objective: Objective) -> State:
+    if objective.method is None or objective.method.start is None:
+        return {}
+    width = packed.head.weight.shape[1]
+    return {name: value.to(packed.model.device) for name, value in objective.method.start(width, objective.options).items()}
 
 
-def denominator(method: Method | None, items: list[Item]) -> float:
-    """Of the forget loss over a whole step: rows, or the sum of token weights."""
-    if method is None:
-        return 1.0
-    return float(len(items)) if method.per == "row" else float(sum(i.weights.sum() for i in items))
+@dataclass(frozen=True)
+class Totals:
+    """Denominators of a whole step; 1 where there is nothing."""
+
+    forget: float
+    """of the forget loss: rows, or the sum of weights"""
+    weights: float
+    retain: float
+    """retain target tokens"""
+
+    @classmethod
+    def of(cls, passes: list[Pass], method: Method | None) -> Totals:
+        forget = [item for one in passes for item in one.forget]
+        weights = sum_of_weights(forget)
+        retain = sum_of_weights([item for one in passes for item in one.retain])
+        rows = float(len(forget)) if method and method.per == "row" else weights
+        return cls(rows or 1.0, weights or 1.0, retain or 1.0)
 
 
-def flatten(packed: PackedModel, one: Pass) -> tuple[Flat, Flat]:
-    """One forward over all rows of a pass, then the head at the weighted tokens of forget and retain rows."""
-    items = one.forget + one.retain
-    hidden, slots = packed.hidden([i.ids for i in items])
-    device = hidden.device
-    rows = torch.tensor([slots[k][p - 1] for k, i in enumerate(items) for p in i.positions], device=device)
-    targets = torch.tensor([i.ids[p] for i in items for p in i.positions], device=device)
-    logp = target_logprobs(hidden[rows], targets, packed.head)
-    count = sum(len(i.positions) for i in one.forget)
-    return flat_of(one.forget, logp[:count]), flat_of(one.retain, logp[count:])
+def sum_of_weights(items: list[Item]) -> float:
+    return float(sum(item.weights.sum(dtype=np.float64) for item in items))
 
 
-def flat_of(items: list[Item], logp_N: Tensor) -> Flat:
-    device = logp_N.device
-    weight = np.concatenate([i.weights for i in items]) if items else np.zeros(0, dtype=np.float32)
-    reference = np.concatenate([np.zeros_like(i.weights) if i.ref_logp is None else i.ref_logp for i in items]) if items else weight
-    row = [k for k, i in enumerate(items) for _ in i.positions]
-    return Flat(logp_N, torch.tensor(reference, device=device), torch.tensor(weight, device=device),
-                torch.tensor(row, dtype=torch.long, device=device), len(items))  # fmt: skip
+def losses_of(seen: Seen, objective: Objective, state: State, totals: Totals) -> tuple[Tensor, Tensor]:
+    """Forget loss and retain term of one pass, each its share of the whole step's."""
+    nothing = seen.retain.logp_N.new_zeros(())
+    forget = retain = nothing
+    if objective.method is not None and seen.forget.rows:
+        forget = objective.method.loss(seen.forget, seen.partner, objective.options, state) / totals.forget
+    if objective.retain != "none" and seen.retain.rows:
+        retain = retain_term(seen.retain, objective) / totals.retain
+    return forget, retain
 
 
-def logprob_loss(forget: Flat, retain: Flat, objective: Objective, forget_total: float, retain_total: float) -> Tensor:
-    """gamma · forget loss / forget_total + alpha · retain NLL / retain_total, for one pass of a step."""
-    loss = forget.logp_N.sum() * 0
-    if objective.method is not None and forget.rows:
-        summed = objective.method.loss(forget.logp_N, forget.ref_logp_N, forget.weight_N, forget.row_N, forget.rows, objective.beta)
-        loss = loss + objective.gamma * summed / forget_total
-    if retain.rows:
-        loss = loss - objective.alpha * (retain.weight_N * retain.logp_N).sum() / retain_total
-    return loss
+def retain_term(retain: Tokens, objective: Objective) -> Tensor:
+    """Summed over the retain tokens."""
+    from tu_train import retain as terms
+
+    term = {"nll": terms.nll, "kl": terms.kl, "kl_topk": terms.kl_topk, "layer": terms.layer}[objective.retain]
+    return term(retain, objective.options)
 
 
-def weighted_nll(flat: Flat) -> float:
-    return -(flat.weight_N * flat.logp_N.detach()).sum().item()
+def note(record: dict[str, float], seen: Seen, loss: Tensor, forget: Tensor, retain: Tensor, totals: Totals) -> None:
+    """Adds a pass to the record of its step. NLL: nats a token, weighted."""
+
+    def add(name: str, value: float) -> None:
+        record[name] = record.get(name, 0.0) + value
+
+    add("loss", loss.item())
+    for kind, tokens, part, total in (("forget", seen.forget, forget, totals.weights), ("retain", seen.retain, retain, totals.retain)):
+        if tokens.rows:
+            add(f"{kind}_loss", part.item())
+            add(f"{kind}_nll", -(tokens.weight_N * tokens.logp_N.detach().where(tokens.weight_N > 0, 0)).sum().item() / total)
+
+
+def require_finite(record: dict[str, float], name: str, passes: list[Pass]) -> None:
+    """Raises ModelError with the step and its examples; nothing has been updated."""
+    if np.isfinite(record[name]):
+        return
+    names = [item.name for one in passes for item in one.forget + one.retain]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    raise ModelError(
+        f"step {record['step']}: {name.replace('_', ' ')} {record[name]}, not finite, stopped before the update; the batch: "
+        f"{', '.join(names[:NAMED])}{more}; lower learning_rate, or train in float32"
+    )

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from shared.config import as_dict, write_config
+from shared.config import as_dict
 from shared.console import say
 from shared.datasets import load_rows
 from shared.errors import ConfigError
 from shared.examples import data_fingerprint, make_examples
-from shared.fs import atomic_folder, require_fresh, write_json
+from shared.fs import require_fresh
 from shared.models import (
     choose_device,
     choose_dtype,
@@ -23,16 +23,28 @@ from shared.models import (
     load_tokenizer,
     locate,
     model_fingerprint,
-    save_model,
     template_fingerprint,
     tokenizer_fingerprint,
 )  # fmt: skip
 from shared.packed import PackedModel
-from shared.scores import Store, check_fits, open_store
-from tu_train.batches import READ, Item, Pass, endless, forget_items, item_of_example, item_of_row, steps
+from shared.scored import scored_examples
+from tu_train.batches import Pass, endless, item_of_example, item_of_row, steps
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
+from tu_train.evaluating import Evaluation
+from tu_train.forward import check_layer
+from tu_train.logs import open_trackers
 from tu_train.loop import Objective, train
-from tu_train.methods import find_method
+from tu_train.lora import add_lora
+from tu_train.methods import find_method, trained_globs
+from tu_train.output import write_output
+from tu_train.partners import partner_items, refusal_lines, with_reference
+from tu_train.reference import Reference
+from tu_train.saving import LOG, Checkpoints, check_unfinished, working_folder
+from tu_train.sources import given_positions, open_fitting, read_forget, read_retain, read_retain_store, stream
+from tu_train.stop import Stopping
+from tu_train.trainable import freeze_all_but
+
+Stream = Callable[[int], Iterator[list[Pass]]]
 
 
 def run_finetune(config: FinetuneConfig) -> Path:
@@ -42,24 +54,28 @@ def run_finetune(config: FinetuneConfig) -> Path:
     tokenizer = load_tokenizer(folder)
     examples = _examples(config, config.data, folder, tokenizer)
     items = [item_of_example(e) for e in examples]
-    count = config.epochs * -(-len(items) // config.batch_size)
+    per_epoch = -(-len(items) // config.rows_a_step)
 
-    def stream() -> Iterator[list[Pass]]:
-        rows = endless(items, seed=config.seed)
-        for _ in range(config.epochs):
-            epoch = (next(rows) for _ in items)
-            for step in steps(epoch, None, batch_size=config.batch_size, batch_tokens=config.batch_tokens):
-                yield [Pass([], p.forget) for p in step]
+    def begin(first: int) -> Iterator[list[Pass]]:
+        start, inside = divmod(first, per_epoch)
+        rows = endless(items, seed=config.seed, start=start * len(items) + inside * config.rows_a_step)
+        for epoch in range(start, config.epochs):
+            here = (next(rows) for _ in range(len(items) - (inside * config.rows_a_step if epoch == start else 0)))
+            made = steps(here, None, batch_size=config.batch_size, batch_tokens=config.batch_tokens, accumulate=config.accumulate)
+            yield from ([Pass([], p.forget) for p in step] for step in made)
 
     about = {"task": "finetune", "data": data_fingerprint(examples), "start_model": model_fingerprint(folder)}
-    say(f"fine-tuning on {len(items)} rows: {count} steps")
-    return _train_and_save(config, folder, tokenizer, stream(), count, Objective(None), about)
+    say(f"fine-tuning on {len(items)} rows: {config.epochs * per_epoch} steps")
+    torch.manual_seed(config.seed)
+    packed, wrapper = _load(config, folder, config.train_only)
+    count = config.epochs * per_epoch
+    return _train_and_save(config, packed, wrapper, tokenizer, begin, count, Objective(None), about, {"rows": len(items)})
 
 
 def run_unlearn(config: UnlearnConfig) -> Path:
     """Unlearns a scored forget set; returns the model's folder. The reference log-probabilities come from the store."""
+    config = config.filled()
     _check_place(config)
-    store = open_store(config.scores)
     folder = locate(config.model)
     tokenizer = load_tokenizer(folder)
     names = {
@@ -67,20 +83,39 @@ def run_unlearn(config: UnlearnConfig) -> Path:
         "chat_template": template_fingerprint(tokenizer),
         "model": model_fingerprint(folder),
     }
-    check_fits(store, names, model=config.model)
-    make = partial(item_of_row, selection=config.selection, where=config.scores)
-    rows = _weighted_rows(store, make, config)
-    retain = [item_of_example(e) for e in _examples(config, config.retain, folder, tokenizer)]
-    count = config.epochs * -(-rows // config.batch_size)
+    store = open_fitting(config.scores, names, config)
+    method, needs = find_method(config.method), find_method(config.method).needs
+    wants_partner = bool(needs & {"refusal", "alternate"})
+    examples = scored_examples(store, tokenizer, config.model, config.forget_data, flag="--set forget_data") \
+        if wants_partner or config.tokens == "given" else []  # fmt: skip
+    make = partial(
+        item_of_row, selection=config.selection, where=config.scores, all_targets="all targets" in needs,
+        given=given_positions(examples, tokenizer, config.given_key) if config.tokens == "given" else None,
+    )  # fmt: skip
+    forget = read_forget(store, make, config)
+    retain = None
+    if config.retain_scores is not None:
+        retain = read_retain_store(open_fitting(config.retain_scores, names, config), forget, config)
+    elif config.retain not in (None, "none"):
+        retain = read_retain([item_of_example(e) for e in _examples(config, config.retain, folder, tokenizer)], forget, config)
+    partners = partner_items(
+        examples, tokenizer, refusals=refusal_lines(config.refusals) if "refusal" in needs else None, alternate_key=config.alternate_key,
+        seed=config.seed, context=context_length(folder),
+    ) if wants_partner else None  # fmt: skip
 
-    def stream() -> Iterator[list[Pass]]:
-        others = endless(retain, seed=config.seed)
-        for epoch in range(config.epochs):
-            forget = forget_items(store, make, seed=config.seed, epoch=epoch, limit=config.limit)
-            weighted = (item for item in forget if item.positions)
-            yield from steps(weighted, others, batch_size=config.batch_size, batch_tokens=config.batch_tokens)
-
-    objective = Objective(find_method(config.method), config.gamma, config.alpha, config.beta)
+    count = config.epochs * -(-forget.count // config.rows_a_step)
+    objective = Objective(method, config.options, config.gamma or 0.0, config.alpha or 0.0, _term(config))
+    torch.manual_seed(config.seed)
+    packed, wrapper = _load(config, folder, config.train_only or trained_globs(config.method, config.options))
+    if "layer" in needs:
+        check_layer(packed, int(config.options["layer"]))
+    if partners is not None:
+        partners = with_reference(packed, partners, config.batch_tokens) if "reference" in needs else partners
+        forget = read_forget(store, partial(make, partners=partners), config)
+    reads_back = any(reading.reference for reading in objective.readings)
+    reference = Reference(packed, wrapper.disable_adapter if wrapper else None) if reads_back else None
+    evaluation = Evaluation(forget.first, retain.first if retain else [], config.eval_every, config.batch_tokens, config.stop_when) \
+        if config.eval_every else None  # fmt: skip
     about = {
         "task": "unlearn",
         "store": store.sha256,
@@ -88,48 +123,58 @@ def run_unlearn(config: UnlearnConfig) -> Path:
         "forget_data": store.fingerprints["data"],
         "weights": config.selection.describe(),
     }
-    say(f"{config.method}, {config.selection.describe()}: {rows} forget rows, {len(retain)} retain rows, {count} steps, no reference model")
-    return _train_and_save(config, folder, tokenizer, stream(), count, objective, about)
+    trained_on = retain if objective.retain != "none" else None
+    say(f"{config.method}, {config.selection.describe()}: {forget.count} forget rows, {trained_on.count if trained_on else 0} retain rows, "
+        f"{count} steps, {'the start model for some of it' if reference else 'no reference model'}")  # fmt: skip
+    steps_from = stream(config, forget, trained_on)
+    rows = {"forget_rows": forget.count, "retain_rows": trained_on.count if trained_on else 0}
+    return _train_and_save(config, packed, wrapper, tokenizer, steps_from, count, objective, about, rows, reference, evaluation)
 
 
-def _weighted_rows(store: Store, make: Callable[[dict[str, Any]], Item], config: UnlearnConfig) -> int:
-    """How many rows have a token with a weight; a threshold may leave none in a row, which then is no forget row.
-
-    One verified read of everything before the model is loaded: damage shows now, not in the third epoch.
-    """
-    weighted = [bool(make(row).positions) for row in store.rows(READ)][: config.limit]
-    if weighted and not any(weighted):
-        raise ConfigError(
-            f"--set threshold={config.threshold}: no token of {config.scores} is that important; choose a lower one, or --keep"
-        )
-    if not all(weighted):
-        say(f"threshold {config.threshold}: {len(weighted) - sum(weighted)} of {len(weighted)} forget rows have no token that important; "
-            "they are left out")  # fmt: skip
-    return sum(weighted)
+def _term(config: UnlearnConfig) -> str:
+    """The retain term, KL from stored top tokens where the rows have them."""
+    return "kl_topk" if config.retain_scores is not None else config.term
 
 
 def _check_place(config: LoopConfig) -> None:
     """Refuses an output folder, device or dtype that will not do, before any work and any line about it."""
     require_fresh(Path(config.out), what="this model")
+    check_unfinished(config)
     choose_device(config.device)
     choose_dtype(config.dtype)
 
 
-def _examples(config: LoopConfig, spec: str, folder: Path, tokenizer):
+def _examples(config: LoopConfig, spec: str | None, folder: Path, tokenizer):
+    if spec is None:
+        raise ConfigError("--retain is missing")
     rows = load_rows(spec, keys=config.keys, limit=config.limit)
-    examples = make_examples(rows, tokenizer, context=context_length(folder), long=config.long, text_length=config.text_length)
-    return examples
+    return make_examples(rows, tokenizer, context=context_length(folder), long=config.long, text_length=config.text_length)
+
+
+def _load(config: LoopConfig, folder: Path, globs: tuple[str, ...]) -> tuple[PackedModel, Any]:
+    """-> the model with what trains marked, and peft's wrapper where there are adapters."""
+    model = load_model(folder, dtype=torch.float32, device=choose_device(config.device))
+    wrapper = None
+    if config.lora:
+        wrapper = add_lora(model, config.lora, config.lora_alpha, config.lora_targets)
+    elif globs:
+        freeze_all_but(model, globs)
+    return PackedModel(model), wrapper
 
 
 def _train_and_save(
-    config: LoopConfig, folder: Path, tokenizer, stream: Iterator[list[Pass]], count: int, objective: Objective, about: dict
-) -> Path:
-    """The output folder appears whole when training is done: model, tokenizer, configuration, log, and what it was made from."""
-    torch.manual_seed(config.seed)
-    packed = PackedModel(load_model(folder, dtype=torch.float32, device=choose_device(config.device)))
-    with atomic_folder(Path(config.out)) as temporary:
-        train(packed, stream, count, objective, config, temporary / "log.jsonl")
-        save_model(packed.model, tokenizer, temporary)
-        write_config(temporary / "_config.toml", config)
-        write_json(temporary / "training.json", {"format": 1, **about, "settings": as_dict(config), "torch": torch.__version__})
-    return Path(config.out)
+    config: LoopConfig, packed: PackedModel, wrapper: Any, tokenizer, steps_from: Stream, count: int, objective: Objective, about: dict,
+    rows: dict[str, int], reference: Reference | None = None, evaluation: Evaluation | None = None,
+) -> Path:  # fmt: skip
+    """Trains in OUT.unfinished; the output folder appears whole when training is done. `rows`: how many of each kind."""
+    out, settings = Path(config.out), as_dict(config)
+    with working_folder(out) as work, Stopping() as stopping:
+        checkpoints = Checkpoints(work, {**about, "settings": settings}, config, stopping)
+        trackers = open_trackers(config.trackers, name=out.name, settings=settings, folder=work)
+        early = train(packed, steps_from, count, objective, config, work / LOG,
+                      reference=reference, evaluation=evaluation, checkpoints=checkpoints, trackers=trackers)  # fmt: skip
+        if early:
+            say(f"stopped early: {early}")
+            about = {**about, "stopped_early": early}
+        write_output(out, work, config, packed, wrapper, tokenizer, objective.method, about, {**rows, "steps": count})
+    return out

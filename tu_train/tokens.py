@@ -1,7 +1,7 @@
 """What a loss sees: the weighted target tokens of the rows of one forward pass, one after another.
 
-    N   tokens (those of weight zero are left out, unless the method says that it reads them)      D   width of the model
-    B   rows                                                                                       V   vocabulary
+N   tokens (those of weight zero are left out, unless the method says that it reads them)      D   width of the model
+B   rows                                                                                       V   vocabulary
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def test_run_writes_a_result_that_pandas_reads(run_cli, tiny_model, retain_resul
         "tu-eval", "run", "--model", tiny_model, *SMALL, "--out", out, "--retain-results", retain_results, "--label", "target"
     )
     assert code == 0, err
-    assert sorted(p.name for p in out.iterdir()) == ["_config.toml", "rows.parquet", "summary.json"]
+    assert sorted(p.name for p in out.iterdir()) == ["_config.toml", "membership.parquet", "rows.parquet", "summary.json"]
     assert "Forget quality" in stdout and str(out) in stdout
     frame = pandas.read_parquet(out / "rows.parquet")
     assert list(frame["set"].unique()) == ["forget", "retain", "world"]
@@ -57,7 +57,7 @@ def test_compare_writes_one_page_that_needs_nothing_else(run_cli, retain_results
     assert code == 0, err
     assert "target" in stdout and str(page) in stdout
     html = page.read_text(encoding="utf-8")
-    assert "<script" not in html and "http://" not in html and "https://" not in html and "url(" not in html
+    assert "<script src" not in html and "<link" not in html and "http://" not in html and "https://" not in html and "url(" not in html
     assert "Not in the plot" not in html  # the retain model is tested against itself: 1
     assert "before unlearning" in html and "never saw it" in html
     assert html.count("<tr") == html.count("</tr>")

@@ -12,6 +12,7 @@ from scipy.stats import hmean, ks_2samp
 
 from shared.errors import StoreError
 from tu_eval.metrics.forget_quality import forget_quality, require_same_rows
+from tu_eval.metrics.memorization import exact_memorization, extraction_strength
 from tu_eval.metrics.probability import mean_logprob, probability, probability_with_options
 from tu_eval.metrics.rouge import rouge_l_recall
 from tu_eval.metrics.truth_ratio import forget_truth_ratio, log_truth_ratio, truth_ratio, utility_truth_ratio
@@ -128,3 +129,17 @@ def test_model_utility_is_zero_when_any_part_is():
     assert model_utility({"a": 1.0, "b": 0.0}) == 0.0
     assert model_utility({"a": 1.0, "b": 5e-324}) == 0.0
     assert mean_logprob([-1.0, -3.0]) == -2.0
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12))
+def test_memorization_equals_brute_force(hits):
+    assert exact_memorization(hits) == sum(hits) / len(hits)
+    shortest = min(k for k in range(len(hits) + 1) if all(hits[k:]))
+    assert extraction_strength(hits) == pytest.approx(1 - shortest / len(hits), abs=1e-12)
+
+
+def test_extraction_strength_reaches_both_ends():
+    assert extraction_strength([False, False]) == 0.0
+    assert extraction_strength([True, False]) == 0.0
+    assert extraction_strength([False, True]) == 0.5
+    assert extraction_strength([True, True]) == 1.0

@@ -15,8 +15,8 @@ from shared.errors import ModelError
 from shared.examples import qa_example
 from tests.conftest import build_tokenizer
 from tests.tu_eval.conftest import SUITE
+from tu_eval.measure import stop_ids
 from tu_eval.results import load_results
-from tu_eval.run import stop_ids
 from tu_eval.suites import find_suite
 
 TOLERANCE = 1e-6
@@ -118,7 +118,10 @@ def test_summary_equals_aggregates_of_the_rows(target_results, retain_results):
     expected["model_utility"] = 0.0 if 0 in parts else hmean(parts)
     theirs = [r["truth_ratio"] for r in load_results(retain_results).rows("forget")]
     expected["forget_quality"] = ks_2samp([r["truth_ratio"] for r in rows["forget"]], theirs).pvalue
-    assert metrics == pytest.approx(expected, rel=1e-9)
+    for name in ("exact_memorization", "extraction_strength"):
+        expected[f"forget_{name}"] = mean(r[name] for r in rows["forget"])
+    attacks = {name: value for name, value in metrics.items() if name.startswith("mia_") or name == "privleak"}  # test_membership.py
+    assert {k: v for k, v in metrics.items() if k not in attacks} == pytest.approx(expected, rel=1e-9)
     assert len(result.summary["utility_parts"]) == 6
     assert result.summary["retain_results"]["label"] == "retain"
 
@@ -175,6 +178,7 @@ def test_answers_end_at_the_turn_and_at_the_end_of_text(tiny_tokenizer):
 
 def test_tofu_has_nine_utility_parts_and_atlas_one_name_a_world():
     assert len(find_suite("tofu:forget05").utility_parts) == 9
+    assert [find_suite(f"tofu:forget{n}").holdout for n in ("01", "05", "10")] == ["tofu:holdout01", "tofu:holdout05", "tofu:holdout10"]
     assert find_suite("atlas:seed=0,people=60").name == "atlas"
     assert find_suite("atlas:seed=2,people=9").name == find_suite("atlas:people=9,seed=2").name == "atlas:people=9,seed=2"
 

@@ -20,11 +20,12 @@ from tests.tu_train.conftest import write_store
 from tu_train.batches import Item, endless, forget_items, item_of_row, steps
 from tu_train.config import LoopConfig
 from tu_train.loop import Objective, train
-from tu_train.methods import METHODS
+from tu_train.methods import METHODS, check_options
+from tu_train.reference import Reference
 
 CURVES = Path(__file__).with_name("curves.json")
-RUNS = {"npo/hard": ("npo", "hard"), "graddiff/all": ("graddiff", "all")}
-COLUMNS = ("loss", "forget_nll", "retain_nll", "gradient_norm", "learning_rate")
+RUNS = {f"{name}/{'all' if name == 'graddiff' else 'hard'}": (name, "all" if name == "graddiff" else "hard") for name in METHODS}
+COLUMNS = ("loss", "forget_nll", "gradient_norm", "learning_rate")
 VOCABULARY, STEPS = 60, 6
 
 
@@ -52,20 +53,33 @@ def row(generator: np.random.Generator, number: int) -> dict:
     }
 
 
+def partner(made: dict) -> Item:
+    """An answer that the method learns, with its log-probabilities under the scored model."""
+    targets = list(range(5, len(made["input_ids"])))
+    return Item(made["input_ids"], targets, np.ones(len(targets), np.float32), np.array([made["logprob"][i] for i in targets], np.float32))
+
+
 def curve(method: str, tokens: str, folder: Path) -> dict[str, list[float]]:
     generator = np.random.default_rng(1)
     store = write_store(folder / "store", [[row(generator, 3 * part + k) for k in range(3)] for part in range(2)])
     retain = [Item(r["input_ids"], list(range(5, len(r["input_ids"]))), np.ones(len(r["input_ids"]) - 5, dtype=np.float32))
               for r in (row(generator, k) for k in range(5))]  # fmt: skip
-    make = partial(item_of_row, selection=Selection(tokens=tokens), where="store")
+    needs = METHODS[method].needs
+    others_of = {f"row/{k}": row(generator, k) for k in range(6)} if needs & {"refusal", "alternate"} else None
+    partners = None if others_of is None else {k: partner(r) for k, r in others_of.items()}
+    make = partial(item_of_row, selection=Selection(tokens=tokens), where="store", all_targets="all targets" in needs, partners=partners)
     others = endless(retain, seed=0)
-    stream = (
-        step
-        for epoch in range(2)
-        for step in steps(forget_items(store, make, seed=0, epoch=epoch), others, batch_size=2, batch_tokens=60)
-    )  # fmt: skip
+
+    def stream(first: int):
+        assert first == 0
+        for epoch in range(2):
+            yield from steps(forget_items(store, make, seed=0, epoch=epoch), others, batch_size=2, batch_tokens=60)
+
     config = LoopConfig(model="", out="", learning_rate=1e-3, batch_size=2)
-    train(PackedModel(model()), stream, STEPS, Objective(METHODS[method]), config, folder / "log.jsonl")
+    given = {"layer": 1.0} if "layer" in METHODS[method].options else {}
+    objective = Objective(METHODS[method], check_options(method, given), retain=METHODS[method].retain)
+    packed = PackedModel(model())
+    train(packed, stream, STEPS, objective, config, folder / "log.jsonl", reference=Reference(packed))
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return {name: [r[name] for r in log] for name in COLUMNS}
 

@@ -1,0 +1,148 @@
+"""Many runs: the product and its order, what is left out and merged, what is skipped, and what happens after a failure or a kill."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shared.errors import ConfigError, ModelError
+from tests.tu_train.conftest import RETAIN
+from tu_train import many
+
+TWO = 'method = ["graddiff", "npo"]\ntokens = "all"\n'
+
+
+@pytest.fixture
+def study(target, scores, tmp_path):
+    """`study(text)` -> a study file on the tiny set-up."""
+
+    def make(text: str) -> Path:
+        path = tmp_path / "study.toml"
+        usual = f'model = "{target}"\nscores = "{scores}"\nretain = "{RETAIN}"\ndevice = "cpu"\nepochs = 1\n'
+        path.write_text(usual + text, encoding="utf-8")
+        return path
+
+    return make
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Stands in for training: the configurations it was asked for; `trained.fault` maps a method to what its run raises."""
+
+    class Calls(list):
+        fault: dict[str, BaseException]
+
+    calls = Calls()
+    calls.fault = {}
+
+    def train(config):
+        calls.append(config)
+        if config.method in calls.fault:
+            raise calls.fault[config.method]
+        Path(config.out).mkdir()
+
+    monkeypatch.setattr(many, "run_unlearn", train)
+    return calls
+
+
+def names(runs) -> list[str]:
+    return [run.name for run in runs]
+
+
+def index(out: Path) -> list[dict]:
+    found = json.loads((out / "index.json").read_text())
+    assert found["format"] == 1
+    return found["runs"]
+
+
+# --- the product
+
+
+def test_the_first_field_of_the_file_is_the_outermost_loop(study, tmp_path):
+    found = many.plan(study('seed = [0, 1]\nmethod = ["npo", "graddiff"]\ntokens = "all"\n'), tmp_path / "out")
+    assert names(found) == ["npo-all-seed0", "graddiff-all-seed0", "npo-all-seed1", "graddiff-all-seed1"]
+    assert [r.config.seed for r in found] == [0, 0, 1, 1]
+
+
+def test_what_a_token_mode_does_not_use_is_left_out_and_equal_combinations_are_one_run(study, tmp_path):
+    found = many.plan(study('tokens = ["all", "hard", "soft"]\nkeep = [0.1, 0.3]\ntemperature = 0.5\n'), tmp_path / "out")
+    wanted = [("all", None, None), ("hard", 0.1, None), ("hard", 0.3, None), ("soft", None, 0.5)]
+    assert [(r.config.tokens, r.config.keep, r.config.temperature) for r in found] == wanted
+
+
+def test_an_option_is_left_out_of_methods_that_do_not_have_it(study, tmp_path):
+    found = many.plan(study('method = ["npo", "graddiff"]\n[options]\nbeta = [0.1, 0.2]\n'), tmp_path / "out")
+    assert [(r.config.method, r.config.options) for r in found] == [("npo", {"beta": 0.1}), ("npo", {"beta": 0.2}), ("graddiff", {})]
+
+
+def test_a_field_that_is_a_list_by_itself_varies_as_a_list_of_lists(study, tmp_path):
+    assert [r.config.train_only for r in many.plan(study('train_only = ["a", "b"]\n'), tmp_path / "out")] == [("a", "b")]
+    assert [r.config.train_only for r in many.plan(study('train_only = [["a"], ["a", "b"]]\n'), tmp_path / "out")] == [("a",), ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("epochz = 1\n", r"study\.toml: unknown field 'epochz' \(did you mean 'epochs'\?\)"),
+        ("seed = []\n", "seed is an empty list"),
+        ('seed = [0, "x"]\n', "seed: got 'x', expected int"),
+        ('out = "x"\n', "out is not for a study"),
+        ('tokens = "all"\nkeep = 0.3\n', "keep = 0.3: no combination of the study can use it: --keep is for --tokens hard"),
+        ('tokens = ["hard", "all"]\nkeep = [0.3, 1.5]\n', "keep = 1.5: no combination"),
+        ('tokens = "hard"\nkeep = 0.3\ntop = 2\n', "top = 2: no combination of the study can use it: --keep and --set top"),
+        ('method = ["npo", "npoo"]\n', "npoo: unknown"),
+        ('lora_alpha = 2.0\n', "lora_alpha = 2.0: no combination"),
+    ],
+)  # fmt: skip
+def test_a_study_that_cannot_be_run_is_refused_before_anything_is_written(study, tmp_path, trained, text, line):
+    with pytest.raises(ConfigError, match=line):
+        many.run_many(study(text), tmp_path / "out")
+    assert not trained and not (tmp_path / "out").exists()
+
+
+# --- running
+
+
+def test_finished_runs_are_skipped_by_content_whatever_they_are_called(study, tmp_path, trained):
+    out = tmp_path / "out"
+    many.run_many(study(TWO), out)
+    assert [c.method for c in trained] == ["graddiff", "npo"]
+    assert [(r["name"], r["status"], r["error"]) for r in index(out)] == [("graddiff-all", "finished", None), ("npo-all", "finished", None)]
+    assert all((out / r["folder"]).is_dir() for r in index(out))
+    again = many.run_many(study(TWO + "seed = [0, 1]\n"), out)
+    assert [(c.method, c.seed) for c in trained[2:]] == [("graddiff", 1), ("npo", 1)]
+    assert [r.status for r in again] == ["finished"] * 4
+    many.run_many(study(TWO + "weight_decay = 0.5\n"), out)
+    assert [c.weight_decay for c in trained[4:]] == [0.5, 0.5], "the same names, other settings"
+
+
+def test_a_failed_run_is_noted_and_the_next_one_begins(study, tmp_path, trained):
+    trained.fault = {"graddiff": ModelError("step 3: not\nfinite")}
+    runs = many.run_many(study(TWO), tmp_path / "out")
+    assert [(r.status, r.error) for r in runs] == [("failed", "step 3: not finite"), ("finished", None)]
+    assert [(r["status"], r["error"]) for r in index(tmp_path / "out")] == [(r.status, r.error) for r in runs]
+    trained.fault = {}
+    assert [r.status for r in many.run_many(study(TWO), tmp_path / "out")] == ["finished", "finished"]
+    assert [c.method for c in trained] == ["graddiff", "npo", "graddiff"]
+
+
+def test_after_a_kill_the_unfinished_run_is_resumed_and_a_half_written_folder_is_no_run(study, tmp_path, trained):
+    out, trained.fault = tmp_path / "out", {"npo": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        many.run_many(study(TWO), out)
+    assert [r["status"] for r in index(out)] == ["finished", "waiting"]
+    killed = Path(trained[-1].out)
+    killed.with_name(killed.name + ".unfinished").mkdir()
+    killed.with_name(".tmp-" + killed.name).mkdir()
+    trained.fault = {}
+    many.run_many(study(TWO), out)
+    assert [(c.out, c.resume) for c in trained[2:]] == [(str(killed), True)]
+    assert [r["status"] for r in index(out)] == ["finished", "finished"]
+
+
+def test_the_command_says_what_failed_with_exit_code_1(study, tmp_path, trained, run_cli):
+    trained.fault = {"graddiff": ModelError("not finite")}
+    code, out, _ = run_cli("tu-train", "many", study(TWO), "--out", tmp_path / "out")
+    assert code == 1 and "graddiff-all: not finite" in out
+    trained.fault = {}
+    assert run_cli("tu-train", "many", study(TWO), "--out", tmp_path / "out")[0] == 0

@@ -1,0 +1,107 @@
+"""How a measured model was made: training.json in its folder, believed only while the folder still holds the weights that were measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared import models
+from shared.errors import StoreError, UserError
+from shared.fs import hash_json, read_json
+from tu_eval.results import SUMMARY, Results
+
+TRAINING = "training.json"
+CHANGES_NOTHING = frozenset(
+    {"seed", "model", "out", "scores", "retain_scores", "device", "batch_tokens", "resume", "save_every", "keep_checkpoints", "eval_every"}
+)
+"""settings in which two seeds of one recipe may differ: places, and what trades memory for time. Content is compared by fingerprints"""
+WHAT = ("task", "store", "start_model", "forget_data")
+
+
+@dataclass(frozen=True)
+class Training:
+    about: dict[str, Any]
+    """training.json as it is; from an index of many runs, its settings alone"""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.about.get("settings") or {}
+
+    @property
+    def method(self) -> str | None:
+        return self.settings.get("method")
+
+    @property
+    def tokens(self) -> str | None:
+        return self.settings.get("tokens")
+
+    @property
+    def seed(self) -> int | None:
+        return self.settings.get("seed")
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The settings that make two runs of them seeds of one recipe."""
+        return {k: v for k, v in self.settings.items() if k not in CHANGES_NOTHING}
+
+    @property
+    def key(self) -> str:
+        """Equal for seeds of one recipe."""
+        return hash_json([{k: self.about.get(k) for k in WHAT}, self.recipe])
+
+
+def find_training(results: Results, indexed: dict[str, dict[str, Any]] | None = None) -> tuple[Training | None, str]:
+    """-> how the model was trained, or None and why that is not known. `indexed`: settings by absolute model folder."""
+    folder = Path(results.summary["model"]).expanduser()
+    path = folder / TRAINING
+    settings = (indexed or {}).get(str(folder.resolve()))
+    if not path.is_file() and settings is None:
+        return None, f"no {TRAINING} in the model's folder" if folder.is_dir() else "the model's folder is not on this machine"
+    try:
+        if models.model_fingerprint(folder) != results.summary["model_fingerprint"]:
+            return None, "the model's folder holds other weights than those measured"
+        about = read_json(path) if path.is_file() else {"settings": settings}
+    except (UserError, OSError) as error:
+        return None, " ".join(str(error).split())
+    if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
+        return None, f"{TRAINING} holds no settings"
+    return Training(about), ""
+
+
+@dataclass(frozen=True)
+class IndexedRun:
+    """An entry of an index of many training runs."""
+
+    name: str
+    folder: Path
+    settings: dict[str, Any] | None
+    status: str
+    error: str | None
+
+    @property
+    def place(self) -> str:
+        return str(self.folder.resolve())
+
+    @property
+    def results(self) -> list[Path]:
+        """Finished evaluations in the run's folder, or one level below."""
+        places = [self.folder, *(sorted(p for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else [])]
+        return [place for place in places if (place / SUMMARY).is_file()]
+
+
+def read_index(path: Path) -> list[IndexedRun]:
+    """Folders that are not absolute are taken from the index's place. Raises StoreError for a file that is no index."""
+    if not path.is_file():
+        raise StoreError(f"--index {path}: no such file; expected the index.json of many runs")
+    index = read_json(path)
+    if not isinstance(index, dict) or index.get("format") != 1 or not isinstance(index.get("runs"), list):
+        raise StoreError(f'--index {path}: not an index of runs of format 1; expected {{"format": 1, "runs": [...]}}')
+    runs = []
+    for number, run in enumerate(index["runs"]):
+        if not isinstance(run, dict) or not isinstance(run.get("folder"), str):
+            raise StoreError(f"--index {path}: run {number} names no folder; the file is damaged, make it again")
+        settings = run.get("settings") if isinstance(run.get("settings"), dict) else None
+        error = str(run["error"]).strip() if run.get("error") else None
+        runs.append(IndexedRun(str(run.get("name") or run["folder"]), path.parent / run["folder"], settings, str(run.get("status")), error))
+    return runs

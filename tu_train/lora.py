@@ -1,0 +1,44 @@
+"""LoRA (peft): small matrices beside the linear layers train, the weights stay. The result is merged into an ordinary folder; the adapter
+alone is kept beside it, since whoever removes it has the model that still knows everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shared.errors import ConfigError
+from tu_train.trainable import near
+
+README = """An adapter that was trained to unlearn. It is kept for study only: **taking it off gives back the model before unlearning**,
+everything relearned at once. The folder above holds the merged model, which is what to hand on.
+"""
+WARNING = "an adapter can simply be taken off, which relearns everything: hand on the merged model, not OUT/adapter"
+
+
+def add_lora(model: Any, rank: int, alpha: float | None, targets: Sequence[str]) -> Any:
+    """-> peft's wrapper; `model` itself now has the adapters and runs them. Raises ConfigError for an ending that matches no layer."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ConfigError("--lora needs peft, which is not installed: pip install 'token-unlearn[lora]'") from None
+    head = model.get_output_embeddings()
+    names = [n for n, m in model.named_modules() if m is not head and (isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D")]
+    chosen = [n for n in names if not targets or any(n == t or n.endswith("." + t) for t in targets)]
+    for target in targets:
+        if not any(n == target or n.endswith("." + target) for n in names):
+            raise ConfigError(f"--set lora_targets: {target!r} is the ending of no linear layer's name; {near(target, names)}")
+    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=chosen, lora_dropout=0.0, task_type="CAUSAL_LM")  # type: ignore[arg-type]
+    return get_peft_model(model, config)
+
+
+def export_lora(wrapper: Any, folder: Path) -> Any:
+    """Keeps the adapter in `folder`/adapter and returns the model with it merged in."""
+    adapter = folder / "adapter"
+    wrapper.save_pretrained(adapter)
+    (adapter / "README.md").write_text(README, encoding="utf-8")
+    with torch.no_grad():
+        return wrapper.merge_and_unload()

@@ -1,0 +1,43 @@
+"""Being told to stop: SIGTERM or SIGINT (Ctrl-C) asks the loop to save at the next step boundary; the command then exits with EXIT_SAVED.
+
+A second signal ends the process at once, as it would have without us; the last checkpoint stays good.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from shared.console import say
+
+EXIT_SAVED = 75
+"""exit code of a run that was told to stop, saved and can go on with --resume (EX_TEMPFAIL of sysexits.h: try again later)"""
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopping:
+    """`with Stopping() as stop:` then, after each step, `if stop.asked: save`. Handlers are put back on the way out."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Stopping:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
+            self._before = {s: signal.signal(s, self._ask) for s in SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._put_back()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        self._put_back()
+        say(f"{signal.Signals(number).name}: saving after this step; once more ends at once")
+
+    def _put_back(self) -> None:
+        for s, handler in self._before.items():
+            signal.signal(s, handler)
+        self._before = {}
