@@ -25,11 +25,9 @@ from benchmarks import read_store
 from benchmarks.baseline import delta, padded_loop, variants_in_full
 from shared.datasets import Row, load_rows
 from shared.engines import Engine, ignore, open_engine
-from shared.engines.torch import TorchEngine
 from shared.examples import Example, make_examples
 from shared.importance import importance
 from shared.models import context_length, load_model, load_tokenizer, locate
-from shared.packed import PackedModel
 from shared.weights import Selection, token_weights
 from tu_score.config import ScoreConfig
 from tu_score.signals import score_examples
@@ -123,61 +121,62 @@ def useful_work(model, sequences: Sequence[list[int]], *, shared: bool) -> float
     return 2.0 * (linear * len(depths) + attention + head.weight.numel() * targets)
 
 
-def vllm_side(pipe, dtype: str, loads: dict[str, Workload], folder: Any) -> None:
+def engine_side(pipe, engine_name: str, dtype: str, loads: dict[str, Workload], folder: Any) -> None:
     """In a process of its own, so that its threads and memory are not the baseline's: scores what it is told to, sends times back."""
-    engine = open_engine("vllm", folder, dtype=dtype, device="cpu", batch_tokens=2048)
+    engine = open_engine(engine_name, folder, dtype=dtype, device="cpu", batch_tokens=2048)
     score(engine, loads["plain"])  # warm
     pipe.send("ready")
     for name in iter(pipe.recv, None):
         pipe.send(matrix_rate(torch.float32) if name == "matrix" else timed(lambda name=name: score(engine, loads[name])))
 
 
-def torch_keys(dtype: str, folder: Any, loads: dict[str, Workload], rounds: int) -> tuple[dict[str, float], list[dict[str, Any]], Any]:
-    """Ratios of the torch engine, the masked run's columns, and the model."""
-    model, short = (
-        load_model(folder, dtype=getattr(torch, dtype), device=torch.device("cpu")),
-        {"float32": "f32", "bfloat16": "bf16"}[dtype],
-    )
-    engine, out, columns = TorchEngine(PackedModel(model)), {}, []
-    for name in ("plain", "masked", *(["long"] if dtype == "float32" else [])):
-        key = f"{'masked_long' if name == 'long' else name}_torch_{short}"
+class Side:
+    """An engine in a process of its own; `ask(name)` gives (seconds, result) of a workload, `ask("matrix")` the rate of the product."""
+
+    def __init__(self, *arguments: Any):
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        self.child = spawn.Process(target=engine_side, args=(theirs, *arguments), daemon=True)
+        self.child.start()
+        theirs.close()
+        self.pipe.recv()
+
+    def ask(self, name: str) -> Any:
+        self.pipe.send(name)
+        return self.pipe.recv()
+
+    def close(self) -> None:
+        self.pipe.send(None)
+        self.child.join()
+
+
+def keys_of(engine: str, dtype: str, folder: Any, loads: dict[str, Workload], rounds: int, *, long: bool) -> tuple[dict[str, float], list]:
+    """Ratios of an engine, and the masked run's columns."""
+    short = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    model = load_model(folder, dtype=getattr(torch, dtype), device=torch.device("cpu"))
+    side, out, columns = Side(engine, dtype, loads, folder), {}, []
+    for name in ("plain", "masked", *(["long"] if long else [])):
+        key = f"{'masked_long' if name == 'long' else name}_{engine}_{short}"
         load = loads[name]
-        value, seconds, theirs, columns_here = ratio(
-            key, lambda load=load: baseline(model, load), lambda load=load: timed(lambda: score(engine, load)), rounds
-        )
-        out[key] = value
+        out[key], seconds, theirs, found = ratio(key, lambda load=load: baseline(model, load), lambda name=name: side.ask(name), rounds)
         if dtype == "float32":
-            check(load, theirs, columns_here)
+            check(load, theirs, found)
         if name == "plain" and dtype == "float32":
-            work = useful_work(model, [e.input_ids for e in load[0]], shared=True)
-            out["flops_share_torch_f32"] = work / seconds / matrix_rate(torch.float32)
-        columns = columns_here if name == "masked" else columns
-    return out, columns, model
+            work = useful_work(model, [e.input_ids for e in load[0]], shared=engine == "torch")
+            out[f"flops_share_{engine}_f32"] = work / seconds / side.ask("matrix")
+        columns = found if name == "masked" else columns
+    if long:
+        out |= cost_of_length(side)
+    side.close()
+    return out, columns
 
 
-def vllm_keys(model, folder: Any, loads: dict[str, Workload], rounds: int) -> dict[str, float]:
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    child = spawn.Process(target=vllm_side, args=(theirs, "float32", {k: loads[k] for k in ("plain", "masked")}, folder), daemon=True)
-    child.start()
-    theirs.close()
-    ours.recv()
-
-    def ask(name: str) -> Any:
-        ours.send(name)
-        return ours.recv()
-
-    out = {}
-    for name in ("plain", "masked"):
-        load, key = loads[name], f"{name}_vllm_f32"
-        out[key], seconds, expected, found = ratio(key, lambda load=load: baseline(model, load), lambda name=name: ask(name), rounds)
-        check(load, expected, found)
-        if name == "plain":
-            work = useful_work(model, [e.input_ids for e in load[0]], shared=False)
-            out["flops_share_vllm_f32"] = work / seconds / ask("matrix")
-    ours.send(None)
-    child.join()
-    return out
+def cost_of_length(side: Side) -> dict[str, float]:
+    """Seconds a token of raw text, windows of 16 every 16, default horizon: the longest over the shortest."""
+    seconds = {length: min(side.ask(f"text-{length}")[0] for _ in range(2)) / length for length in LENGTHS}
+    for length, value in seconds.items():
+        say(f"text of {length} tokens: {1000 * value:.2f} ms a token")
+    return {f"cost_{n}_over_{LENGTHS[0]}_torch_f32": seconds[n] / seconds[LENGTHS[0]] for n in LENGTHS[1:]}
 
 
 def flips(load: Workload, first: Sequence[dict], second: Sequence[dict], keep: float) -> float:
@@ -193,16 +192,6 @@ def flips(load: Workload, first: Sequence[dict], second: Sequence[dict], keep: f
     return differ / total
 
 
-def cost_of_length(model, folder: Any, tokenizer: Any) -> dict[str, float]:
-    """Seconds a token of raw text, windows of 16 every 16, default horizon: the longest over the shortest."""
-    engine, seconds = TorchEngine(PackedModel(model)), {}
-    for length in LENGTHS:
-        load = workload("long", length, tokenizer, folder)
-        seconds[length] = timed(lambda load=load: score(engine, load))[0] / length
-        say(f"text of {length} tokens: {1000 * seconds[length]:.2f} ms a token")
-    return {f"cost_{n}_over_{LENGTHS[0]}_torch_f32": seconds[n] / seconds[LENGTHS[0]] for n in LENGTHS[1:]}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object (else one line a key)")
@@ -213,12 +202,13 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = locate("smollm2")
     tokenizer = load_tokenizer(folder)
-    loads = {name: workload(name, 512 if name == "long" else arguments.rows, tokenizer, folder) for name in SPANS}
-    out, full, model = torch_keys("float32", folder, loads, arguments.rounds)
+    short = {name: workload(name, arguments.rows, tokenizer, folder) for name in ("plain", "masked")}
+    texts = {f"text-{length}": workload("long", length, tokenizer, folder) for length in LENGTHS}
+    loads = {**short, **texts, "long": texts[f"text-{LENGTHS[0]}"]}
+    out, full = keys_of("torch", "float32", folder, loads, arguments.rounds, long=True)
     if not arguments.no_vllm:
-        out |= vllm_keys(model, folder, loads, arguments.rounds)
-    out |= cost_of_length(model, folder, tokenizer)
-    more, low, _ = torch_keys("bfloat16", folder, loads, arguments.rounds)
+        out |= keys_of("vllm", "float32", folder, short, arguments.rounds, long=False)[0]
+    more, low = keys_of("torch", "bfloat16", folder, short, arguments.rounds, long=False)
     out |= more | {f"flips_keep{round(100 * keep)}": flips(loads["masked"], full, low, keep) for keep in (0.3, 0.5)}
     out |= read_store.run(arguments.read_tokens)
     rounded = {k: float(f"{v:.4g}") for k, v in out.items()}

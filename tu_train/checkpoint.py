@@ -9,8 +9,10 @@ alone, because the order of rows is a function of (seed, epoch). Reading runs no
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +29,9 @@ from shared.fs import TEMPORARY, atomic_folder, fsync_folder, hash_file, hash_js
 
 FORMAT = 1
 NAME = re.compile(r"checkpoint-(\d{6,})")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 TENSORS, STATE = "state.safetensors", "state.json"
+SETTINGS = "settings."
 
 
 @dataclass
@@ -122,7 +126,7 @@ def _names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[int
 def save_snapshot(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     """Writes `folder/checkpoint-000120` whole and durably, then removes all but the newest `keep`.
 
-    Raises StoreError when the disk does not take it; the checkpoints before it are then untouched.
+    Raises StoreError when the disk does not take it; the checkpoints before it are then untouched. It never replaces one of that step.
     """
     path = folder / f"checkpoint-{snapshot.step:06d}"
     try:
@@ -140,10 +144,23 @@ def save_snapshot(folder: Path, snapshot: Snapshot, keep: int) -> Path:
             shutil.rmtree(gone)
         fsync_folder(folder)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StoreError(f"{path}: cannot be written ({reason}); the checkpoints before it are still good: make room, then go on with "
-                         "--resume") from None  # fmt: skip
+        raise not_written(path, error, folder) from None
     return path
+
+
+def not_written(path: Path, error: Exception, folder: Path) -> StoreError:
+    """Says truly whether a run in `folder` can go on: only from a checkpoint that is there."""
+    step, _ = max(_checkpoints(folder), default=(None, None))
+    way_on = (
+        "no checkpoint was saved before: make room, then start the run anew"
+        if step is None
+        else f"the checkpoint of step {step} is good: make room, then go on with --resume"
+    )
+    return StoreError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); {way_on}")
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return any(True for _ in _checkpoints(folder))
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
@@ -157,7 +174,9 @@ def latest_snapshot(folder: Path) -> Snapshot | None:
     _, path = max(_checkpoints(folder), default=(0, None))
     if path is None:
         return None
-    advice = f"it is damaged; delete {path} to go on from the checkpoint before it, or all of {folder} to start anew"
+    others = [step for step, other in _checkpoints(folder) if other != path]
+    back = f"delete {path} to go on from the checkpoint of step {max(others)}" if others else f"delete {folder} to start anew"
+    advice = f"it is damaged; {back}"
     for name in (STATE, TENSORS):
         if not (path / name).is_file():
             raise StoreError(f"{path / name}: missing; {advice}")
@@ -175,21 +194,38 @@ def check_same(then: Mapping[str, Any], now: Mapping[str, Any], overridable: Col
     """Refuses to go on with other settings, or from another store, model or data, than the checkpoint was made with.
 
     `overridable`: names (the last part of a dotted one) that may differ, because they change no result. Raises ConfigError naming the
-    field, both values, and how to give the old one.
+    field, both values, and how to give the old one. Settings come first: they are the user's words for what a fingerprint stands for.
     """
     old, new = _flat(then), _flat(now)
-    for name in sorted(old.keys() | new.keys()):
+    for name in sorted(old.keys() | new.keys(), key=lambda n: (not n.startswith(SETTINGS), n)):
         last = name.rpartition(".")[2]
         before, after = old.get(name), new.get(name)
         if before == after or last in overridable:
             continue
-        if name.startswith("settings."):
-            short = name.removeprefix("settings.")
-            back = f"leave out {short}" if before is None else f"--set {short}={before}"
-        else:
-            back = f"give the {name.replace('_', ' ')} it was started with"
-        raise ConfigError(f"--resume: {last} is {after!r}, but the checkpoint was made with {before!r}; {back}, "
-                          "or start anew with another --out")  # fmt: skip
+        if name.startswith(SETTINGS):
+            raise ConfigError(f"--resume: {last} is {_shown(after)}, but the run was started with {_shown(before)}; "
+                              f"{_way_back(name.removeprefix(SETTINGS), before)}, or start anew with another --out")  # fmt: skip
+        what = name.replace("_", " ")
+        raise ConfigError(f"--resume: the {what} is {_shown(after)}, but the run was started with {_shown(before)}; "
+                          f"give the {what} it was started with, or start anew with another --out")  # fmt: skip
+
+
+def _way_back(field: str, before: Any) -> str:
+    """What to type to get the old value."""
+    table, dot, entry = field.partition(".")
+    if before is None:
+        return f"leave out {entry or field}"
+    if dot and table == "options":
+        return f"--option {entry}={before}"
+    text = before if isinstance(before, str) else json.dumps(before, ensure_ascii=False)
+    return f"--set {shlex.quote(f'{field}={text}')}"
+
+
+def _shown(value: Any) -> str:
+    """Of a sha256, enough to tell two apart."""
+    if value is None:
+        return "not given"
+    return value[:12] if isinstance(value, str) and SHA256.fullmatch(value) else repr(value)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

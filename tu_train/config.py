@@ -158,6 +158,8 @@ class UnlearnConfig(LoopConfig):
     """file with one refusal a line, for methods that learn to refuse; a short list of our own unless given"""
     alternate_key: str | None = None
     """column of forget_data with another answer (or a list of them), for methods that learn one"""
+    alternates: Literal["column", "generate"] = "column"
+    """where other answers come from: that column, or the model before training, asked for another answer"""
     allow_other_model: bool = False
     """train another model than the one that was scored; weights and reference values then speak of that other model"""
     eval_every: int = 0
@@ -182,6 +184,8 @@ class UnlearnConfig(LoopConfig):
             raise ConfigError(
                 f"--retain is missing: {self.method} holds what must stay by {self.term}; name its data, or --retain none to do without"
             )
+        if self.alternates == "generate" and self.alternate_key is not None:
+            raise ConfigError("--set alternates=generate writes what alternate_key reads from a column; give one of them")
         for name in ("eval_every", "eval_rows"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")

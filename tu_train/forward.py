@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,10 +114,13 @@ def blocks(packed: PackedModel) -> nn.ModuleList:
     return found
 
 
-def check_layer(packed: PackedModel, layer: int) -> None:
-    count = len(blocks(packed))
+def check_layer(folder: Path, layer: int) -> None:
+    """Raises ConfigError for a block that the model in `folder` does not have, before it is loaded."""
+    from transformers import AutoConfig
+
+    count = AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
     if not 0 <= layer < count:
-        raise ConfigError(f"--option layer={layer}: {type(packed.model).__name__} has {count} blocks, numbered 0 to {count - 1}")
+        raise ConfigError(f"--option layer={layer}: {folder} has {count} blocks, numbered 0 to {count - 1}")
 
 
 def tokens_of_items(items: Sequence[Item], logp_N: Tensor, target_N: Tensor) -> Tokens:

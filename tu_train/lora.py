@@ -16,6 +16,7 @@ from tu_train.trainable import near
 README = """An adapter that was trained to unlearn. It is kept for study only: **taking it off gives back the model before unlearning**,
 everything relearned at once. The folder above holds the merged model, which is what to hand on.
 """
+FINETUNED = "The adapter that was trained. The folder above holds the model with it merged in.\n"
 WARNING = "an adapter can simply be taken off, which relearns everything: hand on the merged model, not OUT/adapter"
 
 
@@ -31,14 +32,18 @@ def add_lora(model: Any, rank: int, alpha: float | None, targets: Sequence[str])
     for target in targets:
         if not any(n == target or n.endswith("." + target) for n in names):
             raise ConfigError(f"--set lora_targets: {target!r} is the ending of no linear layer's name; {near(target, names)}")
-    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=chosen, lora_dropout=0.0, task_type="CAUSAL_LM")  # type: ignore[arg-type]
+    transposed = any(type(m).__name__ == "Conv1D" for m in model.modules())  # GPT-2's layers hold W transposed
+    scale: Any = alpha or 2 * rank  # peft takes a float as well as the int it declares
+    config = LoraConfig(
+        r=rank, lora_alpha=scale, target_modules=chosen, fan_in_fan_out=transposed, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )  # fmt: skip
     return get_peft_model(model, config)
 
 
-def export_lora(wrapper: Any, folder: Path) -> Any:
+def export_lora(wrapper: Any, folder: Path, *, unlearned: bool) -> Any:
     """Keeps the adapter in `folder`/adapter and returns the model with it merged in."""
     adapter = folder / "adapter"
     wrapper.save_pretrained(adapter)
-    (adapter / "README.md").write_text(README, encoding="utf-8")
+    (adapter / "README.md").write_text(README if unlearned else FINETUNED, encoding="utf-8")
     with torch.no_grad():
         return wrapper.merge_and_unload()

@@ -217,7 +217,7 @@ def _content(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> str:
         name = getattr(config, field)
         key = (field, str(name), *reading)
         if name is not None and key not in known:
-            known[key] = name if name == "none" else hashes[field](name)
+            known[key] = name if (field, name) == ("retain", "none") else hashes[field](name)
         parts[field] = known.get(key)
     settings = {k: v for k, v in as_dict(config).items() if k not in (*NOT_OF_THE_RESULT, *NAMES)}
     return hash_json({"settings": settings, **parts})[:HASH_LENGTH]

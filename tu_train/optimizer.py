@@ -21,13 +21,17 @@ def make_optimizer(parameters: Sequence[Tensor], config: LoopConfig) -> torch.op
     options: dict[str, Any] = {"lr": config.peak, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(list(parameters), fused=parameters[0].device.type in FUSED, **options)
+    return adamw8bit()(parameters, **options)
+
+
+def adamw8bit() -> Any:
+    """The class of the 8-bit optimizer. Raises ConfigError where its package is not installed."""
     try:
         from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]
     except ImportError:
-        raise ConfigError(
-            "optimizer=adamw8bit needs bitsandbytes, which is not installed: pip install bitsandbytes, or use adamw"
-        ) from None
-    return AdamW8bit(parameters, **options)
+        raise ConfigError("--set optimizer=adamw8bit needs bitsandbytes, which is not installed: pip install 'token-unlearn[adam8bit]', "
+                          "or leave it out for adamw") from None  # fmt: skip
+    return AdamW8bit
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: LoopConfig, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:

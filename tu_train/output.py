@@ -17,7 +17,7 @@ from tu_train.config import LoopConfig
 from tu_train.curves import draw_curves
 from tu_train.lora import export_lora
 from tu_train.methods import Method
-from tu_train.saving import LOG
+from tu_train.saving import LOG, RECORD
 
 
 def write_output(
@@ -27,10 +27,10 @@ def write_output(
     """`out` appears whole. `wrapper`: peft's, where adapters were trained; `about`: fingerprints; `counts`: rows and steps."""
     settings = as_dict(config)
     with atomic_folder(out) as temporary:
-        model = export_lora(wrapper, temporary) if wrapper else packed.model
+        model = export_lora(wrapper, temporary, unlearned=method is not None) if wrapper else packed.model
         save_model(model, tokenizer, temporary)
         write_config(temporary / "_config.toml", config)
-        write_json(temporary / "training.json", {"format": 1, **about, "counts": counts, "settings": settings, "torch": torch.__version__})
+        write_json(temporary / RECORD, {"format": 1, **about, "counts": counts, "settings": settings, "torch": torch.__version__})
         named = {name: value for name, value in about.items() if isinstance(value, str)}
         write_text(temporary / "README.md", model_card(name=out.name, method=method, about=named, counts=counts, settings=settings))
         (temporary / LOG).write_bytes((work / LOG).read_bytes())

@@ -14,7 +14,8 @@ from shared.console import say
 from shared.datasets import load_rows
 from shared.errors import ConfigError
 from shared.examples import data_fingerprint, make_examples
-from shared.fs import require_fresh
+from shared.fs import hash_json, require_fresh
+from shared.memory import keep_freed_memory
 from shared.models import (
     choose_device,
     choose_dtype,
@@ -36,10 +37,11 @@ from tu_train.logs import open_trackers
 from tu_train.loop import Objective, train
 from tu_train.lora import add_lora
 from tu_train.methods import find_method, trained_globs
+from tu_train.optimizer import adamw8bit
 from tu_train.output import write_output
-from tu_train.partners import partner_items, refusal_lines, with_reference
+from tu_train.partners import generated, given_answers, partner_items, with_reference
 from tu_train.reference import Reference
-from tu_train.saving import LOG, Checkpoints, check_unfinished, working_folder
+from tu_train.saving import LOG, Checkpoints, check_unfinished, finished, working_folder
 from tu_train.sources import given_positions, open_fitting, read_forget, read_retain, read_retain_store, stream
 from tu_train.stop import Stopping
 from tu_train.trainable import freeze_all_but
@@ -49,6 +51,8 @@ Stream = Callable[[int], Iterator[list[Pass]]]
 
 def run_finetune(config: FinetuneConfig) -> Path:
     """Trains on every target token of a data set; returns the model's folder."""
+    if finished(config):
+        return Path(config.out)
     _check_place(config)
     folder = locate(config.model)
     tokenizer = load_tokenizer(folder)
@@ -64,7 +68,7 @@ def run_finetune(config: FinetuneConfig) -> Path:
             made = steps(here, None, batch_size=config.batch_size, batch_tokens=config.batch_tokens, accumulate=config.accumulate)
             yield from ([Pass([], p.forget) for p in step] for step in made)
 
-    about = {"task": "finetune", "data": data_fingerprint(examples), "start_model": model_fingerprint(folder)}
+    about = {"task": "finetune", "data": data_fingerprint(examples), **_start(_names(folder, tokenizer))}
     say(f"fine-tuning on {len(items)} rows: {config.epochs * per_epoch} steps")
     torch.manual_seed(config.seed)
     packed, wrapper = _load(config, folder, config.train_only)
@@ -75,60 +79,78 @@ def run_finetune(config: FinetuneConfig) -> Path:
 def run_unlearn(config: UnlearnConfig) -> Path:
     """Unlearns a scored forget set; returns the model's folder. The reference log-probabilities come from the store."""
     config = config.filled()
+    if finished(config):
+        return Path(config.out)
     _check_place(config)
     folder = locate(config.model)
     tokenizer = load_tokenizer(folder)
-    names = {
-        "tokenizer": tokenizer_fingerprint(tokenizer),
-        "chat_template": template_fingerprint(tokenizer),
-        "model": model_fingerprint(folder),
-    }
+    names = _names(folder, tokenizer)
     store = open_fitting(config.scores, names, config)
     method, needs = find_method(config.method), find_method(config.method).needs
+    if "layer" in needs:
+        check_layer(folder, int(config.options["layer"]))
     wants_partner = bool(needs & {"refusal", "alternate"})
     examples = scored_examples(store, tokenizer, config.model, config.forget_data, flag="--set forget_data") \
         if wants_partner or config.tokens == "given" else []  # fmt: skip
+    given = given_positions(examples, tokenizer, config.given_key) if config.tokens == "given" else None
     make = partial(
-        item_of_row, selection=config.selection, where=config.scores, all_targets="all targets" in needs,
-        given=given_positions(examples, tokenizer, config.given_key) if config.tokens == "given" else None,
+        item_of_row, selection=config.selection, where=config.scores, all_targets="all targets" in needs, given=given
     )  # fmt: skip
+    about: dict[str, Any] = {"task": "unlearn", "store": store.sha256, **_start(names), "forget_data": store.fingerprints["data"]}
+    about["weights"] = config.selection.describe()
+    if given is not None:
+        about["given_tokens"] = hash_json({name: sorted(positions) for name, positions in given.items()})
     forget = read_forget(store, make, config)
     retain = None
     if config.retain_scores is not None:
-        retain = read_retain_store(open_fitting(config.retain_scores, names, config), forget, config)
+        others = open_fitting(config.retain_scores, names, config)
+        retain, about["retain_store"] = read_retain_store(others, forget, config), others.sha256
     elif config.retain not in (None, "none"):
-        retain = read_retain([item_of_example(e) for e in _examples(config, config.retain, folder, tokenizer)], forget, config)
-    partners = partner_items(
-        examples, tokenizer, refusals=refusal_lines(config.refusals) if "refusal" in needs else None, alternate_key=config.alternate_key,
-        seed=config.seed, context=context_length(folder),
-    ) if wants_partner else None  # fmt: skip
+        others = _examples(config, config.retain, folder, tokenizer)
+        retain, about["retain_data"] = read_retain([item_of_example(e) for e in others], forget, config), data_fingerprint(others)
+    context = context_length(folder)
+    with_answers = partial(partner_items, examples, tokenizer, seed=config.seed, context=context)
+    writes = "alternate" in needs and config.alternates == "generate"
+    partners = with_answers(given_answers(examples, config, refuse="refusal" in needs)) if wants_partner and not writes else None
 
     count = config.epochs * -(-forget.count // config.rows_a_step)
     objective = Objective(method, config.options, config.gamma or 0.0, config.alpha or 0.0, _term(config))
     torch.manual_seed(config.seed)
     packed, wrapper = _load(config, folder, config.train_only or trained_globs(config.method, config.options))
-    if "layer" in needs:
-        check_layer(packed, int(config.options["layer"]))
+    if writes:
+        made = generated(packed, examples, tokenizer, seed=config.seed, batch_tokens=config.batch_tokens, context=context)
+        partners = with_answers(made)
     if partners is not None:
+        about["other_answers"] = hash_json({name: item.ids for name, item in partners.items()})
         partners = with_reference(packed, partners, config.batch_tokens) if "reference" in needs else partners
         forget = read_forget(store, partial(make, partners=partners), config)
     reads_back = any(reading.reference for reading in objective.readings)
     reference = Reference(packed, wrapper.disable_adapter if wrapper else None) if reads_back else None
     evaluation = Evaluation(forget.first, retain.first if retain else [], config.eval_every, config.batch_tokens, config.stop_when) \
         if config.eval_every else None  # fmt: skip
-    about = {
-        "task": "unlearn",
-        "store": store.sha256,
-        "start_model": names["model"],
-        "forget_data": store.fingerprints["data"],
-        "weights": config.selection.describe(),
-    }
+    if retain is not None and retain.outside is not None:
+        about["retain_outside_top_tokens"] = retain.outside
+        say(f"{config.retain_scores}: KL sees {retain.outside:.2%} of the probability, outside the stored top tokens, as one token")
     trained_on = retain if objective.retain != "none" else None
     say(f"{config.method}, {config.selection.describe()}: {forget.count} forget rows, {trained_on.count if trained_on else 0} retain rows, "
         f"{count} steps, {'the start model for some of it' if reference else 'no reference model'}")  # fmt: skip
     steps_from = stream(config, forget, trained_on)
     rows = {"forget_rows": forget.count, "retain_rows": trained_on.count if trained_on else 0}
     return _train_and_save(config, packed, wrapper, tokenizer, steps_from, count, objective, about, rows, reference, evaluation)
+
+
+def _names(folder: Path, tokenizer: Any) -> dict[str, str]:
+    """Fingerprints of what a run starts from."""
+    return {
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "chat_template": template_fingerprint(tokenizer),
+        "model": model_fingerprint(folder),
+    }
+
+
+def _start(names: dict[str, str]) -> dict[str, str]:
+    """The same as they stand beside those of data."""
+    return {"start_model": names["model"], "tokenizer": names["tokenizer"], "chat_template": names["chat_template"]}
 
 
 def _term(config: UnlearnConfig) -> str:
@@ -142,6 +164,8 @@ def _check_place(config: LoopConfig) -> None:
     check_unfinished(config)
     choose_device(config.device)
     choose_dtype(config.dtype)
+    if config.optimizer == "adamw8bit":
+        adamw8bit()
 
 
 def _examples(config: LoopConfig, spec: str | None, folder: Path, tokenizer):
@@ -153,12 +177,14 @@ def _examples(config: LoopConfig, spec: str | None, folder: Path, tokenizer):
 
 def _load(config: LoopConfig, folder: Path, globs: tuple[str, ...]) -> tuple[PackedModel, Any]:
     """-> the model with what trains marked, and peft's wrapper where there are adapters."""
+    keep_freed_memory()
     model = load_model(folder, dtype=torch.float32, device=choose_device(config.device))
     wrapper = None
     if config.lora:
         wrapper = add_lora(model, config.lora, config.lora_alpha, config.lora_targets)
     elif globs:
-        freeze_all_but(model, globs)
+        default = f"--method {getattr(config, 'method', '')} (its default; say what trains with --set train_only=GLOB)"
+        freeze_all_but(model, globs, named_by="--set train_only" if config.train_only else default)
     return PackedModel(model), wrapper
 
 

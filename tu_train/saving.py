@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 from collections.abc import Iterator
@@ -9,21 +10,46 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from shared.config import as_dict
 from shared.console import say
 from shared.errors import StoreError
-from tu_train.checkpoint import capture, check_same, latest_snapshot, restore, save_snapshot
+from shared.fs import fsync_folder, read_json
+from shared.lock import locked
+from shared.storage import open_place
+from tu_train.checkpoint import capture, check_same, has_checkpoint, latest_snapshot, not_written, restore, save_snapshot
 from tu_train.config import LoopConfig
 from tu_train.logs import Log, cut_log
 from tu_train.methods import State
 from tu_train.stop import EXIT_SAVED, Stopping
 
-OVERRIDABLE = ("out", "resume", "save_every", "keep_checkpoints", "device", "trackers", "model", "scores", "retain_scores")
-"""settings that may differ on resume: they change no result, or are names of what is compared by content"""
-LOG = "log.jsonl"
+FREE = ("out", "resume", "save_every", "keep_checkpoints", "device", "trackers")
+"""settings that may differ on resume: they change no result"""
+BY_CONTENT = ("model", "scores", "retain_scores")
+"""settings that name what is compared by its fingerprint"""
+LOG, RECORD = "log.jsonl", "training.json"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def unfinished(out: Path) -> Path:
     return out.with_name(out.name + ".unfinished")
+
+
+def finished(config: LoopConfig) -> bool:
+    """True for --resume of a run whose output folder is there: it was killed after its end. What it left beside it is removed.
+
+    Raises ConfigError when the folder is that of a run with other settings.
+    """
+    out = Path(config.out)
+    if not config.resume or not (out / RECORD).is_file():
+        return False
+    check_same({"settings": read_json(out / RECORD)["settings"]}, {"settings": as_dict(config)}, FREE)
+    say(f"{out}: the run is finished, there is nothing to resume")
+    if unfinished(out).exists():
+        with locked(open_place(unfinished(out))):
+            shutil.rmtree(unfinished(out))
+    return True
 
 
 def check_unfinished(config: LoopConfig) -> None:
@@ -37,16 +63,25 @@ def check_unfinished(config: LoopConfig) -> None:
 
 @contextmanager
 def working_folder(out: Path) -> Iterator[Path]:
-    """OUT.unfinished; removed when the block is done, or failed before there was anything to resume from."""
+    """OUT.unfinished, of one process at a time; removed when the block is done, or failed before there was anything to resume from.
+
+    Raises StoreError for a full disk, whatever was being written, saying whether there is a checkpoint to go on from.
+    """
     folder = unfinished(out)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-    except BaseException:
-        if not any(folder.glob("checkpoint-*")):
-            shutil.rmtree(folder)
-        raise
-    shutil.rmtree(folder)
+    fsync_folder(folder.parent)
+    with locked(open_place(folder)):
+        try:
+            yield folder
+        except BaseException as error:
+            full = isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno in FULL)
+            told = not_written(Path(getattr(error, "filename", None) or out), error, folder) if full else None
+            if not has_checkpoint(folder):
+                shutil.rmtree(folder)
+            if told:
+                raise told from None
+            raise
+        shutil.rmtree(folder)
 
 
 class Checkpoints:
@@ -62,7 +97,7 @@ class Checkpoints:
         snapshot = latest_snapshot(self.folder) if self.config.resume else None
         done = 0
         if snapshot is not None:
-            check_same(snapshot.about, self.about, OVERRIDABLE)
+            check_same(snapshot.about, self.about, FREE + BY_CONTENT)
             restore(snapshot, model, optimizer, schedule, state)
             done = self.saved = snapshot.step
             say(f"resumed after {done} steps")

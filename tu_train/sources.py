@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+import torch
 
 from shared.console import say
 from shared.errors import ConfigError, DataError, StoreError
@@ -17,6 +18,7 @@ from shared.scored import answer_spans
 from shared.scores import Store, open_store
 from tu_train.batches import READ, READ_TOP, Item, Pass, endless, endless_store, forget_items, item_of_top_row, steps
 from tu_train.config import UnlearnConfig
+from tu_train.retain import outside
 
 NAMED = 5
 """rows that a warning names"""
@@ -30,6 +32,8 @@ class Retain:
     """rows from the n-th on, without end"""
     first: list[Item]
     """for evaluation"""
+    outside: float | None = None
+    """of a scored set: mean probability, over target tokens, outside the top tokens that the store holds"""
 
 
 @dataclass(frozen=True)
@@ -85,17 +89,22 @@ def read_retain_store(store: Store, forget: Forget, config: UnlearnConfig) -> Re
             f"{store.folder}: holds no top tokens, which the KL retain term needs; score the retain set with tu-score run --topk 64"
         )
     make = partial(item_of_top_row, where=str(store.folder))
-    rows = [make(row) for row in _limited(store, config.limit)]
-    _warn([i.name for i in rows if fingerprint(i.ids) in forget.seen], len(rows), str(store.folder))
-    count = sum(fingerprint(i.ids) not in forget.seen for i in rows)
-    first = [i for i in rows if fingerprint(i.ids) not in forget.seen][: config.eval_rows]
-    del rows
+    shared, first, count, missed, tokens = [], [], 0, 0.0, 0
+    for item in map(make, _limited(store, config.limit)):
+        if fingerprint(item.ids) in forget.seen:
+            shared.append(item.name)
+            continue
+        count, tokens = count + 1, tokens + len(item.positions)
+        missed += outside(torch.from_numpy(item.top_logp).double()).sum().item()
+        if len(first) < config.eval_rows:
+            first.append(item)
+    _warn(shared, count + len(shared), str(store.folder))
 
     def around(epoch: int) -> Iterator[Item]:
         items = forget_items(store, make, seed=config.seed, epoch=epoch, limit=config.limit, columns=READ_TOP)
         return (i for i in items if fingerprint(i.ids) not in forget.seen)
 
-    return Retain(count, lambda n: endless_store(around, count, start=n), first)
+    return Retain(count, lambda n: endless_store(around, count, start=n), first, missed / tokens)
 
 
 def _limited(store: Store, limit: int | None) -> Iterator[dict[str, Any]]:

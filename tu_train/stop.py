@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -35,7 +36,8 @@ class Stopping:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         self._put_back()
-        say(f"{signal.Signals(number).name}: saving after this step; once more ends at once")
+        with suppress(RuntimeError):  # the signal came in the middle of another line to stderr, which Python lets nobody interrupt
+            say(f"{signal.Signals(number).name}: saving after this step; once more ends at once")
 
     def _put_back(self) -> None:
         for s, handler in self._before.items():

@@ -11,15 +11,15 @@ from torch import nn
 from shared.errors import ConfigError
 
 
-def freeze_all_but(model: nn.Module, globs: Sequence[str], *, flag: str = "--set train_only") -> int:
+def freeze_all_but(model: nn.Module, globs: Sequence[str], *, named_by: str = "--set train_only") -> int:
     """Only parameters whose names match one of `globs` train; returns how many numbers they hold. No globs: all.
 
-    Raises ConfigError for a glob that matches nothing, with near names.
+    Raises ConfigError for a glob that matches nothing, with near names and who `named_by` it.
     """
     names = [name for name, _ in model.named_parameters()]
     for glob in globs:
         if not any(fnmatchcase(name, glob) for name in names):
-            raise ConfigError(f"{flag}: {glob!r} matches no parameter; {near(glob, names)}")
+            raise ConfigError(f"{named_by}: {glob!r} matches no parameter; {near(glob, names)}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not globs or any(fnmatchcase(name, glob) for glob in globs))
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 from shared.engines import Request, TokenScores, ignore
 from shared.forest import common_prefix
 from shared.logprobs import HeadOptions, PositionScores, score_positions
+from shared.memory import keep_freed_memory
 from shared.models import choose_device, choose_dtype, load_model
 from shared.packed import PackedModel
 
@@ -41,6 +42,7 @@ class TorchEngine:
         batch_tokens: int = 2048,
         head: HeadOptions | None = None,
     ) -> TorchEngine:
+        keep_freed_memory()
         packed = PackedModel(load_model(folder, dtype=choose_dtype(dtype), device=choose_device(device)))
         return cls(packed, batch_tokens=batch_tokens, head=head)
 

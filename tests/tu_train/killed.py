@@ -1,36 +1,66 @@
-"""What the fork server of test_resume.py holds ready, so that the real command starts in milliseconds: its imports.
+"""What the fork server of test_resume.py holds ready, so that the real command starts in milliseconds: its imports, and no more.
 
-Each trial is a forked child that runs `tu-train` with its own arguments, and may get a signal before a forward pass, or at any moment.
+Each trial is a forked child that runs `tu-train` with its own arguments and gets a signal at a named moment, or at any, or never. The server
+itself runs no operation of torch: a fork after one may wait for threads that the child does not have.
 """
 
-import faulthandler
+import importlib
 import os
+import resource
+import shutil
 import sys
 import threading
 import time
+from typing import Any
 
 import torch
 
-from tu_train import cli, loop, run
+from tu_train import checkpoint, cli, loop, run
 
 torch.set_num_threads(1)  # in every trial: the order of sums is part of the bytes
 assert run.train is loop.train
+LATER = (
+    "matplotlib.backends.backend_agg", "matplotlib.figure", "sklearn", "tu_train.card", "tu_train.curves",
+    "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama",
+)  # fmt: skip
+for name in LATER:  # what the command imports where it needs it
+    importlib.import_module(name)
+
+MOMENTS: dict[str, tuple[Any, str]] = {
+    "pass": (loop, "look"),
+    "sync": (os, "fsync"),
+    "rename": (os, "replace"),
+    "remove": (shutil, "rmtree"),
+    "tear": (checkpoint, "save_file"),
+}
+"""functions before which a signal may come; a torn file is cut in half first"""
 
 
-def trial(said: str, arguments: list[str], at_pass: int | None, delay: float | None, number: int) -> None:
-    """`tu-train ARGUMENTS`, with signal `number` before forward pass `at_pass` (from 0), or `delay` seconds after the start, or never."""
-    sys.stdout = sys.stderr = open(said, "a", buffering=1)  # noqa: SIM115 - until the process ends
-    faulthandler.dump_traceback_later(15, exit=True)
+def trial(said: str, arguments: list[str], at: tuple[str, int | str] | None, delay: float | None, number: int, most: int | None) -> None:
+    """`tu-train ARGUMENTS`, with signal `number` `delay` seconds after the start, or at a moment: before a function's n-th call (from 0), or
+    before the call that has a text in one of its arguments. No file may grow beyond `most` bytes: what a full disk is like."""
+    sys.stdout = sys.stderr = open(said, "w", buffering=1)  # noqa: SIM115 - until the process ends
     sys.argv = ["tu-train", *arguments]
-    look, passes = loop.look, []
-
-    def counted(*given, **more):
-        passes.append(None)
-        if len(passes) - 1 == at_pass:
-            os.kill(os.getpid(), number)
-        return look(*given, **more)
-
-    loop.look = counted
+    if at is not None:
+        _arrange(*at, number)
     if delay is not None:
         threading.Thread(target=lambda: (time.sleep(delay), os.kill(os.getpid(), number)), daemon=True).start()
+    if most is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     cli.main()
+
+
+def _arrange(moment: str, which: int | str, number: int) -> None:
+    holder, name = MOMENTS[moment]
+    real, calls = getattr(holder, name), []
+
+    def watched(*given, **more):
+        calls.append(None)
+        if len(calls) - 1 == which or (isinstance(which, str) and any(which in str(a) for a in given)):
+            if moment == "tear":
+                real(*given, **more)
+                os.truncate(given[1], os.path.getsize(given[1]) // 2)
+            os.kill(os.getpid(), number)
+        return real(*given, **more)
+
+    setattr(holder, name, watched)

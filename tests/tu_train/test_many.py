@@ -1,12 +1,13 @@
 """Many runs: the product and its order, what is left out and merged, what is skipped, and what happens after a failure or a kill."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from shared.errors import ConfigError, ModelError
-from tests.tu_train.conftest import RETAIN
+from tests.tu_train.conftest import RETAIN, score
 from tu_train import many
 
 TWO = 'method = ["graddiff", "npo"]\ntokens = "all"\n'
@@ -146,3 +147,27 @@ def test_the_command_says_what_failed_with_exit_code_1(study, tmp_path, trained,
     assert code == 1 and "graddiff-all: not finite" in out
     trained.fault = {}
     assert run_cli("tu-train", "many", study(TWO), "--out", tmp_path / "out")[0] == 0
+
+
+# --- what a run is known by
+
+
+def test_a_scored_retain_set_counts_by_its_content_wherever_it_lies(study, target, tmp_path):
+    def content(folder) -> str:
+        path = study(f'retain_term = "kl"\nretain_scores = "{folder}"\n')
+        path.write_text(path.read_text().replace(f'retain = "{RETAIN}"\n', ""), encoding="utf-8")
+        (run,) = many.plan(path, tmp_path / "out")
+        return run.content
+
+    one, two = (score(target, tmp_path / f"top{k}", data=RETAIN, topk=k) for k in (4, 8))
+    assert content(one) == content(shutil.copytree(one, tmp_path / "moved")) != content(two)
+
+
+def test_retain_none_is_a_run_of_its_own_and_trains(study, tmp_path):
+    path = study('method = ["npo", "graddiff"]\ntokens = "all"\n')
+    path.write_text(path.read_text().replace(f'"{RETAIN}"', f'["{RETAIN}", "none"]'), encoding="utf-8")
+    runs = many.run_many(path, tmp_path / "out")
+    assert [(r.config.retain, r.config.method) for r in runs] == [(k, m) for k in (RETAIN, "none") for m in ("npo", "graddiff")]
+    assert len({r.content for r in runs}) == 4 and [r.status for r in runs] == ["finished"] * 4
+    counts = [json.loads((Path(r.config.out) / "training.json").read_text())["counts"]["retain_rows"] for r in runs]
+    assert counts == [6, 6, 0, 0]

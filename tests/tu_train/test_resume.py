@@ -1,38 +1,45 @@
-"""kill -9 inside a step and at random moments, SIGTERM, damage, other settings; then --resume: the bytes of an undisturbed run.
+"""kill -9 inside a step, inside a checkpoint, at random moments; SIGTERM, full disks, damage, other settings or data: then --resume gives
+the bytes of an undisturbed run, or says in a line why not. All through the command, each in a process of its own.
 
 Six rows, two a batch, two batches a step: an epoch is a step of two passes and one of one; every third step is saved, which is the middle
 of each second epoch.
 """
 
+import json
 import multiprocessing
 import random
+import shutil
 import signal
 import time
 
 import pytest
 
+from shared.scores import open_store
 from tests.tu_train import killed
-from tests.tu_train.conftest import RETAIN, flip_bit, weights_of
+from tests.tu_train.conftest import RETAIN, flip_bit, score, weights_of
 from tu_train.stop import EXIT_SAVED
 
-EPOCHS, STEPS, PASSES = 6, 12, 18
+EPOCHS, STEPS = 6, 12
 RANDOM_KILLS = 30
+PATIENCE_S = 300
+"""for one command, on a machine that may stand still for a minute"""
 
 
 @pytest.fixture(scope="module")
-def command(target, scores, tmp_path_factory):
-    """`command(out, *more, at_pass=None, delay=None, number=SIGKILL, **fields)` -> exit code of `tu-train run` in a process of its own."""
+def command(target, scores):
+    """`command(out, *more, at=None, delay=None, number=SIGKILL, most=None, **settings)` -> exit code of `tu-train run`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.tu_train.killed"])
+    usual = {"--model": target, "--scores": scores, "--retain": RETAIN}
 
-    def run(out, *more, at_pass=None, delay=None, number=signal.SIGKILL, **settings):
-        sets = {"batch_size": 2, "accumulate": 2, "save_every": 3, **settings}
-        arguments = ["run", "--model", target, "--scores", scores, "--retain", RETAIN, "--out", out, "--epochs", EPOCHS, "--device", "cpu",
-                     "--learning-rate", "1e-3", *(a for k, v in sets.items() for a in ("--set", f"{k}={v}")), *more]  # fmt: skip
-        said = out.with_name(f"{out.name}.said")
-        process = context.Process(target=killed.trial, args=(str(said), [str(a) for a in arguments], at_pass, delay, int(number)))
+    def run(out, *more, at=None, delay=None, number=signal.SIGKILL, most=None, verb="run", sources=usual, **settings):
+        sets = {"batch_size": 2, "accumulate": 2, "save_every": 3, "learning_rate": 1e-3, **settings}
+        arguments = [verb, *(a for pair in sources.items() for a in pair), "--out", out, "--epochs", EPOCHS, "--device", "cpu",
+                     *(a for k, v in sets.items() for a in ("--set", f"{k}={v}")), *more]  # fmt: skip
+        given = (str(out) + ".said", [str(a) for a in arguments], at, delay, int(number), most)
+        process = context.Process(target=killed.trial, args=given)
         process.start()
-        process.join(120)
+        process.join(PATIENCE_S)
         return process.exitcode
 
     return run
@@ -40,7 +47,7 @@ def command(target, scores, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(command, tmp_path_factory):
-    """Output folder of an undisturbed run, and its seconds."""
+    """Output folder of an undisturbed run, and the seconds of one."""
     out = tmp_path_factory.mktemp("whole") / "out"
     assert command(out) == 0, said(out)  # with the start of the fork server, hence a second one for the time
     start = time.monotonic()
@@ -54,32 +61,70 @@ def said(out):
     return out.with_name(f"{out.name}.said").read_text()
 
 
+def refusal(out):
+    assert "Traceback" not in said(out)
+    last = said(out).splitlines()[-1]
+    assert last.startswith("error: ")
+    return last
+
+
 def unfinished(out):
     return out.with_name(f"{out.name}.unfinished")
 
 
 def saved(out):
-    return sorted(p.name for p in unfinished(out).glob("checkpoint-*"))
+    """Steps of the checkpoints."""
+    return sorted(int(p.name.removeprefix("checkpoint-")) for p in unfinished(out).glob("checkpoint-*"))
 
 
 def same(out, whole):
     assert weights_of(out) == weights_of(whole[0])
     assert (out / "log.jsonl").read_bytes() == (whole[0] / "log.jsonl").read_bytes()
-    assert not unfinished(out).exists()
+    assert not unfinished(out).exists() and not list(out.parent.glob(".tmp-*"))
 
 
 # Passes 0-1 are step 0, 2 step 1, 3-4 step 2, 5 step 3, 6-7 step 4, ...
-@pytest.mark.parametrize(("at_pass", "done"), [(1, 0), (7, 3), (9, 6), (10, 6), (17, 9)])
-def test_killed_inside_a_step_and_resumed_equals_undisturbed(command, whole, tmp_path, at_pass, done):
+@pytest.mark.parametrize(("at_pass", "left"), [(1, []), (7, [3]), (10, [3, 6]), (17, [6, 9])])
+def test_killed_inside_a_step_and_resumed_equals_undisturbed(command, whole, tmp_path, at_pass, left):
     out = tmp_path / "out"
-    assert command(out, at_pass=at_pass) == -signal.SIGKILL
-    assert not out.exists() and saved(out) == [f"checkpoint-{k:06d}" for k in range(3, done + 1, 3)][-2:]
+    assert command(out, at=("pass", at_pass)) == -signal.SIGKILL
+    assert not out.exists() and saved(out) == left
+    assert command(out, "--resume") == 0, said(out)
+    assert ("resumed after" in said(out)) == bool(left)
+    same(out, whole)
+
+
+@pytest.mark.parametrize(("at", "left"), [
+    (("tear", "/.tmp-checkpoint-000006/state.safetensors"), [3]),
+    (("sync", 5), []),  # the first one is written, and not synced yet
+    (("rename", "/checkpoint-000006"), [3]),
+    (("sync", 7), [3]),  # its name is there, and not synced yet
+    (("remove", "/.tmp-checkpoint-000003"), [6, 9]),
+    (("rename", "/out"), [9, 12]),
+])  # fmt: skip
+def test_killed_while_a_checkpoint_or_the_model_is_written(command, whole, tmp_path, at, left):
+    out = tmp_path / "out"
+    assert command(out, at=at) == -signal.SIGKILL
+    assert not out.exists() and saved(out) == left
     assert command(out, "--resume") == 0, said(out)
     same(out, whole)
 
 
+def test_killed_after_its_end_it_is_finished(command, whole, tmp_path):
+    out = tmp_path / "out"
+    assert command(out, at=("remove", "/out.unfinished")) == -signal.SIGKILL
+    assert out.is_dir() and unfinished(out).is_dir()
+    assert command(out) == 2 and "already holds files" in refusal(out)
+    assert command(out, "--resume", clip=0.5) == 2
+    assert "clip is 0.5, but the run was started with 1.0; --set clip=1.0" in refusal(out)
+    for _ in range(2):
+        assert command(out, "--resume", save_every=1) == 0, said(out)
+        assert f"{out}: the run is finished" in said(out)
+        same(out, whole)
+
+
 def test_thirty_random_kills_over_a_run(command, whole, tmp_path):
-    generator, kills, runs = random.Random(5), 0, 0
+    generator, kills, runs, resumed = random.Random(5), 0, 0, 0
     while kills < RANDOM_KILLS:
         out = tmp_path / f"run{runs}"
         runs += 1
@@ -89,30 +134,109 @@ def test_thirty_random_kills_over_a_run(command, whole, tmp_path):
             code = command(out, *resume, delay=delay, save_every=1)
             assert code in (0, -signal.SIGKILL), said(out)
             kills += code == -signal.SIGKILL
-        assert weights_of(out) == weights_of(whole[0])
-        assert (out / "log.jsonl").read_bytes() == (whole[0] / "log.jsonl").read_bytes()
+            resumed += "resumed after" in said(out)
+        if unfinished(out).exists():
+            assert command(out, "--resume") == 0, said(out)
+        same(out, whole)
+    assert resumed >= RANDOM_KILLS // 4, "most kills came before the first checkpoint"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_saves_the_step_in_hand_and_exits_75(command, whole, tmp_path, number):
+# at pass 17, the last, the step in hand is the last one: what is left is to write the model
+@pytest.mark.parametrize(("number", "at_pass", "done"), [(signal.SIGTERM, 6, 5), (signal.SIGINT, 6, 5), (signal.SIGTERM, 17, 12)])
+def test_told_to_stop_it_saves_the_step_in_hand_and_exits_75(command, whole, tmp_path, number, at_pass, done):
     out = tmp_path / "out"
-    assert command(out, at_pass=6, number=number) == EXIT_SAVED == 75
-    assert saved(out)[-1] == "checkpoint-000005" and "--resume" in said(out)
+    assert command(out, at=("pass", at_pass), number=number, save_every=0) == EXIT_SAVED == 75
+    assert saved(out) == [done] and "--resume" in said(out).splitlines()[-1]
+    assert command(out, "--resume") == 0, said(out)
+    same(out, whole)
+
+
+@pytest.mark.parametrize(("share", "save_every"), [(2, 3), (0.5, 0)])
+def test_a_full_disk_with_nothing_saved_before_says_so(command, whole, tmp_path, share, save_every):
+    """A checkpoint takes three times the model's bytes; without one it is the model itself that does not fit."""
+    out = tmp_path / "out"
+    assert command(out, most=int(share * len(weights_of(whole[0]))), save_every=save_every) == 2
+    assert "cannot be written" in refusal(out) and "start the run anew" in refusal(out) and "--resume" not in refusal(out)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.said"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(command, whole, tmp_path):
+    out, size = tmp_path / "out", len(weights_of(whole[0]))
+    assert command(out, at=("pass", 7)) == -signal.SIGKILL
+    for most, every in ((2 * size, 3), (size // 2, 0), (1500, 0)):  # a checkpoint, the model, the log
+        assert command(out, "--resume", most=most, save_every=every) == 2
+        assert "cannot be written" in refusal(out) and "checkpoint of step 3 is good" in refusal(out) and "--resume" in refusal(out)
+        assert not out.exists() and saved(out) == [3]
     assert command(out, "--resume") == 0, said(out)
     same(out, whole)
 
 
 def test_what_is_damaged_or_changed_is_refused_by_name(command, whole, tmp_path):
     out = tmp_path / "out"
-    assert command(out, at_pass=11) == -signal.SIGKILL
-    assert command(out) == 2 and "--resume" in said(out).splitlines()[-1]
-    assert command(out, "--resume", weight_decay=0.5) == 2
-    assert "weight_decay is 0.5" in said(out).splitlines()[-1] and "--set weight_decay=0.01" in said(out).splitlines()[-1]
-    newest = unfinished(out) / saved(out)[-1]
-    whole_bytes = (newest / "state.safetensors").read_bytes()
-    flip_bit(newest / "state.safetensors")
-    assert command(out, "--resume") == 2
-    assert str(newest / "state.safetensors") in said(out).splitlines()[-1] and "Traceback" not in said(out)
-    (newest / "state.safetensors").write_bytes(whole_bytes)
+    assert command(out, at=("pass", 11)) == -signal.SIGKILL
+    assert command(out) == 2 and "--resume" in refusal(out)
+    for more, settings, expected in (
+        ((), {"weight_decay": 0.5}, "weight_decay is 0.5, but the run was started with 0.01; --set weight_decay=0.01"),
+        (("--option", "beta=0.5"), {}, "beta is 0.5, but the run was started with 0.1; --option beta=0.1"),
+        (("--limit", "5"), {}, "limit is 5, but the run was started with not given; leave out limit"),
+    ):
+        assert command(out, "--resume", *more, **settings) == 2
+        assert expected in refusal(out)
+    newest = unfinished(out) / "checkpoint-000006"
+    for name in ("state.safetensors", "state.json"):
+        good = (newest / name).read_bytes()
+        flip_bit(newest / name)
+        assert command(out, "--resume") == 2
+        assert f"{newest / name}: " in refusal(out) and f"delete {newest} to go on from the checkpoint of step 3" in refusal(out)
+        if name == "state.safetensors":
+            (newest / name).write_bytes(good)
+    shutil.rmtree(newest)
     assert command(out, "--resume", save_every=5) == 0, said(out)
     same(out, whole)
+
+
+def test_another_store_retain_store_or_retain_data_is_refused_by_name(command, target, scores, tmp_path):
+    rows = [json.dumps({"question": f"Who is {name}?", "answer": f"{name} is a baker."}) for name in ("Ann", "Bo", "Cy", "Di")]
+    data, stores = tmp_path / "retain.jsonl", [tmp_path / "a", tmp_path / "b"]
+    for folder, tokens in zip(stores, (200, 100), strict=True):
+        score(target, folder, data=RETAIN, topk=8, part_tokens=tokens)
+    score(target, tmp_path / "c", part_tokens=100)
+    data.write_text("\n".join(rows))
+    by_data = {"--model": target, "--scores": scores, "--retain": data}
+    by_store = {"--model": target, "--scores": scores, "--set": f"retain_scores={stores[0]}"}
+    for sources, change, what in (
+        (by_data, {"--scores": tmp_path / "c"}, "store"),
+        (by_data, {}, "retain data"),
+        (by_store, {"--set": f"retain_scores={stores[1]}"}, "retain store"),
+    ):
+        out = tmp_path / f"out {what}"
+        more = {"retain_term": "kl"} if "--set" in sources else {}
+        data.write_text("\n".join(rows))
+        assert command(out, at=("pass", 7), sources=sources, **more) == -signal.SIGKILL, said(out)
+        if what == "retain data":
+            data.write_text("\n".join(rows).replace("baker", "miller"))
+        assert command(out, "--resume", sources={**sources, **change}, **more) == 2
+        assert f"--resume: the {what} is " in refusal(out) and f"give the {what} it was started with" in refusal(out)
+        assert saved(out) == [3]
+    assert open_store(stores[0]).sha256 != open_store(stores[1]).sha256
+
+
+def test_another_model_tokenizer_template_or_data_is_refused_by_name(command, target, tmp_path):
+    model, data, out = tmp_path / "model", tmp_path / "rows.jsonl", tmp_path / "out"
+    shutil.copytree(target, model)
+    rows = [json.dumps({"question": f"Who is {name}?", "answer": f"{name} is a baker."}) for name in "ABCDEF"]
+    data.write_text("\n".join(rows))
+    more = {"verb": "finetune", "sources": {"--model": model, "--data": data}}
+    assert command(out, at=("pass", 7), **more) == -signal.SIGKILL, said(out)
+    for file, change, what in (
+        (data, lambda text: text.replace(b"baker", b"miller"), "data"),
+        (model / "model.safetensors", lambda text: text[:-4] + bytes(4), "start model"),
+        (model / "chat_template.jinja", lambda text: text + b" ", "chat template"),
+        (model / "tokenizer.json", lambda text: text.replace(b'"<|unk|>"', b'"<|nnk|>"'), "tokenizer"),
+    ):
+        good = file.read_bytes()
+        file.write_bytes(change(good))
+        assert command(out, "--resume", **more) == 2, said(out)
+        assert f"the {what} it was started with" in refusal(out)
+        file.write_bytes(good)
+    assert command(out, "--resume", **more) == 0, said(out)

@@ -1,0 +1,38 @@
+"""Freed memory stays with the process, in a process of its own: the setting cannot be taken back."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+MEASURE = """
+import json, resource, sys
+import torch
+from shared.memory import keep_freed_memory
+
+kept = keep_freed_memory() if sys.argv[1] == "kept" else None
+
+def faults():
+    for _ in range(3):
+        torch.ones(1 << 22)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(1 << 22)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(json.dumps([kept, faults()]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_what_is_freed_is_used_again_without_asking_the_system():
+    """16 MiB are 4,096 pages (or eight huge ones); twenty times over they would be asked for again each time."""
+    environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    outcomes = {}
+    for name in ("kept", "returned"):
+        command = [sys.executable, "-c", MEASURE, name]
+        outcomes[name] = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    kept, faults = outcomes["kept"]
+    assert kept is True
+    assert faults * 4 < outcomes["returned"][1]
