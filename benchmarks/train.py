@@ -9,6 +9,7 @@ store that is scored first. Every variant runs in a process of its own; they tak
     npo_bf16      tokens/s of ours under bfloat16 autocast over the baseline's in float32, its default
     peak_memory   peak resident memory of ours over the baseline's, both float32, until the last step
     lora          tokens/s of ours with LoRA over ours with all weights, float32
+    checkpointing_f32, checkpointing_peak_memory    the first and the third with activation checkpointing
 
 The first step is a warm-up and is not timed. Both compute the same loss on the first batch, which is checked. Lines on stderr tell what
 goes on; stdout holds the JSON object.
@@ -32,6 +33,7 @@ BATCH, BETA, LEARNING_RATE, RANK, SEED = 8, 0.1, 1e-5, 8, 0
 AGREE = 1e-4
 """relative, of the first batch's loss in float32; both sides sum in another order"""
 VARIANTS: dict[str, dict[str, Any]] = {"baseline": {}, "f32": {}, "bf16": {"dtype": "bfloat16"}, "lora": {"lora": RANK}}
+VARIANTS["checkpointing"] = {"checkpointing": True}
 
 
 def say(text: str) -> None:
@@ -132,7 +134,7 @@ def ask(name: str, arguments: argparse.Namespace, store: Path) -> dict[str, floa
 
 
 def compare(results: dict[str, list[dict[str, float]]]) -> dict[str, float]:
-    """The four ratios. Raises SystemExit where the first losses differ."""
+    """The ratios. Raises SystemExit where the first losses differ."""
     expected, found = results["baseline"][0]["loss"], results["f32"][0]["loss"]
     if not abs(found - expected) <= AGREE * abs(expected):
         raise SystemExit(f"loss of the first batch: ours {found}, baseline {expected}; they do not compute the same thing")
@@ -142,6 +144,8 @@ def compare(results: dict[str, list[dict[str, float]]]) -> dict[str, float]:
         "npo_bf16": of["bf16"]["speed"] / of["baseline"]["speed"],
         "peak_memory": of["f32"]["peak"] / of["baseline"]["peak"],
         "lora": of["lora"]["speed"] / of["f32"]["speed"],
+        "checkpointing_f32": of["checkpointing"]["speed"] / of["baseline"]["speed"],
+        "checkpointing_peak_memory": of["checkpointing"]["peak"] / of["baseline"]["peak"],
     }
 
 

@@ -148,7 +148,7 @@ def save_snapshot(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     return path
 
 
-def not_written(path: Path, error: Exception, folder: Path) -> StoreError:
+def not_written(path: Path, error: BaseException, folder: Path) -> StoreError:
     """Says truly whether a run in `folder` can go on: only from a checkpoint that is there."""
     step, _ = max(_checkpoints(folder), default=(None, None))
     way_on = (

@@ -47,7 +47,7 @@ class LoopConfig:
     lora_alpha: float | None = None
     """scale of the adapters times rank; twice the rank unless given"""
     lora_targets: tuple[str, ...] = ()
-    """endings of the names of the linear layers that get adapters; all linear layers of the blocks unless given"""
+    """endings of the names of the linear layers that get adapters, or all-linear; unless given those that peft chooses (query and value)"""
     save_every: int = 0
     """steps between checkpoints to resume from; 0: only when the run is told to stop (SIGTERM)"""
     keep_checkpoints: int = 2

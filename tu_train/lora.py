@@ -13,6 +13,7 @@ from torch import nn
 from shared.errors import ConfigError
 from tu_train.trainable import near
 
+ALL = ("all-linear",)
 README = """An adapter that was trained to unlearn. It is kept for study only: **taking it off gives back the model before unlearning**,
 everything relearned at once. The folder above holds the merged model, which is what to hand on.
 """
@@ -28,8 +29,9 @@ def add_lora(model: Any, rank: int, alpha: float | None, targets: Sequence[str])
         raise ConfigError("--lora needs peft, which is not installed: pip install 'token-unlearn[lora]'") from None
     head = model.get_output_embeddings()
     names = [n for n, m in model.named_modules() if m is not head and (isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D")]
-    chosen = [n for n in names if not targets or any(n == t or n.endswith("." + t) for t in targets)]
-    for target in targets:
+    targets = targets or default_targets(model)
+    chosen = [n for n in names if tuple(targets) == ALL or any(n == t or n.endswith("." + t) for t in targets)]
+    for target in targets if tuple(targets) != ALL else ():
         if not any(n == target or n.endswith("." + target) for n in names):
             raise ConfigError(f"--set lora_targets: {target!r} is the ending of no linear layer's name; {near(target, names)}")
     transposed = any(type(m).__name__ == "Conv1D" for m in model.modules())  # GPT-2's layers hold W transposed
@@ -38,6 +40,14 @@ def add_lora(model: Any, rank: int, alpha: float | None, targets: Sequence[str])
         r=rank, lora_alpha=scale, target_modules=chosen, fan_in_fan_out=transposed, lora_dropout=0.0, task_type="CAUSAL_LM"
     )  # fmt: skip
     return get_peft_model(model, config)
+
+
+def default_targets(model: Any) -> Sequence[str]:
+    """Endings of the layers that peft adapts in this architecture unless told (most often query and value); every linear layer where it
+    knows none."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    return TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type, ALL)
 
 
 def export_lora(wrapper: Any, folder: Path, *, unlearned: bool) -> Any:

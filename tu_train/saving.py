@@ -26,8 +26,8 @@ from tu_train.stop import EXIT_SAVED, Stopping
 
 FREE = ("out", "resume", "save_every", "keep_checkpoints", "device", "trackers")
 """settings that may differ on resume: they change no result"""
-BY_CONTENT = ("model", "scores", "retain_scores")
-"""settings that name what is compared by its fingerprint"""
+BY_CONTENT = ("model", "scores", "retain_scores", "retain_outside_top_tokens")
+"""settings that name what is compared by its fingerprint, and what is measured on it"""
 LOG, RECORD = "log.jsonl", "training.json"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -1,7 +1,7 @@
 """What the fork server of test_resume.py holds ready, so that the real command starts in milliseconds: its imports, and no more.
 
-Each trial is a forked child that runs `tu-train` with its own arguments and gets a signal at a named moment, or at any, or never. The server
-itself runs no operation of torch: a fork after one may wait for threads that the child does not have.
+Each trial is a forked child that runs `tu-train` with its own arguments and gets a signal at a named moment, or at any, or never. The
+server itself runs no operation of torch: a fork after one may wait for threads that the child does not have.
 """
 
 import importlib
@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,8 +38,8 @@ MOMENTS: dict[str, tuple[Any, str]] = {
 
 
 def trial(said: str, arguments: list[str], at: tuple[str, int | str] | None, delay: float | None, number: int, most: int | None) -> None:
-    """`tu-train ARGUMENTS`, with signal `number` `delay` seconds after the start, or at a moment: before a function's n-th call (from 0), or
-    before the call that has a text in one of its arguments. No file may grow beyond `most` bytes: what a full disk is like."""
+    """`tu-train ARGUMENTS`, with signal `number` `delay` seconds after the start, or at a moment: before a function's n-th call (from 0),
+    or before its first call with a path that ends in a text. No file may grow beyond `most` bytes: what a full disk is like."""
     sys.stdout = sys.stderr = open(said, "w", buffering=1)  # noqa: SIM115 - until the process ends
     sys.argv = ["tu-train", *arguments]
     if at is not None:
@@ -55,12 +56,13 @@ def _arrange(moment: str, which: int | str, number: int) -> None:
     real, calls = getattr(holder, name), []
 
     def watched(*given, **more):
-        calls.append(None)
-        if len(calls) - 1 == which or (isinstance(which, str) and any(which in str(a) for a in given)):
+        paths = [str(a) for a in given if isinstance(a, (str, Path))]
+        if which == len(calls) or (isinstance(which, str) and any(p.endswith(which) for p in paths)):
             if moment == "tear":
                 real(*given, **more)
                 os.truncate(given[1], os.path.getsize(given[1]) // 2)
             os.kill(os.getpid(), number)
+        calls.append(None)
         return real(*given, **more)
 
     setattr(holder, name, watched)

@@ -2,15 +2,18 @@
 
 import errno
 import os
+import shlex
 import shutil
 
 import pytest
 import torch
 
+from shared.config import as_dict, resolve
 from shared.errors import ConfigError, StoreError
 from tests.tu_train.conftest import flip_bit
 from tu_train import checkpoint
 from tu_train.checkpoint import Snapshot, capture, check_same, latest_snapshot, restore, save_snapshot
+from tu_train.config import FinetuneConfig
 
 ABOUT = {"store": "abc", "settings": {"learning_rate": 1e-5, "options": {"beta": 0.1}, "out": "there", "train_only": ("a*",)}}
 
@@ -143,11 +146,34 @@ def test_a_full_disk_at_any_call_leaves_the_checkpoint_before_and_no_litter(save
             save_snapshot(folder, whole, keep=2)
             assert done == ["save_file", "write_text", "fsync", "fsync", "fsync", "replace", "fsync", "replace", "fsync"]
             return
-        with pytest.raises(StoreError, match=r"checkpoint-000010.*No space left on device.*--resume"):
+        with pytest.raises(
+            StoreError, match=rf"checkpoint-000010.*No space left on device.*step {5 if call < 6 else 10} is good.*--resume"
+        ):
             save_snapshot(folder, whole, keep=2)
     latest = latest_snapshot(folder)
     assert latest is not None and latest.step == (5 if call < 6 else 10)
     assert not list(folder.glob(".tmp-*"))
+
+
+def test_a_full_disk_before_any_checkpoint_does_not_speak_of_resuming(saved, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    (tmp_path / "new").mkdir()
+    with pytest.raises(StoreError, match=r"No space left on device.*start the run anew") as raised:
+        save_snapshot(tmp_path / "new", saved[1], keep=2)
+    assert "--resume" not in str(raised.value) and names(tmp_path / "new") == []
+
+
+def test_damage_of_the_only_checkpoint_points_to_no_other(saved):
+    folder, _ = saved
+    flip_bit(folder / "checkpoint-000005" / "state.json")
+    with pytest.raises(StoreError, match=r"delete .*checkpoint-000005 to go on from the checkpoint of step 3"):
+        latest_snapshot(folder)
+    shutil.rmtree(folder / "checkpoint-000003")
+    with pytest.raises(StoreError, match=rf"delete {folder} to start anew"):
+        latest_snapshot(folder)
 
 
 def test_another_model_is_refused_by_parameter(saved):
@@ -170,14 +196,31 @@ def changed(**settings):
     ("now", "said"),
     [
         (changed(learning_rate=2e-5), r"learning_rate is 2e-05, .* with 1e-05; --set learning_rate=1e-05"),
-        (changed(options={"beta": 0.2}), r"beta is 0\.2, .* with 0\.1; --set options\.beta=0\.1"),
-        (changed(seed=1), r"seed is 1, .* with None; leave out seed"),
-        ({**ABOUT, "store": "abd"}, r"store is 'abd', .* with 'abc'; give the store it was started with"),
+        (changed(options={"beta": 0.2}), r"beta is 0\.2, .* with 0\.1; --option beta=0\.1"),
+        (changed(seed=1), r"seed is 1, .* with not given; leave out seed"),
+        (changed(train_only=["a*", "b"]), r"train_only is \['a\*', 'b'\], .* with \['a\*'\]; --set 'train_only=\[\"a\*\"\]'"),
+        ({**ABOUT, "store": "abd"}, r"the store is 'abd', .* with 'abc'; give the store it was started with"),
+        ({**ABOUT, "store": "f" * 64}, r"the store is ffffffffffff, .* with 'abc'"),
+        ({**changed(learning_rate=2e-5), "retain_data": "abd"}, r"learning_rate is 2e-05"),
     ],
 )
 def test_a_changed_field_is_named_with_both_values_and_the_way_back(now, said):
     with pytest.raises(ConfigError, match=said):
         check_same(ABOUT, now, {"out"})
+
+
+@pytest.mark.parametrize("field, then, now", [
+    ("clip", 0.5, 2.0), ("learning_rate", 1e-05, 1.0), ("lora_targets", ["q_proj", "k proj's"], []), ("long", "skip", "error"),
+    ("checkpointing", True, False), ("data", "atlas:retain:people=4,facts_per_person=3", "data.jsonl"), ("text_key", "1", None),
+])  # fmt: skip
+def test_the_way_back_can_be_typed(field, then, now):
+    with pytest.raises(ConfigError) as raised:
+        check_same({"settings": {field: then}}, {"settings": {field: now}}, ())
+    flag, text = shlex.split(str(raised.value).partition("; ")[2].partition(", or start anew")[0])
+    assert flag == "--set"
+    needed = {"model": "m", "out": "o", "data": "d", "lora": 1}
+    config = resolve(FinetuneConfig, sets=[text], flags={k: v for k, v in needed.items() if k != field})
+    assert as_dict(config)[field] == then
 
 
 def test_what_changes_no_result_may_differ(saved):

@@ -35,7 +35,8 @@ def logits(model):
 @pytest.mark.parametrize(
     ("targets", "expected"),
     [
-        ((), [f"{k}.{name}" for k in (0, 1) for name in (*ATTENTION, *MLP)]),
+        ((), [f"{k}.self_attn.{name}_proj" for k in (0, 1) for name in "qv"]),
+        (("all-linear",), [f"{k}.{name}" for k in (0, 1) for name in (*ATTENTION, *MLP)]),
         (("q_proj", "mlp.up_proj"), [f"{k}.{name}" for k in (0, 1) for name in ("self_attn.q_proj", "mlp.up_proj")]),
         (("layers.1.mlp.up_proj",), ["1.mlp.up_proj"]),
     ],
@@ -50,9 +51,16 @@ def test_adapters_go_on_the_linear_layers_of_the_blocks_or_on_those_named(target
     assert torch.equal(logits(model), before), "an adapter begins as nothing"
 
 
+def test_an_architecture_that_peft_does_not_know_gets_adapters_on_all_linear_layers(tiny_model):
+    model = model_of(tiny_model)
+    model.config.model_type = "unheard-of"
+    add_lora(model, RANK, None, ())
+    assert len(adapted(model)) == 2 * len((*ATTENTION, *MLP))
+
+
 def test_gpt2_keeps_its_linear_layers_as_convolutions_and_gets_adapters_too(make_tiny):
     model = model_of(make_tiny("GPT2"))
-    add_lora(model, RANK, None, ())
+    add_lora(model, RANK, None, ("all-linear",))
     assert adapted(model) == {f"transformer.h.{k}.{n}" for k in (0, 1) for n in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
 
 
