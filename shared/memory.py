@@ -14,7 +14,7 @@ LARGEST = 1 << 30
 def keep_freed_memory() -> bool:
     """Asks glibc to keep what is freed for the next allocation; resident memory then stays at its peak. -> whether the library could.
 
-    Worth 5 % of scoring on two CPU cores (benchmarks/score.py); elsewhere than on Linux with glibc nothing happens.
+    Elsewhere than on Linux with glibc nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
