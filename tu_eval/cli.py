@@ -44,6 +44,22 @@ RetainModel = Annotated[Path | None, typer.Option("--retain", help="Results of t
 Scores = Annotated[str | None, typer.Option("--store", help="Score store of what was to be forgotten.", show_default=False)]
 EvidenceOut = Annotated[Path, typer.Option("--out", help="Folder for evidence.html and evidence.json; must be new or empty.")]
 ShowText = Annotated[bool, typer.Option("--show-text", help="Texts of the forget set in the report, not their hashes alone.")]
+AttackNames = Annotated[
+    list[str] | None,
+    typer.Option("--attack", help="paraphrase, sample, quantise or relearn; may be repeated.", show_default="all of them"),
+]
+ChoicesData = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="Rows of {question, choices, answer}: .jsonl, .json, .parquet or hub:org/name:config:split.", show_default=False
+    ),
+]
+BeforeModel = Annotated[
+    str | None, typer.Option("--before", help="The model before unlearning, attacked in the same way.", show_default=False)
+]
+NeverSaw = Annotated[
+    str | None, typer.Option("--retain", help="The model that never saw the forget set, attacked in the same way.", show_default=False)
+]
 Report = Annotated[Path, typer.Option("--out", help="The page to write (HTML); an older one is replaced.")]
 
 
@@ -122,6 +138,62 @@ def evidence(
     folder = write_evidence(out, before=before, after=after, retain=retain, store=store, show_text=show_text)
     typer.echo(f"report: {folder / 'evidence.html'}")
     typer.echo(f"data: {folder / 'evidence.json'}")
+
+
+@app.command()
+def attack(
+    model: Model = None,
+    suite: SuiteName = None,
+    out: Out = None,
+    before: BeforeModel = None,
+    retain: NeverSaw = None,
+    attacks: AttackNames = None,
+    store: Store = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    seed: Seed = None,
+    limit: Limit = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    long: Long = None,
+) -> None:
+    """Try to get the forgotten out again: other prompts, many samples, rounded weights, a few steps of fine-tuning."""
+    from shared.config import resolve
+    from tu_eval.attacks.config import AttackConfig
+
+    flags = {
+        "model": model, "suite": suite, "out": out, "before": before, "retain": retain, "attacks": attacks or None, "store": store,
+        "seed": seed, "limit": limit, "dtype": dtype, "device": device, "long": long,
+    }  # fmt: skip
+    resolved = resolve(AttackConfig, config=config, sets=sets or (), flags=flags)
+    from tu_eval.attack import attack as run_attacks
+    from tu_eval.attack import print_attacks
+
+    print_attacks(run_attacks(resolved))
+
+
+@app.command()
+def choices(
+    model: Model = None,
+    data: ChoicesData = None,
+    out: Out = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    limit: Limit = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    long: Long = None,
+) -> None:
+    """Multiple-choice accuracy on rows of your own: plain, and with the choices' lengths taken out."""
+    from shared.config import resolve
+    from tu_eval.choices import ChoicesConfig, evaluate_choices
+
+    flags = {"model": model, "data": data, "out": out, "limit": limit, "dtype": dtype, "device": device, "long": long}
+    about = evaluate_choices(resolve(ChoicesConfig, config=config, sets=sets or (), flags=flags))
+    for name in ("accuracy", "accuracy_norm"):
+        error = about["metrics"][f"{name}_stderr"]
+        typer.echo(f"{name}: {about['metrics'][name]:.4f}" + (f" ± {error:.4f}" if error is not None else ""))
+    typer.echo(f"chance: {about['chance']:.4f}, questions: {about['questions']}")
 
 
 def main() -> None:

@@ -1,0 +1,110 @@
+"""Asking many times: the probability that at least one of k answers, drawn at a temperature, holds the fact.
+
+One greedy answer hides what the second draw gives away. From n answers drawn, c of which hold the fact, the unbiased estimate is that of
+pass@k (Chen et al. 2021, arXiv 2107.03374), averaged over rows:
+
+    1 - C(n - c, k) / C(n, k)
+
+An answer holds the fact when it has the words of every marked span (atlas), or, where rows mark none (TOFU), when its ROUGE-L recall of
+the gold answer is at least a threshold. Draws depend on the seed and the row's id alone. Cost: n answers a row.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from shared.console import progress, say
+from shared.datasets import Row as Source
+from shared.weights import seeded
+from tu_eval.attacks.probing import Numbers, Probe
+from tu_eval.metrics.rouge import rouge_l_recall
+from tu_eval.store import Row
+
+if TYPE_CHECKING:
+    from shared.engines.torch import TorchEngine
+
+TOGETHER = 16
+"""answers drawn in one batch; draws depend on it"""
+
+
+def sample(
+    engine: TorchEngine, probes: Sequence[Probe], tokenizer: Any, stop_ids: Sequence[int], *,
+    count: int, temperature: float, max_new_tokens: int, context: int | None, threshold: float, facts: bool, seed: int,
+) -> list[Row]:  # fmt: skip
+    """Rows with `samples` drawn, `hits` among them, `found`, the first hit's text, and `cut`: how many had not ended when they had to."""
+    rows: list[Row] = []
+    with progress("drawing answers", len(probes), "rows") as bar:
+        for probe in probes:
+            example = probe.example
+            prompt = example.input_ids[: example.prompt_length]
+            room = max_new_tokens if context is None else min(max_new_tokens, context - len(prompt))
+            made: list[list[int]] = []
+            for number, at in enumerate(range(0, count, TOGETHER)):
+                key = int(seeded(seed, f"sample {number} {example.id}").integers(2**63))
+                made += draw(engine, prompt, min(TOGETHER, count - at), room, temperature, stop_ids, key)
+            texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
+            hits = [text for text, hit in zip(texts, holds(example.row, texts, threshold, facts), strict=True) if hit]
+            found = {"samples": count, "hits": len(hits), "found": hits[0] if hits else None}
+            found["cut"] = sum(len(ids) == room for ids in made)
+            rows.append({"setting": f"temperature {temperature:g}", "set": "forget", "example_id": example.id, **found})
+            bar.advance(1)
+    if cut := sum(row["cut"] for row in rows):
+        where = f"{max_new_tokens} tokens (--set max_new_tokens) or the model's context"
+        say(f"{cut} of {count * len(rows)} drawn answers had not ended after {where}")
+    return rows
+
+
+@torch.inference_mode()
+def draw(
+    engine: TorchEngine, prompt: list[int], count: int, most: int, temperature: float, stop_ids: Sequence[int], key: int
+) -> list[list[int]]:
+    """`count` answers from softmax(logits / temperature) over the whole vocabulary, without the stop token."""
+    from transformers import GenerationConfig
+
+    model: Any = engine.packed.model
+    own, model.generation_config = model.generation_config, GenerationConfig()  # a folder's own may cut the distribution
+    ids = torch.tensor([prompt], device=model.device)
+    devices = [model.device] if model.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(key)
+            new = model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
+                num_return_sequences=count, max_new_tokens=most, eos_token_id=list(stop_ids), pad_token_id=stop_ids[0],
+            )  # fmt: skip
+    finally:
+        model.generation_config = own
+    rows = new[:, len(prompt) :].tolist()
+    return [row[: next((k for k, token in enumerate(row) if token in stop_ids), len(row))] for row in rows]
+
+
+def holds(row: Source, texts: Sequence[str], threshold: float, facts: bool) -> list[bool]:
+    """For each text, whether it has the fact of the row."""
+    if facts and row.extra["fact_spans"]:
+        wanted = [_words(row.answer[start:end]) for start, end in row.extra["fact_spans"]]
+        patterns = [re.compile(rf"(?<!\w){re.escape(words)}(?!\w)") for words in wanted]
+        return [all(p.search(_words(text)) for p in patterns) for text in texts]
+    return [recall >= threshold for recall in rouge_l_recall([row.answer] * len(texts), texts)]
+
+
+def _words(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def at_least_one(n: int, c: int, k: int) -> float:
+    """Unbiased estimate of the probability that one of k draws is a hit, from c hits in n draws; k ≤ n."""
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def summarise(rows: Iterable[Mapping[str, Any]]) -> Numbers:
+    """For k = 1, 4, 16, … and the number of draws."""
+    rows = list(rows)
+    drawn = min(row["samples"] for row in rows)
+    counts = sorted({4**power for power in range(16) if 4**power < drawn} | {drawn})
+    setting = rows[0]["setting"]
+    return {(setting, f"fact_in_{k}"): math.fsum(at_least_one(row["samples"], row["hits"], k) for row in rows) / len(rows) for k in counts}
