@@ -26,6 +26,7 @@ import torch
 
 from shared.engines import TokenScores
 from shared.logprobs import CACHE_MIB, HeadOptions, PositionScores, scores_of
+from shared.memory import keep_freed_memory
 
 ACTIVATE = "TU_SCORING"
 PLUGIN = "token_unlearn"
@@ -84,6 +85,7 @@ def _pooler_class() -> type:
     class LogprobPooler(Pooler):
         def __init__(self, model, vocabulary: int):
             super().__init__()
+            keep_freed_memory()  # this is the process that holds the model
             self.vocabulary = vocabulary
             self.logits_of = model.compute_logits  # a bound method is no submodule: the weights load once, as the model's own
 
@@ -143,10 +145,7 @@ def _scores(hidden_TD, picked: list[int], targets: list[int], options: HeadOptio
     """[len(picked), `columns`] float32 on the CPU."""
     index = torch.tensor(picked, dtype=torch.long, device=hidden_TD.device)
     target = torch.tensor(targets, dtype=torch.long, device=hidden_TD.device)
-    # A logit, vLLM's copy of it where it caps, scales or gathers, float32, an exponential, the mask of ties.
-    entry = 2 * hidden_TD.element_size() + 9
-    chunk = max(1, (options.chunk_mib << 20) // (entry * vocabulary))
-    block = chunk if hidden_TD.is_cuda else max(1, min(chunk, (CACHE_MIB * torch.get_num_threads() << 20) // (4 * vocabulary)))
+    chunk, block = _rows_at_once(hidden_TD, options.chunk_mib << 20, vocabulary)
     out = [torch.zeros(0, columns(options))]
     for rows, wanted in zip(index.split(chunk), target.split(chunk), strict=True):
         if not len(rows):
@@ -158,6 +157,20 @@ def _scores(hidden_TD, picked: list[int], targets: list[int], options: HeadOptio
         for z_part, part in zip(z.split(block), wanted.split(block), strict=True):
             out.append(_flat(scores_of(z_part.float(), part, options)).cpu())
     return torch.cat(out)
+
+
+def _rows_at_once(hidden_TD, bound: int, vocabulary: int) -> tuple[int, int]:
+    """Rows whose logits are made at once, and rows of those that go through the sums.
+
+    A logit is there twice where vLLM caps, scales or gathers; in the sums it has a float32 copy, an exponential, and a mask of ties.
+    """
+    logit, summed = 2 * hidden_TD.element_size() * vocabulary, 9 * vocabulary
+    if hidden_TD.device.type != "cpu":
+        rows = max(1, bound // (logit + summed))
+        return rows, rows
+    block = max(1, min(CACHE_MIB * torch.get_num_threads() << 20, bound // 4) // summed)
+    chunk = max(1, (bound - block * summed) // logit)
+    return chunk, min(block, chunk)
 
 
 def columns(options: HeadOptions) -> int:
