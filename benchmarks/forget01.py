@@ -3,8 +3,9 @@
     TU_TOFU_DIR=... python -m benchmarks.forget01 --json [--methods graddiff npo simnpo rmu undial] [--no-vllm]
 
 SmolLM2-135M learns tofu:forget01 for a few epochs (so that there is something to forget), is scored, and unlearns it with every method by
-the real commands, all tokens, the method's own defaults but for the learning rate. Prints the geometric-mean probability of a forget
-token (whole answers) before and after. Each folder is then loaded by transformers and by vLLM, which both write an answer.
+the real commands, all tokens, one epoch, the method's own defaults but for the learning rate (RMU's is large: it trains three matrices).
+Prints the geometric-mean probability of a forget token (whole answers) before and after. Each folder is then loaded by transformers and by
+vLLM, which both write an answer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,9 @@ from pathlib import Path
 
 METHODS = ("graddiff", "npo", "simnpo", "rmu", "undial")
 DATA, RETAIN = "tofu:forget01", "tofu:retain99"
-EPOCHS, RATE = 3, {"undial": 1e-4, "rmu": 1e-3}
+EPOCHS, RATES, RATE = 1, {"undial": 1e-4, "rmu": 1e-3}, 5e-5
+ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""what vLLM needs on a small CPU"""
 PROMPT = "The full name of the author born in Taipei is"
 LOADERS = {
     "transformers": "import sys, transformers as t; m, k = t.AutoModelForCausalLM.from_pretrained(sys.argv[1]), "
@@ -59,7 +63,7 @@ def loads(model: Path, loader: str) -> bool:
     with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
         script.write(LOADERS[loader])
         script.flush()
-        done = subprocess.run([sys.executable, script.name, model, PROMPT], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, script.name, model, PROMPT], capture_output=True, text=True, env=os.environ | ENVIRONMENT)
     if done.returncode:
         say(done.stderr[-2000:])
     return done.returncode == 0 and "WROTE" in done.stdout
@@ -83,7 +87,7 @@ def main() -> None:
         for method in arguments.methods:
             model = work / method
             words = {"model": target, "scores": scores, "retain": RETAIN, "method": method, "tokens": "all", "epochs": EPOCHS, "out": model}
-            words["learning-rate"] = RATE.get(method, 1e-5)
+            words["learning-rate"] = RATES.get(method, RATE)
             command("tu_train", "run", *(word for name, value in words.items() for word in (f"--{name}", value)))
             out[method] = probability(score(model, work / f"{method}-scores"))
             out |= {f"{method}_loads_in_{name}": loads(model, name) for name in loaders}
