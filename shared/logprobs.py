@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from shared.errors import ConfigError, ModelError
+from shared.products import linear, multiply
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -110,7 +111,7 @@ class Head:
         """[N, V of the block] in `dtype`; unless given, in that of the weights."""
         dtype = dtype or self.weight.dtype
         bias = None if self.bias is None else self.bias[block].to(dtype)
-        return torch.nn.functional.linear(hidden_ND.to(dtype), self.weight[block].to(dtype), bias)
+        return linear(hidden_ND.to(dtype), self.weight[block].to(dtype), bias)
 
     def finished(self, z_NV: torch.Tensor) -> torch.Tensor:
         """Logits from the product, float32 or better; the product may be overwritten."""
@@ -368,10 +369,7 @@ def _d_product(head: Head, hidden_ND, target_N, grad_N, log_norm_N, block: slice
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     """total += a @ b, where the product may be of lower precision."""
-    if a.dtype == total.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b
+    total += multiply(a, b)
 
 
 def _as(like: torch.Tensor | None, gradient: torch.Tensor | None) -> torch.Tensor | None:

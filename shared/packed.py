@@ -12,16 +12,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from shared.attention import attending
+from shared.blocks import TOKENS, in_blocks
 from shared.console import say
 from shared.errors import ModelError
-from shared.forest import attending, pack
+from shared.forest import pack
 from shared.logprobs import Head, head_of
+from shared.products import FasterProducts, available
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.05}
 """largest difference of a logit, relative to the largest logit, that the order of sums may make"""
+
+
+PROBED = 8
+"""tokens of a block while a model is tried, so that blocks are tried too"""
 
 
 class PackedModel:
@@ -31,7 +38,7 @@ class PackedModel:
         """Raises ModelError when head times hidden states are not the model's own logits."""
         self.model = model
         self.backbone = model.base_model
-        self.packs = True
+        self.packs, self.block = True, PROBED
         probes = [[(7 * i + 3) % 50 for i in range(12)] + tail for tail in ([5, 1, 9], [8, 8], [])]
         expected = self._own_logits(probes)
         if not torch.isfinite(expected).all():
@@ -43,6 +50,7 @@ class PackedModel:
                     f"{type(model).__name__}: its logits are not head times hidden states; this architecture is not understood"
                 )
             say(f"{type(model).__name__} cannot take a packed row of shared prefixes: batches of similar length instead, which is slower")
+        self.block = TOKENS
 
     @property
     def head(self) -> Head:
@@ -52,10 +60,11 @@ class PackedModel:
         """-> hidden states [L, D] and, for each sequence, the row of each of its tokens. Row of token i predicts token i + 1."""
         if not self.packs:
             return self._padded(sequences)
-        forest = pack(sequences, self.model.device)
+        scoring = not torch.is_grad_enabled() and self.model.dtype == torch.float32
+        forest = pack(sequences, self.model.device, alone=scoring and available())
         # A mask that is already four-dimensional keeps transformers from building its own; the forest's attention reads none.
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.model.device)
-        with attending(self.model, forest):
+        with attending(self.model, forest), in_blocks(self.model, self.block):
             out = self.backbone(input_ids=forest.ids_L[None], position_ids=forest.positions_L[None], attention_mask=mask, use_cache=False)
         return out.last_hidden_state[0], forest.slots
 
@@ -67,7 +76,8 @@ class PackedModel:
             ids[row, : len(sequence)] = torch.tensor(sequence)
             mask[row, : len(sequence)] = 1
         device = self.model.device
-        out = self.backbone(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+        with FasterProducts():
+            out = self.backbone(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
         slots = [list(range(row * longest, row * longest + len(s))) for row, s in enumerate(sequences)]
         return out.last_hidden_state.flatten(0, 1), slots
 

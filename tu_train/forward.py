@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shared.attention import recomputing
 from shared.errors import ConfigError, ModelError
-from shared.forest import recomputing
 from shared.logprobs import target_logprobs
 from shared.packed import PackedModel
 from tu_train.batches import Item, Pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from shared.memory import keep_freed_memory
 from shared.models import choose_device, choose_dtype, load_model
 from shared.packed import PackedModel
 
-MAX_AGAIN = 1 / 16
-"""A pass computes again what it shares with the one before. Where that is more than this share of its tokens (variants of one long text:
-each pass begins with the text), it grows beyond `batch_tokens` …"""
-MAX_GROWTH = 8
-"""… to at most so many times as much, for the sake of memory."""
+GROWTH = (1, 2, 4, 8, 16)
+"""How many times `batch_tokens` a pass may hold. A pass computes again what it shares with the one before, which is much where variants of
+one long text each begin with that text: …"""
+NEARLY = 1.03
+"""… the smallest passes are taken that compute at most this many times the tokens that the largest would."""
 
 
 class TorchEngine:
@@ -88,19 +89,11 @@ class TorchEngine:
         if not self.packed.packs:
             yield from _padded_batches([len(s) for s in sequences], self.batch_tokens)
             return
-        batch: list[int] = []
-        total, again, previous = 0, 0, []
-        for i in sorted(range(len(sequences)), key=sequences.__getitem__):
-            shared = common_prefix(previous, sequences[i])
-            budget = self.batch_tokens * (1 if again <= MAX_AGAIN * total else MAX_GROWTH)
-            if batch and total + len(sequences[i]) - shared > budget:
-                yield batch
-                batch, total, again = [], shared, shared
-            batch.append(i)
-            total += len(sequences[i]) - shared
-            previous = sequences[i]
-        if batch:
-            yield batch
+        order = sorted(range(len(sequences)), key=sequences.__getitem__)
+        lengths = [len(sequences[i]) for i in order]
+        common = [0, *(common_prefix(sequences[a], sequences[b]) for a, b in itertools.pairwise(order))][: len(order)]
+        for first, last in _row_lengths(lengths, common, self.batch_tokens):
+            yield order[first:last]
 
     @torch.inference_mode()
     def generate(
@@ -136,6 +129,22 @@ class TorchEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _row_lengths(lengths: Sequence[int], common: Sequence[int], budget: int) -> list[tuple[int, int]]:
+    """Runs of sorted sequences that share a pass. `common`: tokens that each shares with the one before. One too long stands alone."""
+
+    def cut_at(budget: int) -> tuple[list[tuple[int, int]], int]:
+        runs, first, total, computed = [], 0, 0, 0
+        for i, (length, shared) in enumerate(zip(lengths, common, strict=True)):
+            if i > first and total + length - shared > budget:
+                runs.append((first, i))
+                first, total, computed = i, shared, computed + total
+            total += length - shared
+        return ([*runs, (first, len(lengths))] if lengths else []), computed + total
+
+    options = [cut_at(budget * growth) for growth in GROWTH]
+    return next(runs for runs, computed in options if computed <= NEARLY * options[-1][1])
 
 
 def cut(scores: PositionScores, counts: Sequence[int]) -> list[TokenScores]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.engines import Request, open_engine
-from shared.engines.torch import MAX_GROWTH, TorchEngine
+from shared.engines.torch import GROWTH, TorchEngine
 from shared.errors import ConfigError
 from shared.logprobs import HeadOptions
 from shared.models import load_model
@@ -107,7 +107,7 @@ def test_batches_hold_every_sequence_once_and_keep_the_budget(engines, requests,
     engine, sequences = TorchEngine(engines().packed, batch_tokens=batch_tokens), [r.ids for r in requests]
     batches = list(engine._batches(sequences))
     assert sorted(i for batch in batches for i in batch) == list(range(len(sequences)))
-    assert all(len(batch) == 1 or distinct([sequences[i] for i in batch]) <= MAX_GROWTH * batch_tokens for batch in batches)
+    assert all(len(batch) == 1 or distinct([sequences[i] for i in batch]) <= GROWTH[-1] * batch_tokens for batch in batches)
 
 
 def test_sequences_that_share_little_keep_to_the_budget(engines):
@@ -121,16 +121,35 @@ def test_sequences_that_share_little_keep_to_the_budget(engines):
 def test_variants_of_a_long_text_go_in_rows_long_enough_to_pay_for_the_text_they_repeat(engines):
     """Cost in tokens of masking every 16 of a text, each variant read for 32: linear in its length, not quadratic."""
 
-    def tokens_a_token(length: int, growth: int) -> float:
+    def tokens_a_token(length: int, growth: tuple[int, ...]) -> float:
         text = [(7 * i) % 400 for i in range(length)]
         variants = [[*text[:at], *([450] * 16), *text[at + 16 : at + 48]] for at in range(0, length - 16, 16)]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("shared.engines.torch.MAX_GROWTH", growth)
+            patch.setattr("shared.engines.torch.GROWTH", growth)
             batches = list(TorchEngine(engines().packed, batch_tokens=256)._batches([text, *variants]))
         return sum(distinct([([text, *variants])[i] for i in batch]) for batch in batches) / length
 
-    assert tokens_a_token(1024, MAX_GROWTH) < 1.5 * tokens_a_token(256, MAX_GROWTH)
-    assert tokens_a_token(1024, 1) > 2 * tokens_a_token(256, 1)  # what it would cost in rows of 256
+    assert tokens_a_token(1024, GROWTH) < 1.5 * tokens_a_token(256, GROWTH)
+    assert tokens_a_token(1024, (1,)) > 2 * tokens_a_token(256, (1,))  # what it would cost in rows of 256
+
+
+def test_rows_grow_no_longer_than_they_have_to(engines):
+    """The smallest growth that computes at most 1.03 times the tokens of the largest."""
+    text = [(7 * i) % 400 for i in range(512)]
+    sequences = [text, *([*text[:at], *([450] * 16), *text[at + 16 : at + 48]] for at in range(0, 496, 16))]
+
+    def computed(growth: tuple[int, ...]) -> tuple[float, int]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("shared.engines.torch.GROWTH", growth)
+            batches = list(TorchEngine(engines().packed, batch_tokens=64)._batches(sequences))
+        sizes = [distinct([sequences[i] for i in batch]) for batch in batches]
+        return sum(sizes) / distinct(sequences), max(sizes)
+
+    steps = (1, 2, 4, 8, 16, 32, 64)
+    again, longest = computed(steps)
+    needed = next(g for g in steps if computed((g,))[0] <= 1.03 * computed((64,))[0])
+    assert needed > 4 and again <= 1.03
+    assert longest <= 64 * needed
 
 
 def test_padded_batches_are_of_similar_length_and_count_the_padding(engines, requests):
@@ -163,7 +182,7 @@ def test_requests_that_want_nothing_get_nothing(engines, requests):
 
 def test_scoring_advances_by_the_tokens_of_the_requests(engines, requests):
     steps: list[int] = []
-    TorchEngine(engines().packed, batch_tokens=60).score(requests, steps.append)
+    TorchEngine(engines().packed, batch_tokens=10).score(requests, steps.append)
     assert sum(steps) == sum(len(request.ids) for request in requests)
     assert len(steps) > 1
 

@@ -6,8 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared import forest as forest_module
+from shared.attention import attending, forest_attention
 from shared.errors import ModelError
-from shared.forest import MIN_SHARED, attending, common_prefix, pack
+from shared.forest import MIN_SHARED, common_prefix, pack
 from shared.models import load_model
 from shared.packed import PackedModel
 from tests.conftest import ARCHITECTURES, VOCABULARY
@@ -203,6 +204,31 @@ def test_long_and_nested_sequences_agree_packed_and_padded(packed_models, archit
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("queries", [5, 512])
+@settings(FEW, max_examples=4)
+@given(sequences=forests())
+def test_segments_that_stand_alone_give_the_same_logits(packed_models, architecture, queries, sequences):
+    """Of any size here; queries in one block and in several."""
+    packed = packed_models(architecture)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forest_module, "ALONE", 30)
+        patch.setattr("shared.attention.QUERIES", queries)
+        assert pack(HANDMADE, alone=True).singles and pack(HANDMADE, alone=True).groups and not pack(HANDMADE).singles
+        for rows in (sequences, HANDMADE):
+            assert worst(packed_logits(packed, rows), plain_logits(packed.model, rows)) < TOLERANCE
+
+
+def test_segments_stand_alone_only_where_nobody_asks_for_a_gradient(packed_models, monkeypatch):
+    packed, made = packed_models("Llama"), []
+    monkeypatch.setattr(forest_module, "ALONE", 1)
+    monkeypatch.setattr("shared.packed.pack", lambda *args, **kwargs: made.append(pack(*args, **kwargs)) or made[-1])
+    packed.hidden(HANDMADE)
+    with torch.no_grad():
+        packed.hidden(HANDMADE)
+    assert [bool(forest.singles) for forest in made] == [False, True]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @settings(FEW, max_examples=2)
 @given(sequences=forests())
 def test_flex_attention_gives_the_same_logits(packed_models, architecture, sequences):
@@ -216,10 +242,17 @@ def test_flex_attention_gives_the_same_logits(packed_models, architecture, seque
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("small", [1, 10**9])
 @settings(FEW, max_examples=3)
 @given(sequences=forests(), seed=st.integers(0, 9))
-def test_gradients_equal_those_of_separate_forwards(packed_models, architecture, sequences, seed):
-    packed = packed_models(architecture)
+def test_gradients_equal_those_of_separate_forwards(packed_models, architecture, small, sequences, seed):
+    """With oneDNN's products in every linear layer, and in none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shared.products.SMALL", small)
+        check_gradients(packed_models(architecture), sequences, seed)
+
+
+def check_gradients(packed: PackedModel, sequences: list[list[int]], seed: int) -> None:
     model = packed.model
     generator = torch.Generator().manual_seed(seed)
     sequences = [s for s in sequences if len(s) > 1] or [[1, 2, 3]]
@@ -310,11 +343,11 @@ def test_position_biases_sinks_and_recurrence_fall_back_to_padding_with_right_lo
 def test_the_forests_attention_refuses_what_it_does_not_know(packed_models, name):
     model, x = packed_models("Llama").model, torch.zeros(1, 2, 3, 4)
     with attending(model, pack([[1, 2, 3]])):
-        forest_module.forest_attention(None, x, x, x, None, **{name: None}, position_ids=x, is_causal=True)
+        forest_attention(None, x, x, x, None, **{name: None}, position_ids=x, is_causal=True)
         with pytest.raises(TypeError, match=f"does not know {name}"):
-            forest_module.forest_attention(None, x, x, x, None, **{name: x})
+            forest_attention(None, x, x, x, None, **{name: x})
         with pytest.raises(TypeError, match="does not know is_causal"):
-            forest_module.forest_attention(None, x, x, x, None, is_causal=False)
+            forest_attention(None, x, x, x, None, is_causal=False)
 
 
 def test_attention_sinks_are_not_overlooked_where_low_precision_would_hide_them():
