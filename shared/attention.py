@@ -98,7 +98,7 @@ def forest_attention(module, query, key, value, attention_mask, scaling=None, dr
         out[forest.grouped_L] = torch.cat(parts).index_select(0, forest.order_L).unflatten(1, out.shape[1:])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     for single in forest.singles:
-        _alone(single, query[0], *flat[1:], out, scale, sliding_window, softcap)
+        _alone(single, query[0], flat[1], flat[2], out, scale, sliding_window, softcap)
     return out[None], None
 
 

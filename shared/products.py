@@ -1,14 +1,15 @@
-"""Matrix products in float32 on a CPU, through oneDNN. torch's own go through MKL, which on processors of other makers reaches half of
-what the processor can do (benchmarks/where_time_goes.py prints the ratio); torch has oneDNN too, but asks it for lower precisions only.
+"""Matrix products in float32 by the library that is fast on this CPU. torch's own go to MKL, which takes its AVX-512 kernels on Intel's
+processors only: on others it reaches half of what oneDNN does (benchmarks/where_time_goes.py prints the ratio), which torch has too but
+asks for lower precisions only.
 
-The same sums in another order, so results differ by rounding, and which library computes depends on the machine alone, never on a timing:
-the same machine gives the same bytes. Everything else (devices, dtypes, autocast, a torch without oneDNN, narrow matrices) is torch's own.
+The same sums in another order, so results differ by rounding. Which library computes depends on the processor alone, never on a timing: the
+same machine gives the same bytes. Everything else (devices, dtypes, autocast, a torch without oneDNN, small matrices) is torch's own.
 """
 
 from __future__ import annotations
 
-import platform
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +24,19 @@ so that a token's numbers come from the same library whatever its company"""
 
 @cache
 def available() -> bool:
-    """Whether this torch has oneDNN and the operator, and the machine is one on which it was tried."""
-    kind = platform.machine().lower() in ("x86_64", "amd64")
-    return kind and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Whether oneDNN computes here: a processor with AVX-512 that is not Intel's, and a torch that has it."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or vendor() in ("", "GenuineIntel"):
+        return False
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def vendor() -> str:
+    """Who made the processor, as Linux names it; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def fits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -58,7 +69,7 @@ def _forward(x: torch.Tensor, weight_MK: torch.Tensor, bias_M: torch.Tensor | No
 
 
 def onednn(a_NK: torch.Tensor, b_MK: torch.Tensor, bias_M: torch.Tensor | None = None) -> torch.Tensor:
-    """a @ b.T + bias, whatever the size: for float32 on a CPU where oneDNN is `available`. Not differentiable."""
+    """a @ b.T + bias, whatever the size; for float32 on a CPU, where oneDNN is `available`. Not differentiable."""
     operator: Any = torch.ops.mkldnn._linear_pointwise
     return operator(_dense(a_NK), _dense(b_MK), bias_M, "none", [], "")
 

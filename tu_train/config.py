@@ -38,8 +38,9 @@ class LoopConfig:
     """batches an optimizer step"""
     batch_tokens: int = 2048
     """tokens a forward pass, before sharing; a batch is cut into as many passes as it needs, which changes no result"""
-    checkpointing: bool = False
-    """compute activations again in the backward pass instead of keeping them: less memory, more time"""
+    checkpointing: bool | None = None
+    """compute the activations of each block again in the backward pass instead of keeping them: much less memory, a sixth more time, the
+    same numbers. Default: with all weights in training, where the architecture can; not with --lora, which takes little memory anyway"""
     train_only: tuple[str, ...] = ()
     """globs of parameter names, only these train; all unless given (run: unless the method says)"""
     lora: int = 0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.attention import recomputing
+from shared.console import say
 from shared.errors import ConfigError, ModelError
 from shared.logprobs import target_logprobs
 from shared.packed import PackedModel
@@ -145,8 +146,11 @@ def tokens_of_items(items: Sequence[Item], logp_N: Tensor, target_N: Tensor) -> 
     return tokens
 
 
-def checkpoint_activations(packed: PackedModel) -> None:
-    """Blocks keep no activations and run again in the backward pass, each within the packed row it ran in. Dropout stays off."""
+def checkpoint_activations(packed: PackedModel, *, required: bool) -> None:
+    """Blocks keep no activations and run again in the backward pass, each within the packed row it ran in. Dropout stays off.
+
+    An architecture that cannot is a ConfigError where it is `required`, else it keeps them, which is said.
+    """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     model = packed.model
@@ -157,7 +161,10 @@ def checkpoint_activations(packed: PackedModel) -> None:
     try:
         model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
     except ValueError as error:
-        raise ConfigError(f"checkpointing: {type(model).__name__} cannot: {str(error).splitlines()[0]}") from None
+        if required:
+            raise ConfigError(f"checkpointing: {type(model).__name__} cannot: {str(error).splitlines()[0]}") from None
+        say(f"{type(model).__name__} cannot compute activations again: they are kept, which takes more memory")
+        return
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True  # of the block itself: what is inside stays in eval mode

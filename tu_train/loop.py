@@ -83,8 +83,8 @@ def train(
     schedule = make_schedule(optimizer, config, total_steps)
     autocast = torch.autocast(model.device.type, dtype=choose_dtype(config.dtype), enabled=config.dtype != "float32")
     model.eval()  # dropout off: the loss of a row must not depend on the rows it shares a pass with
-    if config.checkpointing:
-        checkpoint_activations(packed)
+    if config.checkpointing or (config.checkpointing is None and not config.lora):
+        checkpoint_activations(packed, required=config.checkpointing is True)
     state = start_state(packed, objective)
     first = checkpoints.restore(model, optimizer, schedule, state) if checkpoints else 0
     with Log(log, trackers) as lines, progress("training", total_steps, "steps") as bar:

@@ -213,6 +213,7 @@ def test_segments_that_stand_alone_give_the_same_logits(packed_models, architect
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(forest_module, "ALONE", 30)
         patch.setattr("shared.attention.QUERIES", queries)
+        patch.setattr("shared.packed.available", lambda: True)  # whoever made this processor
         assert pack(HANDMADE, alone=True).singles and pack(HANDMADE, alone=True).groups and not pack(HANDMADE).singles
         for rows in (sequences, HANDMADE):
             assert worst(packed_logits(packed, rows), plain_logits(packed.model, rows)) < TOLERANCE
@@ -221,6 +222,7 @@ def test_segments_that_stand_alone_give_the_same_logits(packed_models, architect
 def test_segments_stand_alone_only_where_nobody_asks_for_a_gradient(packed_models, monkeypatch):
     packed, made = packed_models("Llama"), []
     monkeypatch.setattr(forest_module, "ALONE", 1)
+    monkeypatch.setattr("shared.packed.available", lambda: True)
     monkeypatch.setattr("shared.packed.pack", lambda *args, **kwargs: made.append(pack(*args, **kwargs)) or made[-1])
     packed.hidden(HANDMADE)
     with torch.no_grad():
@@ -249,6 +251,7 @@ def test_gradients_equal_those_of_separate_forwards(packed_models, architecture,
     """With oneDNN's products in every linear layer, and in none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shared.products.SMALL", small)
+        patch.setattr("shared.products.available", lambda: True)
         check_gradients(packed_models(architecture), sequences, seed)
 
 

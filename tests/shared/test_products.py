@@ -13,6 +13,7 @@ def counted(monkeypatch):
     """How many products oneDNN was given."""
     calls, own = [], products.onednn
     monkeypatch.setattr(products, "SMALL", 1 << 14)
+    monkeypatch.setattr(products, "available", lambda: True)
     monkeypatch.setattr(products, "onednn", lambda *args: calls.append(args) or own(*args))
     return calls
 
@@ -77,6 +78,16 @@ def test_a_few_rows_come_from_the_same_library_as_many(counted):
     many = linear(x, weight)
     assert all(close(linear(x[i : i + 1], weight), many[i : i + 1]) for i in range(64))
     assert len(counted) == 65
+
+
+@pytest.mark.parametrize(
+    ("capability", "maker", "expected"),
+    [("AVX512", "AuthenticAMD", True), ("AVX512", "GenuineIntel", False), ("AVX512", "", False), ("AVX2", "AuthenticAMD", False)],
+)
+def test_onednn_computes_where_mkl_leaves_half_of_the_processor(monkeypatch, capability, maker, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(products, "vendor", lambda: maker)
+    assert products.available.__wrapped__() is expected
 
 
 def test_inside_the_mode_every_linear_layer_takes_part_and_outside_none_does(counted):

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 import tu_train.run
 from shared.datasets import load_rows
-from shared.errors import ModelError
+from shared.errors import ConfigError, ModelError
 from shared.examples import make_examples
 from shared.models import load_model, load_tokenizer
 from shared.packed import PackedModel
@@ -18,7 +18,7 @@ from shared.scores import open_store
 from tests.tu_train.conftest import RETAIN, log_of, plan_of, selection, weights_of, write_store
 from tu_train.batches import Item, Pass, cut, item_of_example, item_of_row
 from tu_train.config import LoopConfig
-from tu_train.forward import look
+from tu_train.forward import checkpoint_activations, look
 from tu_train.loop import Objective, Totals, losses_of, train
 from tu_train.methods import METHODS, check_options
 from tu_train.optimizer import rate
@@ -314,5 +314,24 @@ def test_activation_checkpointing_changes_no_gradient(target, forget_rows, retai
     kept, again = (train_steps(target, groups, objective_of("npo"), tmp_path, checkpointing=c, batch_tokens=300) for c in (False, True))
     for a, b in zip(kept[0].parameters(), again[0].parameters(), strict=True):
         assert torch.equal(a, b)
-    calls = sum(getattr(m, "gradient_checkpointing", False) and m.training for m in again[0].modules())
-    assert calls == again[0].config.num_hidden_layers
+    assert (blocks_that_run_again(kept[0]), blocks_that_run_again(again[0])) == (0, again[0].config.num_hidden_layers)
+
+
+def blocks_that_run_again(model) -> int:
+    return sum(getattr(m, "gradient_checkpointing", False) and m.training for m in model.modules())
+
+
+def test_activations_are_computed_again_unless_adapters_train(target, forget_rows, retain_examples, tmp_path):
+    groups = [pairs_of(forget_rows, retain_examples, "soft")]
+    model, adapted = (train_steps(target, groups, objective_of("npo"), tmp_path, lora=rank)[0] for rank in (0, 2))
+    assert (blocks_that_run_again(model), blocks_that_run_again(adapted)) == (model.config.num_hidden_layers, 0)
+
+
+def test_an_architecture_that_cannot_compute_again_keeps_activations_or_refuses(target, capsys):
+    packed = packed_of(target)
+    packed.model.supports_gradient_checkpointing = False
+    with pytest.raises(ConfigError, match="checkpointing: LlamaForCausalLM cannot"):
+        checkpoint_activations(packed, required=True)
+    checkpoint_activations(packed, required=False)
+    assert "LlamaForCausalLM cannot compute activations again" in capsys.readouterr().err
+    assert blocks_that_run_again(packed.model) == 0
