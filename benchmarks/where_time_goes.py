@@ -7,9 +7,11 @@ The workloads of benchmarks/score.py in float32; prints what docs/performance.md
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -21,8 +23,14 @@ from shared.forest import pack
 from shared.memory import keep_freed_memory
 from shared.models import load_model, load_tokenizer, locate
 from shared.packed import PackedModel
+from shared.products import linear
 
-KINDS = {"aten::mm": "matrix products", "aten::addmm": "matrix products", "aten::_scaled_dot_product_flash_attention_for_cpu": "attention"}
+PRODUCTS, ATTENTION = "matrix products", "attention"
+KINDS = {
+    **dict.fromkeys(("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise"), PRODUCTS),
+    **dict.fromkeys(("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_softmax"), ATTENTION),
+}
+"""those of large segments, which attend by products of their own, count as products"""
 
 
 def shares(engine: TorchEngine, load: Workload) -> dict[str, float]:
@@ -49,7 +57,7 @@ def tokens_read(engine: TorchEngine, load: Workload) -> tuple[int, int]:
 
 
 def product_rates(model: Any) -> dict[str, float]:
-    """The head on 512 rows in blocks of 2,048 tokens and a layer's widest product on 2,048, over the rate of a 2048-cube product."""
+    """The head on 512 rows in blocks of 2,048 tokens and a layer's widest product on 2,048, over torch's own 2048-cube product."""
     cube, out = matrix_rate(torch.float32), {}
     for name, rows, weight in (
         ("head", 512, model.get_output_embeddings().weight),
@@ -60,7 +68,7 @@ def product_rates(model: Any) -> dict[str, float]:
 
         def product(hidden=hidden, blocks=blocks) -> None:
             for block in blocks:
-                torch.nn.functional.linear(hidden, block)
+                linear(hidden, block)
 
         seconds = min(timed(product)[0] for _ in range(9))
         out[name] = 2 * rows * weight.numel() / seconds / cube
@@ -87,6 +95,22 @@ def gain_of_kept_memory(rounds: int = 2) -> float:
     return best[False] / best[True]
 
 
+def gains(engine: TorchEngine, load: Workload, rounds: int = 2) -> dict[str, float]:
+    """Time of a workload without one of our ways over the time with all: products by oneDNN, large segments alone, blocks of tokens."""
+    without = {"all": (), "oneDNN": (("shared.products.available", lambda: False), ("shared.packed.available", lambda: False)),
+               "segments alone": (("shared.forest.ALONE", 1 << 60),), "blocks": ()}  # fmt: skip
+    best = dict.fromkeys(without, float("inf"))
+    for _ in range(rounds):
+        for name, changes in without.items():
+            with contextlib.ExitStack() as stack:
+                for target, value in changes:
+                    stack.enter_context(patch(target, value))
+                if name == "blocks":
+                    stack.enter_context(patch.object(engine.packed, "block", 1 << 60))
+                best[name] = min(best[name], timed(lambda: score(engine, load))[0])
+    return {name: seconds / best["all"] for name, seconds in best.items() if name != "all"}
+
+
 @torch.inference_mode()
 def main() -> None:
     folder = locate("smollm2")
@@ -97,6 +121,9 @@ def main() -> None:
         loop, forest = tokens_read(engine, load)
         told = ", ".join(f"{kind} {share:.2f}" for kind, share in sorted(shares(engine, load).items(), key=lambda item: -item[1]))
         print(f"{name}: the loop reads {loop:,} tokens, the forest {forest:,}; {told}", flush=True)
+    for name, rows in (("masked", 10), ("long", 1024)):
+        found = gains(engine, workload(name, rows, tokenizer, folder))
+        print(f"{name}, {rows}: time without over time with " + ", ".join(f"{n} {x:.2f}" for n, x in found.items()), flush=True)
     print(f"plain pass, time with freed memory returned over time with it kept: {gain_of_kept_memory():.2f}", flush=True)
     print("over a 2048-cube product: " + ", ".join(f"{name} {rate:.2f}" for name, rate in product_rates(model).items()))
 

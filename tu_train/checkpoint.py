@@ -180,7 +180,10 @@ def latest_snapshot(folder: Path) -> Snapshot | None:
     for name in (STATE, TENSORS):
         if not (path / name).is_file():
             raise StoreError(f"{path / name}: missing; {advice}")
-    body = read_json(path / STATE)
+    try:
+        body = read_json(path / STATE)
+    except StoreError:
+        raise StoreError(f"{path / STATE}: not valid JSON; {advice}") from None
     if not isinstance(body, dict) or body.pop("sha256", None) != hash_json(body):
         raise StoreError(f"{path / STATE}: fails its checksum; {advice}")
     if body["format"] != FORMAT:

@@ -187,13 +187,15 @@ def test_what_is_damaged_or_changed_is_refused_by_name(command, whole, tmp_path)
         assert command(out, "--resume", *more, **settings) == 2
         assert expected in refusal(out)
     newest = unfinished(out) / "checkpoint-000006"
-    for name in ("state.safetensors", "state.json"):
+    state = (newest / "state.json").read_bytes()
+    changed, cut_short = state.replace(b'"step": 6', b'"step": 7'), state[: len(state) // 2]
+    assert changed != state
+    for name, damaged in (("state.safetensors", None), ("state.json", changed), ("state.json", cut_short)):
         good = (newest / name).read_bytes()
-        flip_bit(newest / name)
+        flip_bit(newest / name) if damaged is None else (newest / name).write_bytes(damaged)
         assert command(out, "--resume") == 2
         assert f"{newest / name}: " in refusal(out) and f"delete {newest} to go on from the checkpoint of step 3" in refusal(out)
-        if name == "state.safetensors":
-            (newest / name).write_bytes(good)
+        (newest / name).write_bytes(good)
     shutil.rmtree(newest)
     assert command(out, "--resume", save_every=5) == 0, said(out)
     same(out, whole)
