@@ -19,7 +19,7 @@ from shared.memory import keep_freed_memory
 from shared.models import choose_device, choose_dtype, load_model
 from shared.packed import PackedModel
 
-GROWTH = (1, 2, 4, 8, 16)
+GROWTH = (1, 2, 4, 8, 16, 32)
 """How many times `batch_tokens` a pass may hold. A pass computes again what it shares with the one before, which is much where variants of
 one long text each begin with that text: …"""
 NEARLY = 1.03
