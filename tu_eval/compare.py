@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import StoreError
+from tu_eval.attribution import Agreement, agreement_of, read_agreements
 from tu_eval.columns import DOWN, Column, columns_of, plain
 from tu_eval.intervals import Estimate, over_rows, over_seeds
 from tu_eval.metrics.forget_quality import forget_quality
+from tu_eval.metrics.privleak import privleak
 from tu_eval.results import IDENTITY, Results, load_results, require_comparable
 from tu_eval.training import IndexedRun, Training, find_training, read_index
 
@@ -51,6 +54,8 @@ class Comparison:
     groups: list[Group]
     notes: list[str]
     """what a reader must know before comparing"""
+    agreements: list[tuple[Agreement | None, str]]
+    """one a group: how well its tokens were chosen, or None and why that is not known; empty unless files were given"""
 
     @cached_property
     def rows(self) -> list[dict[str, list[dict[str, Any]]]]:
@@ -69,10 +74,16 @@ class Comparison:
         """A metric of one result. The result that the others were tested against is tested against itself: it belongs in the plot."""
         result = self.results[index]
         value = result.summary["metrics"].get(metric)
-        if value is None and metric == "forget_quality" and result.summary["rows_sha256"] in references(self.results):
-            ratios = [row["log_truth_ratio"] for row in self.rows[index]["forget"]]
-            return forget_quality(ratios, ratios)
+        if value is None and metric in ("forget_quality", "privleak") and result.summary["rows_sha256"] in references(self.results):
+            ratios, auc = [row["log_truth_ratio"] for row in self.rows[index]["forget"]], result.summary["metrics"].get("mia_min_k")
+            return forget_quality(ratios, ratios) if metric == "forget_quality" else None if auc is None else privleak(auc, auc)
         return value
+
+    def true_positives(self, group: Group, metric: str) -> float | None:
+        """Mean over a group's results of an attack's true-positive rate at 1 % false positives; `metric` is that of its AUC."""
+        attacks = [((self.results[i].summary.get("membership") or {}).get("attacks") or {}) for i in group.members]
+        rates = [found[name]["true_positives"] for found in attacks if (name := metric.removeprefix("mia_")) in found]
+        return math.fsum(rates) / len(rates) if rates and metric.startswith("mia_") else None
 
     def estimate(self, group: Group, column: Column) -> Estimate:
         """A metric of a group: over its seeds where there are two or more, else with the interval over rows."""
@@ -112,9 +123,9 @@ class Comparison:
         return values[0] if self.columns[column].to_retain and len(values) == 1 else None
 
 
-def load_comparison(folders: Sequence[Path], index: Path | None = None) -> Comparison:
+def load_comparison(folders: Sequence[Path], index: Path | None = None, agreements: Sequence[Path] = ()) -> Comparison:
     """Raises StoreError for a folder that is no finished result, or that was measured on another suite, data or tokenizer."""
-    runs = read_index(index) if index else []
+    runs, agreed = read_index(index) if index else [], read_agreements(agreements)
     given = {folder.resolve() for folder in folders}
     found = [place for run in runs for place in run.results if place.resolve() not in given]
     results = [load_results(folder) for folder in [*folders, *found]]
@@ -127,8 +138,12 @@ def load_comparison(folders: Sequence[Path], index: Path | None = None) -> Compa
     trainings = [find_training(r, settings) for r in results]
     labels = _labels(results)
     groups = _groups(results, labels, trainings)
-    notes = [*_notes(results), *_same_weights(results, labels), *_missing(runs, results)]
-    return Comparison(results, labels, _columns(results), trainings, groups, notes)
+    quality = [agreement_of(group.training, agreed) for group in groups] if agreed else []
+    unused = [
+        f"No run here was trained with the store of {a.place.name} (--agreement)." for a in agreed if all(a is not q for q, _ in quality)
+    ]
+    notes = [*_notes(results), *_same_weights(results, labels), *_missing(runs, results), *unused]
+    return Comparison(results, labels, _columns(results), trainings, groups, notes, quality)
 
 
 def _labels(results: Sequence[Results]) -> list[str]:

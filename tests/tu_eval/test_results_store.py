@@ -72,6 +72,28 @@ def test_one_character_of_the_chat_template_is_measured_again(model, measure, lo
     assert len(loads) == 2
 
 
+def test_through_the_command_other_weights_and_templates_are_measured_again(run_cli, model, tiny_base, tmp_path):
+    from transformers import AutoTokenizer
+
+    count = iter(range(9))
+
+    def measured():
+        words = ("--suite", SUITE, "--limit", 2, "--device", "cpu", "--set", "max_new_tokens=4", "--store", tmp_path / "store")
+        code, _, err = run_cli("tu-eval", "run", "--model", model, *words, "--out", tmp_path / f"r{next(count)}")
+        assert code == 0, err
+        return "already measured" not in err
+
+    assert measured() and not measured()
+    shutil.copy(tiny_base / "model.safetensors", model / "model.safetensors")
+    assert measured() and not measured()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = CHATML.replace("helpful assistant", "helpful Assistant")
+    tokenizer.save_pretrained(model)
+    assert measured() and not measured()
+    rows = [(tmp_path / f"r{i}" / "rows.parquet").read_bytes() for i in range(6)]
+    assert rows[0] == rows[1] and rows[2] == rows[3] and rows[4] == rows[5] and len(set(rows)) == 3
+
+
 @pytest.mark.parametrize(
     "change", [{"dtype": "bfloat16"}, {"max_new_tokens": 5}, {"limit": 3}, {"suite": "atlas"}, {"holdout": "atlas:holdout"}]
 )
