@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ def table_csv(comparison: Comparison) -> str:
         agreed = comparison.agreements[at[i]][0] if comparison.agreements else None
         values = [
             *(comparison.value(i, metric) for metric in metrics),
-            *(comparison.true_positives(replace(group, members=[i]), metric) for metric in attacks),
+            *(comparison.true_positives([i], metric) for metric in attacks),
             *(agreed and agreed.figures[name] for name in FIGURES),
         ]
         writer.writerow([*("" if n is None else n for n in names), *("" if v is None else repr(v) for v in values)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tu_eval.columns import MORE, Column
-from tu_eval.compare import Comparison, Group
+from tu_eval.compare import Comparison
+from tu_eval.groups import Group
 
 
 def lacking(comparison: Comparison) -> list[str]:

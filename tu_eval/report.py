@@ -115,7 +115,7 @@ def _group(comparison: Comparison, at: int, table: list[list[Estimate]], marks: 
                 "source": e.source,
                 "n": e.n,
                 "mark": marks[c][at],
-                "found": None if (rate := comparison.true_positives(group, column.metric)) is None else show(rate),
+                "found": None if (rate := comparison.true_positives(group.members, column.metric)) is None else show(rate),
                 "reason": comparison.results[group.members[0]].summary["reasons"].get(column.metric, "") if e.value is None else "",
             }
             for c, (column, e) in enumerate(zip(comparison.columns, table[at], strict=True))

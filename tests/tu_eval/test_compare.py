@@ -257,6 +257,18 @@ def test_rows_are_browsed_searched_and_shown_literally(page):
     assert card(page) == [] and "no row" in page.evaluate("document.getElementById('of').textContent")
 
 
+def test_target_and_retain_model_are_marked_the_axis_is_logarithmic_and_settings_are_there(page):
+    bold = "[...document.querySelectorAll('svg.plot text[font-weight=\"700\"]')].map((e) => e.textContent)"
+    assert sorted(page.evaluate(bold)) == ["retain", "target"]
+    ticks = page.evaluate("[...document.querySelectorAll('svg.plot .tick')].map((e) => e.textContent).filter((x) => x.startsWith('10'))")
+    assert ticks == ["10−5", "10−10", "10−15"]
+    shapes = page.evaluate("[...document.querySelectorAll('svg.plot path[data-group]')].map((e) => e.getAttribute('d'))")
+    assert len(set(shapes)) == len(shapes) == 8  # told apart without colour
+    settings = page.evaluate("[...document.querySelectorAll('details')].map((e) => e.textContent)")
+    assert len(settings) == 12 and all("SHA-256 of weights" in text for text in settings)
+    assert [("Learning rate" in text and "1e-05" in text and "Method" in text) for text in settings] == [False] * 2 + [True] * 10
+
+
 WORD = re.compile(r"\w+|[^\w\s]")
 
 

@@ -1,5 +1,6 @@
 """The result store: reuse on a full match of content only, and an evaluation killed at any moment goes on to the same files."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -79,8 +80,9 @@ def test_through_the_command_other_weights_and_templates_are_measured_again(run_
 
     def measured():
         words = ("--suite", SUITE, "--limit", 2, "--device", "cpu", "--set", "max_new_tokens=4", "--store", tmp_path / "store")
-        code, _, err = run_cli("tu-eval", "run", "--model", model, *words, "--out", tmp_path / f"r{next(count)}")
+        code, out, err = run_cli("tu-eval", "run", "--model", model, *words, "--out", tmp_path / f"r{next(count)}")
         assert code == 0, err
+        assert re.search(r"Forget quality ↑ +│ — needs retain results", out) and re.search(r"Model utility ↑ +│ 0\.\d", out)
         return "already measured" not in err
 
     assert measured() and not measured()
