@@ -113,7 +113,8 @@ def tables(work: Path, settings: argparse.Namespace) -> str:
     quarter = settings.rows // 4
     lines = [
         f"{settings.rows} rows learned, {quarter} of them to be forgotten; {settings.epochs} epochs each; the suite's first "
-        f"{settings.limit} rows of each set, answers of up to {settings.max_new_tokens} tokens; seed 0; two cores of a CPU, float32.",
+        f"{settings.limit} rows of each set, answers of up to {settings.max_new_tokens} tokens; seed 0; "
+        f"{os.cpu_count()} cores of a CPU, float32.",
         "",
         (work / "table.md").read_text(encoding="utf-8").strip(),
         "",

@@ -26,9 +26,9 @@ FIGURES = {
     "auc": "ROC-AUC",
     "ap": "Average precision",
     "p_true": "Precision at n true",
-    "p_10": "at 10 %",
-    "p_20": "at 20 %",
-    "p_30": "at 30 %",
+    "p_10": "Precision at 10\u00a0%",
+    "p_20": "Precision at 20\u00a0%",
+    "p_30": "Precision at 30\u00a0%",
 }
 """figure -> heading; all are means over answers, 0 to 1, higher is better"""
 CHOSEN = ("hard", "soft")

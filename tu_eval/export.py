@@ -31,12 +31,14 @@ def markdown(comparison: Comparison) -> str:
     lines = ["| " + " | ".join(map(_cell, heads)) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
     for c, column in enumerate(comparison.columns):
         marks = comparison.marks(c, table)
-        cells = [_value(row[c]) + MARKS[marks[g]] for g, row in enumerate(table)]
+        rates = [comparison.true_positives(group.members, column.metric) for group in comparison.groups]
+        cells = [_value(row[c]) + _rate(rates[g]) + MARKS[marks[g]] for g, row in enumerate(table)]
         lines.append("| " + " | ".join([_cell(column.group), f"{_cell(column.heading)} {column.better}", *cells]) + " |")
     chosen = _attribution(comparison, table)
     about = [
         f"Suite {comparison.results[0].summary['suite']}. In brackets: 95 % intervals, "
         "over seeds (t) where n is 2 or more, else over rows (bootstrap).",
+        *(["TPR: true-positive rate at 1 % false positives."] if any(c.metric.startswith("mia_") for c in comparison.columns) else []),
         *(f"No value for {why}." for why in lacking(comparison)),
         *(f"Note: {note}" for note in comparison.notes),
     ]  # fmt: skip
@@ -56,6 +58,10 @@ def _attribution(comparison: Comparison, table: list[list[Estimate]]) -> list[st
 
 def _value(e: Estimate) -> str:
     return show(e.value) + (f" [{show(e.span[0])}, {show(e.span[1])}]" if e.span else "")
+
+
+def _rate(rate: float | None) -> str:
+    return "" if rate is None else f", TPR {show(rate)}"
 
 
 def _cell(text: str) -> str:

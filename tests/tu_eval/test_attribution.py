@@ -45,7 +45,8 @@ def test_the_page_markdown_and_csv_show_it_beside_the_results(run_cli, folders, 
     with Browser() as browser:
         page = browser.page(out)
         rows = page.evaluate(
-            "[...document.querySelectorAll('#attribution tbody tr')].map((r) => [...r.children].map((c) => c.textContent.trim()))"
+            "[...document.querySelectorAll('#attribution tbody tr')]"
+            ".map((r) => [...r.querySelectorAll('bdi, .about, td')].map((c) => c.textContent.trim()))"
         )
         assert page.errors() == []
     by_name = {row[0]: row[1:] for row in rows}

@@ -159,8 +159,11 @@ def test_membership_inference_shows_interval_and_rate_at_one_per_cent(run_cli, b
     members = load_results(target).membership()
     loss = {side: sorted(r["loss"] for r in members if r["set"] == side) for side in ("forget", "holdout")}
     rate = sum(x < loss["holdout"][0] for x in loss["forget"]) / 30  # of 30 holdout rows, 1 % is none
-    code, _, err = run_cli("tu-eval", "compare", target, retain, "--out", tmp_path / "r.html", "--csv", tmp_path / "t.csv")
+    code, _, err = run_cli(
+        "tu-eval", "compare", target, retain, "--out", tmp_path / "r.html", "--csv", tmp_path / "t.csv", "--markdown", tmp_path / "t.md"
+    )
     assert code == 0, err
+    assert f"], TPR {rate:.3f} |" in next(x for x in (tmp_path / "t.md").read_text().splitlines() if "| Loss AUC" in x)
     row = next(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     assert float(row["mia_loss_tpr_1"]) == rate > 0
     page = browser.page(tmp_path / "r.html")
