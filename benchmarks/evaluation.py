@@ -33,6 +33,7 @@ FIRST, RETAINED, LAST = 3840, 3960, 4000
 """rows of tofu:full: the target learns FIRST to LAST, the retain model FIRST to RETAINED"""
 MARKS = ("<!-- study -->", "<!-- /study -->")
 WINDOW = "1400,1700"
+CAPTION = "The comparison page of the study: the sortable table of metrics, forget quality against model utility, the bars by method"
 
 
 def step(out: Path, words: list[str], *, done: Path | None = None) -> None:
@@ -153,10 +154,13 @@ def main() -> None:
     started = time.monotonic()
     study(settings.out, settings)
     compare(settings.out)
-    if settings.doc:
-        write_doc(settings.doc, tables(settings.out, settings))
     if settings.picture:
         take_picture(settings.out / "comparison.html", settings.picture)
+    if settings.doc:
+        text = tables(settings.out, settings)
+        if settings.picture:
+            text += f"\n\n![{CAPTION}]({os.path.relpath(settings.picture, settings.doc.parent)})"
+        write_doc(settings.doc, text)
     print(f"done in {(time.monotonic() - started) / 60:.1f} minutes: {settings.out / 'comparison.html'}")
 
 
