@@ -6,9 +6,12 @@ A finished step is kept, so that a demo that was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import io
 import os
 import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -24,18 +27,25 @@ Three commands for your own model (any local folder or org/name, any JSONL with 
   tu-eval run --model models/unlearned --suite tofu:forget01 --out results/unlearned"""
 
 
-def command(line: list[str], out: Path) -> None:
-    """Runs a command in this process (one import of torch for all of them), unless its output is there."""
+def command(line: list[str], out: Path, *, stdout: bool = False) -> None:
+    """Runs a command in this process (one import of torch for all of them), unless its output is there.
+
+    `stdout`: `out` is what it prints.
+    """
     from tu_eval.cli import app as tu_eval
     from tu_score.cli import app as tu_score
     from tu_train.cli import app as tu_train
 
-    print(f"\n$ {shlex.join(line)}", flush=True)
+    print(f"\n$ {shlex.join(line)}" + (f" > {shlex.quote(str(out))}" if stdout else ""), flush=True)
     if out.exists() and (out.is_file() or out.name != "scores" or (out / "_manifest.json").exists()):
         print(f"  finished earlier, kept: {out}")
         return
     started = time.monotonic()
-    {"tu-score": tu_score, "tu-train": tu_train, "tu-eval": tu_eval}[line[0]](line[1:], standalone_mode=False)
+    app, said = {"tu-score": tu_score, "tu-train": tu_train, "tu-eval": tu_eval}[line[0]], io.StringIO()
+    with contextlib.redirect_stdout(said if stdout else sys.stdout):
+        app(line[1:], standalone_mode=False)
+    if stdout:
+        out.write_text(said.getvalue(), encoding="utf-8")
     gc.collect()
     print(f"  ({time.monotonic() - started:.0f} s)", flush=True)
 
@@ -61,6 +71,9 @@ def main() -> None:
     score = ["tu-score", "run", "--model", str(models / "target"), "--data", f"atlas:forget:{SIZE}", "--base-model", "smollm2"]
     command([*score, *RECIPE, "--out", str(out / "scores")], out / "scores")
     command(["tu-score", "inspect", str(out / "scores"), "--rows", "4", "--html", str(out / "heatmap.html")], out / "heatmap.html")
+    agreement = out / "agreement.json"
+    line = ["tu-score", "agree", str(out / "scores"), "--model", str(models / "target"), "--json"]
+    command(line, agreement, stdout=True)
     print("\n3. Unlearn: two methods, each on all tokens, on the important ones (hard), and in proportion (soft)")
     for method in METHODS:
         for tokens in TOKENS:
@@ -88,7 +101,9 @@ def main() -> None:
         evaluate(name, "--retain-results", str(results / "retain"))
     page = out / "report.html"
     page.unlink(missing_ok=True)
-    command(["tu-eval", "compare", *(str(results / n) for n in ["retain", *names]), "--out", str(page)], page)
+    command(
+        ["tu-eval", "compare", *(str(results / n) for n in ["retain", *names]), "--agreement", str(agreement), "--out", str(page)], page
+    )
     print(f"\ndone in {(time.monotonic() - started) / 60:.1f} minutes")
     print(f"comparison page: {page.resolve()}\nheat map:        {(out / 'heatmap.html').resolve()}")
     print(f"disk: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e9:.1f} GB in {out} (delete it when you have looked)")

@@ -30,6 +30,7 @@ TOFU_SPLITS = (
 )
 KINDS = ("tofu:", "atlas:", "hub:")
 SUFFIXES = (".jsonl", ".json", ".parquet")
+LOCAL = "; a local copy does as well: name its .jsonl, .json or .parquet file as data"
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _hub(spec: str) -> tuple[str, Iterator[dict]]:
     if len(parts) != 4 or parts[1].count("/") != 1 or not parts[3]:
         raise DataError(f"data {spec}: expected hub:org/name:config:split (config may be empty)")
     _, repo, config, split = parts
-    return f"{repo.replace('/', '--')}/{split}", _from_hub(repo, config or None, split, spec, "")
+    return f"{repo.replace('/', '--')}/{split}", _from_hub(repo, config or None, split, spec, LOCAL)
 
 
 def _from_hub(repo: str, config: str | None, split: str, spec: str, hint: str) -> Iterator[dict]:

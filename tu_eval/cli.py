@@ -34,6 +34,12 @@ Folders = Annotated[
 Index = Annotated[
     Path | None, typer.Option("--index", help="index.json of many training runs: results in their folders.", show_default=False)
 ]
+Agreements = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--agreement", help="What tu-score agree --json wrote of a store that runs were trained with; may be repeated.", show_default=False
+    ),
+]
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="The table as a Markdown file, too.", show_default=False)]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Every run with all digits, too.", show_default=False)]
 Png = Annotated[Path | None, typer.Option("--png", help="The plot as a picture, too.", show_default=False)]
@@ -99,6 +105,7 @@ def compare(
     out: Report,
     folders: Folders = None,
     index: Index = None,
+    agreement: Agreements = None,
     markdown: Markdown = None,
     csv: Csv = None,
     png: Png = None,
@@ -117,7 +124,7 @@ def compare(
     for flag, path in files.values():
         if path is not None:
             check_file(flag, path)
-    comparison = load_comparison(folders or [], index)
+    comparison = load_comparison(folders or [], index, agreement or ())
     if png is not None:
         check_png(comparison)
     write_report(out, comparison, texts=rows)

@@ -42,7 +42,8 @@ MEANING = {
     "high when the model cannot tell them apart. Other sets: mean of max(0, 1 − R), high when it can.",
     "Exact memorisation": "Share of the gold answer's positions at which the likeliest token is the gold one, the end of turn left out.",
     **{
-        heading: "Share of pairs of a forget and a holdout row in which the attack tells which was trained on; 0.5 is chance."
+        heading: "Share of pairs of a forget and a holdout row in which the attack tells which was trained on; 0.5 is chance. "
+        "TPR: share of forget rows that it finds when at most 1 % of the holdout rows are taken for them (of fewer than 100: none)."
         for heading in LONE.values()
         if heading.endswith("AUC")
     },

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
 from shared.errors import StoreError
-from tu_eval.columns import DOWN, Column, columns_of, plain
+from tu_eval.attribution import Agreement, agreement_of, read_agreements
+from tu_eval.columns import DOWN, Column, columns_of
+from tu_eval.groups import Group, group_results, references
 from tu_eval.intervals import Estimate, over_rows, over_seeds
 from tu_eval.metrics.forget_quality import forget_quality
+from tu_eval.metrics.privleak import privleak
 from tu_eval.results import IDENTITY, Results, load_results, require_comparable
 from tu_eval.training import IndexedRun, Training, find_training, read_index
-
-EVALUATION = ("dtype", "long", "generate", "max_new_tokens")
-"""settings of an evaluation; results that differ in one are no seeds of each other"""
-
-
-@dataclass(frozen=True)
-class Group:
-    """The results of one recipe, one a seed; any other result is alone."""
-
-    title: str
-    members: list[int]
-    """indices of results"""
-    role: str | None
-    """`target`: the model that others were unlearned from; `retain`: the one that never saw the data. The others are read against these."""
-    training: Training | None
-    """of the first member"""
-
-    @property
-    def about(self) -> str:
-        """Method and tokens, as far as they are known."""
-        return " · ".join(x for x in (self.training and self.training.method, self.training and self.training.tokens) if x)
 
 
 @dataclass(frozen=True)
@@ -51,6 +32,8 @@ class Comparison:
     groups: list[Group]
     notes: list[str]
     """what a reader must know before comparing"""
+    agreements: list[tuple[Agreement | None, str]]
+    """one a group: how well its tokens were chosen, or None and why that is not known; empty unless files were given"""
 
     @cached_property
     def rows(self) -> list[dict[str, list[dict[str, Any]]]]:
@@ -69,10 +52,16 @@ class Comparison:
         """A metric of one result. The result that the others were tested against is tested against itself: it belongs in the plot."""
         result = self.results[index]
         value = result.summary["metrics"].get(metric)
-        if value is None and metric == "forget_quality" and result.summary["rows_sha256"] in references(self.results):
-            ratios = [row["log_truth_ratio"] for row in self.rows[index]["forget"]]
-            return forget_quality(ratios, ratios)
+        if value is None and metric in ("forget_quality", "privleak") and result.summary["rows_sha256"] in references(self.results):
+            ratios, auc = [row["log_truth_ratio"] for row in self.rows[index]["forget"]], result.summary["metrics"].get("mia_min_k")
+            return forget_quality(ratios, ratios) if metric == "forget_quality" else None if auc is None else privleak(auc, auc)
         return value
+
+    def true_positives(self, members: Sequence[int], metric: str) -> float | None:
+        """Mean over results of an attack's true-positive rate at 1 % false positives; `metric` is that of its AUC."""
+        attacks = [((self.results[i].summary.get("membership") or {}).get("attacks") or {}) for i in members]
+        rates = [found[name]["true_positives"] for found in attacks if (name := metric.removeprefix("mia_")) in found]
+        return math.fsum(rates) / len(rates) if rates and metric.startswith("mia_") else None
 
     def estimate(self, group: Group, column: Column) -> Estimate:
         """A metric of a group: over its seeds where there are two or more, else with the interval over rows."""
@@ -112,9 +101,9 @@ class Comparison:
         return values[0] if self.columns[column].to_retain and len(values) == 1 else None
 
 
-def load_comparison(folders: Sequence[Path], index: Path | None = None) -> Comparison:
+def load_comparison(folders: Sequence[Path], index: Path | None = None, agreements: Sequence[Path] = ()) -> Comparison:
     """Raises StoreError for a folder that is no finished result, or that was measured on another suite, data or tokenizer."""
-    runs = read_index(index) if index else []
+    runs, agreed = read_index(index) if index else [], read_agreements(agreements)
     given = {folder.resolve() for folder in folders}
     found = [place for run in runs for place in run.results if place.resolve() not in given]
     results = [load_results(folder) for folder in [*folders, *found]]
@@ -126,9 +115,13 @@ def load_comparison(folders: Sequence[Path], index: Path | None = None) -> Compa
     settings = {run.place: run.settings for run in runs if run.settings is not None}
     trainings = [find_training(r, settings) for r in results]
     labels = _labels(results)
-    groups = _groups(results, labels, trainings)
-    notes = [*_notes(results), *_same_weights(results, labels), *_missing(runs, results)]
-    return Comparison(results, labels, _columns(results), trainings, groups, notes)
+    groups = group_results(results, labels, trainings)
+    quality = [agreement_of(group.training, agreed) for group in groups] if agreed else []
+    unused = [
+        f"No run here was trained with the store of {a.place.name} (--agreement)." for a in agreed if all(a is not q for q, _ in quality)
+    ]
+    notes = [*_notes(results), *_same_weights(results, labels), *_missing(runs, results), *unused]
+    return Comparison(results, labels, _columns(results), trainings, groups, notes, quality)
 
 
 def _labels(results: Sequence[Results]) -> list[str]:
@@ -167,56 +160,6 @@ def _membership(result: Results) -> dict[str, tuple[float, float]]:
 
 def _ids(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
     return {name: [row["example_id"] for row in kept] for name, kept in rows.items()}
-
-
-def _groups(results: Sequence[Results], labels: Sequence[str], trainings: Sequence[tuple[Training | None, str]]) -> list[Group]:
-    """In the order of their first result. Two results of the same weights are no two seeds: the second stands alone."""
-    members: dict[Any, list[int]] = {}
-    for i, (result, (training, _)) in enumerate(zip(results, trainings, strict=True)):
-        key: Any = i
-        if training is not None:
-            key = (training.key, role(result, results, trainings), *(str(result.summary["settings"].get(k)) for k in EVALUATION))
-            if any(results[k].summary["model_fingerprint"] == result.summary["model_fingerprint"] for k in members.get(key, [])):
-                key = i
-        members.setdefault(key, []).append(i)
-    titles = _titles([[labels[i] for i in m] for m in members.values()], [trainings[m[0]][0] for m in members.values()])
-    return [
-        Group(title, m, role(results[m[0]], results, trainings), trainings[m[0]][0])
-        for title, m in zip(titles, members.values(), strict=True)
-    ]
-
-
-def _titles(labels: list[list[str]], trainings: list[Training | None]) -> list[str]:
-    """A lone result keeps its label; seeds are called by method and tokens, and by settings where those do not tell recipes apart."""
-    titles = []
-    for names, training in zip(labels, trainings, strict=True):
-        if len(names) == 1 or training is None:
-            titles.append(names[0])
-        elif training.method:
-            same = [t for t in trainings if t is not None and (t.method, t.tokens) == (training.method, training.tokens)]
-            differing = [k for k in training.recipe if len({str(t.recipe.get(k)) for t in same}) > 1]
-            parts = [training.method, training.tokens, *(f"{plain(k).lower()} {training.recipe[k]}" for k in differing)]
-            titles.append(" · ".join(str(p) for p in parts if p))
-        else:
-            stem = commonprefix(names)  # noqa: RUF071 — labels, no paths
-            titles.append(re.sub(r"[\s._=-]*(seed|s)?[\s._=-]*$", "", stem) or names[0])
-    counts = Counter(titles)
-    return [t if counts[t] == 1 else f"{t} ({names[0]})" for t, names in zip(titles, labels, strict=True)]
-
-
-def role(result: Results, results: Sequence[Results], trainings: Sequence[tuple[Training | None, str]]) -> str | None:
-    """`target` and `retain` are known by their label, or by content: the others were unlearned from it, or tested against it."""
-    if result.label in ("target", "retain"):
-        return result.label
-    if result.summary["rows_sha256"] in references(results):
-        return "retain"
-    starts = {t.about.get("start_model") for t, _ in trainings if t is not None and t.about.get("task") == "unlearn"}
-    return "target" if result.summary["model_fingerprint"] in starts else None
-
-
-def references(results: Sequence[Results]) -> set[str]:
-    """Hashes of the retain results that forget quality was computed against."""
-    return {named["rows_sha256"] for r in results if (named := r.summary["retain_results"]) and named.get("rows_sha256")}
 
 
 def _notes(results: Sequence[Results]) -> list[str]:

@@ -10,9 +10,11 @@ from typing import Any
 from shared.errors import ConfigError
 from shared.fs import atomic_file, write_text
 from tu_eval import plot
+from tu_eval.attribution import FIGURES, attribution_table
 from tu_eval.columns import show
 from tu_eval.compare import Comparison
 from tu_eval.intervals import Estimate
+from tu_eval.lacking import lacking
 from tu_eval.report import plot_of
 
 MARKS = {"best": " **(best)**", "near": " (≈ best)", "": ""}
@@ -23,24 +25,43 @@ DPI = 160
 
 
 def markdown(comparison: Comparison) -> str:
-    """A table, one row a recipe: value, 95 % interval, mark."""
+    """A table, one row a metric and one column a recipe: value, 95 % interval, mark."""
     table = comparison.table()
-    marks = [comparison.marks(c, table) for c in range(len(comparison.columns))]
-    heads = ["Model", "n", *(f"{c.group}: {c.heading} {c.better}" for c in comparison.columns)]
-    lines = ["| " + " | ".join(map(_cell, heads)) + " |", "|---|" + "---:|" * (len(heads) - 1)]
-    for g, (group, row) in enumerate(zip(comparison.groups, table, strict=True)):
-        cells = [_value(e) + MARKS[marks[c][g]] for c, e in enumerate(row)]
-        lines.append("| " + " | ".join([_cell(group.title), str(len(group.members)), *cells]) + " |")
+    heads = ["Set", "Metric", *(group.title + (f" (n = {n})" if (n := len(group.members)) > 1 else "") for group in comparison.groups)]
+    lines = ["| " + " | ".join(map(_cell, heads)) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+    for c, column in enumerate(comparison.columns):
+        marks = comparison.marks(c, table)
+        rates = [comparison.true_positives(group.members, column.metric) for group in comparison.groups]
+        cells = [_value(row[c]) + _rate(rates[g]) + MARKS[marks[g]] for g, row in enumerate(table)]
+        lines.append("| " + " | ".join([_cell(column.group), f"{_cell(column.heading)} {column.better}", *cells]) + " |")
+    chosen = _attribution(comparison, table)
     about = [
         f"Suite {comparison.results[0].summary['suite']}. In brackets: 95 % intervals, "
         "over seeds (t) where n is 2 or more, else over rows (bootstrap).",
+        *(["TPR: true-positive rate at 1 % false positives."] if any(c.metric.startswith("mia_") for c in comparison.columns) else []),
+        *(f"No value for {why}." for why in lacking(comparison)),
         *(f"Note: {note}" for note in comparison.notes),
     ]  # fmt: skip
-    return "\n".join([*lines, "", *map(_cell, about)]) + "\n"
+    return "\n".join([*lines, "", *(line + "  " for line in map(_cell, about)), *chosen]) + "\n"
+
+
+def _attribution(comparison: Comparison, table: list[list[Estimate]]) -> list[str]:
+    """Lines of a second table: how well the tokens were chosen, beside what unlearning with them did."""
+    held = attribution_table(comparison, table)
+    if held is None:
+        return []
+    heads = ["Model", "Importance", *held["figures"], *held["beside"]]
+    rows = [[row["title"], row["recipe"] or f"({row['why']})", *row["figures"], *row["beside"]] for row in held["rows"]]
+    lines = ["| " + " | ".join(map(_cell, cells)) + " |" for cells in [heads, *rows]]
+    return ["", lines[0], "|---|---|" + "---:|" * (len(heads) - 2), *lines[1:]]
 
 
 def _value(e: Estimate) -> str:
     return show(e.value) + (f" [{show(e.span[0])}, {show(e.span[1])}]" if e.span else "")
+
+
+def _rate(rate: float | None) -> str:
+    return "" if rate is None else f", TPR {show(rate)}"
 
 
 def _cell(text: str) -> str:
@@ -51,17 +72,42 @@ def _cell(text: str) -> str:
 
 
 def table_csv(comparison: Comparison) -> str:
-    """One line a run; numbers read back as the same floats, empty where there is none."""
+    """One line a run; numbers read back as the same floats, empty where there is none.
+
+    mia_X_tpr_1: true-positive rate of an attack at 1 % false positives; importance_X: agreement of the run's importance with true spans.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     metrics = [c.metric for c in comparison.columns]
-    writer.writerow(["label", "group", "role", "method", "tokens", "seed", "suite", "model", "model_fingerprint", *metrics])
-    group_of = {i: group for group in comparison.groups for i in group.members}
+    attacks = [m for m in metrics if m.startswith("mia_")]
+    rates = [f"{m}_tpr_1" for m in attacks]
+    at = {i: g for g, group in enumerate(comparison.groups) for i in group.members}
+    writer.writerow(
+        [
+            "label",
+            "group",
+            "role",
+            "method",
+            "tokens",
+            "seed",
+            "suite",
+            "model",
+            "model_fingerprint",
+            *metrics,
+            *rates,
+            *(f"importance_{name}" for name in FIGURES),
+        ]
+    )
     for i, (label, result) in enumerate(zip(comparison.labels, comparison.results, strict=True)):
-        training, group = comparison.trainings[i][0], group_of[i]
+        training, group = comparison.trainings[i][0], comparison.groups[at[i]]
         recipe = (training.method, training.tokens, training.seed) if training else (None, None, None)
         names = [label, group.title, group.role, *recipe, *(result.summary[k] for k in ("suite", "model", "model_fingerprint"))]
-        values = [comparison.value(i, metric) for metric in metrics]
+        agreed = comparison.agreements[at[i]][0] if comparison.agreements else None
+        values = [
+            *(comparison.value(i, metric) for metric in metrics),
+            *(comparison.true_positives([i], metric) for metric in attacks),
+            *(agreed and agreed.figures[name] for name in FIGURES),
+        ]
         writer.writerow([*("" if n is None else n for n in names), *("" if v is None else repr(v) for v in values)])
     return out.getvalue()
 

@@ -1,6 +1,7 @@
 """Geometry of the forget-quality against model-utility plot: where points, ticks and labels go. Numbers only; the template draws.
 
-x is model utility, 0 to 1; y is log10 of forget quality, from at most LOWEST up to 0. All lengths are SVG user units.
+x is model utility, the part of 0 to 1 where the models are; y is log10 of forget quality, from at most LOWEST up to 0. All lengths are
+SVG user units.
 """
 
 from __future__ import annotations
@@ -64,18 +65,33 @@ def layout(values: Sequence[tuple[int, str, float, float]], spans: Mapping[int, 
     low = max(LOWEST, min(SHALLOWEST, math.floor(min(logs))))
     step = next(s for s in (1, 2, 5) if -low / s <= 6)
     low = -step * math.ceil(-low / step)
-    x_ticks = [(_x(i / 5), f"{i / 5:.1f}") for i in range(6)]
+    held = [v for i, _, u, _ in values for v in (u, *((spans or {}).get(i, (None, None))[0] or ()))]
+    axis, x_ticks = _utility_axis(held)
     y_ticks = [(_y(-k * step, low), "1" if k == 0 else f"10^{-k * step}") for k in range(round(-low / step) + 1)]
-    at = [(_x(u), _y(log, low)) for (_, _, u, _), log in zip(values, logs, strict=True)]
+    at = [(_x(u, axis), _y(log, low)) for (_, _, u, _), log in zip(values, logs, strict=True)]
     names = [label if q >= 10**LOWEST else f"{label} (p < 1e{LOWEST:.0f})" for _, label, _, q in values]
-    ends = {i: _whiskers(*(spans or {}).get(i, (None, None)), low) for i, *_ in values}
+    ends = {i: _whiskers(*(spans or {}).get(i, (None, None)), low, axis) for i, *_ in values}
     points = [replace(p, across=ends[p.index][0], down=ends[p.index][1]) for p in _labelled([v[0] for v in values], names, at, ends)]
     return Plot(points, x_ticks, y_ticks, _y(math.log10(TOLD_APART), low))
 
 
-def _whiskers(utility: Span | None, quality: Span | None, low: float) -> Whiskers:
+def _utility_axis(held: Sequence[float]) -> tuple[Span, list[tuple[float, str]]]:
+    """-> ends of the axis, within 0 to 1 and around all of `held`, and its ticks: as fine as five steps allow."""
+    low, high = max(0.0, min(held)), min(1.0, max(held))
+    for hundredths in (5, 10, 20):
+        first, last = math.floor(100 * low / hundredths + 1e-9), math.ceil(100 * high / hundredths - 1e-9)
+        first = min(first, 100 // hundredths - 1)
+        last = max(last, first + 1)
+        if last - first <= 5:
+            break
+    axis = (first * hundredths / 100, last * hundredths / 100)
+    ticks = [k * hundredths / 100 for k in range(first, last + 1)]
+    return axis, [(_x(t, axis), f"{t:.2f}" if hundredths == 5 else f"{t:.1f}") for t in ticks]
+
+
+def _whiskers(utility: Span | None, quality: Span | None, low: float, axis: Span) -> Whiskers:
     """Whiskers end where the plot does."""
-    across = utility and (_x(max(0.0, utility[0])), _x(min(1.0, utility[1])))
+    across = utility and (_x(max(axis[0], utility[0]), axis), _x(min(axis[1], utility[1]), axis))
     down = quality and (_y(0.0 if quality[1] >= 1 else _log(quality[1], low), low), _y(_log(quality[0], low), low))
     return across, down
 
@@ -84,8 +100,8 @@ def _log(quality: float, low: float) -> float:
     return max(math.log10(quality), low) if quality > 0 else low
 
 
-def _x(utility: float) -> float:
-    return LEFT + utility * (WIDTH - LEFT - RIGHT)
+def _x(utility: float, axis: Span) -> float:
+    return LEFT + (utility - axis[0]) / (axis[1] - axis[0]) * (WIDTH - LEFT - RIGHT)
 
 
 def _y(log: float, low: float) -> float:

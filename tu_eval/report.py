@@ -16,10 +16,12 @@ from shared import __version__
 from shared.errors import ConfigError
 from shared.fs import write_text
 from tu_eval import plot
+from tu_eval.attribution import attribution_table
 from tu_eval.bars import charts
 from tu_eval.columns import DOWN, MEANING, UP, plain, show
 from tu_eval.compare import Comparison
 from tu_eval.intervals import Estimate
+from tu_eval.lacking import lacking
 
 SHADES = 8
 """colours the page's style defines; markers differ in shape as well, and after SHADES results are hollow"""
@@ -59,6 +61,8 @@ def render(comparison: Comparison, *, texts: bool = True) -> str:
         plot=plot_of(comparison, table),
         size=plot,
         absent=_absent(comparison),
+        lacking=lacking(comparison),
+        attribution=attribution_table(comparison, table),
         charts=charts(comparison, table),
         meaning={k: v for k, v in MEANING.items() if any(c.heading == k for c in comparison.columns)},
         notes=comparison.notes,
@@ -111,6 +115,7 @@ def _group(comparison: Comparison, at: int, table: list[list[Estimate]], marks: 
                 "source": e.source,
                 "n": e.n,
                 "mark": marks[c][at],
+                "found": None if (rate := comparison.true_positives(group.members, column.metric)) is None else show(rate),
                 "reason": comparison.results[group.members[0]].summary["reasons"].get(column.metric, "") if e.value is None else "",
             }
             for c, (column, e) in enumerate(zip(comparison.columns, table[at], strict=True))

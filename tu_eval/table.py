@@ -14,6 +14,7 @@ def print_results(results: Results) -> None:
     from rich.text import Text
 
     summary, console = results.summary, Console()
+    attacks = (summary.get("membership") or {}).get("attacks") or {}
     table = Table("", "metric", "value", title=Text(f"{results.label} on {summary['suite']}"), title_justify="left")
     last = None
     for column in columns_of(summary):
@@ -21,6 +22,8 @@ def print_results(results: Results) -> None:
             table.add_section()
         value = summary["metrics"][column.metric]
         shown = show(value) if value is not None else f"— {summary['reasons'].get(column.metric, '')}".rstrip()
+        if found := attacks.get(column.metric.removeprefix("mia_")):
+            shown += f" [{show(found['low'])}, {show(found['high'])}], TPR at 1 % {show(found['true_positives'])}"
         table.add_row(column.group if column.group != last else "", f"{column.heading} {column.better}", shown)
         last = column.group
     console.print(table)

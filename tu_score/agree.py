@@ -29,6 +29,7 @@ from shared.scores import Store
 from shared.weights import most_important, share_count
 from tu_score.recipe import read_targets
 
+FORMAT = 1
 SHARES = {"p_10": 0.1, "p_20": 0.2, "p_30": 0.3}
 FIGURES = ("auc", "ap", "p_true", *SHARES)
 
@@ -69,7 +70,9 @@ def agreement(store: Store, *, truth: str, key: str, model: str, data: str | Non
     scores, starts = _scores(store)
     if len(true) != starts[-1]:
         raise StoreError(f"{store.folder}: holds {starts[-1]} target tokens, its data has {len(true)}; tu-score verify says where")
-    return {"truth": key, **compare(scores, true, [slice(a, b) for a, b in pairwise(starts)])}
+    recipe = store.manifest["recipe"] and Recipe(**store.manifest["recipe"]).describe()  # none where no importance was written
+    figured = compare(scores, true, [slice(a, b) for a, b in pairwise(starts)])
+    return {"format": FORMAT, "store": store.sha256, "recipe": recipe, "truth": key, **figured}
 
 
 def compare(scores: Mapping[str, np.ndarray], true: np.ndarray, answers: Sequence[slice]) -> dict[str, Any]:

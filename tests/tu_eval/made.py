@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.fs import hash_json
+from tu_eval.membership import ATTACKS, separations
 from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.metrics.utility import model_utility
 from tu_eval.results import load_results, write_results
@@ -52,8 +53,36 @@ def make_rows(seed: int, known: float) -> list[dict]:
     return rows
 
 
-def make_results(folder: Path, label: str, *, seed=0, known=0.9, retain: Path | None = None, model: Path | str = "gone", **changes) -> Path:
+def make_membership(seed: int, known: float) -> list[dict]:
+    """30 rows a side; what is known has lower scores."""
+    rng = random.Random(1000 + seed)
+    return [
+        {"set": side, "example_id": f"made/{side}/{k}", **{a: rng.gauss(-known if side == "forget" else 0, 0.6) for a in ATTACKS}}
+        for side in ("forget", "holdout")
+        for k in range(30)
+    ]
+
+
+def make_agreement(path: Path, *, store: str, **changes) -> Path:
+    """What `tu-score agree --json` writes, as far as the page reads it."""
+    figures = {"auc": 0.731, "ap": 0.5, "p_true": 0.44, "p_10": 0.62, "p_20": 0.55, "p_30": 0.48}
+    about = {
+        "format": 1,
+        "store": store,
+        "recipe": "1 · minmax(base_entropy)",
+        "answers": 8,
+        "signals": {"importance": {"per_answer": figures}},
+    }
+    path.write_text(json.dumps({**about, **changes}))
+    return path
+
+
+def make_results(
+    folder: Path, label: str, *, seed=0, known=0.9, retain: Path | None = None, model: Path | str = "gone", attacked=False, **changes
+) -> Path:
+    """`attacked`: with membership inference."""
     rows, metrics = make_rows(seed, known), {}
+    members = make_membership(seed, known) if attacked else []
     for name in SETS:
         kept = [r for r in rows if r["set"] == name]
         ratios = [r["log_truth_ratio"] for r in kept]
@@ -68,6 +97,10 @@ def make_results(folder: Path, label: str, *, seed=0, known=0.9, retain: Path | 
         theirs, reasons = load_results(retain), {}
         of_retain = [r["log_truth_ratio"] for r in theirs.rows("forget")]
         metrics["forget_quality"] = forget_quality([r["log_truth_ratio"] for r in rows if r["set"] == "forget"], of_retain)
+    if attacked:
+        attacks = separations(members, seed=0)
+        metrics |= {f"mia_{name}": found["auc"] for name, found in attacks.items()}
+        changes = {"membership": {"holdout_fingerprint": "h" * 64, "holdout_rows": 30, "attacks": attacks}, **changes}
     summary = {
         "format": 1, "label": label, "model": str(model), "model_fingerprint": hash_json([label, seed, known]),
         "suite": "made", "limit": None, "tokenizer_fingerprint": "t" * 64, "template_fingerprint": "c" * 64, "data_fingerprint": "d" * 64,
@@ -75,7 +108,7 @@ def make_results(folder: Path, label: str, *, seed=0, known=0.9, retain: Path | 
         "settings": {"dtype": "float32", "seed": 0, "long": "error", "generate": True, "max_new_tokens": 40}, "engine": ENGINE,
         "rows": {name: len(TEXTS) for name in SETS}, "metrics": metrics, "reasons": reasons, "utility_parts": parts, **changes,
     }  # fmt: skip
-    write_results(folder, summary, rows, [], NoConfig())
+    write_results(folder, summary, rows, members, NoConfig())
     return folder
 
 
@@ -91,16 +124,16 @@ def make_model(folder: Path, *, word: str, **settings) -> tuple[Path, str]:
     return folder, model_fingerprint(folder)
 
 
-def many(place: Path) -> list[Path]:
+def many(place: Path, **every) -> list[Path]:
     """target, retain, and npo and graddiff with all, hard (three seeds) and soft tokens."""
-    retain = make_results(place / "retain", "retain", seed=1, known=0.25)
-    out = [make_results(place / "target", "target", seed=2, known=0.95, retain=retain), retain]
+    retain = make_results(place / "retain", "retain", seed=1, known=0.25, **every)
+    out = [make_results(place / "target", "target", seed=2, known=0.95, retain=retain, **every), retain]
     for m, method in enumerate(("npo", "graddiff")):
         for t, tokens in enumerate(("all", "hard", "soft")):
             for seed in range(3 if tokens == "hard" else 1):
                 name = f"{method}-{tokens}-{seed}"
                 model, print_ = make_model(place / "models" / name, word=name, method=method, tokens=tokens, seed=seed, learning_rate=1e-5)
                 known = 0.3 + 0.08 * t + 0.05 * m
-                more = {"model": model, "model_fingerprint": print_, "retain": retain}
+                more = {"model": model, "model_fingerprint": print_, "retain": retain, **every}
                 out.append(make_results(place / name, name, seed=10 * m + 3 * t + seed + 5, known=known, **more))
     return out

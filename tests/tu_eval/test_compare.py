@@ -13,11 +13,15 @@ from shared.errors import StoreError
 from tests.browser import Browser
 from tests.tu_eval.made import EVIL, HEBREW, SETS, TEXTS, make_model, make_results, many
 from tu_eval.bars import charts
+from tu_eval.columns import columns_of
 from tu_eval.compare import load_comparison
 from tu_eval.export import markdown, table_csv
 from tu_eval.intervals import Estimate, over_rows, over_seeds
+from tu_eval.lacking import lacking
+from tu_eval.plot import LEFT, RIGHT, WIDTH, _utility_axis, layout
 from tu_eval.report import write_report
 from tu_eval.results import load_results
+from tu_eval.suites import find_suite
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +138,62 @@ def test_csv_gives_back_every_float_and_markdown_every_recipe(folders):
     for i, row in enumerate(read):
         assert float(row["model_utility"]) == comparison.results[i].summary["metrics"]["model_utility"]
     lines = markdown(comparison).splitlines()
-    assert len({line.count("|") for line in lines[: 2 + len(comparison.groups)]}) == 1
-    assert "npo · hard" in lines[5] and "[" in lines[5]
+    assert len({line.count("|") for line in lines[: 2 + len(comparison.columns)]}) == 1
+    assert "npo · hard (n = 3)" in lines[0] and "| Model utility ↑ |" in lines[3] and "[" in lines[3] and "**(best)**" in lines[3]
+
+
+def test_the_utility_axis_holds_every_model_and_whisker():
+    for low, high in ((0.0, 0.0), (1.0, 1.0), (0.71, 0.78), (0.0, 0.97), (0.4, 0.4), (0.05, 0.1)):
+        (first, last), ticks = _utility_axis([low, high])
+        assert 0 <= first <= low <= high <= last <= 1 and first < last and 2 <= len(ticks) <= 6
+        xs = [x for x, _ in ticks]
+        assert xs[0] == LEFT and xs[-1] == pytest.approx(WIDTH - RIGHT) and float(ticks[0][1]) == first
+    drawn = layout([(0, "a", 0.5, 0.1), (1, "b", 0.9, 0.5)], {0: ((-0.5, 0.6), None)})
+    a, b = sorted(drawn.points, key=lambda p: p.index)
+    assert a.across[0] == LEFT and LEFT < a.x < b.x < WIDTH  # a whisker ends where the axis does
+
+
+def test_membership_inference_shows_interval_and_rate_at_one_per_cent(run_cli, browser, tmp_path):
+    retain = make_results(tmp_path / "retain", "retain", seed=1, known=0.25, attacked=True)
+    target = make_results(tmp_path / "target", "target", seed=2, known=0.95, retain=retain, attacked=True)
+    members = load_results(target).membership()
+    loss = {side: sorted(r["loss"] for r in members if r["set"] == side) for side in ("forget", "holdout")}
+    rate = sum(x < loss["holdout"][0] for x in loss["forget"]) / 30  # of 30 holdout rows, 1 % is none
+    code, _, err = run_cli(
+        "tu-eval", "compare", target, retain, "--out", tmp_path / "r.html", "--csv", tmp_path / "t.csv", "--markdown", tmp_path / "t.md"
+    )
+    assert code == 0, err
+    assert f"], TPR {rate:.3f} |" in next(x for x in (tmp_path / "t.md").read_text().splitlines() if "| Loss AUC" in x)
+    row = next(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert float(row["mia_loss_tpr_1"]) == rate > 0
+    page = browser.page(tmp_path / "r.html")
+    heads = "[...document.querySelectorAll('#metrics thead tr:last-child th')].findIndex((h) => h.querySelector('[data-metric=mia_loss]'))"
+    cell = page.evaluate(f"document.querySelector('#metrics tbody tr').children[{heads}].textContent")
+    low, high = (load_results(target).summary["membership"]["attacks"]["loss"][k] for k in ("low", "high"))
+    assert f"{low:.3f} to {high:.3f}" in cell and f"TPR {rate:.3f}" in cell
+
+
+def test_a_missing_number_says_why_on_the_page_and_in_markdown(run_cli, browser, tmp_path):
+    retain = make_results(tmp_path / "retain", "retain", seed=1, known=0.25)
+    other = make_results(tmp_path / "other", "other", seed=2)
+    code, _, err = run_cli("tu-eval", "compare", other, retain, "--out", tmp_path / "r.html", "--markdown", tmp_path / "t.md")
+    assert code == 0, err
+    said = browser.page(tmp_path / "r.html").evaluate("document.querySelector('.lacking').textContent")
+    assert said == "No value for Forget quality: needs retain results (--retain-results DIR)."
+    assert said in (tmp_path / "t.md").read_text() and "| Forget quality ↑ | — | — |" in (tmp_path / "t.md").read_text()
+    third = make_results(tmp_path / "third", "third", seed=3, retain=retain)
+    assert lacking(load_comparison([third, other, retain])) == ["Forget quality of other: needs retain results (--retain-results DIR)"]
+
+
+def test_all_nine_parts_of_utility_and_where_they_stand():
+    suite = find_suite("tofu:forget10")
+    summary = {
+        "rows": dict.fromkeys([s.name for s in suite.sets], 1),
+        "metrics": dict.fromkeys([*suite.utility_parts, "model_utility"], 0.5),
+    }
+    held = {c.metric: (c.group, c.heading) for c in columns_of(summary)}
+    sets, kinds = ("Retain set", "Real authors", "World facts"), ("Probability", "ROUGE-L recall", "Truth ratio")
+    assert [held[part] for part in suite.utility_parts] == [(s, k) for s in sets for k in kinds]
 
 
 def test_command_writes_page_markdown_csv_and_png(run_cli, folders, tmp_path):
@@ -200,6 +258,18 @@ def test_rows_are_browsed_searched_and_shown_literally(page):
     assert page.evaluate("document.getElementById('of').textContent") == "of 1" and card(page) == list(TEXTS[7])
     set_input(page, "find", "no such text")
     assert card(page) == [] and "no row" in page.evaluate("document.getElementById('of').textContent")
+
+
+def test_target_and_retain_model_are_marked_the_axis_is_logarithmic_and_settings_are_there(page):
+    bold = "[...document.querySelectorAll('svg.plot text[font-weight=\"700\"]')].map((e) => e.textContent)"
+    assert sorted(page.evaluate(bold)) == ["retain", "target"]
+    ticks = page.evaluate("[...document.querySelectorAll('svg.plot .tick')].map((e) => e.textContent).filter((x) => x.startsWith('10'))")
+    assert ticks == ["10−5", "10−10", "10−15"]
+    shapes = page.evaluate("[...document.querySelectorAll('svg.plot path[data-group]')].map((e) => e.getAttribute('d'))")
+    assert len(set(shapes)) == len(shapes) == 8  # told apart without colour
+    settings = page.evaluate("[...document.querySelectorAll('details')].map((e) => e.textContent)")
+    assert len(settings) == 12 and all("SHA-256 of weights" in text for text in settings)
+    assert [("Learning rate" in text and "1e-05" in text and "Method" in text) for text in settings] == [False] * 2 + [True] * 10
 
 
 WORD = re.compile(r"\w+|[^\w\s]")

@@ -1,5 +1,6 @@
 """The result store: reuse on a full match of content only, and an evaluation killed at any moment goes on to the same files."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,29 @@ def test_one_character_of_the_chat_template_is_measured_again(model, measure, lo
     tokenizer.save_pretrained(model)
     assert measure(model) != first
     assert len(loads) == 2
+
+
+def test_through_the_command_other_weights_and_templates_are_measured_again(run_cli, model, tiny_base, tmp_path):
+    from transformers import AutoTokenizer
+
+    count = iter(range(9))
+
+    def measured():
+        words = ("--suite", SUITE, "--limit", 2, "--device", "cpu", "--set", "max_new_tokens=4", "--store", tmp_path / "store")
+        code, out, err = run_cli("tu-eval", "run", "--model", model, *words, "--out", tmp_path / f"r{next(count)}")
+        assert code == 0, err
+        assert re.search(r"Forget quality ↑ +│ — needs retain results", out) and re.search(r"Model utility ↑ +│ 0\.\d", out)
+        return "already measured" not in err
+
+    assert measured() and not measured()
+    shutil.copy(tiny_base / "model.safetensors", model / "model.safetensors")
+    assert measured() and not measured()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = CHATML.replace("helpful assistant", "helpful Assistant")
+    tokenizer.save_pretrained(model)
+    assert measured() and not measured()
+    rows = [(tmp_path / f"r{i}" / "rows.parquet").read_bytes() for i in range(6)]
+    assert rows[0] == rows[1] and rows[2] == rows[3] and rows[4] == rows[5] and len(set(rows)) == 3
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ from transformers import AutoModelForCausalLM
 from shared.datasets import load_rows
 from shared.errors import ModelError
 from shared.examples import qa_example
+from shared.forest import pack
 from tests.conftest import build_tokenizer
 from tests.tu_eval.conftest import SUITE
 from tu_eval.measure import stop_ids
 from tu_eval.results import load_results
 from tu_eval.suites import find_suite
+from tu_eval.variants import load_variants
 
 TOLERANCE = 1e-6
 
@@ -183,14 +185,27 @@ def test_tofu_has_nine_utility_parts_and_atlas_one_name_a_world():
     assert find_suite("atlas:seed=2,people=9").name == find_suite("atlas:people=9,seed=2").name == "atlas:people=9,seed=2"
 
 
-def test_tofu_runs_on_the_real_files(tofu_dir, evaluate, make_tiny, monkeypatch):
+@pytest.mark.parametrize("split", ["forget01", "forget05", "forget10"])
+def test_tofu_runs_on_the_real_files(split, tofu_dir, evaluate, make_tiny, monkeypatch):
     monkeypatch.setenv("TU_TOFU_DIR", str(tofu_dir))
-    result = load_results(evaluate(make_tiny("Llama", max_position_embeddings=1024), suite="tofu:forget01", limit=2))
+    result = load_results(evaluate(make_tiny("Llama", max_position_embeddings=1024), suite=f"tofu:{split}", limit=2))
     assert result.summary["rows"] == {"forget": 2, "retain": 2, "real_authors": 2, "world_facts": 2}
     rows = result.rows()
-    assert rows[0]["example_id"] == "tofu/forget01_perturbed/0"
+    assert rows[0]["example_id"] == f"tofu/{split}_perturbed/0"
+    assert result.summary["engine"]["batching"] == "forest"
     assert [r["probability_options"] is not None for r in rows] == [False] * 4 + [True] * 4
     metrics = result.summary["metrics"]
     parts = [metrics[name] for name in result.summary["utility_parts"]]
     assert metrics["model_utility"] == (0.0 if 0 in parts else pytest.approx(hmean(parts)))
     assert not any("fact_prob" in name for name in metrics)
+
+
+def test_the_seven_variants_of_a_question_are_one_tree(tofu_dir, tiny_tokenizer, monkeypatch):
+    monkeypatch.setenv("TU_TOFU_DIR", str(tofu_dir))
+    kept, _ = load_variants(find_suite("tofu:forget01").sets[0], tiny_tokenizer, context=None, long="error", limit=3)
+    for variants in kept:
+        sequences = [e.input_ids for e in variants.examples]
+        assert len(sequences) == 7
+        apart, prompt = sum(map(len, sequences)), variants.answer.prompt_length
+        assert {tuple(s[:prompt]) for s in sequences} == {tuple(sequences[0][:prompt])}
+        assert pack(sequences).ids_L.numel() <= apart - 6 * prompt  # the question once, not seven times
