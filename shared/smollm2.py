@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 from shared.console import say
@@ -50,6 +51,13 @@ def _convert(gguf: Path, folder: Path) -> None:
     plain = LlamaForCausalLM(LlamaConfig(**values)).float()
     plain.load_state_dict(packed.state_dict())
     tokenizer.model_max_length = plain.config.max_position_embeddings
-    with atomic_folder(folder) as temporary:
+    own = folder.with_name(f"{folder.name}-{os.getpid()}")  # two processes may convert at once: the first to rename wins
+    with atomic_folder(own) as temporary:
         plain.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+    try:
+        own.rename(folder)
+    except OSError:
+        shutil.rmtree(own)
+        if not (folder / "config.json").exists():
+            raise

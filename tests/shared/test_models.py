@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import struct
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -325,3 +326,20 @@ def test_the_template_has_a_fingerprint_of_its_own():
     assert len({template_fingerprint(t) for t in (chatml, other, none)}) == 3
     assert template_fingerprint(chatml) == template_fingerprint(build_tokenizer(CHATML))
     assert len({tokenizer_fingerprint(t) for t in (chatml, other, none)}) == 1
+
+
+def test_of_two_processes_that_convert_smollm2_at_once_the_later_takes_what_the_first_made(tiny_model, tmp_path, monkeypatch):
+    """The other one finishes while ours still writes."""
+    monkeypatch.setenv("TU_CACHE_DIR", str(tmp_path))
+    folder, own = tmp_path / f"smollm2-{smollm2.FORMAT}", smollm2.atomic_folder
+
+    @contextmanager
+    def overtaken(path):
+        with own(path) as temporary:
+            yield temporary
+            shutil.copytree(tiny_model, folder)
+
+    monkeypatch.setattr(smollm2, "atomic_folder", overtaken)
+    assert locate("smollm2") == folder
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+    assert models.model_fingerprint(folder) == models.model_fingerprint(tiny_model)
