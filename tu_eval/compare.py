@@ -18,7 +18,7 @@ from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.results import IDENTITY, Results, load_results, require_comparable
 from tu_eval.training import IndexedRun, Training, find_training, read_index
 
-EVALUATION = ("dtype", "long", "generate", "max_new_tokens")
+EVALUATION = ("dtype", "long", "generate", "max_new_tokens", "verbmem_tokens", "knowmem_tokens")
 """settings of an evaluation; results that differ in one are no seeds of each other"""
 
 
@@ -69,7 +69,7 @@ class Comparison:
         """A metric of one result. The result that the others were tested against is tested against itself: it belongs in the plot."""
         result = self.results[index]
         value = result.summary["metrics"].get(metric)
-        if value is None and metric == "forget_quality" and result.summary["rows_sha256"] in references(self.results):
+        if value is None and metric == "forget_quality" and metric in result.summary["metrics"] and is_reference(result, self.results):
             ratios = [row["log_truth_ratio"] for row in self.rows[index]["forget"]]
             return forget_quality(ratios, ratios)
         return value
@@ -208,25 +208,32 @@ def role(result: Results, results: Sequence[Results], trainings: Sequence[tuple[
     """`target` and `retain` are known by their label, or by content: the others were unlearned from it, or tested against it."""
     if result.label in ("target", "retain"):
         return result.label
-    if result.summary["rows_sha256"] in references(results):
+    if is_reference(result, results):
         return "retain"
     starts = {t.about.get("start_model") for t, _ in trainings if t is not None and t.about.get("task") == "unlearn"}
     return "target" if result.summary["model_fingerprint"] in starts else None
 
 
-def references(results: Sequence[Results]) -> set[str]:
-    """Hashes of the retain results that forget quality was computed against."""
-    return {named["rows_sha256"] for r in results if (named := r.summary["retain_results"]) and named.get("rows_sha256")}
+def references(results: Sequence[Results]) -> set[tuple[str, str | None]]:
+    """Hashes of the rows and weights of the retain results that the others were measured against."""
+    named = [r.summary["retain_results"] or {} for r in results]
+    return {(n["rows_sha256"], n.get("model_fingerprint")) for n in named if n.get("rows_sha256")}
+
+
+def is_reference(result: Results, results: Sequence[Results]) -> bool:
+    # Rows alone do not tell: without generation those of MUSE are the same for every model.
+    return (result.summary["rows_sha256"], result.summary["model_fingerprint"]) in references(results)
 
 
 def _notes(results: Sequence[Results]) -> list[str]:
     notes = []
-    for field, effect in (("max_new_tokens", "ROUGE and model utility"), ("dtype", "small differences"), ("long", "lengths")):
+    effects = {"max_new_tokens": "ROUGE and model utility", "knowmem_tokens": "answers", "dtype": "small differences", "long": "lengths"}
+    for field, effect in effects.items():
         values = sorted({str(r.summary["settings"].get(field)) for r in results})
         if len(values) > 1:
             notes.append(f"The runs differ in {field} ({', '.join(values)}): mind that when comparing {effect}.")
     if len(references(results)) > 1:
-        notes.append("Forget quality was computed against different retain results; the p-values do not compare.")
+        notes.append("Forget quality and PrivLeak were computed against different retain results, so these numbers do not compare.")
     if results[0].summary["limit"] is not None:
         notes.append(f"Only the first {results[0].summary['limit']} rows of each set were measured (--limit): a quick look, not a result.")
     return notes

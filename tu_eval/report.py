@@ -23,7 +23,7 @@ from tu_eval.intervals import Estimate
 
 SHADES = 8
 """colours the page's style defines; markers differ in shape as well, and after SHADES results are hollow"""
-NUMBERS = {"probability": "Probability", "truth_ratio": "R", "rouge_l_recall": "ROUGE-L"}
+NUMBERS = {"probability": "Probability", "truth_ratio": "R", "rouge_l_recall": "ROUGE-L", "verbmem": "VerbMem", "knowmem": "KnowMem"}
 """columns of rows.parquet that the row browser shows"""
 
 
@@ -58,7 +58,8 @@ def render(comparison: Comparison, *, texts: bool = True) -> str:
         common=common,
         plot=plot_of(comparison, table),
         size=plot,
-        absent=_absent(comparison),
+        has_quality=_has_quality(comparison),
+        absent=_absent(comparison) if _has_quality(comparison) else [],
         charts=charts(comparison, table),
         meaning={k: v for k, v in MEANING.items() if any(c.heading == k for c in comparison.columns)},
         notes=comparison.notes,
@@ -165,6 +166,11 @@ def plot_of(comparison: Comparison, table: list[list[Estimate]]) -> plot.Plot | 
             values.append((g, group.title, utility.value, quality.value))
             spans[g] = (utility.span, quality.span)
     return plot.layout(values, spans) if values else None
+
+
+def _has_quality(comparison: Comparison) -> bool:
+    """MUSE has none."""
+    return any(c.metric == "forget_quality" for c in comparison.columns)
 
 
 def _absent(comparison: Comparison) -> list[tuple[str, str]]:
