@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-UP, DOWN = "↑", "↓"
+UP, DOWN, ZERO = "↑", "↓", "→0"
 KINDS = {
     "probability": "Probability",
     "fact_probability": "Fact probability",
@@ -65,7 +65,7 @@ class Column:
     group: str
     heading: str
     better: str
-    """UP or DOWN. On the forget set the goal is the retain model's value, and this is the way that leads there."""
+    """UP, DOWN, or ZERO: the nearer to 0. On the forget set the goal is the retain model's value, and this is the way that leads there."""
 
     @property
     def to_retain(self) -> bool:
@@ -91,7 +91,7 @@ def columns_of(summary: dict[str, Any]) -> list[Column]:
             better = DOWN if name == "forget" and kind != "truth_ratio" else UP
             columns.append(Column(metric, SETS.get(name, plain(name)), KINDS.get(kind, plain(kind)), better))
         left = [m for m in left if m not in kinds]
-    return columns + [Column(metric, MORE, LONE.get(metric, plain(metric)), DOWN) for metric in left]
+    return columns + [Column(metric, MORE, LONE.get(metric, plain(metric)), ZERO if metric == "privleak" else DOWN) for metric in left]
 
 
 def _place(kind: str) -> int:

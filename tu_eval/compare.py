@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import StoreError
-from tu_eval.columns import DOWN, Column, columns_of, plain
+from tu_eval.columns import DOWN, ZERO, Column, columns_of, plain
 from tu_eval.intervals import Estimate, over_rows, over_seeds
 from tu_eval.metrics.forget_quality import forget_quality
+from tu_eval.metrics.privleak import privleak
 from tu_eval.results import IDENTITY, Results, load_results, require_comparable
 from tu_eval.training import IndexedRun, Training, find_training, read_index
 
@@ -68,8 +69,13 @@ class Comparison:
     def value(self, index: int, metric: str) -> float | None:
         """A metric of one result. The result that the others were tested against is tested against itself: it belongs in the plot."""
         result = self.results[index]
-        value = result.summary["metrics"].get(metric)
-        if value is None and metric == "forget_quality" and metric in result.summary["metrics"] and is_reference(result, self.results):
+        metrics = result.summary["metrics"]
+        value = metrics.get(metric)
+        if value is not None or metric not in metrics or not is_reference(result, self.results):
+            return value
+        if metric == "privleak" and (auc := metrics.get("mia_min_k")) is not None:
+            return privleak(auc, auc)
+        if metric == "forget_quality":
             ratios = [row["log_truth_ratio"] for row in self.rows[index]["forget"]]
             return forget_quality(ratios, ratios)
         return value
@@ -107,7 +113,9 @@ class Comparison:
         return ["best" if g in best else "near" if g in near else "" for g in range(len(held))]
 
     def _goal(self, column: int, table: list[list[Estimate]]) -> float | None:
-        """The retain model's value, where that is the goal and there is one retain model."""
+        """0, or the retain model's value, where that is the goal and there is one retain model."""
+        if self.columns[column].better == ZERO:
+            return 0.0
         values = [table[g][column].value for g, group in enumerate(self.groups) if group.role == "retain"]
         return values[0] if self.columns[column].to_retain and len(values) == 1 else None
 

@@ -17,7 +17,7 @@ from shared.errors import ConfigError
 from shared.fs import write_text
 from tu_eval import plot
 from tu_eval.bars import charts
-from tu_eval.columns import DOWN, MEANING, UP, plain, show
+from tu_eval.columns import DOWN, MEANING, UP, ZERO, plain, show
 from tu_eval.compare import Comparison
 from tu_eval.intervals import Estimate
 
@@ -66,6 +66,7 @@ def render(comparison: Comparison, *, texts: bool = True) -> str:
         data=embedded(_rows(comparison)) if texts else None,
         up=UP,
         down=DOWN,
+        zero=ZERO if any(c.better == ZERO for c in comparison.columns) else None,
         version=__version__,
     )
 

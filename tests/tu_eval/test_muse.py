@@ -7,7 +7,7 @@ import shutil
 import pandas
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import roc_auc_score
@@ -245,6 +245,7 @@ def common(a, b):
 WORDS = st.lists(st.sampled_from(["running", "runs", "The", "the", "19%", "a-b", "é", ".", "x"]), max_size=6).map(" ".join)
 
 
+@settings(deadline=None)
 @given(WORDS, WORDS)
 def test_f1_equals_its_formula_and_rouge_score(gold, text):
     a, b = (re.findall("[a-z0-9]+", t.lower()) for t in (gold, text))
@@ -258,6 +259,7 @@ def test_f1_is_unstemmed():
     assert rouge_l_f1(["she runs", "a b"], ["she running", "a b c d"]) == [0.5, pytest.approx(2 / 3)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["\n", "Question", ":", "Answer: ", "a", " "]), max_size=12).map("".join))
 def test_the_first_answer_is_what_three_splits_leave(text):
     left = text
@@ -313,6 +315,16 @@ def test_compare_gives_intervals_and_directions(unlearned, retain):
     better = {c.metric: (c.group, c.better) for c in comparison.columns}
     assert better["forget_verbmem"] == better["forget_knowmem"] == ("Forget set", "↓") and better["retain_knowmem"] == ("Retain set", "↑")
     assert comparison.value(1, "forget_quality") is None and [g.role for g in comparison.groups] == [None, "retain"]
+
+
+def test_privleak_is_best_nearest_to_zero(unlearned, retain, run_muse, tiny_model):
+    other = run_muse(tiny_model, label="tiny_model", retain_results=str(retain))
+    comparison = load_comparison([unlearned, other, retain])
+    at = next(i for i, c in enumerate(comparison.columns) if c.metric == "privleak")
+    table = comparison.table()
+    far, near, none = [row[at].value for row in table]
+    assert none == 0 and far < -50 < near  # a low value is no good one
+    assert comparison.columns[at].better == "→0" and comparison.marks(at, table) == ["", "best", ""]
 
 
 def test_without_generation_only_the_right_results_are_the_retain_models(run_muse, tiny_base, knows, tiny_model):
