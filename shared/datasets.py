@@ -65,7 +65,7 @@ def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> li
     elif spec.startswith("hub:"):
         name, records = _hub(spec)
     else:
-        name, records = _file(spec)
+        name, records = file_records(spec)
     rows = []
     for index, record in enumerate(islice(records, limit)):
         rows.append(_row(f"{name}/{record.get('row', index) if spec.startswith('atlas:') else index}", record, keys))
@@ -93,7 +93,7 @@ def _tofu(split: str) -> Iterator[dict]:
         raise DataError(f"data tofu:{split}: no such split{nearest(split, TOFU_SPLITS)}")
     folder = os.environ.get("TU_TOFU_DIR")
     if not folder:
-        return _from_hub(TOFU_HUB, split, "train", f"tofu:{split}", "; or set TU_TOFU_DIR to a folder with TOFU's JSON files")
+        return hub_records(TOFU_HUB, split, "train", f"tofu:{split}", "; or set TU_TOFU_DIR to a folder with TOFU's JSON files")
     path = Path(folder) / f"{split}.json"
     if not path.exists():
         raise DataError(f"data tofu:{split}: {path} does not exist; TU_TOFU_DIR should be the folder with TOFU's JSON files")
@@ -129,10 +129,11 @@ def _hub(spec: str) -> tuple[str, Iterator[dict]]:
     if len(parts) != 4 or parts[1].count("/") != 1 or not parts[3]:
         raise DataError(f"data {spec}: expected hub:org/name:config:split (config may be empty)")
     _, repo, config, split = parts
-    return f"{repo.replace('/', '--')}/{split}", _from_hub(repo, config or None, split, spec, LOCAL)
+    return f"{repo.replace('/', '--')}/{split}", hub_records(repo, config or None, split, spec, LOCAL)
 
 
-def _from_hub(repo: str, config: str | None, split: str, spec: str, hint: str) -> Iterator[dict]:
+def hub_records(repo: str, config: str | None, split: str, spec: str, hint: str) -> Iterator[dict]:
+    """Records of a split as they are. Raises DataError naming `spec` and ending in `hint`, what else the user can do."""
     import datasets
     from datasets.exceptions import DatasetsError
 
@@ -143,7 +144,8 @@ def _from_hub(repo: str, config: str | None, split: str, spec: str, hint: str) -
         raise DataError(f"data {spec}: cannot be had from the hub: {str(error).splitlines()[0][:200]}{hint}") from None
 
 
-def _file(spec: str) -> tuple[str, Iterator[dict]]:
+def file_records(spec: str) -> tuple[str, Iterator[dict]]:
+    """-> what its rows are called, and its records as they are. Raises DataError naming the file, where reading fails also later."""
     path = Path(spec) if is_url(spec) else Path(spec).expanduser()
     if not is_url(spec) and not path.exists():
         if ":" in spec or not path.suffix:

@@ -70,7 +70,7 @@ def make_examples(
             else text_examples(row, tokenizer, min(text_length, context or text_length))
         )
         for example in made:
-            kept = _fit(example, context, long)
+            kept = fit(example, context, long)
             if kept is not None:
                 out.append(kept)
             else:
@@ -82,7 +82,8 @@ def make_examples(
     return out
 
 
-def _fit(example: Example, context: int | None, long: str) -> Example | None:
+def fit(example: Example, context: int | None, long: str) -> Example | None:
+    """The example where it fits, else cut at its end or None (left out), as `long` says. Raises DataError for long="error"."""
     n = len(example.input_ids)
     if context is None or n <= context:
         return example

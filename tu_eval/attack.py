@@ -24,8 +24,8 @@ from tu_eval.attacks.config import AttackConfig, AttackName
 from tu_eval.attacks.material import Material, load
 from tu_eval.attacks.probing import Numbers, means
 from tu_eval.config import EvalConfig
+from tu_eval.evaluation import default_label
 from tu_eval.measure import Subject, stop_ids
-from tu_eval.run import default_label
 from tu_eval.store import Row, Store, remove_stores
 from tu_eval.suites import find_suite
 

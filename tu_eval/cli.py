@@ -15,17 +15,27 @@ app = new_app("Measure what a model still knows: evaluate it on a suite, compare
 Model = Annotated[str | None, typer.Option("--model", help="Local folder, org/name[@revision], or smollm2.", show_default=False)]
 SuiteName = Annotated[
     str | None,
-    typer.Option("--suite", help="tofu:forget01, tofu:forget05, tofu:forget10, or atlas[:people=..,seed=..].", show_default=False),
+    typer.Option(
+        "--suite",
+        help="tofu:forget01, tofu:forget05, tofu:forget10, atlas[:people=..,seed=..]; run also muse:news, muse:books.",
+        show_default=False,
+    ),
 ]
 Retain = Annotated[
     str | None,
     typer.Option(
-        "--retain-results", help="Results folder (or TOFU_EVAL.json) of the retain model; forget quality needs it.", show_default=False
+        "--retain-results",
+        help="Results folder (or TOFU_EVAL.json) of the retain model; forget quality and PrivLeak need it.",
+        show_default=False,
     ),
 ]
 Store = Annotated[
     str | None,
     typer.Option("--store", help="Folder of finished measurements, kept by content, that runs share.", show_default="OUT.unfinished"),
+]
+Template = Annotated[
+    str | None,
+    typer.Option("--template", help="model: its tokenizer's chat template; plain: 'Question: …', 'Answer: …'.", show_default="model"),
 ]
 Label = Annotated[str | None, typer.Option("--label", help="Name in tables and plots.", show_default="folder name of the model")]
 Folders = Annotated[
@@ -85,6 +95,7 @@ def run(
     dtype: Dtype = None,
     device: Device = None,
     long: Long = None,
+    template: Template = None,
 ) -> None:
     """Evaluate one model on one suite and keep the results."""
     from shared.config import resolve
@@ -92,12 +103,15 @@ def run(
 
     flags = {
         "model": model, "suite": suite, "out": out, "retain_results": retain_results, "store": store, "label": label,
-        "seed": seed, "limit": limit, "dtype": dtype, "device": device, "long": long,
+        "seed": seed, "limit": limit, "dtype": dtype, "device": device, "long": long, "template": template,
     }  # fmt: skip
     resolved = resolve(EvalConfig, config=config, sets=sets or (), flags=flags)
-    from tu_eval.run import evaluate
     from tu_eval.table import print_results
 
+    if resolved.suite.startswith("muse:"):
+        from tu_eval.muse import evaluate
+    else:
+        from tu_eval.run import evaluate
     print_results(evaluate(resolved))
 
 

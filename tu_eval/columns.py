@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-UP, DOWN = "↑", "↓"
+UP, DOWN, ZERO = "↑", "↓", "→0"
 KINDS = {
     "probability": "Probability",
     "fact_probability": "Fact probability",
@@ -13,6 +13,8 @@ KINDS = {
     "truth_ratio": "Truth ratio",
     "exact_memorization": "Exact memorisation",
     "extraction_strength": "Extraction strength",
+    "verbmem": "Verbatim memorisation",
+    "knowmem": "Knowledge memorisation",
 }
 """last part of a metric's name -> its heading; a metric of another kind is shown under its own name"""
 SETS = {
@@ -40,6 +42,9 @@ MEANING = {
     "ROUGE-L recall": "Share of the gold answer's words found, in order, in the model's greedy answer.",
     "Truth ratio": "R = probability of wrong answers (geometric mean) over that of the right one. Forget set: mean of min(R, 1/R), "
     "high when the model cannot tell them apart. Other sets: mean of max(0, 1 − R), high when it can.",
+    "Verbatim memorisation": "ROUGE-L F1 (no stemming) between the greedy continuation of a text of the forget set and the true one.",
+    "Knowledge memorisation": "ROUGE-L F1 (no stemming) between the greedy answer after solved examples and the gold one; "
+    "on the retain set: what is still known.",
     "Exact memorisation": "Share of the gold answer's positions at which the likeliest token is the gold one, the end of turn left out.",
     **{
         heading: "Share of pairs of a forget and a holdout row in which the attack tells which was trained on; 0.5 is chance. "
@@ -61,7 +66,7 @@ class Column:
     group: str
     heading: str
     better: str
-    """UP or DOWN. On the forget set the goal is the retain model's value, and this is the way that leads there."""
+    """UP, DOWN, or ZERO: the nearer to 0. On the forget set the goal is the retain model's value, and this is the way that leads there."""
 
     @property
     def to_retain(self) -> bool:
@@ -87,7 +92,7 @@ def columns_of(summary: dict[str, Any]) -> list[Column]:
             better = DOWN if name == "forget" and kind != "truth_ratio" else UP
             columns.append(Column(metric, SETS.get(name, plain(name)), KINDS.get(kind, plain(kind)), better))
         left = [m for m in left if m not in kinds]
-    return columns + [Column(metric, MORE, LONE.get(metric, plain(metric)), DOWN) for metric in left]
+    return columns + [Column(metric, MORE, LONE.get(metric, plain(metric)), ZERO if metric == "privleak" else DOWN) for metric in left]
 
 
 def _place(kind: str) -> int:

@@ -12,8 +12,8 @@ from typing import Any
 
 from shared.errors import StoreError
 from tu_eval.attribution import Agreement, agreement_of, read_agreements
-from tu_eval.columns import DOWN, Column, columns_of
-from tu_eval.groups import Group, group_results, references
+from tu_eval.columns import DOWN, ZERO, Column, columns_of
+from tu_eval.groups import Group, group_results, is_reference, references
 from tu_eval.intervals import Estimate, over_rows, over_seeds
 from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.metrics.privleak import privleak
@@ -51,10 +51,15 @@ class Comparison:
     def value(self, index: int, metric: str) -> float | None:
         """A metric of one result. The result that the others were tested against is tested against itself: it belongs in the plot."""
         result = self.results[index]
-        value = result.summary["metrics"].get(metric)
-        if value is None and metric in ("forget_quality", "privleak") and result.summary["rows_sha256"] in references(self.results):
-            ratios, auc = [row["log_truth_ratio"] for row in self.rows[index]["forget"]], result.summary["metrics"].get("mia_min_k")
-            return forget_quality(ratios, ratios) if metric == "forget_quality" else None if auc is None else privleak(auc, auc)
+        metrics = result.summary["metrics"]
+        value = metrics.get(metric)
+        if value is not None or metric not in metrics or not is_reference(result, self.results):
+            return value
+        if metric == "privleak" and (auc := metrics.get("mia_min_k")) is not None:
+            return privleak(auc, auc)
+        if metric == "forget_quality":
+            ratios = [row["log_truth_ratio"] for row in self.rows[index]["forget"]]
+            return forget_quality(ratios, ratios)
         return value
 
     def true_positives(self, members: Sequence[int], metric: str) -> float | None:
@@ -96,7 +101,9 @@ class Comparison:
         return ["best" if g in best else "near" if g in near else "" for g in range(len(held))]
 
     def _goal(self, column: int, table: list[list[Estimate]]) -> float | None:
-        """The retain model's value, where that is the goal and there is one retain model."""
+        """0, or the retain model's value, where that is the goal and there is one retain model."""
+        if self.columns[column].better == ZERO:
+            return 0.0
         values = [table[g][column].value for g, group in enumerate(self.groups) if group.role == "retain"]
         return values[0] if self.columns[column].to_retain and len(values) == 1 else None
 
@@ -164,12 +171,13 @@ def _ids(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str]
 
 def _notes(results: Sequence[Results]) -> list[str]:
     notes = []
-    for field, effect in (("max_new_tokens", "ROUGE and model utility"), ("dtype", "small differences"), ("long", "lengths")):
+    effects = {"max_new_tokens": "ROUGE and model utility", "knowmem_tokens": "answers", "dtype": "small differences", "long": "lengths"}
+    for field, effect in effects.items():
         values = sorted({str(r.summary["settings"].get(field)) for r in results})
         if len(values) > 1:
             notes.append(f"The runs differ in {field} ({', '.join(values)}): mind that when comparing {effect}.")
     if len(references(results)) > 1:
-        notes.append("Forget quality was computed against different retain results; the p-values do not compare.")
+        notes.append("Forget quality and PrivLeak were computed against different retain results, so these numbers do not compare.")
     if results[0].summary["limit"] is not None:
         notes.append(f"Only the first {results[0].summary['limit']} rows of each set were measured (--limit): a quick look, not a result.")
     return notes

@@ -63,8 +63,8 @@ def build(comparison: Comparison, *, store: str | None, show_text: bool) -> dict
     if before.summary["model_fingerprint"] == after.summary["model_fingerprint"]:
         raise StoreError(f"--after {after.folder}: the same weights as --before {before.folder}; nothing was changed between them")
     named = after.summary["retain_results"]
-    if retain is not None and named and named.get("rows_sha256") not in (None, retain.summary["rows_sha256"]):
-        raise StoreError(f"--retain {retain.folder}: forget quality of {after.folder} was computed against other retain results")
+    if retain is not None and named and any(named.get(k) not in (None, retain.summary[k]) for k in ("rows_sha256", "model_fingerprint")):
+        raise StoreError(f"--retain {retain.folder}: {after.folder} was measured against other retain results")
     training, why = find_training(after)
     scored = _store(store, before, training) if store else None
     rows = comparison.rows[1]["forget"]
@@ -135,7 +135,9 @@ def conditions(
     """What this report in particular cannot claim, and what its reader must know."""
     summary, items = after.summary, []
     quality = summary["metrics"].get("forget_quality")
-    if quality is None:
+    if "forget_quality" not in summary["metrics"]:
+        items.append("Any forget quality: the suite has no wrong answers to its questions, so there are no truth ratios to test.")
+    elif quality is None:
         items.append("Any forget quality: the model was not measured against retain results.")
     elif quality < TOLD_APART:
         items.append(
@@ -167,7 +169,7 @@ def _limits(results: Sequence[Results], rows: int, store: dict[str, Any] | None)
         items.append(NOTHING)
     if any(s.get("long") in ("skip", "truncate") for s in settings):
         items.append("Anything about what is longer than the model's context: such rows were left out or cut (--long).")
-    for field in ("dtype", "max_new_tokens", "long"):
+    for field in ("dtype", "max_new_tokens", "knowmem_tokens", "long"):
         values = [str(s.get(field)) for s in settings]
         if len(set(values)) > 1:
             items.append(f"That the difference before and after is the training's alone: the runs differ in {field} ({', '.join(values)}).")

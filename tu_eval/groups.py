@@ -13,7 +13,7 @@ from tu_eval.columns import plain
 from tu_eval.results import Results
 from tu_eval.training import Training
 
-EVALUATION = ("dtype", "long", "generate", "max_new_tokens")
+EVALUATION = ("dtype", "long", "generate", "max_new_tokens", "verbmem_tokens", "knowmem_tokens")
 """settings of an evaluation; results that differ in one are no seeds of each other"""
 
 
@@ -74,12 +74,18 @@ def role(result: Results, results: Sequence[Results], trainings: Sequence[tuple[
     """`target` and `retain` are known by their label, or by content: the others were unlearned from it, or tested against it."""
     if result.label in ("target", "retain"):
         return result.label
-    if result.summary["rows_sha256"] in references(results):
+    if is_reference(result, results):
         return "retain"
     starts = {t.about.get("start_model") for t, _ in trainings if t is not None and t.about.get("task") == "unlearn"}
     return "target" if result.summary["model_fingerprint"] in starts else None
 
 
-def references(results: Sequence[Results]) -> set[str]:
-    """Hashes of the retain results that forget quality was computed against."""
-    return {named["rows_sha256"] for r in results if (named := r.summary["retain_results"]) and named.get("rows_sha256")}
+def references(results: Sequence[Results]) -> set[tuple[str, str | None]]:
+    """Hashes of the rows and weights of the retain results that the others were measured against."""
+    named = [r.summary["retain_results"] or {} for r in results]
+    return {(n["rows_sha256"], n.get("model_fingerprint")) for n in named if n.get("rows_sha256")}
+
+
+def is_reference(result: Results, results: Sequence[Results]) -> bool:
+    # Rows alone do not tell: without generation those of MUSE are the same for every model.
+    return (result.summary["rows_sha256"], result.summary["model_fingerprint"]) in references(results)

@@ -7,7 +7,7 @@ Cost: one forward pass over the forest of all variants of all rows, one greedy a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from tu_eval.config import EvalConfig
 from tu_eval.store import Row, Store
 from tu_eval.suites import EvalSet
 from tu_eval.variants import Variants
+
+Attacked = Mapping[str, Sequence[Example]]
+"""forget and holdout"""
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,27 @@ class Loaded:
     """the part of the summary that says what was measured: suite, limit and fingerprints, but for the model's"""
 
     @property
+    def examples(self) -> list[Example]:
+        """Everything that is scored."""
+        return [e for _, kept in self.sets for v in kept for e in v.examples] + self.holdout
+
+    @property
     def attacked(self) -> dict[str, list[Example]]:
         """The answers that membership inference compares."""
         forget = [v.answer for part, kept in self.sets if part.name == "forget" for v in kept]
         return {"forget": forget, "holdout": self.holdout}
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are written."""
+
+    tokenizer: Any
+    context: int | None
+    stop: list[int]
+    """tokens that end an answer"""
+    most: int
+    """tokens an answer may take"""
 
 
 @dataclass
@@ -79,17 +99,16 @@ class Subject:
             self.opened = None
 
 
-def score(subject: Subject, loaded: Loaded) -> tuple[dict[str, Row], dict[str, Any]]:
+def score(subject: Subject, examples: Sequence[Example], attacked: Attacked) -> tuple[dict[str, Row], dict[str, Any]]:
     """-> by example id: `logprob` [targets]; for attacked answers also `hits`, `entropy`, `second`, [targets] each. And the engine."""
-    examples = [e for _, rows in loaded.sets for v in rows for e in v.examples] + loaded.holdout
-    attacked = {e.id for group in loaded.attacked.values() for e in group}
-    rows, engine = subject.piece("scores", lambda: _score(subject.engine, examples, attacked))
+    named = {e.id for group in attacked.values() for e in group}
+    rows, engine = subject.piece("scores", lambda: _score(subject.engine, examples, named))
     return {row["id"]: row for row in rows}, engine
 
 
-def losses(subject: Subject, loaded: Loaded) -> dict[str, float]:
+def losses(subject: Subject, attacked: Attacked) -> dict[str, float]:
     """Mean negative log-probability of the attacked answers under another model."""
-    examples = [e for group in loaded.attacked.values() for e in group]
+    examples = [e for group in attacked.values() for e in group]
     rows, _ = subject.piece("losses", lambda: _score(subject.engine, examples, set()))
     return {row["id"]: -math.fsum(row["logprob"]) / len(row["logprob"]) for row in rows}
 
@@ -113,28 +132,26 @@ def _scored(example: Example, scores: TokenScores) -> Row:
     return {**row, "hits": hits, "entropy": scores.entropy.tolist(), "second": scores.second.tolist()}
 
 
-def generate(subject: Subject, loaded: Loaded, part: EvalSet, kept: Sequence[Variants]) -> dict[str, str]:
-    """Greedy answers of a set by example id."""
-    examples = [v.answer for v in kept]
-    rows, _ = subject.piece(f"generations-{part.name}", lambda: _generate(subject.engine, loaded, part.name, examples, subject.config))
+def generate(subject: Subject, name: str, examples: Sequence[Example], decoding: Decoding) -> dict[str, str]:
+    """Greedy answers to the prompts of a set by example id, with the spaces around them."""
+    rows, _ = subject.piece(f"generations-{name}", lambda: _generate(subject.engine, name, examples, decoding))
     return {row["id"]: row["generation"] for row in rows}
 
 
-def _generate(engine: TorchEngine, loaded: Loaded, name: str, examples: Sequence[Example], config: EvalConfig) -> list[Row]:
-    every = [v.answer for _, kept in loaded.sets for v in kept]
-    stop, most = stop_ids(loaded.tokenizer, every), config.max_new_tokens
+def _generate(engine: TorchEngine, name: str, examples: Sequence[Example], decoding: Decoding) -> list[Row]:
+    context, stop, most = decoding.context, decoding.stop, decoding.most
     prompts = [e.input_ids[: e.prompt_length] for e in examples]
     # A model with learned positions cannot write past its context: rows with less room left get what there is.
-    room = [most if loaded.context is None else min(most, loaded.context - len(p)) for p in prompts]
+    room = [most if context is None else min(most, context - len(p)) for p in prompts]
     texts = [""] * len(prompts)
     with progress(f"writing answers ({name})", len(prompts), "rows") as bar:
         for length in sorted(set(room), reverse=True):
             chosen = [i for i, r in enumerate(room) if r == length]
             made = engine.generate([prompts[i] for i in chosen], max_new_tokens=length, stop_ids=stop, advance=bar.advance)
             for i, ids in zip(chosen, made, strict=True):
-                texts[i] = loaded.tokenizer.decode(ids, skip_special_tokens=True).strip()
+                texts[i] = decoding.tokenizer.decode(ids, skip_special_tokens=True)
     if short := sum(r < most for r in room):
-        say(f"{short} answers were held to fewer than {most} tokens by the model's context of {loaded.context}")
+        say(f"{short} answers were held to fewer than {most} tokens by the model's context of {context}")
     return [{"id": e.id, "generation": text} for e, text in zip(examples, texts, strict=True)]
 
 
@@ -149,9 +166,9 @@ def stop_ids(tokenizer: Any, examples: Sequence[Example]) -> list[int]:
     return sorted(ends)
 
 
-def gradient_norms(subject: Subject, loaded: Loaded, name: str) -> dict[str, float]:
+def gradient_norms(subject: Subject, name: str, examples: Sequence[Example]) -> dict[str, float]:
     """By example id, for one side of membership inference: the L2 norm over all parameters of the gradient of the answer's mean loss."""
-    rows, _ = subject.piece(f"gradients-{name}", lambda: _gradient_norms(subject.engine, name, loaded.attacked[name]))
+    rows, _ = subject.piece(f"gradients-{name}", lambda: _gradient_norms(subject.engine, name, examples))
     return {row["id"]: row["norm"] for row in rows}
 
 

@@ -18,14 +18,14 @@ from shared.fs import write_text
 from tu_eval import plot
 from tu_eval.attribution import attribution_table
 from tu_eval.bars import charts
-from tu_eval.columns import DOWN, MEANING, UP, plain, show
+from tu_eval.columns import DOWN, MEANING, UP, ZERO, plain, show
 from tu_eval.compare import Comparison
 from tu_eval.intervals import Estimate
 from tu_eval.lacking import lacking
 
 SHADES = 8
 """colours the page's style defines; markers differ in shape as well, and after SHADES results are hollow"""
-NUMBERS = {"probability": "Probability", "truth_ratio": "R", "rouge_l_recall": "ROUGE-L"}
+NUMBERS = {"probability": "Probability", "truth_ratio": "R", "rouge_l_recall": "ROUGE-L", "verbmem": "VerbMem", "knowmem": "KnowMem"}
 """columns of rows.parquet that the row browser shows"""
 
 
@@ -60,7 +60,8 @@ def render(comparison: Comparison, *, texts: bool = True) -> str:
         common=common,
         plot=plot_of(comparison, table),
         size=plot,
-        absent=_absent(comparison),
+        has_quality=_has_quality(comparison),
+        absent=_absent(comparison) if _has_quality(comparison) else [],
         lacking=lacking(comparison),
         attribution=attribution_table(comparison, table),
         charts=charts(comparison, table),
@@ -69,6 +70,7 @@ def render(comparison: Comparison, *, texts: bool = True) -> str:
         data=embedded(_rows(comparison)) if texts else None,
         up=UP,
         down=DOWN,
+        zero=ZERO if any(c.better == ZERO for c in comparison.columns) else None,
         version=__version__,
     )
 
@@ -170,6 +172,11 @@ def plot_of(comparison: Comparison, table: list[list[Estimate]]) -> plot.Plot | 
             values.append((g, group.title, utility.value, quality.value))
             spans[g] = (utility.span, quality.span)
     return plot.layout(values, spans) if values else None
+
+
+def _has_quality(comparison: Comparison) -> bool:
+    """MUSE has none."""
+    return any(c.metric == "forget_quality" for c in comparison.columns)
 
 
 def _absent(comparison: Comparison) -> list[tuple[str, str]]:

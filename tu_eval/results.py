@@ -60,12 +60,14 @@ def _read(path: Path) -> list[dict[str, Any]]:
         raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0][:200]}); evaluate again") from None
 
 
-def schema() -> pyarrow.Schema:
+def schema(suite: str) -> pyarrow.Schema:
     """Numbers are float64; probabilities 0 to 1; nll_sum in nats over target_tokens tokens; null where a set has no such number."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.float64()
     first = [("set", text), ("example_id", text), ("question", text), ("answer", text), ("generation", text)]
+    if suite.startswith("muse:"):
+        return pa.schema([*first, ("verbmem", number), ("knowmem", number)])
     numbers = ["probability", "probability_options", "log_truth_ratio", "truth_ratio", "rouge_l_recall", "fact_probability"]
     numbers += ["exact_memorization", "extraction_strength"]
     return pa.schema([*first, ("nll_sum", number), ("target_tokens", pa.int32()), *((name, number) for name in numbers)])
@@ -90,7 +92,7 @@ def write_results(out: Path, summary: Mapping[str, Any], rows: Sequence[Row], me
             pyarrow.parquet.write_table(table, folder / name, compression="zstd", write_page_checksum=True)
             return hash_file(folder / name)
 
-        full = {**summary, "rows_sha256": write(ROWS, rows, schema())}
+        full = {**summary, "rows_sha256": write(ROWS, rows, schema(summary["suite"]))}
         full["membership_sha256"] = write(MEMBERSHIP, membership, membership_schema()) if membership else None
         write_config(folder / CONFIG, config)
         if summary["suite"].startswith("tofu:"):

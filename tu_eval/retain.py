@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.errors import StoreError
 from shared.fs import hash_file
 from tu_eval.metrics.forget_quality import require_same_rows
 from tu_eval.open_unlearning import log_truth_ratios, min_k_auc, read_log
-from tu_eval.results import load_results, require_comparable
+from tu_eval.results import Results, load_results, require_comparable
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Retain:
     about: dict[str, Any]
     """label, model_fingerprint (None: unknown), rows_sha256, source; goes into the summary"""
     log_ratios: list[float]
+    """of the forget rows; empty where the suite has none"""
     min_k_auc: float | None
     no_min_k: str
     """why there is none"""
@@ -32,15 +34,31 @@ def load_retain(place: str, identity: dict[str, Any], forget: list[tuple[str, st
     require_comparable(identity, results, what="--retain-results")
     rows = results.rows("forget")
     require_same_rows([i for i, _ in forget], [r["example_id"] for r in rows], where=str(path))
+    return _of_results(results, [r["log_truth_ratio"] for r in rows], holdout[0])
+
+
+def load_muse_retain(place: str, identity: dict[str, Any]) -> Retain:
+    """The same of a MUSE suite, which has no truth ratios: Min-K alone. Raises StoreError likewise."""
+    path = Path(place)
+    if path.suffix == ".json" or path.is_file():
+        raise StoreError(
+            f"--retain-results {path}: a file does not tell which corpus was measured; expected a results folder of tu-eval run"
+        )
+    results = load_results(path)
+    require_comparable(identity, results, what="--retain-results")
+    return _of_results(results, [], identity["holdout_fingerprint"])
+
+
+def _of_results(results: Results, log_ratios: list[float], holdout: str | None) -> Retain:
     membership = results.summary.get("membership")
     about = {k: results.summary[k] for k in ("label", "model_fingerprint", "rows_sha256")}
     auc = None
-    if membership is not None and membership["holdout_fingerprint"] == holdout[0]:
+    if membership is not None and membership["holdout_fingerprint"] == holdout:
         auc = membership["attacks"]["min_k"]["auc"]
     reason = (
         "the retain results have no membership inference" if membership is None else "the retain results were measured with another holdout"
     )
-    return Retain({**about, "source": "tu-eval"}, [r["log_truth_ratio"] for r in rows], auc, reason)
+    return Retain({**about, "source": "tu-eval"}, log_ratios, auc, reason)
 
 
 def _of_log(path: Path, answers: list[str], holdout_rows: int) -> Retain:

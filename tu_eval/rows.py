@@ -47,6 +47,6 @@ def row_of(part: EvalSet, variants: Variants, scores: Mapping[str, Row], tokeniz
 
 def add_generations(rows: Rows, generations: Mapping[str, str]) -> None:
     """Fills `generation` and `rouge_l_recall`."""
-    texts = [generations[row["example_id"]] for row in rows]
+    texts = [generations[row["example_id"]].strip() for row in rows]
     for row, text, recall in zip(rows, texts, rouge_l_recall([r["answer"] for r in rows], texts), strict=True):
         row.update(generation=text, rouge_l_recall=recall)

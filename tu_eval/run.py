@@ -1,4 +1,5 @@
-"""One evaluation, top to bottom: suite -> variants -> pieces (log-probabilities, answers, gradients) -> rows -> metrics -> results folder.
+"""One evaluation on a suite of questions, top to bottom: suite -> variants -> pieces (log-probabilities, answers, gradients) -> rows ->
+metrics -> results folder.
 
 Everything that can be refused is refused before the model is loaded. Each finished piece is kept in the store (tu_eval/store.py), so
 an evaluation that was interrupted, started again, goes on at the piece it was at; the results folder appears when all numbers are there.
@@ -6,42 +7,30 @@ an evaluation that was interrupted, started again, goes on at the piece it was a
 
 from __future__ import annotations
 
-import importlib.metadata
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared import models
-from shared.config import as_dict
 from shared.console import say
 from shared.errors import ConfigError, DataError
 from shared.examples import Example, data_fingerprint
 from shared.fs import require_fresh
 from tu_eval.config import EvalConfig
-from tu_eval.measure import Loaded, Subject, generate, gradient_norms, losses, score
-from tu_eval.membership import membership_rows, separations
-from tu_eval.results import FORMAT, Results, write_results
+from tu_eval.evaluation import Measured, attack_rows, finish, open_subjects
+from tu_eval.measure import Decoding, Loaded, Subject, generate, score, stop_ids
+from tu_eval.membership import separations
+from tu_eval.results import Results
 from tu_eval.retain import load_retain
-from tu_eval.rows import Rows, add_generations, row_of
-from tu_eval.store import Row, Store, remove_stores
+from tu_eval.rows import add_generations, row_of
 from tu_eval.suites import Suite, find_suite
 from tu_eval.summary import summarise
 from tu_eval.variants import load_holdout, load_variants
 
 
-@dataclass(frozen=True)
-class Measured:
-    """All numbers of the rows, by set; membership scores; and the engine that made them."""
-
-    rows: dict[str, Rows]
-    membership: Rows
-    engine: dict[str, Any]
-
-
 def evaluate(config: EvalConfig) -> Results:
     """Runs a suite and writes the results folder. Raises UserError before any work for everything that cannot fit."""
-    suite, out = find_suite(config.suite), Path(config.out)
-    require_fresh(out, what="the results of one evaluation")
+    suite = find_suite(config.suite)
+    require_fresh(Path(config.out), what="the results of one evaluation")
     folder = models.locate(config.model)
     device = models.choose_device(config.device)
     loaded = _load(config, suite, folder)
@@ -50,55 +39,22 @@ def evaluate(config: EvalConfig) -> Results:
         forget = [(e.id, e.row.answer) for e in loaded.attacked["forget"]]
         holdout = (loaded.identity["holdout_fingerprint"], len(loaded.holdout))
         retain = load_retain(config.retain_results, loaded.identity, forget, holdout)
-    model = models.model_fingerprint(folder)
-    root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
-    content = {**loaded.identity, **_settings(config, device.type)}
-    subject = Subject(folder, config, Store(root, {**content, "model_fingerprint": model}))
-    reference = _reference(config, loaded, root, content)
+    subject, reference = open_subjects(config, folder, device.type, loaded.identity, ["max_new_tokens"])
     say(f"evaluating {config.model} on {suite.name}: " + ", ".join(f"{s.name} {len(rows)} rows" for s, rows in loaded.sets))
     measured = _measure(config, loaded, subject, reference)
-    attacks = separations(measured.membership, seed=config.seed)
-    metrics, reasons = summarise(suite, measured.rows, attacks, retain, loaded.no_holdout)
-    summary = {
-        "format": FORMAT,
-        "label": config.label or default_label(config.model),
-        "model": config.model,
-        "model_fingerprint": model,
-        **loaded.identity,
-        "retain_results": retain and retain.about,
-        "settings": {k: v for k, v in as_dict(config).items() if k in ("dtype", "seed", "long", "generate", "max_new_tokens")},
-        "engine": measured.engine,
-        "rows": {s.name: len(kept) for s, kept in loaded.sets},
-        "metrics": metrics,
-        "reasons": reasons,
-        "utility_parts": suite.utility_parts,
-        "membership": {
-            "holdout_fingerprint": loaded.identity["holdout_fingerprint"],
-            "holdout_rows": len(loaded.holdout),
-            "attacks": attacks,
-        }
-        if measured.membership
-        else None,
-    }
-    results = write_results(out, summary, [row for s, _ in loaded.sets for row in measured.rows[s.name]], measured.membership, config)
-    if not config.store:
-        remove_stores(root)
-    return results
-
-
-def default_label(model: str) -> str:
-    """The last part of a path or hub id, without its revision."""
-    return Path(model.rstrip("/")).expanduser().resolve().name if Path(model).is_dir() else model.split("/")[-1].split("@")[0]
-
-
-def _settings(config: EvalConfig, device: str) -> dict[str, Any]:
-    """What numbers depend on beside model and data; memory settings are not part of it."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-    return {"dtype": config.dtype, "device": device, "max_new_tokens": config.max_new_tokens, "versions": versions}
+    metrics, reasons = summarise(suite, measured.rows, measured.attacks, retain, loaded.no_holdout)
+    parts, settings = suite.utility_parts, ("max_new_tokens", "template")
+    return finish(
+        config, subject, loaded.identity, measured, metrics, reasons, retain=retain, utility_parts=parts, settings=settings
+    )  # fmt: skip
 
 
 def _load(config: EvalConfig, suite: Suite, folder: Path) -> Loaded:
     tokenizer, context = models.load_tokenizer(folder), models.context_length(folder)
+    if config.template == "plain":
+        tokenizer.chat_template = None  # which is what the fingerprint of the template tells, too
+    elif not tokenizer.chat_template:
+        raise ConfigError(f"model {config.model}: its tokenizer has no chat template; to ask in plain text, use --template plain")
     sets = []
     for part in suite.sets:
         variants, skipped = load_variants(part, tokenizer, context=context, long=config.long, limit=config.limit)
@@ -129,32 +85,13 @@ def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | No
         return [], reason
 
 
-def _reference(config: EvalConfig, loaded: Loaded, root: Path, content: dict[str, Any]) -> Subject | None:
-    """The reference model as a subject of its own: what is measured on it is kept under its own content."""
-    if config.reference_model is None or not loaded.holdout:
-        return None
-    folder = models.locate(config.reference_model)
-    tokenizer = models.load_tokenizer(folder)
-    if models.tokenizer_fingerprint(tokenizer) != loaded.identity["tokenizer_fingerprint"]:
-        raise ConfigError(f"reference_model {config.reference_model}: has another tokenizer than {config.model}, so losses do not compare")
-    return Subject(folder, config, Store(root, {**content, "model_fingerprint": models.model_fingerprint(folder)}))
-
-
 def _measure(config: EvalConfig, loaded: Loaded, subject: Subject, reference: Subject | None) -> Measured:
-    scores, engine = score(subject, loaded)
+    scores, engine = score(subject, loaded.examples, loaded.attacked)
     rows = {part.name: [row_of(part, v, scores, loaded.tokenizer) for v in kept] for part, kept in loaded.sets}
     if config.generate:
+        stop = stop_ids(loaded.tokenizer, [v.answer for _, kept in loaded.sets for v in kept])
+        decoding = Decoding(loaded.tokenizer, loaded.context, stop, config.max_new_tokens)
         for part, kept in loaded.sets:
-            add_generations(rows[part.name], generate(subject, loaded, part, kept))
-    norms = None
-    if config.gradients and loaded.holdout:
-        norms = {**gradient_norms(subject, loaded, "forget"), **gradient_norms(subject, loaded, "holdout")}
-    subject.close()
-    references = None
-    if reference is not None:
-        references = losses(reference, loaded)
-        reference.close()
-    membership: list[Row] = []
-    if loaded.holdout:
-        membership = membership_rows(loaded.attacked, scores, loaded.tokenizer, references=references, norms=norms)
-    return Measured(rows, membership, engine)
+            add_generations(rows[part.name], generate(subject, part.name, [v.answer for v in kept], decoding))
+    membership = attack_rows(loaded.attacked, scores, loaded.tokenizer, subject, reference)
+    return Measured(rows, membership, separations(membership, seed=config.seed), engine)

@@ -1,4 +1,4 @@
-"""Suites: named sets of rows, and what is measured on each. A suite has one forget set; all its others feed model utility.
+"""Suites of questions: named sets of rows, and what is measured on each. A suite has one forget set; all its others feed model utility.
 
 Beside them stands a holdout: rows like those of the forget set that no model of the suite was trained on. Membership inference needs them.
 """
@@ -12,7 +12,8 @@ from shared.datasets import atlas_world
 from shared.errors import ConfigError, nearest
 
 TOFU_FORGET = ("forget01", "forget05", "forget10")
-KNOWN = (*(f"tofu:{split}" for split in TOFU_FORGET), "atlas")
+MUSE = ("news", "books")
+KNOWN = (*(f"tofu:{split}" for split in TOFU_FORGET), *(f"muse:{corpus}" for corpus in MUSE), "atlas")
 PARTS = ("probability", "rouge", "truth_ratio")
 """what each set other than forget adds to model utility"""
 
@@ -50,6 +51,8 @@ def find_suite(name: str) -> Suite:
         return _tofu(rest)
     if kind == "atlas":
         return _atlas(rest)
+    if kind == "muse" and rest in MUSE:
+        raise ConfigError(f"--suite {name}: is for tu-eval run only; here a suite of questions is needed, tofu:… or atlas")
     raise ConfigError(f"--suite {name}: no such suite{nearest(name, KNOWN)}")
 
 

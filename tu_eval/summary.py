@@ -28,13 +28,13 @@ def summarise(
     for part in suite.sets:
         kept = rows[part.name]
         ratios = [r["log_truth_ratio"] for r in kept]
-        metrics[f"{part.name}_probability"] = _mean(kept, "probability_options" if part.options else "probability")
+        metrics[f"{part.name}_probability"] = mean(kept, "probability_options" if part.options else "probability")
         if part.facts:
-            metrics[f"{part.name}_fact_probability"] = _mean(kept, "fact_probability")
-        metrics[f"{part.name}_rouge"] = _mean(kept, "rouge_l_recall")
+            metrics[f"{part.name}_fact_probability"] = mean(kept, "fact_probability")
+        metrics[f"{part.name}_rouge"] = mean(kept, "rouge_l_recall")
         metrics[f"{part.name}_truth_ratio"] = forget_truth_ratio(ratios) if part.name == "forget" else utility_truth_ratio(ratios)
     for name in ("exact_memorization", "extraction_strength"):
-        metrics[f"forget_{name}"] = _mean(rows["forget"], name)
+        metrics[f"forget_{name}"] = mean(rows["forget"], name)
     parts = {name: value for name in suite.utility_parts if (value := metrics[name]) is not None}
     if len(parts) == len(suite.utility_parts):
         metrics["model_utility"] = model_utility(parts)
@@ -47,6 +47,14 @@ def summarise(
         reasons["forget_quality"] = NO_RETAIN
     else:
         metrics["forget_quality"] = forget_quality([r["log_truth_ratio"] for r in rows["forget"]], retain.log_ratios)
+    leaks, more = leakage(attacks, retain, no_holdout)
+    return {**metrics, **leaks}, {**reasons, **more}
+
+
+def leakage(attacks: Mapping[str, Mapping[str, float]], retain: Retain | None, no_holdout: str | None) -> tuple[Metrics, Reasons]:
+    """What membership inference gives: -> mia_* and privleak, and for each null the reason."""
+    metrics: Metrics = {}
+    reasons: Reasons = {}
     for name in ATTACKS:
         metrics[f"mia_{name}"] = attacks[name]["auc"] if name in attacks else None
         if name not in attacks:
@@ -66,6 +74,7 @@ def _privleak(auc: float | None, retain: Retain | None, no_holdout: str | None) 
     return value, None if value is not None else "the retain model's own Min-K separates every row (AUC 1), so nothing is relative to it"
 
 
-def _mean(rows: Rows, column: str) -> float | None:
+def mean(rows: Rows, column: str) -> float | None:
+    """Over the rows that have a value; None where none has."""
     values = [r[column] for r in rows if r[column] is not None]
     return math.fsum(values) / len(values) if values else None

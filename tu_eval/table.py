@@ -6,6 +6,9 @@ from tu_eval.columns import Column, columns_of, show
 from tu_eval.compare import Comparison
 from tu_eval.results import CONFIG, ROWS, SUMMARY, Results
 
+ALSO = ("retain_probability", "retain_knowmem")
+"""columns of the short table beside those of the forget set"""
+
 
 def print_results(results: Results) -> None:
     """Metrics of one run, and where its files are."""
@@ -45,7 +48,9 @@ def print_comparison(comparison: Comparison) -> None:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("n", justify="right")
-    columns = [c for c in comparison.columns if c.group in ("Overall", "Forget set") or c.metric == "retain_probability"]
+    columns = [c for c in comparison.columns if c.group in ("Overall", "Forget set") or c.metric in ALSO]
+    if not any(c.group == "Overall" for c in columns):  # MUSE: there is room, and PrivLeak is one of its four numbers
+        columns += [c for c in comparison.columns if c.metric == "privleak"]
     for column in columns:
         table.add_column(_heading(column), justify="right", no_wrap=True)
     for group in comparison.groups:
