@@ -58,7 +58,7 @@ def recomputing(model: PreTrainedModel) -> AbstractContextManager[None]:
     """The attention of the forward pass in hand, for when activation checkpointing runs it again: by then another pass may be in hand,
     and the backward pass may run in another thread."""
     forest = _active.get()
-    return FasterProducts() if forest is None else attending(model, forest)
+    return FasterProducts() if forest is None else attending(model, forest)  # type: ignore[return-value]
 
 
 @cache
