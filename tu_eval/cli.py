@@ -26,6 +26,7 @@ Store = Annotated[
     str | None,
     typer.Option("--store", help="Folder of finished measurements, kept by content, that runs share.", show_default="OUT.unfinished"),
 ]
+EngineName = Annotated[str | None, typer.Option("--engine", help="auto, torch, vllm.", show_default="auto")]
 Label = Annotated[str | None, typer.Option("--label", help="Name in tables and plots.", show_default="folder name of the model")]
 Folders = Annotated[
     list[Path] | None,
@@ -71,6 +72,7 @@ def run(
     retain_results: Retain = None,
     store: Store = None,
     label: Label = None,
+    engine: EngineName = None,
     config: ConfigFile = None,
     sets: Sets = None,
     seed: Seed = None,
@@ -85,7 +87,7 @@ def run(
 
     flags = {
         "model": model, "suite": suite, "out": out, "retain_results": retain_results, "store": store, "label": label,
-        "seed": seed, "limit": limit, "dtype": dtype, "device": device, "long": long,
+        "engine": engine, "seed": seed, "limit": limit, "dtype": dtype, "device": device, "long": long,
     }  # fmt: skip
     resolved = resolve(EvalConfig, config=config, sets=sets or (), flags=flags)
     from tu_eval.run import evaluate

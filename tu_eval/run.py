@@ -14,6 +14,7 @@ from typing import Any
 from shared import models
 from shared.config import as_dict
 from shared.console import say
+from shared.engines import choose_engine, vllm_setup
 from shared.errors import ConfigError, DataError
 from shared.examples import Example, data_fingerprint
 from shared.fs import require_fresh
@@ -44,6 +45,7 @@ def evaluate(config: EvalConfig) -> Results:
     require_fresh(out, what="the results of one evaluation")
     folder = models.locate(config.model)
     device = models.choose_device(config.device)
+    engine = choose_engine(config.engine, config.device)
     loaded = _load(config, suite, folder)
     retain = None
     if config.retain_results:
@@ -52,7 +54,7 @@ def evaluate(config: EvalConfig) -> Results:
         retain = load_retain(config.retain_results, loaded.identity, forget, holdout)
     model = models.model_fingerprint(folder)
     root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
-    content = {**loaded.identity, **_settings(config, device.type)}
+    content = {**loaded.identity, **_settings(config, device.type, engine)}
     subject = Subject(folder, config, Store(root, {**content, "model_fingerprint": model}))
     reference = _reference(config, loaded, root, content)
     say(f"evaluating {config.model} on {suite.name}: " + ", ".join(f"{s.name} {len(rows)} rows" for s, rows in loaded.sets))
@@ -91,10 +93,12 @@ def default_label(model: str) -> str:
     return Path(model.rstrip("/")).expanduser().resolve().name if Path(model).is_dir() else model.split("/")[-1].split("@")[0]
 
 
-def _settings(config: EvalConfig, device: str) -> dict[str, Any]:
+def _settings(config: EvalConfig, device: str, engine: str) -> dict[str, Any]:
     """What numbers depend on beside model and data; memory settings are not part of it."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-    return {"dtype": config.dtype, "device": device, "max_new_tokens": config.max_new_tokens, "versions": versions}
+    if engine == "vllm":
+        versions["vllm"] = vllm_setup.version()
+    return {"engine": engine, "dtype": config.dtype, "device": device, "max_new_tokens": config.max_new_tokens, "versions": versions}
 
 
 def _load(config: EvalConfig, suite: Suite, folder: Path) -> Loaded:
