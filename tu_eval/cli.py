@@ -37,6 +37,7 @@ Template = Annotated[
     str | None,
     typer.Option("--template", help="model: its tokenizer's chat template; plain: 'Question: …', 'Answer: …'.", show_default="model"),
 ]
+EngineName = Annotated[str | None, typer.Option("--engine", help="auto, torch, vllm.", show_default="auto")]
 Label = Annotated[str | None, typer.Option("--label", help="Name in tables and plots.", show_default="folder name of the model")]
 Folders = Annotated[
     list[Path] | None,
@@ -88,6 +89,7 @@ def run(
     retain_results: Retain = None,
     store: Store = None,
     label: Label = None,
+    engine: EngineName = None,
     config: ConfigFile = None,
     sets: Sets = None,
     seed: Seed = None,
@@ -103,7 +105,7 @@ def run(
 
     flags = {
         "model": model, "suite": suite, "out": out, "retain_results": retain_results, "store": store, "label": label,
-        "seed": seed, "limit": limit, "dtype": dtype, "device": device, "long": long, "template": template,
+        "engine": engine, "seed": seed, "limit": limit, "dtype": dtype, "device": device, "long": long, "template": template,
     }  # fmt: skip
     resolved = resolve(EvalConfig, config=config, sets=sets or (), flags=flags)
     from tu_eval.table import print_results

@@ -26,6 +26,8 @@ class EvalConfig:
     """name in tables and plots; default: the last part of `model`"""
     limit: int | None = None
     """only the first N rows of each set; default all"""
+    engine: Literal["auto", "torch", "vllm"] = "auto"
+    """scores the answers and writes greedy text; auto: vLLM where it is installed and CUDA is there, else torch. Gradients are torch's"""
     seed: int = 0
     """seed of every random choice: the bootstrap of membership inference; generation is greedy"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -10,6 +10,7 @@ from typing import Any
 
 from shared import models
 from shared.config import as_dict
+from shared.engines import choose_engine, vllm_setup
 from shared.errors import ConfigError
 from tu_eval.config import EvalConfig
 from tu_eval.measure import Attacked, Subject, gradient_norms, losses
@@ -48,9 +49,12 @@ def open_subjects(
 ) -> tuple[Subject, Subject | None]:
     """The model, and the reference model where one is asked for and there is a holdout: each with what is measured on it under its own
     content. `lengths`: fields of the configuration that numbers depend on beside model and data; memory settings are not part of it."""
+    engine = choose_engine(config.engine, config.device)
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    if engine == "vllm":
+        versions["vllm"] = vllm_setup.version()
     fields = {name: getattr(config, name) for name in ("dtype", *lengths)}
-    content = {**identity, **fields, "device": device, "versions": versions}
+    content = {**identity, **fields, "engine": engine, "device": device, "versions": versions}
 
     def open_subject(place: Path) -> Subject:
         return Subject(place, config, Store(store_root(config), {**content, "model_fingerprint": models.model_fingerprint(place)}))

@@ -10,11 +10,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.console import progress, say
-from shared.engines import Request, TokenScores
-from shared.engines.torch import TorchEngine
+from shared.engines import Engine, Request, TokenScores, choose_engine, open_engine
 from shared.errors import ModelError
 from shared.examples import Example, special_ids
 from shared.logprobs import HeadOptions, target_logprobs
@@ -22,6 +21,9 @@ from tu_eval.config import EvalConfig
 from tu_eval.store import Row, Store
 from tu_eval.suites import EvalSet
 from tu_eval.variants import Variants
+
+if TYPE_CHECKING:
+    from shared.engines.torch import TorchEngine
 
 Attacked = Mapping[str, Sequence[Example]]
 """forget and holdout"""
@@ -67,20 +69,42 @@ class Decoding:
 
 @dataclass
 class Subject:
-    """One model under test. Its engine is opened when the first piece is missing."""
+    """One model under test. An engine is opened when a piece is missing that needs it, and the one before it is closed."""
 
     folder: Path
     config: EvalConfig
     store: Store
-    opened: TorchEngine | None = field(default=None, init=False)
+    opened: tuple[str, Any] | None = field(default=None, init=False)
+    """its name and an engine"""
 
     @property
     def engine(self) -> TorchEngine:
-        if self.opened is None:
-            c = self.config
-            head = HeadOptions(top_k=1, second=True)
-            self.opened = TorchEngine.load(self.folder, dtype=c.dtype, device=c.device, batch_tokens=c.batch_tokens, head=head)
-        return self.opened
+        """For gradients and attacks, whatever `config.engine` says."""
+        return self._open("torch")
+
+    @property
+    def scorer(self) -> Engine:
+        return self._open(choose_engine(self.config.engine, self.config.device))
+
+    @property
+    def generator(self) -> Any:
+        """With `generate` as TorchEngine has it."""
+        return self._open("torch" if choose_engine(self.config.engine, self.config.device) == "torch" else "vllm text")
+
+    def _open(self, name: str) -> Any:
+        if self.opened is None or self.opened[0] != name:
+            self.close()
+            self.opened = name, self._load(name)
+        return self.opened[1]
+
+    def _load(self, name: str) -> Any:
+        c = self.config
+        if name == "vllm text":
+            from shared.engines.vllm_generate import VllmGenerator
+
+            return VllmGenerator(self.folder, dtype=c.dtype, device=c.device, batch_tokens=c.batch_tokens)
+        head = HeadOptions(top_k=1, second=True)
+        return open_engine(name, self.folder, dtype=c.dtype, device=c.device, batch_tokens=c.batch_tokens, head=head)
 
     def piece(self, name: str, make: Callable[[], list[Row]]) -> tuple[list[Row], dict[str, Any]]:
         """From the store, else made and kept there; with the description of the engine that made it."""
@@ -88,32 +112,34 @@ class Subject:
         if found is not None:
             say(f"{name}: already measured, taken from the store")
             return found
-        self.store.save(name, make(), self.engine.describe())
+        rows = make()
+        assert self.opened is not None, "a piece is made with an engine"
+        self.store.save(name, rows, self.opened[1].describe())
         kept = self.store.load(name)
         assert kept is not None, "what was saved a moment ago can be read"
         return kept
 
     def close(self) -> None:
         if self.opened is not None:
-            self.opened.close()
+            self.opened[1].close()
             self.opened = None
 
 
 def score(subject: Subject, examples: Sequence[Example], attacked: Attacked) -> tuple[dict[str, Row], dict[str, Any]]:
     """-> by example id: `logprob` [targets]; for attacked answers also `hits`, `entropy`, `second`, [targets] each. And the engine."""
     named = {e.id for group in attacked.values() for e in group}
-    rows, engine = subject.piece("scores", lambda: _score(subject.engine, examples, named))
+    rows, engine = subject.piece("scores", lambda: score_examples(subject.scorer, examples, named))
     return {row["id"]: row for row in rows}, engine
 
 
 def losses(subject: Subject, attacked: Attacked) -> dict[str, float]:
     """Mean negative log-probability of the attacked answers under another model."""
     examples = [e for group in attacked.values() for e in group]
-    rows, _ = subject.piece("losses", lambda: _score(subject.engine, examples, set()))
+    rows, _ = subject.piece("losses", lambda: score_examples(subject.scorer, examples, set()))
     return {row["id"]: -math.fsum(row["logprob"]) / len(row["logprob"]) for row in rows}
 
 
-def _score(engine: TorchEngine, examples: Sequence[Example], attacked: set[str]) -> list[Row]:
+def score_examples(engine: Engine, examples: Sequence[Example], attacked: set[str]) -> list[Row]:
     requests = [Request(e.input_ids, e.targets, extras=e.id in attacked) for e in examples]
     with progress("scoring answers", sum(len(e.input_ids) for e in examples), "tokens") as bar:
         scores = engine.score(requests, bar.advance)
@@ -134,22 +160,18 @@ def _scored(example: Example, scores: TokenScores) -> Row:
 
 def generate(subject: Subject, name: str, examples: Sequence[Example], decoding: Decoding) -> dict[str, str]:
     """Greedy answers to the prompts of a set by example id, with the spaces around them."""
-    rows, _ = subject.piece(f"generations-{name}", lambda: _generate(subject.engine, name, examples, decoding))
+    rows, _ = subject.piece(f"generations-{name}", lambda: _generate(subject.generator, name, examples, decoding))
     return {row["id"]: row["generation"] for row in rows}
 
 
-def _generate(engine: TorchEngine, name: str, examples: Sequence[Example], decoding: Decoding) -> list[Row]:
+def _generate(engine: Any, name: str, examples: Sequence[Example], decoding: Decoding) -> list[Row]:
     context, stop, most = decoding.context, decoding.stop, decoding.most
     prompts = [e.input_ids[: e.prompt_length] for e in examples]
     # A model with learned positions cannot write past its context: rows with less room left get what there is.
     room = [most if context is None else min(most, context - len(p)) for p in prompts]
-    texts = [""] * len(prompts)
     with progress(f"writing answers ({name})", len(prompts), "rows") as bar:
-        for length in sorted(set(room), reverse=True):
-            chosen = [i for i, r in enumerate(room) if r == length]
-            made = engine.generate([prompts[i] for i in chosen], max_new_tokens=length, stop_ids=stop, advance=bar.advance)
-            for i, ids in zip(chosen, made, strict=True):
-                texts[i] = decoding.tokenizer.decode(ids, skip_special_tokens=True)
+        made = engine.generate(prompts, max_new_tokens=room, stop_ids=stop, advance=bar.advance)
+    texts = [decoding.tokenizer.decode(ids, skip_special_tokens=True) for ids in made]
     if short := sum(r < most for r in room):
         say(f"{short} answers were held to fewer than {most} tokens by the model's context of {context}")
     return [{"id": e.id, "generation": text} for e, text in zip(examples, texts, strict=True)]

@@ -76,9 +76,7 @@ def open_engine(
     tensor_parallel: int = 1,
 ) -> Engine:
     """`auto` takes vLLM where it is installed and a CUDA device is there, else torch."""
-    if name not in ENGINES:
-        raise ConfigError(f"--engine {name}: unknown{nearest(name, ENGINES)}")
-    if name == "vllm" or (name == "auto" and device is None and _vllm_fits()):
+    if choose_engine(name, device) == "vllm":
         from shared.engines.vllm import VllmEngine
 
         return VllmEngine(folder, dtype=dtype, device=device, batch_tokens=batch_tokens, head=head, tensor_parallel=tensor_parallel)
@@ -87,6 +85,18 @@ def open_engine(
     from shared.engines.torch import TorchEngine
 
     return TorchEngine.load(folder, dtype=dtype, device=device, batch_tokens=batch_tokens, head=head)
+
+
+def choose_engine(name: str, device: str | None) -> str:
+    """torch or vllm. Raises ConfigError for an unknown name, and for vllm where it is not installed."""
+    if name not in ENGINES:
+        raise ConfigError(f"--engine {name}: unknown{nearest(name, ENGINES)}")
+    if name != "vllm":
+        return "vllm" if name == "auto" and device is None and _vllm_fits() else "torch"
+    from shared.engines.vllm_setup import require_vllm
+
+    require_vllm()
+    return "vllm"
 
 
 def _vllm_fits() -> bool:

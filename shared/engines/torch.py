@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
 
 from shared.engines import Request, TokenScores, ignore
+from shared.engines.generate import Writer
 from shared.forest import common_prefix
 from shared.logprobs import HeadOptions, PositionScores, score_positions
 from shared.memory import keep_freed_memory
@@ -32,6 +32,8 @@ class TorchEngine:
     def __init__(self, packed: PackedModel, *, batch_tokens: int = 2048, head: HeadOptions | None = None):
         self.packed, self.batch_tokens, self.head = packed, batch_tokens, head or HeadOptions()
         self.head.check(packed.head.weight.shape[0])
+        self.writer: Writer | None = None
+        """made when first needed"""
 
     @classmethod
     def load(
@@ -44,8 +46,8 @@ class TorchEngine:
         head: HeadOptions | None = None,
     ) -> TorchEngine:
         keep_freed_memory()
-        packed = PackedModel(load_model(folder, dtype=choose_dtype(dtype), device=choose_device(device)))
-        return cls(packed, batch_tokens=batch_tokens, head=head)
+        model = load_model(folder, dtype=choose_dtype(dtype), device=choose_device(device))
+        return cls(PackedModel(model), batch_tokens=batch_tokens, head=head)
 
     def describe(self) -> dict[str, Any]:
         model = self.packed.model
@@ -97,35 +99,21 @@ class TorchEngine:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[list[int]], *, max_new_tokens: int, stop_ids: Sequence[int], advance: Callable[[int], None] = ignore
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        max_new_tokens: int | Sequence[int],
+        stop_ids: Sequence[int],
+        advance: Callable[[int], None] = ignore,
     ) -> list[list[int]]:
-        """Greedy continuations, without the prompt and without the stop token. Rows of similar length share a batch, padded on the left."""
-        model, out = self.packed.model, [[] for _ in prompts]
-        own, model.generation_config = model.generation_config, GenerationConfig()  # a model's folder may ask for anything but greedy
-        try:
-            self._generate(model, prompts, out, max_new_tokens, list(stop_ids), advance)
-        finally:
-            model.generation_config = own
-        return out
-
-    def _generate(self, model, prompts, out, max_new_tokens, stop_ids, advance) -> None:
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        size = max(1, self.batch_tokens // (max(map(len, prompts), default=1) + max_new_tokens))
-        for at in range(0, len(order), size):
-            batch = order[at : at + size]
-            longest = max(len(prompts[i]) for i in batch)
-            ids = torch.tensor([[stop_ids[0]] * (longest - len(prompts[i])) + prompts[i] for i in batch], device=model.device)
-            mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in batch], device=model.device)
-            new = model.generate(
-                ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=stop_ids, pad_token_id=stop_ids[0]
-            )  # fmt: skip
-            for i, row in zip(batch, new[:, longest:].tolist(), strict=True):
-                stop = next((k for k, token in enumerate(row) if token in stop_ids), len(row))
-                out[i] = row[:stop]
-            advance(len(batch))
+        """Greedy continuations, without the prompt and without the stop token. `max_new_tokens` may be one a prompt."""
+        if self.writer is None:
+            self.writer = Writer(self.packed, self.batch_tokens)
+        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+        return self.writer.write(prompts, limits, stop_ids, advance)
 
     def close(self) -> None:
-        del self.packed
+        del self.packed, self.writer
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -46,6 +46,16 @@ def register() -> None:
         ModelRegistry.register_model(architecture, f"{__name__}:{module}__{name}")
 
 
+def restore() -> None:
+    """Undoes `register` in a process that asks for scores no more: every text architecture is vLLM's own again."""
+    if os.environ.get(ACTIVATE) == "1":
+        return
+    from vllm import ModelRegistry
+
+    for architecture, (module, name) in text_architectures().items():
+        ModelRegistry.register_model(architecture, f"vllm.model_executor.models.{module}:{name}")
+
+
 def text_architectures() -> dict[str, tuple[str, str]]:
     """Architecture (as in config.json) -> module and class, for everything that vLLM can generate text with."""
     from vllm.model_executor.models.registry import _TEXT_GENERATION_MODELS

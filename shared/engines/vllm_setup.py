@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.engines.vllm_pooler import ACTIVATE, PLUGIN, register, text_architectures
+from shared.engines.vllm_pooler import ACTIVATE, PLUGIN, register, restore, text_architectures
 from shared.errors import ConfigError, ModelError
 from shared.fs import read_json
 from shared.models import choose_device
@@ -24,10 +25,16 @@ INSTALL = (
 )
 
 
-def prepare_environment() -> None:
+def require_vllm() -> None:
+    """Raises ConfigError where it is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(f"--engine vllm: vLLM is not installed; {INSTALL}")
+
+
+def prepare_environment(*, scoring: bool) -> None:
     """Everything that vLLM reads from the environment when it is imported or an engine starts."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, requests are scheduled in a fixed order
-    os.environ[ACTIVATE] = "1"
+    os.environ[ACTIVATE] = "1" if scoring else "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault(CACHE_SPACE, "2")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # tensor parallel: a process a rank, none of them a copy of ours
@@ -76,18 +83,20 @@ def fitting_device(device: str | None) -> str:
         raise ConfigError(
             f"--device {device}: vLLM takes the first visible one; set CUDA_VISIBLE_DEVICES={chosen.index}, leave --device out"
         )
-    register()  # where vLLM loaded its plugins before this process asked for scoring, the entry point has done nothing
+    # vLLM loads its plugins once a process; what it asked for then may have been the other of the two.
+    register()
+    restore()
     return built
 
 
-def scorable_architecture(folder: Path) -> str:
-    """The one of config.json's architectures that vLLM can score. Refused here, as vLLM would fall back to a model without our pooler."""
+def known_architecture(folder: Path, verb: str) -> str:
+    """The one of config.json's architectures that vLLM has text for. Refused here: vLLM would fall back to a model without our pooler."""
     named = read_json(folder / "config.json").get("architectures") or []
     known = text_architectures()
     for name in named:
         if name in known:
             return name
-    raise ModelError(f"model {folder}: vLLM cannot score {', '.join(named) or 'a model that names no architecture'}; use --engine torch")
+    raise ModelError(f"model {folder}: vLLM cannot {verb} {', '.join(named) or 'a model that names no architecture'}; use --engine torch")
 
 
 def may_cache(folder: Path) -> bool | None:
