@@ -10,10 +10,10 @@ over the shortest of ours, which runs in a process of its own:
     generation_vs_batched    greedy answers, set by set. Baseline: transformers' generate, batches of eight padded on the left
     generation_vs_rowwise    the same. Baseline: transformers' generate, one row at a time
 
-The model was not fine-tuned on TOFU, so most of its answers run until they are cut. Both sides must compute the same, else there are no
-figures: log-probabilities within 2e-4 nats, and the same tokens. Where the two likeliest tokens are within 1e-3 nats of each other the order
-of sums decides, between the two baselines as well; from there on the answer is not compared. Lines on stderr tell what goes on; stdout holds
-the JSON object.
+The model was not fine-tuned on TOFU, so most of its answers run until they are cut. Both sides must compute the same, else there are
+no figures: log-probabilities within 2e-4 nats, and the same tokens. Where the two likeliest tokens are within 1e-3 nats of each other the
+order of sums decides, between the two baselines as well; from there on the answer is not compared. Lines on stderr tell what goes on;
+stdout holds the JSON object.
 """
 
 from __future__ import annotations

@@ -6,12 +6,11 @@ import importlib.metadata
 import importlib.util
 import logging
 import math
-import os
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared import models
-from shared.engines.vllm_pooler import ACTIVATE
 from shared.engines.vllm_setup import INSTALL, fitting_device, free, prepare_environment, version
 from shared.errors import ConfigError, ModelError
 
@@ -56,8 +55,7 @@ def open_vllm(folder: Path, config: BenchmarksConfig) -> tuple[Any, dict[str, An
         raise ConfigError(f"--backend vllm: vLLM is not installed; {INSTALL.replace('--engine torch', '--backend hf')}")
     import torch
 
-    prepare_environment()
-    os.environ[ACTIVATE] = "0"  # our plugin puts scoring in the place of generation, which lm-eval needs
+    prepare_environment(scoring=False)  # our plugin puts scoring in the place of generation, which lm-eval needs
     device = fitting_device(config.device)
     set_num_threads = torch.set_num_threads  # the CPU worker replaces it with a function that refuses
     try:
@@ -130,7 +128,7 @@ def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
                 raise ModelError(
                     f"the model gives no number for {task}/{sample['doc_id']} (NaN): its weights are damaged, or --dtype is too narrow"
                 )
-            values = {name: float(v) for name in sample["metrics"] if isinstance(v := sample[name], (int, float))}
+            values = {name: float(v) for name in sample["metrics"] if isinstance(v := sample[name], Real)}
             answers = {"loglikelihoods": list(map(float, scored))} if numeric else {"responses": list(map(str, scored))}
             about = {"task": task, "question": sample["doc_id"], "filter": sample["filter"], "answer": str(sample["target"])}
             out.append({**about, **answers, **values})
