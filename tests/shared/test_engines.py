@@ -180,9 +180,10 @@ def test_requests_that_want_nothing_get_nothing(engines, requests):
     assert [len(s.logprob) for s in engine.score([Request([5, 6, 7], []), requests[0]])] == [0, len(requests[0].wanted)]
 
 
-def test_scoring_advances_by_the_tokens_of_the_requests(engines, requests):
+def test_scoring_advances_by_the_tokens_of_the_requests(engines, requests, monkeypatch):
     steps: list[int] = []
-    TorchEngine(engines().packed, batch_tokens=10).score(requests, steps.append)
+    monkeypatch.setattr("shared.engines.torch.GROWTH", (1,))
+    TorchEngine(engines().packed, batch_tokens=60).score(requests, steps.append)
     assert sum(steps) == sum(len(request.ids) for request in requests)
     assert len(steps) > 1
 

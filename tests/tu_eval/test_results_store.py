@@ -152,7 +152,7 @@ def test_without_a_store_only_the_results_stay(evaluate, tiny_base):
 
 
 KILLER = """
-import os, random, signal, sys, time
+import os, random, shutil, signal, sys, time
 import torch
 torch.set_num_threads(1)
 import pandas, pyarrow.parquet, scipy.stats, rouge_score.rouge_scorer  # noqa: F401 — so that a child's time is work, not imports
@@ -193,7 +193,8 @@ for i in range(10):
     os.kill(child, signal.SIGKILL)
     killed += wait(child) == -signal.SIGKILL
     held.append(len(list((work / str(i)).glob("out.unfinished/*/*.parquet"))))
-    if (work / str(i) / "out").exists():  # it had just ended: a second run into the same folder is refused
+    if (work / str(i) / "out").exists():  # it had just ended, if perhaps not cleared up: a second run into the same folder is refused
+        shutil.rmtree(work / str(i) / "out.unfinished", ignore_errors=True)
         continue
     assert wait(start(str(i))) == 0
 print(killed, *held)
