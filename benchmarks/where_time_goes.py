@@ -96,17 +96,15 @@ def gain_of_kept_memory(rounds: int = 2) -> float:
 
 
 def gains(engine: TorchEngine, load: Workload, rounds: int = 2) -> dict[str, float]:
-    """Time of a workload without one of our ways over the time with all: products by oneDNN, large segments alone, blocks of tokens."""
+    """Time of a workload without one of our ways over the time with all: products by oneDNN, large segments alone."""
     without = {"all": (), "oneDNN": (("shared.products.available", lambda: False), ("shared.packed.available", lambda: False)),
-               "segments alone": (("shared.forest.ALONE", 1 << 60),), "blocks": ()}  # fmt: skip
+               "segments alone": (("shared.forest.ALONE", 1 << 60),)}  # fmt: skip
     best = dict.fromkeys(without, float("inf"))
     for _ in range(rounds):
         for name, changes in without.items():
             with contextlib.ExitStack() as stack:
                 for target, value in changes:
                     stack.enter_context(patch(target, value))
-                if name == "blocks":
-                    stack.enter_context(patch.object(engine.packed, "block", 1 << 60))
                 best[name] = min(best[name], timed(lambda: score(engine, load))[0])
     return {name: seconds / best["all"] for name, seconds in best.items() if name != "all"}
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from shared.attention import attending
-from shared.blocks import TOKENS, in_blocks
 from shared.console import say
 from shared.errors import ModelError
 from shared.forest import pack
@@ -27,10 +26,6 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.25, tor
 """largest difference of a logit, relative to the largest logit, that the order of sums may make"""
 
 
-PROBED = 8
-"""tokens of a block while a model is tried, so that blocks are tried too"""
-
-
 class PackedModel:
     """Hidden states of many sequences in one forward. `packs` says whether shared prefixes are computed once."""
 
@@ -38,7 +33,7 @@ class PackedModel:
         """Raises ModelError when head times hidden states are not the model's own logits."""
         self.model = model
         self.backbone = model.base_model
-        self.packs, self.block = True, PROBED
+        self.packs = True
         probes = [[(7 * i + 3) % 50 for i in range(12)] + tail for tail in ([5, 1, 9], [8, 8], [])]
         expected = self._own_logits(probes)
         if not torch.isfinite(expected).all():
@@ -50,7 +45,6 @@ class PackedModel:
                     f"{type(model).__name__}: its logits are not head times hidden states; this architecture is not understood"
                 )
             say(f"{type(model).__name__} cannot take a packed row of shared prefixes: batches of similar length instead, which is slower")
-        self.block = TOKENS
 
     @property
     def head(self) -> Head:
@@ -64,7 +58,7 @@ class PackedModel:
         forest = pack(sequences, self.model.device, alone=scoring and available())
         # A mask that is already four-dimensional keeps transformers from building its own; the forest's attention reads none.
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.model.device)
-        with attending(self.model, forest), in_blocks(self.model, self.block):
+        with attending(self.model, forest):
             out = self.backbone(input_ids=forest.ids_L[None], position_ids=forest.positions_L[None], attention_mask=mask, use_cache=False)
         return out.last_hidden_state[0], forest.slots
 

@@ -26,7 +26,7 @@ from shared.fs import atomic_file, hash_json, write_json
 IDENTITY = "identity.json"
 CODE = (
     *("measure.py", "variants.py", "metrics/*.py"),
-    *("engines/*.py", "attention.py", "blocks.py", "examples.py", "forest.py", "logprobs.py", "models.py", "packed.py", "products.py"),
+    *("engines/*.py", "attention.py", "examples.py", "forest.py", "logprobs.py", "models.py", "packed.py", "products.py"),
 )
 """of tu_eval and shared: what the values of a piece depend on"""
 
