@@ -9,13 +9,14 @@ lie flat, [N] float64 at the target tokens of E examples, NaN where null; `start
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from shared.errors import ConfigError
 from shared.norms import NormName, Summary, moments, normalise, per_example
+from shared.words import gather
 
 Columns = Mapping[str, np.ndarray]
 SignalName = Literal[
@@ -26,12 +27,16 @@ SignalName = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    alpha: float = 0.5
+    alpha: float = 0.0
     """share of the knowledge signal in importance, 0 to 1; the rest is the uncertainty signal"""
     knowledge: SignalName = "absolute"
     """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, or any other of docs/recipes.md"""
-    uncertainty: SignalName = "entropy"
-    """the second signal: entropy, masked_entropy, tempered_entropy, base_entropy, or any other of docs/recipes.md"""
+    uncertainty: SignalName | Literal["auto"] = "auto"
+    """the second signal: auto (base_entropy with a base model, else entropy), entropy, masked_entropy, tempered_entropy, base_entropy, or any other of docs/recipes.md"""
+    unit: Literal["token", "word", "phrase"] = "phrase"
+    """what a signal speaks of: each token by itself; its word, with the sum over the word's tokens; or the mean of three words around it"""
+    copies: Literal["keep", "drop"] = "drop"
+    """drop: words that the question holds count nothing"""
     norm: NormName = "minmax"
     """how a signal is brought to 0–1: minmax, rank, zscore, max"""
     scope: Literal["example", "store"] = "example"
@@ -63,6 +68,10 @@ class Recipe:
             if not np.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a finite number")
 
+    def resolved(self, *, base: bool) -> Recipe:
+        """With a signal in place of `auto`; `base`: there are the columns of a base model."""
+        return self if self.uncertainty != "auto" else replace(self, uncertainty="base_entropy" if base else "entropy")
+
     def shares(self) -> dict[str, float]:
         """The signals that count, and how much."""
         out: dict[str, float] = {}
@@ -74,11 +83,14 @@ class Recipe:
     def describe(self) -> str:
         """As in `0.5 · minmax(absolute) + 0.5 · minmax(entropy)`."""
         over = "" if self.scope == "example" else ", over the store"
-        return " + ".join(f"{share:g} · {self.norm}({name})" for name, share in self.shares().items()) + over
+        unit = "" if self.unit == "token" else f"{self.unit} "
+        copies = "" if self.copies == "keep" else ", without the question's words"
+        return " + ".join(f"{share:g} · {self.norm}({unit}{name})" for name, share in self.shares().items()) + copies + over
 
     def columns(self) -> list[str]:
         """Store columns the recipe reads."""
-        return list(dict.fromkeys(column for name in self.shares() for column in columns_of(name, self)))
+        words = [] if self.unit == "token" and self.copies == "keep" else ["word", "copied"]
+        return list(dict.fromkeys([*(column for name in self.shares() for column in columns_of(name, self)), *words]))
 
 
 def _absolute(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -203,11 +215,22 @@ def signal(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> n
     return SIGNALS[name][1]({k: np.asarray(v, dtype=np.float64) for k, v in columns.items()}, starts, recipe)
 
 
+def shaped(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """One signal as the recipe reads it: of tokens, words or phrases, with or without those that the question holds; [N] float64."""
+    values = signal(name, columns, starts, recipe)
+    if recipe.unit == "token" and recipe.copies == "keep":
+        return values
+    copied = columns["copied"] if recipe.copies == "drop" else np.zeros(len(values))
+    if recipe.unit == "token":
+        return np.where(copied == 0, np.maximum(values, 0), 0)
+    return gather(values, columns["word"], copied, starts, phrase=recipe.unit == "phrase")
+
+
 def importance(columns: Columns, starts: np.ndarray, recipe: Recipe, store: Mapping[str, Summary] | None = None) -> np.ndarray:
     """[N] in 0..1. `store`: summaries of the recipe's signals over the whole store, for scope "store" and only then."""
     assert (store is not None) == (recipe.scope == "store"), "summaries go with scope store"
     total = np.zeros(int(starts[-1]))
     for name, share in recipe.shares().items():
-        values = signal(name, columns, starts, recipe)
+        values = shaped(name, columns, starts, recipe)
         total += share * (normalise(values, starts, recipe.norm) if store is None else store[name].normalise(values))
     return np.minimum(total, 1.0)

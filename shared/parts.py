@@ -33,12 +33,14 @@ TOKEN_COLUMNS = {
 """columns with one entry a token"""
 
 OPTIONAL = {
+    "word": pa.list_(pa.int32()),
+    "copied": pa.list_(pa.bool_()),
     "tempered_entropy": pa.list_(pa.float32()),
     "top_ids": pa.list_(pa.list_(pa.int32())),
     "top_logprobs": pa.list_(pa.list_(pa.float32())),
     "span_deltas": pa.list_(pa.list_(pa.float32())),
 }
-"""columns that a store has only when they were asked for: one entry a token, but for span_deltas (a list a span, in it an entry a token)"""
+"""columns that some stores lack (the first two: those of earlier versions; the others: where not asked for): one entry a token, but for span_deltas (a list a span, in it an entry a token)"""
 
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32())])
 

@@ -13,7 +13,8 @@ class EvalConfig:
     model: str
     """local folder, org/name[@revision], or smollm2"""
     suite: str
-    """tofu:forget01, tofu:forget05, tofu:forget10, muse:news, muse:books, or atlas[:people=..,facts_per_person=..,seed=..]"""
+    """tofu:forget01, tofu:forget05, tofu:forget10, muse:news, muse:books, or atlas[:people=..,facts_per_person=..,seed=..], or a TOML file
+    of your own (docs/evaluation.md)"""
     out: str
     """folder for the results; must be new or empty"""
     retain_results: str | None = None

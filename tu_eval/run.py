@@ -77,6 +77,8 @@ def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | No
     """A holdout that was asked for must be there; without the suite's own, the rest is measured and the results say why it is not all."""
     if config.holdout is not None:
         return load_holdout(config.holdout, tokenizer, context=context, limit=config.limit), None
+    if suite.holdout is None:
+        return [], "needs rows that no model saw, and the suite names none; name some with --set holdout=DATA"
     try:
         return load_holdout(suite.holdout, tokenizer, context=context, limit=config.limit), None
     except DataError as error:
@@ -89,9 +91,10 @@ def _measure(config: EvalConfig, loaded: Loaded, subject: Subject, reference: Su
     scores, engine = score(subject, loaded.examples, loaded.attacked)
     rows = {part.name: [row_of(part, v, scores, loaded.tokenizer) for v in kept] for part, kept in loaded.sets}
     if config.generate:
-        stop = stop_ids(loaded.tokenizer, [v.answer for _, kept in loaded.sets for v in kept])
+        asked = [(part, kept) for part, kept in loaded.sets if part.generate]
+        stop = stop_ids(loaded.tokenizer, [v.answer for _, kept in asked for v in kept])
         decoding = Decoding(loaded.tokenizer, loaded.context, stop, config.max_new_tokens)
-        for part, kept in loaded.sets:
+        for part, kept in asked:
             add_generations(rows[part.name], generate(subject, part.name, [v.answer for v in kept], decoding))
     membership = attack_rows(loaded.attacked, scores, loaded.tokenizer, subject, reference)
     return Measured(rows, membership, separations(membership, seed=config.seed), engine)

@@ -6,6 +6,7 @@ Beside them stands a holdout: rows like those of the forget set that no model of
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from shared.atlas import AtlasSize
 from shared.datasets import atlas_world
@@ -24,28 +25,34 @@ class EvalSet:
     """first part of its metrics' names: forget, retain, ..."""
     data: str
     """data spec; rows have question, answer, perturbed_answer and, with `paraphrase`, paraphrased_answer"""
-    options: bool
+    options: bool = False
     """its probability is that of the right answer among the wrong ones; else that of the answer alone"""
-    paraphrase: bool
+    paraphrase: bool = False
     """truth ratios set the wrong answers against paraphrased_answer; else against answer"""
-    facts: bool
+    facts: bool = False
     """rows have fact_spans, and the probability of the fact alone is reported"""
+    generate: bool = True
+    """greedy answers are written, for ROUGE"""
 
 
 @dataclass(frozen=True)
 class Suite:
     name: str
     sets: tuple[EvalSet, ...]
-    holdout: str
+    holdout: str | None
     """data spec; only question and answer of its rows are used"""
 
     @property
     def utility_parts(self) -> list[str]:
-        return [f"{s.name}_{part}" for s in self.sets if s.name != "forget" for part in PARTS]
+        return [f"{s.name}_{part}" for s in self.sets if s.name != "forget" for part in PARTS if s.generate or part != "rouge"]
 
 
 def find_suite(name: str) -> Suite:
     """Raises ConfigError suggesting the nearest name, or naming the size that is wrong."""
+    if name.endswith(".toml"):
+        from tu_eval.suite_file import read_suite
+
+        return read_suite(Path(name))
     kind, _, rest = name.partition(":")
     if kind == "tofu" and rest in TOFU_FORGET:
         return _tofu(rest)

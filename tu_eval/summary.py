@@ -42,6 +42,7 @@ def summarise(
         metrics["model_utility"] = None
         reasons["model_utility"] = "needs ROUGE, and generation was off (generate=false)"
         reasons.update({f"{part.name}_rouge": "generation was off (generate=false)" for part in suite.sets})
+    reasons.update({f"{part.name}_rouge": "the suite has no answers written for this set" for part in suite.sets if not part.generate})
     metrics["forget_quality"] = None
     if retain is None:
         reasons["forget_quality"] = NO_RETAIN

@@ -101,26 +101,27 @@ class ScoreConfig(Recipe):
                 if self.spans == "given"
                 else f"--span-key {self.span_key}: only --spans given reads it, this run has --spans {self.spans}"
             )
-        if self.base_model is None and any(c.startswith("base_") for c in self.columns()):
-            raise ConfigError(f"the recipe reads {', '.join(self.columns())}; add --base-model, the model before it learned the data")
-        if self.entropy_temperature is None and "tempered_entropy" in self.columns():
+        reads = self.recipe.columns()
+        if self.base_model is None and any(c.startswith("base_") for c in reads):
+            raise ConfigError(f"the recipe reads {', '.join(reads)}; add --base-model, the model before it learned the data")
+        if self.entropy_temperature is None and "tempered_entropy" in reads:
             raise ConfigError("the recipe reads tempered_entropy; add --set entropy_temperature=2 (or another), or choose another signal")
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
+        return Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)}).resolved(base=self.base_model is not None)
 
     @property
     def lacking(self) -> list[str]:
         """Columns that the recipe reads and this run will not fill; importance is null then."""
-        return [c for c in self.columns() if c in SPAN_COLUMNS and self.spans == "none"]
+        return [c for c in self.recipe.columns() if c in SPAN_COLUMNS and self.spans == "none"]
 
     @property
     def optional(self) -> list[str]:
-        """Columns of the store that are there only when asked for."""
+        """Optional columns of the store: those of words, and what was asked for."""
         top = ["top_ids", "top_logprobs"] if self.topk else []
         tempered = ["tempered_entropy"] if self.entropy_temperature is not None else []
-        return [*tempered, *top, *(["span_deltas"] if self.keep_spans else [])]
+        return ["word", "copied", *tempered, *top, *(["span_deltas"] if self.keep_spans else [])]
 
     @property
     def keys(self) -> Keys:

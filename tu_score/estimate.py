@@ -11,14 +11,14 @@ import numpy as np
 
 from shared.budget import within_budget
 from shared.console import duration, readable_bytes
-from shared.examples import Example
+from shared.examples import Example, special_ids
 from shared.models import context_length
 from shared.parts import encode, schema
 from shared.scores import refuse_foreign
 from shared.storage import open_place
 from tu_score.config import ScoreConfig
 from tu_score.run import about, add_base, part_table, prepare
-from tu_score.signals import add_importance, score_examples
+from tu_score.signals import add_importance, add_words, score_examples
 from tu_score.spans import Masking, plan_masking
 from tu_score.workers import open_one
 
@@ -62,12 +62,14 @@ def estimate(config: ScoreConfig, *, check_out: bool) -> Estimate:
         start = time.perf_counter()
         scored = score_examples(chosen, engine, config, masking, lambda tokens: None)
         seconds, engine_about = time.perf_counter() - start, about(engine)
+    special = special_ids(tokenizer)
     for example, columns in zip(chosen, scored, strict=True):
+        add_words(columns, example, tokenizer, special)
         add_base(
             columns, example, None if config.base_model is None else {e.id: (columns["logprob"], columns["entropy"]) for e in [example]}
         )
         add_importance(columns, example, config)
-    table, columns = part_table(chosen, scored, tokenizer, config.optional), schema(config.optional)
+    table, columns = part_table(chosen, scored, config.optional), schema(config.optional)
     empty = len(encode(columns.empty_table(), columns))
     per_token = (len(encode(table, columns)) - empty) / tokens_of(chosen)
     base = config.base_model is not None

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from shared.config import as_dict
 from shared.errors import StoreError
-from shared.importance import Recipe, importance, signal
+from shared.importance import Recipe, importance, shaped
 from shared.norms import Summary
 from shared.parts import flat
 from shared.scores import Store, rewrite
@@ -29,6 +29,8 @@ ADDED_BY = {
     "base_logprob": "--base-model",
     "base_entropy": "--base-model",
     "tempered_entropy": "--set entropy_temperature=2",
+    "word": "this version",
+    "copied": "this version",
 }
 """column -> the option of tu-score run that fills it"""
 
@@ -68,6 +70,7 @@ def read_targets(store: Store, index: int, names: Sequence[str]) -> Targets:
 
 def apply_recipe(store: Store, recipe: Recipe) -> Store:
     """Rewrites the importance column and records the recipe in the manifest. Raises StoreError when the store lacks a column it reads."""
+    recipe = recipe.resolved(base=store.fingerprints.get("base_model") is not None)
     summaries = survey(store, recipe)
     return rewrite(store, lambda table: with_importance(table, recipe, summaries, store), recipe=as_dict(recipe))
 
@@ -80,7 +83,7 @@ def survey(store: Store, recipe: Recipe) -> dict[str, Summary] | None:
         targets = read_targets(store, index, recipe.columns())
         held |= {name for name, values in targets.columns.items() if not np.isnan(values).all()}
         for name, summary in summaries.items() if recipe.scope == "store" else ():
-            summary.add(signal(name, targets.columns, targets.starts, recipe))
+            summary.add(shaped(name, targets.columns, targets.starts, recipe))
     lacking = [name for name in recipe.columns() if name not in held]
     if lacking:
         options = " and ".join(dict.fromkeys(ADDED_BY.get(name, "this version") for name in lacking))
@@ -94,7 +97,7 @@ def survey(store: Store, recipe: Recipe) -> dict[str, Summary] | None:
 def with_importance(table: pa.Table, recipe: Recipe, summaries: Mapping[str, Summary] | None, store: Store) -> pa.Table:
     """The part with another importance column: null off target, the recipe's value at every target."""
     targets = targets_of(table, recipe.columns())
-    torn = [name for name, values in targets.columns.items() if name not in SPAN_COLUMNS and np.isnan(values).any()]
+    torn = [name for name, values in targets.columns.items() if name not in (*SPAN_COLUMNS, "word") and np.isnan(values).any()]
     if torn:
         raise StoreError(f"{store.folder}: {', '.join(torn)} is null at some targets; tu-score verify says where, copy the store again")
     full = np.zeros(len(targets.at), dtype=np.float32)

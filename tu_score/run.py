@@ -22,14 +22,14 @@ from shared.console import progress, readable_bytes, say
 from shared.datasets import load_rows
 from shared.engines import Engine
 from shared.errors import ModelError
-from shared.examples import Example, data_fingerprint, make_examples
+from shared.examples import Example, data_fingerprint, make_examples, special_ids
 from shared.models import context_length, load_tokenizer, locate, model_fingerprint, template_fingerprint, tokenizer_fingerprint
 from shared.scores import Writer, claim, open_store, schema
 from shared.storage import Place
 from tu_score.check import self_check
 from tu_score.config import ScoreConfig
 from tu_score.recipe import apply_recipe
-from tu_score.signals import add_importance, nullable, optional_columns
+from tu_score.signals import add_importance, add_words, nullable, optional_columns
 from tu_score.spans import Masking, plan_masking
 from tu_score.workers import Pool, open_scorer, score_parts
 
@@ -138,15 +138,17 @@ def _score_parts(
     examples, parts, writer: Writer, engine: Engine | Pool, config: ScoreConfig, masking: Masking, tokenizer: Any, base
 ) -> None:
     groups = {index: examples[start:end] for index, (start, end) in enumerate(parts)}
+    special = special_ids(tokenizer)
     missing = {index: group for index, group in groups.items() if index not in writer.parts}
     with progress("scoring", sum(map(masking.work, examples)), "tokens") as bar:
         bar.note = _so_far(writer, examples, masking, groups)
         bar.advance(sum(masking.work(e) for index in writer.parts for e in groups[index]))
         for index, scored in score_parts(engine, missing, config, masking, bar.advance):
             for example, columns in zip(groups[index], scored, strict=True):
+                add_words(columns, example, tokenizer, special)
                 add_base(columns, example, base)
                 add_importance(columns, example, config)
-            writer.write_part(index, part_table(groups[index], scored, tokenizer, config.optional))
+            writer.write_part(index, part_table(groups[index], scored, config.optional))
             bar.note = _so_far(writer, examples, masking, groups)
 
 
@@ -163,23 +165,18 @@ def add_base(columns: dict[str, Any], example: Example, base: dict[str, tuple[np
     columns["base_logprob"], columns["base_entropy"] = base[example.id] if base else (np.full(len(example.input_ids), np.nan),) * 2
 
 
-def part_table(group: Sequence[Example], scored: list[dict[str, Any]], tokenizer: Any, optional: Sequence[str]) -> pa.Table:
+def part_table(group: Sequence[Example], scored: list[dict[str, Any]], optional: Sequence[str]) -> pa.Table:
     """A part from the columns of its examples."""
     table: dict[str, list] = {
         "example_id": [e.id for e in group],
         "input_ids": [e.input_ids for e in group],
-        "tokens": [readable(e.input_ids, tokenizer) for e in group],
+        "tokens": [c["tokens"] for c in scored],
         "is_target": [e.is_target for e in group],
         "spans": [c["spans"] for c in scored],
     }
     for name in ("logprob", "entropy", "delta", "delta_mean", "masked_entropy", "base_logprob", "base_entropy", "delta_span", "importance"):
         table[name] = [nullable(c[name]) for c in scored]
     return pa.table(table | optional_columns(scored, optional), schema=schema(optional))
-
-
-def readable(ids: list[int], tokenizer: Any) -> list[str]:
-    """Each token as text. A token that is only part of a character shows as the replacement character."""
-    return tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
 
 
 def _check_base(name: str, tokenizer: Any, *, longest: int) -> None:

@@ -18,6 +18,7 @@ from shared.engines import Engine, Request, TokenScores
 from shared.errors import ModelError
 from shared.examples import Example
 from shared.importance import importance
+from shared.words import columns as word_columns
 from tu_score.config import ScoreConfig
 from tu_score.replace import Span
 from tu_score.spans import Masking
@@ -101,7 +102,7 @@ def _span_columns(
 
 def optional_columns(scored: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     """The optional columns of a part, in the forms that pyarrow takes."""
-    make = {"tempered_entropy": nullable, "top_ids": list, "top_logprobs": list}
+    make = {"word": indices, "copied": flags, "tempered_entropy": nullable, "top_ids": list, "top_logprobs": list}
     return {
         name: _matrices([c[name] for c in scored]) if name == "span_deltas" else [make[name](c[name]) for c in scored] for name in names
     }
@@ -124,8 +125,24 @@ def add_importance(columns: dict[str, Any], example: Example, config: ScoreConfi
     at = example.targets
     columns["importance"] = np.full(len(example.input_ids), np.nan, dtype=np.float32)
     if config.scope == "example" and not config.lacking:
-        signals = {name: columns[name][at] for name in config.columns()}
-        columns["importance"][at] = importance(signals, np.array([0, len(at)]), config.recipe)
+        recipe = config.recipe
+        signals = {name: columns[name][at] for name in recipe.columns()}
+        columns["importance"][at] = importance(signals, np.array([0, len(at)]), recipe)
+
+
+def add_words(columns: dict[str, Any], example: Example, tokenizer: Any, special: set[int]) -> None:
+    """Adds the text of each token, `word` and `copied` (shared/words.py)."""
+    pieces = tokenizer.batch_decode([[i] for i in example.input_ids], clean_up_tokenization_spaces=False)
+    columns["tokens"] = pieces  # a token that is only part of a character shows as the replacement character
+    columns |= word_columns(pieces, example.targets, lambda i: example.input_ids[i] in special, example.row.question)
+
+
+def indices(values: np.ndarray) -> list[int | None]:
+    return [None if v != v else int(v) for v in values.tolist()]
+
+
+def flags(values: np.ndarray) -> list[bool | None]:
+    return [None if v != v else bool(v) for v in values.tolist()]
 
 
 def nullable(values: np.ndarray) -> list:

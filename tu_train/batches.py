@@ -84,6 +84,12 @@ def item_of_row(
     return Item(row["input_ids"], positions, weights, reference, name, kept, partner=None if partners is None else partners[name])
 
 
+def only(item: Item, positions: set[int]) -> Item:
+    """A row of which a loss sees those tokens alone, each with weight 1."""
+    kept = [p for p in item.positions if p in positions]
+    return Item(item.ids, kept, np.ones(len(kept), dtype=np.float32), name=item.name)
+
+
 def item_of_example(example: Example) -> Item:
     """Retain and fine-tuning rows: every target token with weight 1."""
     targets = example.targets

@@ -167,8 +167,12 @@ class UnlearnConfig(LoopConfig):
     """steps between evaluations on fixed rows; 0: none"""
     eval_rows: int = 32
     """first rows of the forget and of the retain set that are evaluated"""
+    eval_key: str | None = None
+    """also evaluate the fact alone: column of forget_data with [start, end) character offsets in the answer"""
     stop_when: str | None = None
     """ends training at the first evaluation where this holds, such as forget_probability<0.05"""
+    land: bool = False
+    """end where stop_when begins to hold, between two evaluations, so that runs of several methods are equally far"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -194,6 +198,13 @@ class UnlearnConfig(LoopConfig):
             parse_stop(self.stop_when)
             if not self.eval_every:
                 raise ConfigError("--stop-when is looked at when the model is evaluated; add --eval-every N")
+            watched = parse_stop(self.stop_when)[0]
+            if watched.startswith("forget_fact") and self.eval_key is None:
+                raise ConfigError(f"--stop-when {self.stop_when}: which tokens are the fact? name their column with --set eval_key=COLUMN")
+            if self.land and watched.startswith("retain") and self.term == "none":
+                raise ConfigError(f"--stop-when {self.stop_when}: there are no retain rows; name their data with --retain")
+        elif self.land:
+            raise ConfigError("--set land=true says where --stop-when ends; give a rule, such as --stop-when forget_probability<0.05")
 
     @property
     def term(self) -> str:

@@ -1,6 +1,7 @@
 """Numbers taken during training, on fixed rows, and the rule that ends training early.
 
 NLL: nats a target token, over all of them. Probability: of an answer exp(−its NLL / its tokens), the mean over answers, as TOFU has it.
+`forget_fact_…` speak of the tokens that a column names (`eval_key`) alone; answers without such a token are left out there.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from shared.errors import ConfigError, nearest
 from shared.packed import PackedModel
 from tu_train.batches import Item, Pass
 from tu_train.forward import Reading, look
+from tu_train.landing import land, remember
+from tu_train.methods import State
 
-NUMBERS = ("forget_nll", "retain_nll", "forget_probability", "retain_probability")
+NUMBERS = tuple(f"{kind}_{number}" for kind in ("forget", "forget_fact", "retain") for number in ("nll", "probability"))
 COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
@@ -46,18 +49,42 @@ class Evaluation:
     """steps"""
     batch_tokens: int
     stop_when: str | None = None
+    facts: Sequence[Item] = ()
+    """the forget rows once more, with the tokens that carry the fact"""
+    land: bool = False
+    """end where the rule begins to hold, not at the evaluation after it (landing.py)"""
 
-    def after(self, step: int, packed: PackedModel, autocast: AbstractContextManager, record: dict[str, float]) -> str | None:
+    def begin(self, packed: PackedModel, autocast: AbstractContextManager, state: State) -> None:
+        """Before the first step of a run: what landing between it and the first evaluation needs."""
+        if self.land and self.stop_when is not None:
+            remember(packed.model, state, self._watched(packed, autocast))
+
+    def after(self, step: int, packed: PackedModel, autocast: AbstractContextManager, record: dict[str, float], state: State) -> str | None:
         """Adds `eval_…` to the record where it is time; returns the rule that holds now and ends training."""
         if (step + 1) % self.every:
             return None
-        with autocast, torch.no_grad():
-            found = {**self._measure(packed, "forget", self.forget), **self._measure(packed, "retain", self.retain)}
+        found = self._measured(packed, autocast)
+        rule = parse_stop(self.stop_when) if self.stop_when is not None else None
+        holds = rule is not None and rule[0] in found and COMPARE[rule[1]](found[rule[0]], rule[2])
+        if rule is not None and self.land:
+            if holds:
+                record["eval_landed"] = land(packed.model, state, found[rule[0]], rule[2], lambda: self._watched(packed, autocast))
+                found = self._measured(packed, autocast)
+            else:
+                remember(packed.model, state, found[rule[0]])
         record.update({f"eval_{name}": value for name, value in found.items()})
-        if self.stop_when is None:
-            return None
-        name, sign, bound = parse_stop(self.stop_when)
-        return self.stop_when if name in found and COMPARE[sign](found[name], bound) else None
+        return self.stop_when if holds else None
+
+    def _measured(self, packed: PackedModel, autocast: AbstractContextManager, only: str = "") -> dict[str, float]:
+        groups = {"forget": self.forget, "forget_fact": self.facts, "retain": self.retain}
+        with autocast, torch.no_grad():
+            kinds = [self._measure(packed, kind, items) for kind, items in groups.items() if not only or only.rpartition("_")[0] == kind]
+        return {name: value for kind in kinds for name, value in kind.items()}
+
+    def _watched(self, packed: PackedModel, autocast: AbstractContextManager) -> float:
+        """The number that the rule is about."""
+        name = parse_stop(str(self.stop_when))[0]
+        return self._measured(packed, autocast, only=name)[name]
 
     def _measure(self, packed: PackedModel, kind: str, items: Sequence[Item]) -> dict[str, float]:
         nll, tokens, probabilities = 0.0, 0, []

@@ -87,6 +87,8 @@ def train(
         checkpoint_activations(packed, required=config.checkpointing is True)
     state = start_state(packed, objective)
     first = checkpoints.restore(model, optimizer, schedule, state) if checkpoints else 0
+    if evaluation and not first:
+        evaluation.begin(packed, autocast, state)
     with Log(log, trackers) as lines, progress("training", total_steps, "steps") as bar:
         bar.done = first
         for number, passes in enumerate(steps(first), first):
@@ -109,7 +111,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             if method and method.after:
                 method.after(state, record, objective.options)
-            stop = evaluation.after(number, packed, autocast, record) if evaluation else None
+            stop = evaluation.after(number, packed, autocast, record, state) if evaluation else None
             lines.write(record)
             bar.advance(1, ", ".join(f"{k.replace('_nll', ' NLL')} {v:.3f}" for k, v in record.items() if k.endswith("_nll")))
             if stop is not None:

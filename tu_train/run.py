@@ -13,7 +13,7 @@ from shared.config import as_dict
 from shared.console import say
 from shared.datasets import load_rows
 from shared.errors import ConfigError
-from shared.examples import data_fingerprint, make_examples
+from shared.examples import Example, data_fingerprint, make_examples
 from shared.fs import hash_json, require_fresh
 from shared.memory import keep_freed_memory
 from shared.models import (
@@ -29,7 +29,7 @@ from shared.models import (
 )  # fmt: skip
 from shared.packed import PackedModel
 from shared.scored import scored_examples
-from tu_train.batches import Pass, endless, item_of_example, item_of_row, steps
+from tu_train.batches import Pass, endless, item_of_example, item_of_row, only, steps
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.evaluating import Evaluation
 from tu_train.forward import check_layer
@@ -42,7 +42,7 @@ from tu_train.output import write_output
 from tu_train.partners import generated, given_answers, partner_items, with_reference
 from tu_train.reference import Reference
 from tu_train.saving import LOG, Checkpoints, check_unfinished, finished, working_folder
-from tu_train.sources import given_positions, open_fitting, read_forget, read_retain, read_retain_store, stream
+from tu_train.sources import Forget, Retain, given_positions, open_fitting, read_forget, read_retain, read_retain_store, stream
 from tu_train.stop import Stopping
 from tu_train.trainable import freeze_all_but
 
@@ -91,7 +91,7 @@ def run_unlearn(config: UnlearnConfig) -> Path:
         check_layer(folder, int(config.options["layer"]))
     wants_partner = bool(needs & {"refusal", "alternate"})
     examples = scored_examples(store, tokenizer, config.model, config.forget_data, flag="--set forget_data") \
-        if wants_partner or config.tokens == "given" else []  # fmt: skip
+        if wants_partner or config.tokens == "given" or config.eval_key else []  # fmt: skip
     given = given_positions(examples, tokenizer, config.given_key) if config.tokens == "given" else None
     make = partial(
         item_of_row, selection=config.selection, where=config.scores, all_targets="all targets" in needs, given=given
@@ -126,8 +126,7 @@ def run_unlearn(config: UnlearnConfig) -> Path:
         forget = read_forget(store, partial(make, partners=partners), config)
     reads_back = any(reading.reference for reading in objective.readings)
     reference = Reference(packed, wrapper.disable_adapter if wrapper else None) if reads_back else None
-    evaluation = Evaluation(forget.first, retain.first if retain else [], config.eval_every, config.batch_tokens, config.stop_when) \
-        if config.eval_every else None  # fmt: skip
+    evaluation = _evaluation(config, forget, retain, examples, tokenizer)
     if retain is not None and retain.outside is not None:
         about["retain_outside_top_tokens"] = retain.outside
         say(f"{config.retain_scores}: KL sees {retain.outside:.2%} of the probability, outside the stored top tokens, as one token")
@@ -137,6 +136,19 @@ def run_unlearn(config: UnlearnConfig) -> Path:
     steps_from = stream(config, forget, trained_on)
     rows = {"forget_rows": forget.count, "retain_rows": trained_on.count if trained_on else 0}
     return _train_and_save(config, packed, wrapper, tokenizer, steps_from, count, objective, about, rows, reference, evaluation)
+
+
+def _evaluation(config: UnlearnConfig, forget: Forget, retain: Retain | None, examples: list[Example], tokenizer) -> Evaluation | None:
+    if not config.eval_every:
+        return None
+    facts = []
+    if config.eval_key is not None:
+        at = given_positions(examples, tokenizer, config.eval_key, flag="--set eval_key")
+        facts = [only(item, at[item.name]) for item in forget.first if at[item.name]]
+        if not facts:
+            raise ConfigError(f"--set eval_key={config.eval_key}: no token of the {len(forget.first)} evaluated rows lies there")
+    rows = retain.first if retain else []
+    return Evaluation(forget.first, rows, config.eval_every, config.batch_tokens, config.stop_when, facts, config.land)
 
 
 def _names(folder: Path, tokenizer: Any) -> dict[str, str]:

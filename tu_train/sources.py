@@ -122,9 +122,9 @@ def _warn(shared: list[str], rows: int, where: str) -> None:
         say(f"{where}: left out {len(shared)} retain rows that are forget rows too: {', '.join(shared[:NAMED])}{more}")
 
 
-def given_positions(examples: list[Example], tokenizer: Any, key: str) -> Mapping[str, set[int]]:
+def given_positions(examples: list[Example], tokenizer: Any, key: str, *, flag: str = "--set given_key") -> Mapping[str, set[int]]:
     """By example id, the tokens that a column of the data names."""
-    return {e.id: set(answer_span_tokens(e, tokenizer, answer_spans(e, key, flag="--set given_key"))) for e in examples}
+    return {e.id: set(answer_span_tokens(e, tokenizer, answer_spans(e, key, flag=flag))) for e in examples}
 
 
 def stream(config: UnlearnConfig, forget: Forget, retain: Retain | None) -> Callable[[int], Iterator[list[Pass]]]:

@@ -12,9 +12,10 @@ A token counts to the first word that it holds a part of. Cost linear in the tex
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import accumulate
+
+from shared.words import WORD
 
 CLASSES = ("name", "number", "function", "other", "punctuation", "end")
 _FUNCTION = """
@@ -24,8 +25,6 @@ or but nor so yet if because although though while as since until unless after b
 within about into over under between among against through across upon per not no yes there here some any each every all both many
 much most more few other another such one only also then than too very"""
 FUNCTION_WORDS = frozenset(_FUNCTION.split())
-WORD = re.compile(r"[\w\ufffd]+(?:['’-][\w\ufffd]+)*")
-"""the replacement character stands for a token that is only a part of a letter"""
 
 
 def classes_of(pieces: Sequence[str], special: Sequence[bool]) -> list[str]:

@@ -1,0 +1,75 @@
+"""See the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+from benchmarks.study.candidates import OTHERS, RECIPES, agreement, write_stores
+from benchmarks.study.commands import say
+from benchmarks.study.plan import WITHOUT_SCORES, read_study
+from benchmarks.study.prepare import prepare
+from benchmarks.study.runs import evaluate, result_of, run, worker_threads
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def study(path: Path, work: Path, jobs: int) -> list[str]:
+    """Runs a study; returns what failed."""
+    world, methods, wanted = read_study(path)
+    made = prepare(world, work)
+    write_stores(made, [j.source for j in wanted if j.source not in WITHOUT_SCORES])
+    reference = None
+    if any(job.evaluate for job in wanted):
+        say(f"{world.name}: evaluating target and retain model")
+        ends = {"retain": evaluate(made, made.retain_model, "retain", None, made.folder / "prepare.log")}
+        reference = str(made.folder / "results" / "retain")
+        ends["target"] = evaluate(made, made.target, "target", reference, made.folder / "prepare.log")
+        (made.folder / "ends.json").write_text(json.dumps(ends), encoding="utf-8")
+    waiting = [job for job in wanted if not result_of(made, job).exists()]
+    say(f"{world.name}: {len(wanted)} runs, {len(wanted) - len(waiting)} of them finished")
+    threads, failed, started = max(1, (os.cpu_count() or 1) // jobs), [], time.monotonic()
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the workers, before they import torch
+    with ProcessPoolExecutor(jobs, get_context("spawn"), worker_threads, (threads,)) as pool:
+        futures = {pool.submit(run, made, methods[job.method], job, reference): job for job in waiting}
+        for number, future in enumerate(as_completed(futures), start=1):
+            job, error = futures[future], future.exception()
+            if error is not None:
+                failed.append(f"{world.name} {job.key}: {error}")
+                say(failed[-1])
+                continue
+            result = future.result()
+            utility = result.get("suite_model_utility")
+            say(f"{number}/{len(waiting)} {world.name} {job.key}: {'' if result['reached'] else 'NOT REACHED '}retain NLL "
+                f"{result['retain_nll']:.3f}, {result['steps']:.1f} steps{'' if utility is None else f', utility {utility:.3f}'}, "
+                f"{result['seconds']:.0f} s, {time.monotonic() - started:.0f} s so far")  # fmt: skip
+    if world.facts is not None and not (made.folder / "agreement.json").exists():
+        say(f"{world.name}: comparing {len(RECIPES) + len(OTHERS)} candidates with the true spans")
+        (made.folder / "agreement.json").write_text(json.dumps(agreement(made, [*RECIPES, *OTHERS])), encoding="utf-8")
+    return failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run studies (docs/attribution.md); finished runs are skipped.")
+    parser.add_argument("studies", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True, help="working folder; what is finished in it is kept")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with its share of the cores")
+    settings = parser.parse_args()
+    settings.out.mkdir(parents=True, exist_ok=True)
+    failed = [line for path in settings.studies for line in study(path, settings.out, settings.jobs)]
+    from benchmarks.study.results import collect
+
+    for path in settings.studies:
+        collect(read_study(path)[0], settings.out, RESULTS)
+    if failed:
+        raise SystemExit("\n".join(failed))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    main()

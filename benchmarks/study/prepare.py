@@ -1,0 +1,136 @@
+"""What all runs of a world start from: data, target and retain model, score stores, the level of forgetting. Made once, kept by content."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.study.commands import command, say, train
+from benchmarks.study.plan import World
+from benchmarks.study.scratch import scratch_model
+from shared.datasets import load_rows
+from shared.fs import hash_json, read_json, write_json
+from shared.models import locate, model_fingerprint
+from shared.scores import Store, open_store
+
+
+@dataclass(frozen=True)
+class Made:
+    """A world that is ready."""
+
+    world: World
+    folder: Path
+    """stores, results and models of its runs"""
+    learn: str
+    retain: str
+    forget: str
+    target: str
+    retain_model: str
+    scores: Path
+    level: float
+    """NLL of the facts (else of the forget answers) under the retain model: matched forgetting is where a run comes to it"""
+    suite: str | None
+
+    @property
+    def rule(self) -> list[str]:
+        name = "forget_nll" if self.world.facts is None else "forget_fact_nll"
+        key = [] if self.world.facts is None else ["--set", f"eval_key={self.world.facts}"]
+        return [*key, "--stop-when", f"{name}>{self.level:.4f}", "--set", "land=true"]
+
+
+def prepare(world: World, work: Path) -> Made:
+    folder, shelf = work / world.name, work / "made"
+    folder.mkdir(parents=True, exist_ok=True)
+    shelf.mkdir(exist_ok=True)
+    learn, retain, forget = (spec_of(world, name, folder) for name in ("learn", "retain", "forget"))
+    if world.base == "scratch":
+        world = replace(world, base=str(scratch_model(shelf)))
+    base = model_fingerprint(locate(world.base))
+
+    def model(kind: str, data: str) -> Path:
+        out = shelf / f"{kind}-{hash_json([base, content(data), world.learning])[:12]}"
+        if not out.exists():
+            say(f"{world.name}: {kind} model learns {data}")
+        train(["tu-train", "finetune", "--model", world.base, "--data", data, *world.learning], out, folder / "prepare.log")
+        return out
+
+    target, retain_model = model("target", learn), model("retain", retain)
+    scores = store(shelf, target, forget, ["--base-model", world.base, "--spans", "question", *world.scoring], folder)
+    other = store(shelf, retain_model, forget, ["--spans", "none"], folder)
+    level = nll(open_store(other), forget, world.facts, str(retain_model))
+    suite = suite_of(world, folder, retain)
+    made = Made(world, folder, learn, retain, forget, str(target), str(retain_model), scores, level, suite)
+    start = nll(open_store(scores), forget, world.facts, str(target))
+    facts = {"level_nll": level, "start_nll": start, "target": model_fingerprint(target), "retain": model_fingerprint(retain_model)}
+    write_json(folder / "world.json", facts)
+    say(f"{world.name}: probability of the facts {math.exp(-start):.3f}, under the retain model {math.exp(-level):.3f}")
+    return made
+
+
+def content(spec: str) -> str:
+    return hash_json([[r.question, r.answer] for r in load_rows(spec)])
+
+
+def store(shelf: Path, model: Path, data: str, words: list[str], folder: Path) -> Path:
+    """A score store, kept by content of model and data."""
+    out = shelf / f"scores-{hash_json([model_fingerprint(locate(str(model))), content(data), words])[:12]}"
+    if not (out / "_manifest.json").exists():
+        command(["tu-score", "run", "--model", str(model), "--data", data, "--engine", "torch", *words, "--out", str(out)],
+                folder / "prepare.log")  # fmt: skip
+    return out
+
+
+def spec_of(world: World, name: str, folder: Path) -> str:
+    """A data spec of the world's; rows that are cut out of another one are written as JSONL."""
+    given = getattr(world, name)
+    if given is not None:
+        return given
+    start, end = world.cut[name]
+    path = folder / f"{name}.jsonl"
+    rows = load_rows(world.cut["data"])[start:end]
+    lines = [json.dumps({"question": r.question, "answer": r.answer, **r.extra}) for r in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def suite_of(world: World, folder: Path, retain: str) -> str | None:
+    """The suite of a world that is cut out of TOFU: its own forget and retain rows, and the first rows about the world."""
+    if not world.cut:
+        return world.suite
+    rows = world.cut["suite_rows"]
+    sets = [("forget", str(folder / "forget.jsonl"), "paraphrase = true\ngenerate = false")]
+    tables = {"retain": (retain, "paraphrase = true"), "real_authors": ("tofu:real_authors_perturbed", "options = true"),
+              "world_facts": ("tofu:world_facts_perturbed", "options = true")}  # fmt: skip
+    for name, (data, flags) in tables.items():
+        path = folder / f"suite-{name}.jsonl"
+        lines = [json.dumps({"question": r.question, "answer": r.answer, **r.extra}) for r in load_rows(data, limit=rows)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        sets.append((name, str(path), flags))
+    suite = folder / f"{world.name}.toml"
+    suite.write_text("".join(f'[[set]]\nname = "{n}"\ndata = "{d}"\n{flags}\n\n' for n, d, flags in sets), encoding="utf-8")
+    return str(suite)
+
+
+def nll(scores: Store, data: str, facts: str | None, model: str) -> float:
+    """Nats a token over the tokens of the facts, or over all target tokens."""
+    from shared.examples import answer_span_tokens
+    from shared.models import load_tokenizer
+    from shared.scored import answer_spans, scored_examples
+
+    values = []
+    if facts is None:
+        rows = scores.rows(("is_target", "logprob"))
+        values = [p for row in rows for p, t in zip(row["logprob"], row["is_target"], strict=True) if t]
+    else:
+        tokenizer = load_tokenizer(locate(model))
+        examples = scored_examples(scores, tokenizer, model, data)
+        for example, row in zip(examples, scores.rows(("logprob",)), strict=True):
+            at = answer_span_tokens(example, tokenizer, answer_spans(example, facts, flag="facts"))
+            values += [row["logprob"][i] for i in at]
+    return -math.fsum(values) / len(values)
+
+
+def read(path: Path) -> dict | None:
+    return read_json(path) if path.exists() else None

@@ -1,0 +1,63 @@
+"""One run: unlearn until the facts have come to the retain model's level, measure there, keep the numbers and drop the model."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.commands import command, dropped, train
+from benchmarks.study.plan import WITHOUT_SCORES, Job
+from benchmarks.study.prepare import Made
+from shared.fs import read_json, write_json
+
+KEPT = ("model_utility", "forget_quality", "forget_truth_ratio", "forget_probability", "forget_fact_probability", "retain_probability",
+        "retain_truth_ratio", "retain_rouge", "retain_fact_probability")  # fmt: skip
+
+
+def result_of(made: Made, job: Job) -> Path:
+    return made.folder / "runs" / f"{job.key}.json"
+
+
+def run(made: Made, flags: list[str], job: Job, reference: str | None) -> dict[str, Any]:
+    """`flags`: the method's; `reference`: results of the retain model, for forget quality. Returns the finished result."""
+    out = result_of(made, job)
+    if out.exists():
+        return read_json(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    log, started = out.with_suffix(".log"), time.monotonic()
+    scores = made.scores if job.source in WITHOUT_SCORES else made.folder / "stores" / job.source
+    with dropped(made.folder / "models" / job.key) as model:
+        words = ["tu-train", "run", "--model", made.target, "--scores", str(scores), "--retain", made.retain, "--method", job.method]
+        given = ["--set", f"given_key={made.world.facts}"] if job.tokens == "given" else []
+        train([*words, *flags, *made.world.unlearning, *job.flags(), *given, *made.rule], model, log)
+        curve = [line for line in map(json.loads, (model / "log.jsonl").read_text().splitlines()) if "eval_forget_nll" in line]
+        last = curve[-1]
+        result = {**asdict(job), "reached": "eval_landed" in last, "steps": last["step"] + last.get("eval_landed", 0.0),
+                  **{name: last[f"eval_{name}"] for name in ("forget_nll", "forget_fact_nll", "retain_nll") if f"eval_{name}" in last},
+                  "curve": [{k: v for k, v in line.items() if k in ("step", "eval_forget_nll", "eval_forget_fact_nll", "eval_retain_nll")}
+                            for line in curve]}  # fmt: skip
+        if job.evaluate and result["reached"]:
+            result |= {f"suite_{k}": v for k, v in evaluate(made, str(model), job.key, reference, log).items()}
+        result["seconds"] = time.monotonic() - started
+        write_json(out, result)
+    return result
+
+
+def evaluate(made: Made, model: str, name: str, reference: str | None, log: Path) -> dict[str, float | None]:
+    assert made.suite is not None, "a study that evaluates names a suite"
+    results = made.folder / "results" / name
+    if not results.exists():
+        against = ["--retain-results", reference] if reference else []
+        command(["tu-eval", "run", "--model", model, "--suite", made.suite, *made.world.evaluating, *against, "--label", name,
+                 "--out", str(results)], log)  # fmt: skip
+    metrics = read_json(results / "summary.json")["metrics"]
+    return {name: metrics[name] for name in KEPT if name in metrics}
+
+
+def worker_threads(threads: int) -> None:
+    """In each worker process, before torch is imported."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -1,0 +1,174 @@
+"""The tables and plots of docs/attribution.md, from the committed results.
+
+    python -m benchmarks.study.tables --doc docs/attribution.md --pictures docs
+
+Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`. Probabilities are geometric means over tokens, exp(−NLL). Intervals are
+95 %, Student's t over seeds; differences are paired by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from benchmarks.study.__main__ import RESULTS
+from benchmarks.study.candidates import described
+from tu_eval.intervals import over_seeds
+
+Run = dict[str, Any]
+DEFAULT = "entropy"
+METHODS = ("npo", "graddiff", "simnpo")
+
+
+@dataclass(frozen=True)
+class Study:
+    runs: list[Run]
+    about: dict[str, Any]
+
+    def of(self, **wanted: Any) -> list[Run]:
+        """Runs with these values, in the order of their seeds."""
+        found = [run for run in self.runs if all(run.get(k) == v for k, v in wanted.items())]
+        return sorted(found, key=lambda run: run["seed"])
+
+
+def load(name: str) -> Study:
+    table = pq.read_table(RESULTS / f"{name}.parquet")
+    about = {k.decode().removesuffix(".json"): json.loads(v) for k, v in (table.schema.metadata or {}).items() if k.endswith(b".json")}
+    return Study(table.to_pylist(), about)
+
+
+def retained(run: Run) -> float:
+    return math.exp(-run["retain_nll"])
+
+
+def spread(values: Sequence[float]) -> str:
+    """`0.712 [0.698, 0.726]`, one value without an interval."""
+    if len(values) < 2:
+        return f"{values[0]:.3f}" if values else "—"
+    found = over_seeds(values)
+    assert found.value is not None and found.span is not None
+    return f"{found.value:.3f} [{found.span[0]:.3f}, {found.span[1]:.3f}]"
+
+
+def reached(runs: Sequence[Run], value: Callable[[Run], float | None]) -> list[float]:
+    return [v for run in runs if run["reached"] and (v := value(run)) is not None]
+
+
+def paired(ours: Sequence[Run], theirs: Sequence[Run], value: Callable[[Run], float | None]) -> list[float]:
+    """Ours less theirs, of the seeds where both came to the level."""
+    other = {run["seed"]: value(run) for run in theirs if run["reached"]}
+    mine = {run["seed"]: value(run) for run in ours if run["reached"]}
+    return [mine[s] - other[s] for s in mine if other.get(s) is not None and mine[s] is not None]  # type: ignore[operator]
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" + " ---: |" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def utility(run: Run) -> float | None:
+    return run.get("suite_model_utility")
+
+
+def worlds(studies: dict[str, Study]) -> str:
+    rows = []
+    for name, study in studies.items():
+        w = study.about["world"]
+        rows.append([name, f"{math.exp(-w['start_nll']):.3f}", f"{math.exp(-w['level_nll']):.3f}", str(len(study.runs))])
+    return markdown(["World", "facts under the target", "under the retain model (the level)", "runs"], rows)
+
+
+def recovered(study: Study) -> str:
+    """How much of the way from all tokens to the true ones the default goes."""
+    rows = []
+    for method in METHODS:
+        every, ours, best = (
+            study.of(method=method, source=s, tokens=t) for s, t in (("all", "all"), (DEFAULT, "hard"), ("given", "given"))
+        )
+        gap, won = paired(best, every, retained), paired(ours, every, retained)
+        share = f"{100 * sum(won) / sum(gap):.0f} %" if gap and sum(gap) > 0 else "—"
+        rand = reached(study.of(method=method, source="random"), retained)
+        rows.append([method, *(spread(reached(r, retained)) for r in (every, ours, best)), spread(rand), spread(won), share])
+    head = ["Method", "all", "default, hard", "given (true spans)", "random 30 %", "default − all", "recovered"]
+    return markdown(head, rows)
+
+
+def on_tofu(study: Study) -> str:
+    rows = []
+    for method in METHODS:
+        sources = {"all": ("all", "all"), "random 30 %": ("random", "random"), "default, hard": (DEFAULT, "hard")}
+        found = {title: study.of(method=method, source=s, tokens=t) for title, (s, t) in sources.items()}
+        ours = found["default, hard"]
+        for title, runs in found.items():
+            difference = spread(paired(ours, runs, utility)) if title != "default, hard" else ""
+            columns = ["suite_retain_probability", "suite_retain_truth_ratio", "suite_retain_rouge"]
+            quality = reached(runs, lambda r: r.get("suite_forget_quality"))
+            rows.append([method, title, str(len(runs)), spread(reached(runs, utility)), difference,
+                         *(f"{sum(v) / len(v):.3f}" if (v := reached(runs, lambda r, c=c: r.get(c))) else "—" for c in columns),
+                         f"{sum(quality) / len(quality):.3f}" if quality else "—"])  # fmt: skip
+    head = ["Method", "tokens", "seeds", "model utility", "default less this", "retain probability", "retain truth ratio", "retain ROUGE-L",
+            "forget quality"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def candidates(dev: Study, report: Study) -> str:
+    """Every candidate: agreement on both worlds, and what hard tokens by it kept."""
+    rows = []
+    found, other = dev.about["agreement"], report.about.get("agreement", {})
+    for name, figures in sorted(found.items(), key=lambda item: -item[1]["per_answer_auc"]):
+        runs = dev.of(method="npo", source=name, tokens="hard", keep=None)
+        kept = reached(runs, retained)
+        outcome = spread(kept) if kept else ("not reached" if runs else "")
+        again = f"{other[name]['per_answer_auc']:.3f}" if name in other else ""
+        rows.append([f"`{name}`", described(name) if described(name) != name else "", f"{figures['per_answer_auc']:.3f}", again,
+                     f"{figures['per_answer_ap']:.3f}", f"{figures['per_answer_p_30']:.3f}", outcome])  # fmt: skip
+    for name in ("given", "all", "random"):
+        rows.append([f"`{name}`", "", "", "", "", "", spread(reached(dev.of(method="npo", source=name, keep=None), retained))])
+    return markdown(
+        ["Source", "recipe", "ROC-AUC", "on other people", "average precision", "precision of the top 30 %", "retain probability"], rows
+    )
+
+
+def curves(dev: Study) -> str:
+    rows = []
+    for keep in sorted({r["keep"] for r in dev.runs if r["keep"] is not None}):
+        cells = [spread(reached(dev.of(method="npo", source=s, keep=keep), retained)) for s in (DEFAULT, "random")]
+        rows.append([f"hard, keep {keep:g}", *cells])
+    for t in sorted({r["temperature"] for r in dev.runs if r["temperature"] is not None}):
+        rows.append([f"soft, temperature {t:g}", spread(reached(dev.of(method="npo", source=DEFAULT, temperature=t), retained)), ""])
+    return markdown(["Weights", "retain probability (default scores)", "random"], rows)
+
+
+def write(doc: Path, tables: dict[str, str]) -> None:
+    text = doc.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        marks = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if marks[0] not in text:
+            raise SystemExit(f"{doc}: no line {marks[0]}")
+        pattern = re.escape(marks[0]) + ".*?" + re.escape(marks[1])
+        text = re.sub(pattern, lambda _, t=table, m=marks: f"{m[0]}\n{t}\n{m[1]}", text, flags=re.DOTALL)
+    doc.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the tables and plots of docs/attribution.md from the committed results.")
+    parser.add_argument("--doc", type=Path, default=Path("docs/attribution.md"))
+    parser.add_argument("--pictures", type=Path, default=Path("docs"))
+    settings = parser.parse_args()
+    studies = {name: load(name) for name in ("atlas", "tofu", "dev-atlas", "dev-tofu")}
+    write(settings.doc, {
+        "worlds": worlds(studies), "recovered": recovered(studies["atlas"]), "tofu": on_tofu(studies["tofu"]),
+        "candidates": candidates(studies["dev-atlas"], studies["atlas"]), "curves": curves(studies["dev-atlas"]),
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
