@@ -17,7 +17,7 @@ SuiteName = Annotated[
     str | None,
     typer.Option(
         "--suite",
-        help="tofu:forget01, tofu:forget05, tofu:forget10, atlas[:people=..,seed=..]; run also muse:news, muse:books.",
+        help="tofu:forget01, tofu:forget05, tofu:forget10, atlas[:people=..,seed=..], FILE.toml; run also muse:news, muse:books.",
         show_default=False,
     ),
 ]

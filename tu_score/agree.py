@@ -66,7 +66,7 @@ def agreement(store: Store, *, truth: str, key: str, model: str, data: str | Non
     if truth != "spans":
         raise ConfigError(f"--truth {truth}: expected spans, character offsets in the column of the data that --truth-key names")
     tokenizer = load_tokenizer(locate(model))
-    true = _truth(scored_examples(store, tokenizer, model, data), tokenizer, key)
+    true = true_tokens(scored_examples(store, tokenizer, model, data), tokenizer, key)
     scores, starts = _scores(store)
     if len(true) != starts[-1]:
         raise StoreError(f"{store.folder}: holds {starts[-1]} target tokens, its data has {len(true)}; tu-score verify says where")
@@ -96,7 +96,7 @@ def compare(scores: Mapping[str, np.ndarray], true: np.ndarray, answers: Sequenc
     }  # fmt: skip
 
 
-def _truth(examples: Sequence[Example], tokenizer: Any, key: str) -> np.ndarray:
+def true_tokens(examples: Sequence[Example], tokenizer: Any, key: str) -> np.ndarray:
     """[N] bool over all target tokens in the order of the store."""
     out = []
     for example in examples:

@@ -14,9 +14,11 @@ from benchmarks.study.candidates import OTHERS, RECIPES, agreement, write_stores
 from benchmarks.study.commands import say
 from benchmarks.study.plan import WITHOUT_SCORES, read_study
 from benchmarks.study.prepare import prepare
-from benchmarks.study.runs import evaluate, result_of, run, worker_threads
+from benchmarks.study.runs import begin_worker, evaluate, result_of, run
 
 RESULTS = Path(__file__).parent / "results"
+RUNS_A_WORKER = 3
+"""then a new process takes over: training keeps the memory that it has freed"""
 
 
 def study(path: Path, work: Path, jobs: int) -> list[str]:
@@ -35,7 +37,7 @@ def study(path: Path, work: Path, jobs: int) -> list[str]:
     say(f"{world.name}: {len(wanted)} runs, {len(wanted) - len(waiting)} of them finished")
     threads, failed, started = max(1, (os.cpu_count() or 1) // jobs), [], time.monotonic()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of the workers, before they import torch
-    with ProcessPoolExecutor(jobs, get_context("spawn"), worker_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker, (threads,), max_tasks_per_child=RUNS_A_WORKER) as pool:
         futures = {pool.submit(run, made, methods[job.method], job, reference): job for job in waiting}
         for number, future in enumerate(as_completed(futures), start=1):
             job, error = futures[future], future.exception()

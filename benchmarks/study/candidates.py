@@ -9,22 +9,26 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.study.commands import command, train
+from benchmarks.study.commands import train
 from benchmarks.study.prepare import Made, store
 from shared.datasets import load_rows
 from shared.importance import Recipe
+from shared.models import load_tokenizer, locate
 from shared.norms import normalise
 from shared.parts import flat
+from shared.scored import scored_examples
 from shared.scores import Store, open_store, rewrite
 from shared.words import WORD, gather, plain
+from tu_score.agree import compare, true_tokens
 from tu_score.recipe import Targets, apply_recipe, read_targets
 from tu_train.token_classes import FUNCTION_WORDS
 
@@ -207,21 +211,17 @@ def _put(scores: Store, values: np.ndarray) -> None:
 
 
 def agreement(made: Made, names: Sequence[str]) -> dict[str, Mapping[str, float]]:
-    """Per candidate: mean over answers and pooled ROC-AUC and average precision against the true spans."""
-    import json
-
+    """Per candidate: mean over answers and pooled ROC-AUC and average precision against the true spans, as `tu-score agree` has them."""
     write_stores(made, names)
-    out = {}
-    for name in names:
-        words = ["tu-score", "agree", str(made.folder / "stores" / name), "--model", made.target, "--truth-key", str(made.world.facts)]
-        found = json.loads(command([*words, "--data", made.forget, "--json"]))["signals"]["importance"]
-        out[name] = {f"{part}_{figure}": found[part][figure] for part in ("per_answer", "pooled") for figure in ("auc", "ap", "p_30")}
-    return out
+    tokenizer, own = load_tokenizer(locate(made.target)), open_store(made.scores)
+    true = true_tokens(scored_examples(own, tokenizer, made.target, made.forget), tokenizer, str(made.world.facts))
+    found = {name: targets(open_store(made.folder / "stores" / name), ["importance"]) for name in names}
+    starts = targets(own, []).starts
+    figures = compare({n: t.columns["importance"] for n, t in found.items()}, true, [slice(a, b) for a, b in pairwise(starts)])["signals"]
+    return {name: {f"{part}_{figure}": figures[name][part][figure] for part in ("per_answer", "pooled") for figure in ("auc", "ap", "p_30")}
+            for name in names}  # fmt: skip
 
 
 def described(name: str) -> str:
     """As documentation names it."""
     return Recipe(**RECIPES[name]).describe() if name in RECIPES else name
-
-
-__all__ = ["OTHERS", "RECIPES", "agreement", "asdict", "described", "write_stores"]

@@ -99,13 +99,15 @@ def suite_of(world: World, folder: Path, retain: str) -> str | None:
     """The suite of a world that is cut out of TOFU: its own forget and retain rows, and the first rows about the world."""
     if not world.cut:
         return world.suite
-    rows = world.cut["suite_rows"]
-    sets = [("forget", str(folder / "forget.jsonl"), "paraphrase = true\ngenerate = false")]
-    tables = {"retain": (retain, "paraphrase = true"), "real_authors": ("tofu:real_authors_perturbed", "options = true"),
+    sets = []
+    tables = {"forget": (str(folder / "forget.jsonl"), "paraphrase = true\ngenerate = false"), "retain": (retain, "paraphrase = true"),
+              "real_authors": ("tofu:real_authors_perturbed", "options = true"),
               "world_facts": ("tofu:world_facts_perturbed", "options = true")}  # fmt: skip
     for name, (data, flags) in tables.items():
-        path = folder / f"suite-{name}.jsonl"
-        lines = [json.dumps({"question": r.question, "answer": r.answer, **r.extra}) for r in load_rows(data, limit=rows)]
+        path, rows = folder / f"suite-{name}.jsonl", load_rows(data)
+        step = len(rows) / min(len(rows), world.cut["suite_rows"][name])  # spread over all authors
+        chosen = [rows[int(k * step)] for k in range(int(len(rows) / step + 1e-9))]
+        lines = [json.dumps({"question": r.question, "answer": r.answer, **r.extra}) for r in chosen]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         sets.append((name, str(path), flags))
     suite = folder / f"{world.name}.toml"

@@ -17,7 +17,9 @@ def collect(world: World, work: Path, out: Path) -> Path:
     rows = [read_json(path) for path in sorted((folder / "runs").glob("*.json"))]
     names = sorted({name for row in rows for name in row})
     table = pa.table({name: [row.get(name) for row in rows] for name in names})
-    about = {name: (folder / name).read_bytes() for name in ("world.json", "ends.json", "agreement.json") if (folder / name).exists()}
+    about = {
+        name: (folder / name).read_bytes() for name in ("world.json", "ends.json", "agreement.json", "snr.json") if (folder / name).exists()
+    }
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{world.name}.parquet"
     pq.write_table(table.replace_schema_metadata(about), path, compression="zstd")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +19,8 @@ from shared.fs import read_json, write_json
 
 KEPT = ("model_utility", "forget_quality", "forget_truth_ratio", "forget_probability", "forget_fact_probability", "retain_probability",
         "retain_truth_ratio", "retain_rouge", "retain_fact_probability")  # fmt: skip
+
+PR_SET_PDEATHSIG = 1
 
 
 def result_of(made: Made, job: Job) -> Path:
@@ -58,6 +63,8 @@ def evaluate(made: Made, model: str, name: str, reference: str | None, log: Path
     return {name: metrics[name] for name in KEPT if name in metrics}
 
 
-def worker_threads(threads: int) -> None:
-    """In each worker process, before torch is imported."""
+def begin_worker(threads: int) -> None:
+    """In each worker process, before torch is imported: its share of the cores, and an end with its parent, however that ends."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

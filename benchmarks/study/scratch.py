@@ -39,7 +39,8 @@ def _blank(folder: Path) -> None:
 
     tokenizer = load_tokenizer(locate("smollm2"))
     torch.manual_seed(SEED)
-    config = GPTNeoXConfig(**SHAPE, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    ends = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = GPTNeoXConfig.from_dict({**SHAPE, **ends})
     with atomic_folder(folder) as temporary:
         GPTNeoXForCausalLM(config).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

@@ -3,7 +3,7 @@
 import math
 import statistics
 from itertools import pairwise
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,13 +11,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.errors import ConfigError, StoreError
-from shared.importance import SIGNALS, Recipe, SignalName, columns_of, importance, signal
+from shared.importance import SIGNALS, Recipe, SignalName, columns_of, importance, shaped, signal
 from shared.norms import NormName, Summary, normalise
 from shared.weights import Selection, token_weights
 
 LOGPROBS = st.floats(-30, 0, width=32)
 EXAMPLES = st.lists(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=12), min_size=1, max_size=6)
 NORMS = get_args(NormName)
+
+
+def of_tokens(**fields: Any) -> Recipe:
+    """A recipe of single tokens, as published: no words, nothing left out."""
+    values: dict[str, Any] = {"uncertainty": "entropy", "unit": "token", "copies": "keep", **fields}
+    return Recipe(**values)
 
 
 def flat(examples: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -162,24 +168,127 @@ def test_importance_lies_in_0_to_1_and_combines_by_alpha(values, norm, alpha, kn
     array = np.array(values)
     columns = {name: np.abs(array[:, 0]) if "entropy" in name else array[:, 1] if "delta" in name else array.min(1) for name in COLUMNS}
     columns["base_logprob"] = array.max(1)
-    recipe, starts = Recipe(alpha=alpha, norm=norm, knowledge=knowledge, etw_entropy="entropy"), np.array([0, len(values)])
+    recipe = of_tokens(alpha=alpha, norm=norm, knowledge=knowledge, etw_entropy="entropy")
+    starts = np.array([0, len(values)])
     found = importance({k: columns[k] for k in recipe.columns()}, starts, recipe)
     assert found.shape == (len(values),) and (found >= 0).all() and (found <= 1).all()
     first, second = (normalise(signal(n, columns, starts, recipe), starts, norm) for n in (knowledge, "entropy"))
     assert found == pytest.approx(alpha * first + (1 - alpha) * second, abs=1e-12)
 
 
-def test_the_default_recipe_by_hand():
+def test_the_published_recipe_by_hand():
     columns = {"delta": np.array([-4.0, 0, 2, np.nan]), "entropy": np.array([0.0, 1, 2, 4])}
-    assert Recipe().columns() == ["delta", "entropy"]
-    assert importance(columns, np.array([0, 4]), Recipe()).tolist() == [0.5, 0.125, 0.5, 0.5]
+    recipe = of_tokens(alpha=0.5)
+    assert recipe.columns() == ["delta", "entropy"]
+    assert importance(columns, np.array([0, 4]), recipe).tolist() == [0.5, 0.125, 0.5, 0.5]
+
+
+def test_the_default_recipe_by_hand():
+    """`Ann Lee, born 1950.` after a question about Ann: the comma lies between two words, the full stop after the last."""
+    columns = {
+        "entropy": np.array([5.0, 1, 2, 9, 6, 3, 9]),
+        "word": np.array([0.0, 1, 1, np.nan, 2, 3, np.nan]),
+        "copied": np.array([1.0, 0, 0, 0, 0, 0, 0]),
+    }
+    recipe = Recipe().resolved(base=False)
+    assert recipe.columns() == ["entropy", "word", "copied"]
+    phrases = [1.0, 3, 3, 3, 4, 3, 0]  # words 0, 3, 6 and 3; of the comma's neighbours the smaller
+    assert importance(columns, np.array([0, 7]), recipe).tolist() == pytest.approx([v / 4 for v in phrases])
+
+
+def test_auto_is_the_entropy_of_the_base_model_where_there_is_one():
+    assert Recipe().resolved(base=True).shares() == {"base_entropy": 1.0}
+    assert Recipe().resolved(base=False).shares() == {"entropy": 1.0}
+    chosen = Recipe(uncertainty="gain", alpha=0.2, unit="word")
+    assert chosen.resolved(base=True) == chosen == chosen.resolved(base=False)
+    assert Recipe(norm="rank", alpha=0.3).resolved(base=True) == Recipe(norm="rank", alpha=0.3, uncertainty="base_entropy")
 
 
 def test_columns_are_those_of_the_signals_that_count():
-    assert Recipe(alpha=0, knowledge="su").columns() == ["entropy"]
-    assert Recipe(alpha=1, knowledge="su").columns() == ["logprob", "base_logprob"]
-    assert Recipe(knowledge="etw", uncertainty="entropy").columns() == ["tempered_entropy", "entropy"]
-    assert Recipe(knowledge="entropy").shares() == {"entropy": 1.0}
+    assert of_tokens(alpha=0, knowledge="su").columns() == ["entropy"]
+    assert of_tokens(alpha=1, knowledge="su").columns() == ["logprob", "base_logprob"]
+    assert of_tokens(alpha=0.5, knowledge="etw").columns() == ["tempered_entropy", "entropy"]
+    assert of_tokens(alpha=0.5, knowledge="entropy").shares() == {"entropy": 1.0}
+    for fields in ({"unit": "word"}, {"unit": "phrase"}, {"copies": "drop"}):
+        assert of_tokens(**fields).columns() == ["entropy", "word", "copied"]
+
+
+@pytest.mark.parametrize(("recipe", "words"), [
+    (Recipe().resolved(base=True), "1 · minmax(phrase base_entropy), without the question's words"),
+    (Recipe(uncertainty="entropy", unit="word", copies="keep"), "1 · minmax(word entropy)"),
+    (Recipe(uncertainty="entropy", unit="token", scope="store", norm="rank"),
+     "1 · rank(entropy), without the question's words, over the store"),
+    (Recipe(alpha=0.5, uncertainty="entropy", unit="token", copies="keep"), "0.5 · minmax(absolute) + 0.5 · minmax(entropy)"),
+])  # fmt: skip
+def test_a_recipe_describes_its_unit_and_what_it_leaves_out(recipe, words):
+    assert recipe.describe() == words
+
+
+def brute_shape(values: list[float], word: list[float], copied: list[float], r: Recipe) -> list[float]:
+    """One example, token by token."""
+    out, dropped = [], [c != 0 and r.copies == "drop" for c in copied]
+    sums = {w: max(0.0, sum(v for v, own in zip(values, word, strict=True) if own == w)) for w in word if w == w}
+    sums |= {w: 0.0 for w, c in zip(word, dropped, strict=True) if c}
+    order = sorted(sums)
+    means = {w: sum(sums[v] for v in order[max(0, k - 1) : k + 2]) / 3 for k, w in enumerate(order)}
+    of = means if r.unit == "phrase" else sums
+    for i, (value, own) in enumerate(zip(values, word, strict=True)):
+        if r.unit == "token":
+            out.append(value if r.copies == "keep" else 0.0 if dropped[i] else max(0.0, value))
+            continue
+        before = [w for w in word[: i + 1] if w == w][-1:]
+        after = [w for w in word[i:] if w == w][:1]
+        out.append(of[own] if own == own else min(of[before[0]], of[after[0]]) if before and after else 0.0)
+    return out
+
+
+def random_words(rng: np.random.Generator, starts: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns `word` and `copied`: words of one to three tokens, here and there a token between them, every third word copied."""
+    word, copied = [], []
+    for length in np.diff(starts):
+        number, own = 0, []
+        while len(own) < length:
+            held = float(rng.random() < 0.3)
+            own += [(float(number), held)] * int(rng.integers(1, 4)) + [(np.nan, 0.0)] * int(rng.random() < 0.4)
+            number += 1
+        word += [w for w, _ in own[:length]]
+        copied += [c for _, c in own[:length]]
+    return {"word": np.array(word), "copied": np.array(copied)}
+
+
+@pytest.mark.parametrize("unit", ["token", "word", "phrase"])
+@pytest.mark.parametrize("copies", ["keep", "drop"])
+@pytest.mark.parametrize("scope", ["example", "store"])
+def test_importance_of_words_and_phrases_is_that_of_a_loop(unit, copies, scope):
+    rng = np.random.default_rng(11)
+    columns, starts = random_columns(rng, [9, 1, 0, 17, 4, 30])
+    columns |= random_words(rng, starts)
+    recipe = Recipe(alpha=0.3, knowledge="gain", uncertainty="entropy", unit=unit, copies=copies, scope=scope)
+    expected = np.zeros(int(starts[-1]))
+    summaries = {name: Summary("minmax") for name in recipe.shares()}
+    for name, share in (("gain", 0.3), ("entropy", 0.7)):
+        raw = signal(name, columns, starts, recipe)
+        of = [
+            brute_shape(*(split(v, starts)[e] for v in (raw, columns["word"], columns["copied"])), recipe) for e in range(len(starts) - 1)
+        ]
+        assert shaped(name, columns, starts, recipe) == pytest.approx([v for e in of for v in e], abs=1e-12)
+        summaries[name].add(np.array([v for e in of for v in e]))
+        groups = [[v for e in of for v in e]] if scope == "store" else [e for e in of if e]
+        expected += share * np.array([v for group in groups for v in brute_norm(group, "minmax")])
+    used = {k: columns[k] for k in recipe.columns()}  # and no other column
+    assert importance(used, starts, recipe, summaries if scope == "store" else None) == pytest.approx(expected, abs=1e-9)
+
+
+def test_unit_and_copies_change_importance():
+    """Else the loop above would compare one formula with itself."""
+    rng = np.random.default_rng(2)
+    columns, starts = random_columns(rng, [20])
+    columns |= random_words(rng, starts)
+    recipes = [Recipe(uncertainty="entropy", unit=u, copies=c) for u in ("token", "word", "phrase") for c in ("keep", "drop")]
+    found = [importance(columns, starts, recipe).tolist() for recipe in recipes]
+    assert len({tuple(values) for values in found}) == 6
+    without = np.array(found[1])  # tokens, copies dropped
+    assert (without[columns["copied"] == 1] == 0).all() and without[columns["copied"] == 0].any()
 
 
 @pytest.mark.parametrize("field", [{"alpha": 1.5}, {"seul_gap": -1}, {"su_k": math.nan}, {"wga_beta": -1.0}, {"satimp_beta1": math.inf}])
@@ -221,7 +330,7 @@ def test_a_threshold_meets_the_importance_that_float32_stores():
 
 def test_linear_weights_of_etw_under_norm_max_are_the_published_weights():
     columns, starts = random_columns(np.random.default_rng(0), [7])
-    recipe = Recipe(alpha=0, uncertainty="etw", norm="max", etw_entropy="entropy")
+    recipe = of_tokens(uncertainty="etw", norm="max", etw_entropy="entropy")
     found = token_weights(importance(columns, starts, recipe), 7, Selection(tokens="soft", soft="linear"), where="x")
     assert found == pytest.approx(7 * columns["entropy"] / columns["entropy"].sum(), rel=1e-5)
 

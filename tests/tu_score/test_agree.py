@@ -169,7 +169,7 @@ def test_every_signal_that_the_store_holds_is_compared(agree, run_cli, made, tin
 
 def test_a_store_without_spans_or_base_model_compares_what_it_has(agree, tiny_model, tmp_path):
     bare = make(tmp_path / "bare", tiny_model, spans="none", entropy_temperature=2.0)
-    assert list(agree(bare)["signals"]) == ["entropy", "tempered_entropy", "etw", "seul", "satimp", "wga"]
+    assert list(agree(bare)["signals"]) == ["importance", "entropy", "tempered_entropy", "etw", "seul", "satimp", "wga"]
 
 
 @pytest.fixture

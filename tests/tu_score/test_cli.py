@@ -17,7 +17,7 @@ import torch
 from shared.engines import TokenScores
 from shared.errors import StoreError
 from shared.fs import hash_json
-from shared.scores import MANIFEST, SCHEMA, TOKEN_COLUMNS, open_store
+from shared.scores import MANIFEST, TOKEN_COLUMNS, open_store, schema
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 FLIPS = 200
@@ -86,10 +86,10 @@ def test_run_prints_where_and_what_and_its_configuration_makes_the_same_store(ru
 
 def test_store_opens_in_pandas_and_datasets(made, tmp_path):
     for part in made.glob("part-*.parquet"):
-        schema = pq.read_schema(part)
-        assert schema.names == SCHEMA.names and schema.types == SCHEMA.types
+        found, expected = pq.read_schema(part), schema(["word", "copied"])
+        assert found.names == expected.names and found.types == expected.types
     frame = pd.read_parquet(made)
-    tokens = frame.explode(list(TOKEN_COLUMNS))
+    tokens = frame.explode([*TOKEN_COLUMNS, "word", "copied"])
     assert len(frame) == 6 and len(tokens) == open_store(made).manifest["tokens"]
     import datasets
 
@@ -120,7 +120,7 @@ def rewrite(store, change):
     entry = manifest["parts"][0]
     rows = pq.read_table(store / entry["file"]).to_pylist()
     change(rows)
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), store / entry["file"], write_page_checksum=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema(manifest["optional"])), store / entry["file"], write_page_checksum=True)
     data = (store / entry["file"]).read_bytes()
     entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     write_manifest(store, manifest)
@@ -228,7 +228,7 @@ def test_bad_options(refused, monkeypatch, tmp_path):
     assert "did you mean 'horizon'" in refused("--set", "horizn=3")
     assert "expected int" in refused("--set", "part_tokens=many")
     assert "did you mean 'window'" in refused("--spans", "windw")
-    assert "--base-model" in refused("--set", "knowledge=gain")
+    assert "--base-model" in refused("--set", "knowledge=gain", "--set", "alpha=0.5")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "vllm" else find(name, *a))
     monkeypatch.setitem(sys.modules, "vllm", None)

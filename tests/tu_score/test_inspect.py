@@ -24,8 +24,8 @@ def store(tmp_path_factory, tiny_model, tiny_base):
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory, tiny_model):
-    """Without spans and base model: only entropy and logprob hold values."""
-    return _score(tmp_path_factory.mktemp("inspect") / "bare", model=str(tiny_model), spans="none")
+    """Without spans and base model, and with a recipe of spans: only entropy and logprob hold values."""
+    return _score(tmp_path_factory.mktemp("inspect") / "bare", model=str(tiny_model), spans="none", alpha=1.0)
 
 
 def _score(out, **options):

@@ -8,15 +8,17 @@ import pytest
 from scipy.stats import rankdata
 
 import tu_score.run
+from shared.datasets import load_rows
 from shared.errors import StoreError
 from shared.importance import Recipe, importance
 from shared.parts import encode, schema
-from shared.scores import Store, open_store
+from shared.scores import Store, open_store, rewrite
 from tu_score.config import ScoreConfig
 from tu_score.recipe import apply_recipe, targets_of, with_importance
 from tu_score.run import run_score
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
+PUBLISHED = Recipe(alpha=0.5, uncertainty="entropy", unit="token", copies="keep")
 RECIPES = [
     "alpha=0,uncertainty=base_entropy",
     "knowledge=positive,alpha=0.7,norm=rank",
@@ -24,6 +26,8 @@ RECIPES = [
     "norm=rank,scope=store,knowledge=mean_absolute",
     "alpha=1,knowledge=su,su_k=0.5,norm=max",
     "uncertainty=etw,norm=max,scope=store",
+    "alpha=0.5,unit=token,copies=drop,norm=rank,scope=store",
+    "unit=word,copies=keep,norm=max",
 ]
 
 
@@ -92,7 +96,7 @@ def test_only_importance_changes_and_it_comes_back_to_the_bit(run_cli, made, sto
 
 
 def test_importance_over_the_store_by_scipy(run_cli, store):
-    assert run_cli("tu-score", "recipe", store, "--recipe", "alpha=0,norm=rank,scope=store")[0] == 0
+    assert run_cli("tu-score", "recipe", store, "--recipe", "uncertainty=entropy,unit=token,copies=keep,norm=rank,scope=store")[0] == 0
     rows = list(open_store(store).rows())
     at = [[i for i, t in enumerate(r["is_target"]) if t] for r in rows]
     ranks = rankdata([r["entropy"][i] for r, positions in zip(rows, at, strict=True) for i in positions])
@@ -109,7 +113,7 @@ def test_importance_over_the_store_by_scipy(run_cli, store):
     ("knowledge=su,alpha=1,scope=store,norm=rank", "--base-model"),
     ("alpha=0,uncertainty=tempered_entropy", "--set entropy_temperature=2"),
     ("alpha=0,uncertainty=etw", "--set entropy_temperature=2"),
-    ("knowledge=gain,uncertainty=etw", "--base-model and --set entropy_temperature=2"),
+    ("knowledge=gain,alpha=0.5,uncertainty=etw", "--base-model and --set entropy_temperature=2"),
 ])  # fmt: skip
 def test_a_column_the_store_lacks_names_the_option_and_changes_nothing(text, option, run_cli, bare):
     before = files(bare)
@@ -149,6 +153,43 @@ def test_the_public_flags_of_both_commands_are_these():
     assert flags["agree"] == {"--model", "--truth", "--truth-key", "--data", "--json"}
 
 
+def test_a_store_of_before_there_were_words_is_refused_and_taken_token_by_token(run_cli, made, store):
+    """Its parts have neither column, which is what earlier versions wrote."""
+    kept = [name for name in open_store(store).optional if name not in ("word", "copied")]
+    rewrite(open_store(store), lambda table: table.drop_columns(["word", "copied"]), optional=kept)
+    before = files(store)
+    for text in ("norm=minmax", "unit=word,copies=keep", "unit=token"):
+        line = one_line(run_cli("tu-score", "recipe", store, "--recipe", text))
+        assert "reads word, copied, which this store does not hold" in line and "or choose another recipe" in line
+    assert files(store) == before
+    whole = shutil.copytree(made, store.parent / "whole")
+    for folder in (store, whole):
+        assert run_cli("tu-score", "recipe", folder, "--recipe", "unit=token,copies=keep")[0] == 0
+        assert run_cli("tu-score", "verify", folder)[0] == 0
+    found, expected = ([row["importance"] for row in open_store(folder).rows()] for folder in (store, whole))
+    assert found == expected != [row["importance"] for row in open_store(made).rows()]
+
+
+def test_the_words_of_a_store_are_those_of_its_answers(made):
+    """Spelled from the stored tokens of each word; copied are those that the question holds."""
+    seen = set()
+    for row, source in zip(open_store(made).rows(), load_rows(DATA), strict=True):
+        spelled: dict[int, str] = {}
+        for text, target, word, copied in zip(row["tokens"], row["is_target"], row["word"], row["copied"], strict=True):
+            assert (copied is None) == (not target) and (word is None or target)
+            if word is not None:
+                spelled[word] = spelled.get(word, "") + text
+        letters = ["".join(c for c in text if c.isalnum()) for text in (*spelled.values(), source.answer)]
+        assert all(letters) and "".join(letters[:-1]) == letters[-1]
+        assert sorted(spelled) == list(range(len(spelled)))
+        assert not any(" " in text.strip() for text in spelled.values())
+        asked = {w.strip('?,."').casefold().removesuffix("'s") for w in source.question.split()}
+        for word, copied in {(w, c) for w, c in zip(row["word"], row["copied"], strict=True) if w is not None}:
+            assert copied == (spelled[word].strip().casefold().removesuffix("'s") in asked), spelled[word]
+            seen.add(copied)
+    assert seen == {True, False}
+
+
 def test_a_missing_store_is_one_line(run_cli, tmp_path):
     assert "no score store here" in one_line(run_cli("tu-score", "recipe", tmp_path))
 
@@ -174,7 +215,7 @@ def test_a_run_killed_before_its_store_wide_recipe_applies_it_when_given_again(m
 
 
 def test_a_run_over_the_store_without_its_columns_finishes_without_importance(tiny_model, tiny_base, tmp_path, capsys):
-    out = make(tmp_path / "out", tiny_model, tiny_base, scope="store", spans="none", limit=2)
+    out = make(tmp_path / "out", tiny_model, tiny_base, scope="store", spans="none", limit=2, alpha=0.5)
     assert open_store(out).manifest["recipe"] is None and "no importance was written: the recipe reads delta" in capsys.readouterr().err
 
 
@@ -197,9 +238,9 @@ def test_a_row_that_no_span_touched_counts_as_no_effect():
     rows = [{"is_target": [False, True, True], "delta": [None, 1.0, 3.0], "entropy": [None, 2.0, 1.0]},
             {"is_target": [False, True, True], "delta": [None, None, None], "entropy": [None, 2.0, 1.0]}]  # fmt: skip
     store = Store("x", {"optional": [], "parts": []})
-    found = with_importance(hand(rows), Recipe(), None, store)["importance"].to_pylist()
+    found = with_importance(hand(rows), PUBLISHED, None, store)["importance"].to_pylist()
     assert found == [[None, 0.5, 0.5], [None, 0.5, 0.0]]
-    sliced = with_importance(hand(rows).slice(1), Recipe(), None, store)["importance"].to_pylist()
+    sliced = with_importance(hand(rows).slice(1), PUBLISHED, None, store)["importance"].to_pylist()
     assert sliced == found[1:]
 
 
@@ -207,10 +248,10 @@ def test_a_part_with_torn_columns_is_refused():
     store = Store("x", {"optional": [], "parts": []})
     uneven = hand([{"is_target": [False, True], "delta": [None, 1.0, 2.0], "entropy": [None, 1.0]}])
     with pytest.raises(StoreError, match="unequal length"):
-        with_importance(uneven, Recipe(), None, store)
+        with_importance(uneven, PUBLISHED, None, store)
     gap = hand([{"is_target": [False, True, True], "delta": [None, 1.0, 2.0], "entropy": [None, 1.0, None]}])
     with pytest.raises(StoreError, match="null at some targets"):
-        with_importance(gap, Recipe(), None, store)
+        with_importance(gap, PUBLISHED, None, store)
 
 
 def test_targets_lie_flat_in_the_order_of_the_store(made):
@@ -221,6 +262,7 @@ def test_targets_lie_flat_in_the_order_of_the_store(made):
     assert found.columns["entropy"].tolist() == [v for e in expected for v in e]
     assert found.starts.tolist() == np.cumsum([0, *map(len, expected)]).tolist()
     assert np.isnan(found.columns["absent"]).all() and len(found.columns["absent"]) == found.starts[-1]
-    alone = importance({"entropy": np.array(expected[1])}, np.array([0, len(expected[1])]), Recipe(alpha=0))
-    whole = importance(found.columns, found.starts, Recipe(alpha=0))
+    recipe = Recipe(uncertainty="entropy", unit="token", copies="keep")
+    alone = importance({"entropy": np.array(expected[1])}, np.array([0, len(expected[1])]), recipe)
+    whole = importance(found.columns, found.starts, recipe)
     assert whole[found.starts[1] : found.starts[2]].tolist() == alone.tolist()

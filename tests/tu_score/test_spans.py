@@ -19,7 +19,7 @@ from shared.scores import open_store
 from tu_score.config import ScoreConfig
 from tu_score.entities import entity_spans
 from tu_score.replace import Replacement, choose_replacement
-from tu_score.signals import optional_columns, score_examples
+from tu_score.signals import add_words, optional_columns, score_examples
 from tu_score.spans import Masking, plan_masking, windows
 from tu_score.verify import row_problems
 
@@ -395,7 +395,9 @@ def test_optional_columns_take_the_form_of_the_store(tiny_model, model, tiny_tok
     config = config_of(**PLANS["window"], keep_spans=True, entropy_temperature=0.7, topk=3)
     masking, got, requests = scored(examples, engine, config, tiny_tokenizer)
     assert [r.extras for r in requests].count(True) == len(examples), "masked variants need no extras"
-    assert config.optional == ["tempered_entropy", "top_ids", "top_logprobs", "span_deltas"]
+    assert config.optional == ["word", "copied", "tempered_entropy", "top_ids", "top_logprobs", "span_deltas"]
+    for columns, example in zip(got, examples, strict=True):
+        add_words(columns, example, tiny_tokenizer, special_ids(tiny_tokenizer))
     table = optional_columns(got, config.optional)
     assert pa.array(table["span_deltas"]).type == pa.list_(pa.list_(pa.float32()))
     deltas = table["span_deltas"].to_pylist()
@@ -436,7 +438,7 @@ def test_a_store_with_every_option_holds_what_its_columns_are_made_of(run_cli, t
     assert code == 0, err
     assert run_cli("tu-score", "verify", out)[0] == 0
     manifest = open_store(out).manifest
-    assert sorted(manifest["optional"]) == ["span_deltas", "tempered_entropy", "top_ids", "top_logprobs"]
+    assert sorted(manifest["optional"]) == ["copied", "span_deltas", "tempered_entropy", "top_ids", "top_logprobs", "word"]
     assert manifest["replacement"]["kind"] == "random" and manifest["options"]["max_spans"] == 256
     counted = 0
     for row in open_store(out).rows():

@@ -246,7 +246,7 @@ def test_keep_outside_its_range(keep, refused):
 
 @pytest.mark.parametrize("tokens", ["hard", "soft"])
 def test_a_store_without_importance(tokens, refused, run, target, tmp_path):
-    bare = score(target, tmp_path / "bare", spans="none")
+    bare = score(target, tmp_path / "bare", spans="none", alpha=1.0)
     assert f"{bare}: the store holds no importance, which --tokens {tokens} needs" in refused("--tokens", tokens, scores=bare)
     assert run("--tokens", "all", scores=bare, out=tmp_path / "fine")[0] == 0
 

@@ -226,7 +226,7 @@ class TestBadInput:
             weightings(rows, config(threshold=0.5))
 
     def test_a_store_without_importance(self, target, tmp_path):
-        folder = score(target, tmp_path / "plain", spans="none")
+        folder = score(target, tmp_path / "plain", spans="none", alpha=1.0)
         with pytest.raises(StoreError, match="holds no importance"):
             run_diagnose(DiagnoseConfig(model=str(target), scores=str(folder), out=str(tmp_path / "out"), device="cpu"))
 

@@ -1,0 +1,94 @@
+"""The pictures of docs/attribution.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Run = dict[str, Any]
+COLOURS = {"all": "#888888", "random": "#c9a227", "given": "#2a7f3f", "default": "#c2410c"}
+
+
+def _figure(width: float, height: float, panels: int = 1):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, panels, figsize=(width, height), layout="constrained", squeeze=False)
+    for axis in axes[0]:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    return figure, axes[0]
+
+
+def _save(figure, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def paths(found: Mapping[str, Mapping[str, Sequence[Run]]], level: float, path: Path) -> None:
+    """`found`: method -> source -> runs. How retain probability falls while the facts are forgotten, a line a run."""
+    figure, axes = _figure(4.2 * len(found), 3.6, len(found))
+    for axis, (method, sources) in zip(axes, found.items(), strict=True):
+        for source, runs in sources.items():
+            for number, run in enumerate(runs):
+                facts = [math.exp(-point["eval_forget_fact_nll"]) for point in run["curve"]]
+                kept = [math.exp(-point["eval_retain_nll"]) for point in run["curve"]]
+                axis.plot(facts, kept, marker=".", linewidth=1, alpha=0.7, color=COLOURS[source], label=source if not number else None)
+        axis.axvline(math.exp(-level), color="black", linestyle=":", linewidth=1)
+        axis.set_xscale("log")
+        axis.invert_xaxis()
+        axis.set_title(method)
+        axis.set_xlabel("probability of the facts (forgetting →)")
+    axes[0].set_ylabel("probability of retain answers")
+    axes[0].legend(frameon=False)
+    _save(figure, path)
+
+
+def agreement_and_outcome(points: Mapping[str, tuple[float, float]], ends: Mapping[str, float], path: Path) -> None:
+    """`points`: candidate -> (ROC-AUC, retain probability); `ends`: sources without scores -> retain probability."""
+    figure, (axis,) = _figure(8.5, 5)
+    for name, (auc, kept) in points.items():
+        axis.plot(auc, kept, "o", color=COLOURS["default"] if name in ("base-entropy", "tempered") else "#4b6a9b")
+        axis.annotate(name, (auc, kept), textcoords="offset points", xytext=(5, 3), fontsize=8)
+    for name, kept in ends.items():
+        axis.axhline(kept, color=COLOURS[name], linestyle="--", linewidth=1, label=name)
+    axis.set_xlabel("ROC-AUC against the true spans, mean over answers")
+    axis.set_ylabel("probability of retain answers at matched forgetting")
+    axis.legend(frameon=False)
+    _save(figure, path)
+
+
+def shares(
+    lines: Mapping[str, Sequence[tuple[float, float]]], soft: Sequence[tuple[float, float]], ends: Mapping[str, float], path: Path
+) -> None:
+    """Retain probability over the share of tokens that is kept (`lines`), and over the temperature of soft weights."""
+    figure, axes = _figure(9, 3.6, 2)
+    for (name, points), colour in zip(lines.items(), (COLOURS["default"], COLOURS["random"]), strict=False):
+        axes[0].plot(*zip(*points, strict=True), marker="o", color=colour, label=name)
+    axes[0].set_xlabel("hard: share of tokens kept")
+    axes[1].plot(*zip(*soft, strict=True), marker="o", color=COLOURS["default"], label="soft")
+    axes[1].set_xscale("log")
+    axes[1].set_xlabel("soft: temperature")
+    for axis in axes:
+        for name, kept in ends.items():
+            axis.axhline(kept, color=COLOURS[name], linestyle="--", linewidth=1, label=name)
+        axis.set_ylabel("probability of retain answers")
+    axes[0].legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def scatter(points: Mapping[str, tuple[float, float]], x: str, path: Path, note: Callable[[], str]) -> None:
+    figure, (axis,) = _figure(7, 4.2)
+    for name, (at, kept) in points.items():
+        axis.plot(at, kept, "o", color="#4b6a9b")
+        axis.annotate(name, (at, kept), textcoords="offset points", xytext=(5, 3), fontsize=8)
+    axis.set_xlabel(x)
+    axis.set_ylabel("probability of retain answers at matched forgetting")
+    axis.set_title(note(), fontsize=9)
+    _save(figure, path)
