@@ -19,7 +19,6 @@ SIZE = "people=5,facts_per_person=4,forget_people=2,holdout_people=1"
 METHODS, TOKENS = ("graddiff", "npo"), ("all", "hard", "soft")
 LEARN = ["--epochs", "5", "--learning-rate", "2e-4", "--set", "batch_size=4"]
 UNLEARN = {"graddiff": ["--learning-rate", "6e-5"], "npo": ["--learning-rate", "1e-4"]}
-RECIPE = ["--set", "alpha=0", "--set", "uncertainty=base_entropy"]
 NEXT = """
 Three commands for your own model (any local folder or org/name, any JSONL with question and answer):
   tu-score run --model MODEL --data forget.jsonl --out scores
@@ -69,7 +68,7 @@ def main() -> None:
     finetune("retain", f"atlas:retain:{SIZE}")
     print("\n2. Score every token of the forget set once")
     score = ["tu-score", "run", "--model", str(models / "target"), "--data", f"atlas:forget:{SIZE}", "--base-model", "smollm2"]
-    command([*score, *RECIPE, "--out", str(out / "scores")], out / "scores")
+    command([*score, "--out", str(out / "scores")], out / "scores")
     command(["tu-score", "inspect", str(out / "scores"), "--rows", "4", "--html", str(out / "heatmap.html")], out / "heatmap.html")
     agreement = out / "agreement.json"
     line = ["tu-score", "agree", str(out / "scores"), "--model", str(models / "target"), "--json"]

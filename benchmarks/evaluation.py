@@ -27,7 +27,7 @@ FORGET, SUITE, BASE = "tofu:forget01", "tofu:forget01", "smollm2"
 LEARN = ["--set", "batch_size=4", "--learning-rate", "2e-4", "--set", "save_every=25"]
 UNLEARN = ["--set", "batch_size=4", "--method", "npo", "--learning-rate", "5e-5", "--set", "save_every=25"]
 TOKENS = {"npo-all": ["--tokens", "all"], "npo-hard": ["--tokens", "hard", "--keep", "0.3"]}
-RECIPE = ["--base-model", BASE, "--set", "alpha=0", "--set", "uncertainty=base_entropy"]
+RECIPE = ["--base-model", BASE, "--set", "uncertainty=base_entropy", "--set", "unit=token", "--set", "copies=keep"]
 NAMES = ("target", "retain", *TOKENS)
 FIRST, RETAINED, LAST = 3840, 3960, 4000
 """rows of tofu:full: the target learns FIRST to LAST, the retain model FIRST to RETAINED"""

@@ -129,7 +129,9 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     if origin in UNIONS:
         if value is None:
             return None
-        hint = next(a for a in args if a is not type(None))
+        others = [a for a in args if a is not type(None)]
+        literals = all(typing.get_origin(a) is typing.Literal for a in others)
+        hint = typing.Literal[tuple(v for a in others for v in typing.get_args(a))] if literals else others[0]
         origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         if value not in args:

@@ -8,7 +8,7 @@ lie flat, [N] float64 at the target tokens of E examples, NaN where null; `start
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,6 +25,9 @@ SignalName = Literal[
 ]  # fmt: skip
 
 
+AUTO: tuple[Literal["base_entropy", "tempered_entropy", "entropy"], ...] = ("base_entropy", "tempered_entropy", "entropy")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     alpha: float = 0.0
@@ -32,9 +35,10 @@ class Recipe:
     knowledge: SignalName = "absolute"
     """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, or any other of docs/recipes.md"""
     uncertainty: SignalName | Literal["auto"] = "auto"
-    """the second signal: auto (base_entropy with a base model, else entropy), entropy, masked_entropy, tempered_entropy, base_entropy, or any other of docs/recipes.md"""
+    """the second signal: auto (base_entropy with a base model, else tempered_entropy), entropy, masked_entropy, tempered_entropy,
+    base_entropy, or any other of docs/recipes.md"""
     unit: Literal["token", "word", "phrase"] = "phrase"
-    """what a signal speaks of: each token by itself; its word, with the sum over the word's tokens; or the mean of three words around it"""
+    """what a signal speaks of: each token by itself, its word (the sum over the word's tokens), or the mean of the three words around it"""
     copies: Literal["keep", "drop"] = "drop"
     """drop: words that the question holds count nothing"""
     norm: NormName = "minmax"
@@ -68,9 +72,11 @@ class Recipe:
             if not np.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a finite number")
 
-    def resolved(self, *, base: bool) -> Recipe:
-        """With a signal in place of `auto`; `base`: there are the columns of a base model."""
-        return self if self.uncertainty != "auto" else replace(self, uncertainty="base_entropy" if base else "entropy")
+    def resolved(self, held: Container[str]) -> Recipe:
+        """With a signal in place of `auto`: the first of AUTO whose column is `held`."""
+        if self.uncertainty != "auto":
+            return self
+        return replace(self, uncertainty=next(name for name in AUTO if name in held or name == "entropy"))
 
     def shares(self) -> dict[str, float]:
         """The signals that count, and how much."""

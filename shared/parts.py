@@ -40,7 +40,8 @@ OPTIONAL = {
     "top_logprobs": pa.list_(pa.list_(pa.float32())),
     "span_deltas": pa.list_(pa.list_(pa.float32())),
 }
-"""columns that some stores lack (the first two: those of earlier versions; the others: where not asked for): one entry a token, but for span_deltas (a list a span, in it an entry a token)"""
+"""columns that some stores lack (the first two: those of earlier versions; the others: where they were not asked for): one entry a token,
+but for span_deltas (a list a span, in it an entry a token)"""
 
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32())])
 

@@ -159,9 +159,8 @@ def recipe(folder: Folder, recipe: RecipeText = None, config: ConfigFile = None,
     from tu_score.recipe import apply_recipe
 
     store = apply_recipe(open_store(folder), resolved)
-    typer.echo(
-        f"{store.folder}: importance of {len(store):,} rows ({store.manifest['tokens']:,} tokens) is now {Recipe(**store.manifest['recipe']).describe()}"
-    )
+    now = Recipe(**store.manifest["recipe"]).describe()
+    typer.echo(f"{store.folder}: importance of {len(store):,} rows ({store.manifest['tokens']:,} tokens) is now {now}")
 
 
 @app.command()

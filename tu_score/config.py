@@ -10,6 +10,7 @@ from shared.datasets import Keys
 from shared.errors import ConfigError
 from shared.importance import Recipe
 
+TEMPERATURE = 2.0
 SPAN_COLUMNS = ("delta", "delta_mean", "masked_entropy")
 """what only masked variants tell"""
 
@@ -51,7 +52,8 @@ class ScoreConfig(Recipe):
     keep_spans: bool = False
     """also store every span's delta for every token, as column span_deltas"""
     entropy_temperature: float | None = None
-    """also store the entropy at this softmax temperature, as column tempered_entropy"""
+    """also store the entropy at this softmax temperature, as column tempered_entropy; 2 where the recipe is the default one and there is
+    no base model"""
     topk: int = 0
     """also store this many likeliest tokens at each target, as columns top_ids and top_logprobs"""
     question_key: str = "question"
@@ -104,12 +106,19 @@ class ScoreConfig(Recipe):
         reads = self.recipe.columns()
         if self.base_model is None and any(c.startswith("base_") for c in reads):
             raise ConfigError(f"the recipe reads {', '.join(reads)}; add --base-model, the model before it learned the data")
-        if self.entropy_temperature is None and "tempered_entropy" in reads:
+        if self.temperature is None and "tempered_entropy" in reads:
             raise ConfigError("the recipe reads tempered_entropy; add --set entropy_temperature=2 (or another), or choose another signal")
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)}).resolved(base=self.base_model is not None)
+        asked = Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
+        return asked.resolved(["tempered_entropy" if self.base_model is None else "base_entropy"])
+
+    @property
+    def temperature(self) -> float | None:
+        """Of tempered_entropy; None where it is not stored."""
+        chosen = self.entropy_temperature is None and self.uncertainty == "auto" and "tempered_entropy" in self.recipe.columns()
+        return TEMPERATURE if chosen else self.entropy_temperature
 
     @property
     def lacking(self) -> list[str]:
@@ -120,7 +129,7 @@ class ScoreConfig(Recipe):
     def optional(self) -> list[str]:
         """Optional columns of the store: those of words, and what was asked for."""
         top = ["top_ids", "top_logprobs"] if self.topk else []
-        tempered = ["tempered_entropy"] if self.entropy_temperature is not None else []
+        tempered = ["tempered_entropy"] if self.temperature is not None else []
         return ["word", "copied", *tempered, *top, *(["span_deltas"] if self.keep_spans else [])]
 
     @property

@@ -70,7 +70,8 @@ def read_targets(store: Store, index: int, names: Sequence[str]) -> Targets:
 
 def apply_recipe(store: Store, recipe: Recipe) -> Store:
     """Rewrites the importance column and records the recipe in the manifest. Raises StoreError when the store lacks a column it reads."""
-    recipe = recipe.resolved(base=store.fingerprints.get("base_model") is not None)
+    base = ["base_entropy"] if store.fingerprints.get("base_model") is not None else []
+    recipe = recipe.resolved([*base, *store.optional])
     summaries = survey(store, recipe)
     return rewrite(store, lambda table: with_importance(table, recipe, summaries, store), recipe=as_dict(recipe))
 

@@ -31,7 +31,7 @@ def score_examples(
 
     The requests of an example follow one another: they share all that comes before their spans.
     """
-    extras = config.topk > 0 or config.entropy_temperature is not None
+    extras = config.topk > 0 or config.temperature is not None
     requests, names = [], []
     reads = [masking.reads(example) for example in examples]
     for example, read in zip(examples, reads, strict=True):
@@ -60,7 +60,7 @@ def _check_finite(names: list[str], scores: Sequence[TokenScores]) -> None:
 
 def _plain_columns(example: Example, plain: TokenScores, config: ScoreConfig) -> dict[str, Any]:
     columns: dict[str, Any] = {"logprob": _after_first(plain.logprob), "entropy": _after_first(plain.entropy)}
-    if config.entropy_temperature is not None:
+    if config.temperature is not None:
         assert plain.tempered is not None
         columns["tempered_entropy"] = _after_first(plain.tempered)
     if config.topk:

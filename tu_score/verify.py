@@ -111,11 +111,16 @@ def _masked(row: dict[str, Any], values: dict[str, np.ndarray], target: np.ndarr
 
 
 def _optional(row: dict[str, Any], target: np.ndarray) -> Iterator[str]:
-    """The columns that are there only when asked for."""
-    uneven = [name for name in ("tempered_entropy", "top_ids", "top_logprobs") if name in row and len(row[name] or ()) != len(target)]
+    """The columns that not every store has."""
+    named = ("word", "copied", "tempered_entropy", "top_ids", "top_logprobs")
+    uneven = [name for name in named if name in row and len(row[name] or ()) != len(target)]
     if uneven:
         yield f"{', '.join(uneven)} of another length than the row"
         return
+    if "word" in row and any(v is not None and (v < 0 or not t) for v, t in zip(row["word"], target, strict=True)):
+        yield "word off target is not null, or below 0"
+    if "copied" in row and any((v is not None) != t for v, t in zip(row["copied"], target, strict=True)):
+        yield "copied is null elsewhere than exactly off target"
     if "tempered_entropy" in row:
         yield from _plain("tempered_entropy", np.array(row["tempered_entropy"], dtype=np.float64), optional=False)
     for name in ("top_ids", "top_logprobs"):

@@ -37,7 +37,7 @@ def open_scorer(config: ScoreConfig, folder: Path, masking: Masking) -> Engine |
 
 
 def open_one(config: ScoreConfig, folder: Path) -> Engine:
-    head = HeadOptions(config.head_mib, temperature=config.entropy_temperature, top_k=config.topk)
+    head = HeadOptions(config.head_mib, temperature=config.temperature, top_k=config.topk)
     return open_engine(
         config.engine, folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens, head=head,
         tensor_parallel=config.tensor_parallel,

@@ -18,7 +18,7 @@ from tu_train.methods import State
 
 TOLERANCE = 0.005
 """of the bound"""
-LOOKS = 6
+LOOKS = 14
 """evaluations on the line, at most"""
 WEIGHTS, VALUE = "before/", "before"
 """names in the state"""
@@ -48,18 +48,24 @@ def land(model: nn.Module, state: State, value: float, bound: float, measure: Ca
 
     def go(t: float) -> float:
         for name, parameter in trained.items():
-            parameter.copy_(torch.lerp(state[WEIGHTS + name], after[name], t))
+            parameter.copy_(torch.lerp(state[WEIGHTS + name].to(parameter.device), after[name], t))
         return measure()
 
-    low, high, at_low, at_high = 0.0, 1.0, first, value
-    for look in range(LOOKS):
-        if abs(at_high - bound) <= TOLERANCE * abs(bound):
+    # Regula falsi with the Illinois rule: an end that stays twice in a row counts half, or a curved number would never let go of it.
+    # It aims at the middle of what is tolerated, beyond the bound.
+    sign = 1 if value > bound else -1
+    aim = bound + sign * TOLERANCE / 2 * abs(bound)
+    low, high, at_low, at_high, at, kept = 0.0, 1.0, first - aim, value - aim, value, 0
+    for _ in range(LOOKS):
+        if sign * (at - bound) <= TOLERANCE * abs(bound):
             break
-        # The line through both ends, and every third time the middle: a curved number would keep one end where it is.
-        share = 0.5 if look % 3 == 2 else (bound - at_low) / (at_high - at_low)
-        t = low + (high - low) * min(0.95, max(0.05, share))
+        t = low + (high - low) * min(0.95, max(0.05, at_low / (at_low - at_high)))
         found = go(t)
-        beyond = (found - bound) * (value - bound) >= 0
-        low, high, at_low, at_high = (low, t, at_low, found) if beyond else (t, high, found, at_high)
+        if sign * (found - bound) >= 0:
+            high, at, at_high = t, found, found - aim
+            at_low, kept = (at_low / 2 if kept == 1 else at_low), 1
+        else:
+            low, at_low = t, found - aim
+            at_high, kept = (at_high / 2 if kept == -1 else at_high), -1
     go(high)
     return high

@@ -6,19 +6,16 @@ import argparse
 import json
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from benchmarks.study.candidates import OTHERS, RECIPES, agreement, write_stores
 from benchmarks.study.commands import say
 from benchmarks.study.plan import WITHOUT_SCORES, read_study
 from benchmarks.study.prepare import prepare
-from benchmarks.study.runs import begin_worker, evaluate, result_of, run
+from benchmarks.study.runs import evaluate, result_of, run_alone
 
 RESULTS = Path(__file__).parent / "results"
-RUNS_A_WORKER = 3
-"""then a new process takes over: training keeps the memory that it has freed"""
 
 
 def study(path: Path, work: Path, jobs: int) -> list[str]:
@@ -36,9 +33,8 @@ def study(path: Path, work: Path, jobs: int) -> list[str]:
     waiting = [job for job in wanted if not result_of(made, job).exists()]
     say(f"{world.name}: {len(wanted)} runs, {len(wanted) - len(waiting)} of them finished")
     threads, failed, started = max(1, (os.cpu_count() or 1) // jobs), [], time.monotonic()
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the workers, before they import torch
-    with ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker, (threads,), max_tasks_per_child=RUNS_A_WORKER) as pool:
-        futures = {pool.submit(run, made, methods[job.method], job, reference): job for job in waiting}
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(run_alone, made, methods[job.method], job, reference, threads): job for job in waiting}
         for number, future in enumerate(as_completed(futures), start=1):
             job, error = futures[future], future.exception()
             if error is not None:

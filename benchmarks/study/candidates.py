@@ -63,6 +63,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """name -> fields of the recipe; those not named have the product's defaults"""
 
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
+
 COLUMNS = ("logprob", "entropy", "delta", "base_logprob", "base_entropy", "tempered_entropy", "word", "copied")
 
 
@@ -218,8 +220,21 @@ def agreement(made: Made, names: Sequence[str]) -> dict[str, Mapping[str, float]
     found = {name: targets(open_store(made.folder / "stores" / name), ["importance"]) for name in names}
     starts = targets(own, []).starts
     figures = compare({n: t.columns["importance"] for n, t in found.items()}, true, [slice(a, b) for a, b in pairwise(starts)])["signals"]
-    return {name: {f"{part}_{figure}": figures[name][part][figure] for part in ("per_answer", "pooled") for figure in ("auc", "ap", "p_30")}
-            for name in names}  # fmt: skip
+    return {
+        name: {f"{part}_{figure}": figures[name][part][figure] for part in ("per_answer", "pooled") for figure in ("auc", "ap", "p_30")}
+        | thresholds(found[name].columns["importance"], true)
+        for name in names
+    }
+
+
+def thresholds(importance: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """For each of THRESHOLDS the share of all tokens at or above it, and F1 against the true ones."""
+    out = {}
+    for threshold in THRESHOLDS:
+        chosen = importance >= np.float32(threshold)
+        out[f"share_{threshold:g}"] = float(chosen.mean())
+        out[f"f1_{threshold:g}"] = float(2 * (chosen & true).sum() / (chosen.sum() + true.sum()))
+    return out
 
 
 def described(name: str) -> str:

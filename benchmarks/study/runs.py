@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.commands import command, dropped, train
-from benchmarks.study.plan import WITHOUT_SCORES, Job
+from benchmarks.study.plan import WITHOUT_SCORES, Job, World
 from benchmarks.study.prepare import Made
+from shared.errors import UserError
 from shared.fs import read_json, write_json
 
 KEPT = ("model_utility", "forget_quality", "forget_truth_ratio", "forget_probability", "forget_fact_probability", "retain_probability",
@@ -40,8 +42,8 @@ def run(made: Made, flags: list[str], job: Job, reference: str | None) -> dict[s
         given = ["--set", f"given_key={made.world.facts}"] if job.tokens == "given" else []
         train([*words, *flags, *made.world.unlearning, *job.flags(), *given, *made.rule], model, log)
         curve = [line for line in map(json.loads, (model / "log.jsonl").read_text().splitlines()) if "eval_forget_nll" in line]
-        last = curve[-1]
-        result = {**asdict(job), "reached": "eval_landed" in last, "steps": last["step"] + last.get("eval_landed", 0.0),
+        last, before = curve[-1], curve[-2]["step"] + 1 if len(curve) > 1 else 0
+        result = {**asdict(job), "reached": "eval_landed" in last, "steps": before + last.get("eval_landed", 1.0) * (last["step"] + 1 - before),
                   **{name: last[f"eval_{name}"] for name in ("forget_nll", "forget_fact_nll", "retain_nll") if f"eval_{name}" in last},
                   "curve": [{k: v for k, v in line.items() if k in ("step", "eval_forget_nll", "eval_forget_fact_nll", "eval_retain_nll")}
                             for line in curve]}  # fmt: skip
@@ -63,8 +65,26 @@ def evaluate(made: Made, model: str, name: str, reference: str | None, log: Path
     return {name: metrics[name] for name in KEPT if name in metrics}
 
 
-def begin_worker(threads: int) -> None:
-    """In each worker process, before torch is imported: its share of the cores, and an end with its parent, however that ends."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+def run_alone(made: Made, flags: list[str], job: Job, reference: str | None, threads: int) -> dict[str, Any]:
+    """The same in a process of its own, which gives its memory back and ends with its parent."""
+    given = {"made": asdict(made), "flags": flags, "job": asdict(job), "reference": reference}
+    words = [sys.executable, "-m", "benchmarks.study.runs"]
+    done = subprocess.run(words, input=json.dumps(given, default=str), env={**os.environ, "OMP_NUM_THREADS": str(threads)}, text=True,
+                          capture_output=True)  # fmt: skip
+    if done.returncode:
+        raise UserError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}")
+    return read_json(result_of(made, job))
+
+
+def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    given = json.load(sys.stdin)
+    values = given["made"]
+    world = World(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("world").items()})
+    made = Made(**{**values, "world": world, "folder": Path(values["folder"]), "scores": Path(values["scores"])})
+    run(made, given["flags"], Job(**given["job"]), given["reference"])
+
+
+if __name__ == "__main__":
+    main()

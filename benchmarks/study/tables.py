@@ -24,7 +24,7 @@ from benchmarks.study.candidates import described
 from tu_eval.intervals import over_seeds
 
 Run = dict[str, Any]
-DEFAULT = "entropy"
+DEFAULT = "base-entropy"
 METHODS = ("npo", "graddiff", "simnpo")
 
 
@@ -124,7 +124,7 @@ def candidates(dev: Study, report: Study) -> str:
     rows = []
     found, other = dev.about["agreement"], report.about.get("agreement", {})
     for name, figures in sorted(found.items(), key=lambda item: -item[1]["per_answer_auc"]):
-        runs = dev.of(method="npo", source=name, tokens="hard", keep=None)
+        runs = dev.of(method="npo", source=name, tokens="hard", keep=None, threshold=None)
         kept = reached(runs, retained)
         outcome = spread(kept) if kept else ("not reached" if runs else "")
         again = f"{other[name]['per_answer_auc']:.3f}" if name in other else ""
@@ -138,13 +138,18 @@ def candidates(dev: Study, report: Study) -> str:
 
 
 def curves(dev: Study) -> str:
-    rows = []
-    for keep in sorted({r["keep"] for r in dev.runs if r["keep"] is not None}):
-        cells = [spread(reached(dev.of(method="npo", source=s, keep=keep), retained)) for s in (DEFAULT, "random")]
-        rows.append([f"hard, keep {keep:g}", *cells])
+    """Hard by share and by threshold, soft by temperature."""
+    rows, figures = [], dev.about["agreement"][DEFAULT]
+    for keep in (0.1, 0.2, None, 0.4, 0.5, 0.7):
+        cells = [spread(reached(dev.of(method="npo", source=s, tokens=t, keep=keep, threshold=None), retained))
+                 for s, t in ((DEFAULT, "hard"), ("random", "random"))]  # fmt: skip
+        rows.append([f"hard, keep {keep or 0.3:g}", *cells])
+    for threshold in sorted({r["threshold"] for r in dev.runs if r.get("threshold") is not None}):
+        cell = spread(reached(dev.of(method="npo", source=DEFAULT, threshold=threshold), retained))
+        rows.append([f"hard, importance from {threshold:g} ({figures[f'share_{threshold:g}']:.0%} of the tokens)", cell, ""])
     for t in sorted({r["temperature"] for r in dev.runs if r["temperature"] is not None}):
         rows.append([f"soft, temperature {t:g}", spread(reached(dev.of(method="npo", source=DEFAULT, temperature=t), retained)), ""])
-    return markdown(["Weights", "retain probability (default scores)", "random"], rows)
+    return markdown(["Weights", "default scores", "random"], rows)
 
 
 def write(doc: Path, tables: dict[str, str]) -> None:

@@ -190,18 +190,24 @@ def test_the_default_recipe_by_hand():
         "word": np.array([0.0, 1, 1, np.nan, 2, 3, np.nan]),
         "copied": np.array([1.0, 0, 0, 0, 0, 0, 0]),
     }
-    recipe = Recipe().resolved(base=False)
+    recipe = Recipe().resolved([])
     assert recipe.columns() == ["entropy", "word", "copied"]
     phrases = [1.0, 3, 3, 3, 4, 3, 0]  # words 0, 3, 6 and 3; of the comma's neighbours the smaller
     assert importance(columns, np.array([0, 7]), recipe).tolist() == pytest.approx([v / 4 for v in phrases])
 
 
-def test_auto_is_the_entropy_of_the_base_model_where_there_is_one():
-    assert Recipe().resolved(base=True).shares() == {"base_entropy": 1.0}
-    assert Recipe().resolved(base=False).shares() == {"entropy": 1.0}
+@pytest.mark.parametrize(("held", "name"), [
+    (["base_entropy", "tempered_entropy"], "base_entropy"), (["tempered_entropy", "word"], "tempered_entropy"), (["word"], "entropy"),
+    ([], "entropy"),
+])  # fmt: skip
+def test_auto_is_the_entropy_of_the_base_model_where_there_is_one_else_the_tempered_one(held, name):
+    assert Recipe().resolved(held).shares() == {name: 1.0}
+    assert Recipe(norm="rank", alpha=0.3).resolved(held) == Recipe(norm="rank", alpha=0.3, uncertainty=name)
+
+
+def test_a_signal_that_is_named_is_no_auto():
     chosen = Recipe(uncertainty="gain", alpha=0.2, unit="word")
-    assert chosen.resolved(base=True) == chosen == chosen.resolved(base=False)
-    assert Recipe(norm="rank", alpha=0.3).resolved(base=True) == Recipe(norm="rank", alpha=0.3, uncertainty="base_entropy")
+    assert chosen.resolved(["base_entropy"]) == chosen == chosen.resolved([])
 
 
 def test_columns_are_those_of_the_signals_that_count():
@@ -214,7 +220,7 @@ def test_columns_are_those_of_the_signals_that_count():
 
 
 @pytest.mark.parametrize(("recipe", "words"), [
-    (Recipe().resolved(base=True), "1 · minmax(phrase base_entropy), without the question's words"),
+    (Recipe().resolved(["base_entropy"]), "1 · minmax(phrase base_entropy), without the question's words"),
     (Recipe(uncertainty="entropy", unit="word", copies="keep"), "1 · minmax(word entropy)"),
     (Recipe(uncertainty="entropy", unit="token", scope="store", norm="rank"),
      "1 · rank(entropy), without the question's words, over the store"),
@@ -268,9 +274,8 @@ def test_importance_of_words_and_phrases_is_that_of_a_loop(unit, copies, scope):
     summaries = {name: Summary("minmax") for name in recipe.shares()}
     for name, share in (("gain", 0.3), ("entropy", 0.7)):
         raw = signal(name, columns, starts, recipe)
-        of = [
-            brute_shape(*(split(v, starts)[e] for v in (raw, columns["word"], columns["copied"])), recipe) for e in range(len(starts) - 1)
-        ]
+        words, held = split(columns["word"], starts), split(columns["copied"], starts)
+        of = [brute_shape(v, w, c, recipe) for v, w, c in zip(split(raw, starts), words, held, strict=True)]
         assert shaped(name, columns, starts, recipe) == pytest.approx([v for e in of for v in e], abs=1e-12)
         summaries[name].add(np.array([v for e in of for v in e]))
         groups = [[v for e in of for v in e]] if scope == "store" else [e for e in of if e]

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from shared.engines import TokenScores
 from shared.errors import StoreError
 from shared.fs import hash_json
 from shared.scores import MANIFEST, TOKEN_COLUMNS, open_store, schema
@@ -245,7 +245,7 @@ def test_an_engine_whose_values_depend_on_what_comes_before_a_row_is_refused(run
         plain = [r.ids for r in requests if len(r.wanted) == len(r.ids) - 1]
         seen.extend(ids for ids in plain if ids not in seen)
         turned = [seen.index(ids) for ids in plain] != sorted(seen.index(ids) for ids in plain)
-        return [TokenScores(s.logprob - np.float32(0.01 * turned), s.entropy) for s in honest(self, requests, *more)]
+        return [replace(s, logprob=s.logprob - np.float32(0.01 * turned)) for s in honest(self, requests, *more)]
 
     monkeypatch.setattr(TorchEngine, "score", dishonest)
     out = tmp_path / "out"
@@ -260,7 +260,7 @@ def test_an_engine_whose_values_depend_on_the_batch_is_refused(run_cli, monkeypa
 
     def dishonest(self, requests, *more):
         shift = np.float32(0.01 * len(requests))
-        return [TokenScores(s.logprob - shift, s.entropy) for s in honest(self, requests, *more)]
+        return [replace(s, logprob=s.logprob - shift) for s in honest(self, requests, *more)]
 
     monkeypatch.setattr(TorchEngine, "score", dishonest)
     out = tmp_path / "out"

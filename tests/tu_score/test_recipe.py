@@ -50,7 +50,11 @@ def store(made, tmp_path):
 def bare(tmp_path_factory, tiny_model):
     """A store without spans, base model or tempered entropy."""
     out = tmp_path_factory.mktemp("bare") / "store"
-    return run_score(ScoreConfig(model=str(tiny_model), data=DATA, out=str(out), spans="none", limit=3, engine="torch", device="cpu"))
+    return run_score(
+        ScoreConfig(
+            model=str(tiny_model), data=DATA, out=str(out), spans="none", limit=3, engine="torch", device="cpu", uncertainty="entropy"
+        )
+    )
 
 
 def files(folder) -> dict:
@@ -183,7 +187,7 @@ def test_the_words_of_a_store_are_those_of_its_answers(made):
         assert all(letters) and "".join(letters[:-1]) == letters[-1]
         assert sorted(spelled) == list(range(len(spelled)))
         assert not any(" " in text.strip() for text in spelled.values())
-        asked = {w.strip('?,."').casefold().removesuffix("'s") for w in source.question.split()}
+        asked = {w.strip('?,."').casefold().removesuffix("'s") for w in str(source.question).split()}
         for word, copied in {(w, c) for w, c in zip(row["word"], row["copied"], strict=True) if w is not None}:
             assert copied == (spelled[word].strip().casefold().removesuffix("'s") in asked), spelled[word]
             seen.add(copied)

@@ -29,7 +29,7 @@ BOUND = 1e-4
 
 
 def config_of(**fields):
-    return ScoreConfig(**{"model": "m", "data": "d", "out": "o", **fields})
+    return ScoreConfig(**{"model": "m", "data": "d", "out": "o", "uncertainty": "entropy", **fields})
 
 
 def span_of(text, part):

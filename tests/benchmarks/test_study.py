@@ -1,0 +1,170 @@
+"""The study's own pieces: the runs a file asks for, sources that need one store alone, what is stored of them, its tables."""
+
+import json
+import math
+import shutil
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+
+from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, targets, write_stores
+from benchmarks.study.plan import World, read_study
+from benchmarks.study.prepare import Made
+from benchmarks.study.tables import Study, paired, recovered
+from shared.datasets import load_rows
+from shared.errors import ConfigError
+from shared.scores import open_store
+from shared.words import vocabulary
+from tu_score.config import ScoreConfig
+from tu_score.run import run_score
+
+WORLD = "people=4,facts_per_person=3,forget_people=2,holdout_people=1"
+FORGET, RETAIN = f"atlas:forget:{WORLD}", f"atlas:retain:{WORLD}"
+ELSEWHERE = {"windows", "entities", "entities-copy-aware", "masking-of-base", "masking-of-base-phrase", "earlier-answer",
+             "earlier-answer-phrase", "conflict"}  # fmt: skip
+"""candidates that score or train again"""
+OWN = [*RECIPES, *(name for name in OTHERS if name not in ELSEWHERE)]
+
+STUDY = """
+name = "w"
+learn = "a:l"
+retain = "a:r"
+forget = "a:f"
+[methods]
+npo = ["--learning-rate", "1e-4"]
+graddiff = []
+[[runs]]
+method = ["npo", "graddiff"]
+source = ["all", "random", "given", "entropy"]
+tokens = ["hard", "soft"]
+keep = [0.2, 0.3]
+temperature = [0.5]
+seed = [0, 1]
+[[runs]]
+method = ["npo"]
+source = ["entropy"]
+keep = [0.2]
+seed = [1, 2]
+"""
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_a_study_is_the_product_of_its_lists(tmp_path):
+    world, methods, jobs = read_study(write(tmp_path / "s.toml", STUDY))
+    assert world == World(name="w", learn="a:l", retain="a:r", forget="a:f")
+    assert methods == {"npo": ["--learning-rate", "1e-4"], "graddiff": []}
+    how = {("all", "all", None, None), ("given", "given", None, None), ("entropy", "soft", None, 0.5)}
+    how |= {(s, t, keep, None) for s, t in (("random", "random"), ("entropy", "hard")) for keep in (0.2, 0.3)}
+    expected = {(seed, method, *rest) for seed, method, rest in product((0, 1), ("npo", "graddiff"), how)} | {
+        (2, "npo", "entropy", "hard", 0.2, None)
+    }
+    found = [(j.seed, j.method, j.source, j.tokens, j.keep, j.temperature) for j in jobs]
+    assert set(found) == expected and len(found) == len(expected), "a run that two tables ask for is one run"
+    assert len({job.key for job in jobs}) == len(jobs)
+    assert all("/" not in job.key and " " not in job.key for job in jobs)
+    one = next(j for j in jobs if (j.source, j.tokens, j.keep, j.seed, j.method) == ("entropy", "hard", 0.2, 2, "npo"))
+    assert one.flags() == ["--tokens", "hard", "--seed", "2", "--keep", "0.2"]
+
+
+@pytest.mark.parametrize(("before", "after", "expected"), [
+    ("keep = [0.2, 0.3]", "keeps = [0.2]", "runs have no 'keeps'"),
+    ('learn = "a:l"', 'lern = "a:l"', "unknown field 'lern' (did you mean 'learn'?)"),
+    ("graddiff = []", "", "no flags for method graddiff"),
+    ("name = ", "name ", "not valid TOML"),
+])  # fmt: skip
+def test_a_study_with_a_mistake_is_refused_by_name(before, after, expected, tmp_path):
+    path = write(tmp_path / "s.toml", STUDY.replace(before, after, 1))
+    with pytest.raises(ConfigError) as raised:
+        read_study(path)
+    assert str(path) in str(raised.value) and expected in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def made(tiny_model, tiny_base, tmp_path_factory) -> Made:
+    """A world of tiny models: its store only, in several parts."""
+    work = tmp_path_factory.mktemp("study")
+    config = ScoreConfig(
+        model=str(tiny_model), base_model=str(tiny_base), data=FORGET, out=str(work / "scores"), engine="torch", device="cpu",
+        part_tokens=200, entropy_temperature=2.0,
+    )  # fmt: skip
+    run_score(config)
+    folder = work / "world"
+    (folder / "stores").mkdir(parents=True)
+    return Made(World(name="world"), folder, "", RETAIN, FORGET, str(tiny_model), "", work / "scores", 1.0, None)
+
+
+def at_targets(folder, name: str) -> list[float | None]:
+    return [v for row in open_store(folder).rows() for v, t in zip(row[name], row["is_target"], strict=True) if t]
+
+
+def test_every_source_of_the_own_store_gives_each_target_token_a_number(made):
+    assert set(OTHERS) >= ELSEWHERE and len(open_store(made.scores).manifest["parts"]) > 1
+    write_stores(made, OWN)
+    count, seen = len(at_targets(made.scores, "entropy")), set()
+    for name in OWN:
+        values = at_targets(made.folder / "stores" / name, "importance")
+        assert len(values) == count and all(v is not None and 0 <= v <= 1 for v in values), name
+        assert max(v for v in values if v is not None) > 0, name
+        seen.add(tuple(values))
+    assert len(seen) >= len(OWN) - 2, "the sources are hardly different"
+    assert not [p for p in (made.folder / "stores").iterdir() if p.name.startswith(".")]
+
+
+def test_rarity_is_the_share_of_retain_answers_that_hold_the_word(made):
+    context, retain = Context(made), [vocabulary(row.answer) for row in load_rows(RETAIN)]
+    expected = [-math.log((sum(w in words for words in retain) + 1) / (len(retain) + 1)) if w else 0.0 for w in context.texts]
+    assert context.rarity == pytest.approx(expected) and len(set(expected)) > 2
+    known = set().union(*(vocabulary(row.answer) for row in load_rows(FORGET)))
+    assert {w for w in context.texts if w} == known
+    between = np.isnan(context.own.columns["word"])
+    assert [not w for w in context.texts] == between.tolist() and between.any()
+
+
+def test_what_is_put_into_a_store_is_what_it_holds(made, tmp_path):
+    folder = shutil.copytree(made.scores, tmp_path / "store")
+    before, own = open_store(folder), targets(open_store(folder), ["entropy"])
+    assert own.columns["entropy"].tolist() == at_targets(folder, "entropy")
+    rows = [sum(row["is_target"]) for row in before.rows()]
+    assert [b - a for a, b in pairwise(own.starts)] == rows
+    values = np.random.default_rng(0).random(own.starts[-1])
+    old = list(before.batches())
+    _put(before, values)
+    after = open_store(folder)
+    assert at_targets(folder, "importance") == values.astype(np.float32).astype(float).tolist()
+    assert all(v is None for row in after.rows() for v, t in zip(row["importance"], row["is_target"], strict=True) if not t)
+    for one, other in zip(old, after.batches(), strict=True):
+        assert one.drop(["importance"]).equals(other.drop(["importance"]))
+    assert after.manifest["recipe"] is None and json.loads((folder / "_manifest.json").read_text())["recipe"] is None
+
+
+def run(source: str, tokens: str, seed: int, kept: float, *, reached: bool = True) -> dict:
+    return {"method": "npo", "source": source, "tokens": tokens, "seed": seed, "retain_nll": -math.log(kept), "reached": reached}
+
+
+def kept(one: dict) -> float:
+    return math.exp(-one["retain_nll"])
+
+
+def test_differences_are_of_the_same_seeds_that_came_to_the_level():
+    ours = [run("entropy", "hard", s, k) for s, k in ((2, 0.9), (0, 0.6), (1, 0.7))]
+    theirs = [run("all", "all", 0, 0.5), run("all", "all", 1, 0.1, reached=False), run("all", "all", 3, 0.2)]
+    assert paired(ours, theirs, kept) == pytest.approx([0.1])
+    assert paired(ours, [*theirs, run("all", "all", 2, 0.4)], kept) == pytest.approx([0.5, 0.1])
+    assert paired(ours, theirs, lambda r: None) == []
+
+
+def test_the_share_recovered_is_of_the_way_from_all_tokens_to_the_true_ones():
+    runs = [run("all", "all", 0, 0.4), run("all", "all", 1, 0.5), run("given", "given", 0, 0.8), run("given", "given", 1, 0.7),
+            run("entropy", "hard", 0, 0.5), run("entropy", "hard", 1, 0.65), run("random", "random", 0, 0.3),
+            run("entropy", "soft", 0, 0.99), run("all", "all", 2, 0.01, reached=False), run("given", "given", 2, 0.9)]  # fmt: skip
+    table = [[cell.strip() for cell in line.strip("| ").split("|")] for line in recovered(Study(runs, {})).splitlines()]
+    npo = dict(zip(table[0], next(row for row in table if row[0] == "npo"), strict=True))
+    assert npo["recovered"] == f"{100 * (0.1 + 0.15) / (0.4 + 0.2):.0f} %" == "42 %"
+    assert npo["all"].startswith("0.450 [") and npo["default − all"].startswith("0.125 [") and npo["random 30 %"] == "0.300"
+    assert npo["given (true spans)"].startswith("0.800 [")  # of its three seeds
+    assert all(row[1:] == ["—"] * 6 for row in table if row[0] in ("graddiff", "simnpo"))
