@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -71,6 +71,11 @@ class Recipe:
         for name in ("seul_k", "su_k"):
             if not np.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a finite number")
+
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any]) -> Recipe:
+        """Of a manifest; earlier versions knew neither unit nor copies."""
+        return cls(**{"unit": "token", "copies": "keep", **values})
 
     def resolved(self, held: Container[str]) -> Recipe:
         """With a signal in place of `auto`: the first of AUTO whose column is `held`."""

@@ -40,6 +40,8 @@ def read_suite(path: Path) -> Suite:
     names = [s.name for s in sets]
     if names.count("forget") != 1 or len(set(names)) < len(names):
         raise ConfigError(f"--suite {path}: its sets are {', '.join(names)}; expected different names, one of them forget")
+    if len(names) < 2:
+        raise ConfigError(f"--suite {path}: forget is its only set; add another, such as retain, that says what the model still can")
     return Suite(path.stem, sets, holdout=None if holdout is None else _beside(path, holdout))
 
 

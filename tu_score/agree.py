@@ -70,7 +70,7 @@ def agreement(store: Store, *, truth: str, key: str, model: str, data: str | Non
     scores, starts = _scores(store)
     if len(true) != starts[-1]:
         raise StoreError(f"{store.folder}: holds {starts[-1]} target tokens, its data has {len(true)}; tu-score verify says where")
-    recipe = store.manifest["recipe"] and Recipe(**store.manifest["recipe"]).describe()  # none where no importance was written
+    recipe = store.manifest["recipe"] and Recipe.recorded(store.manifest["recipe"]).describe()  # none where no importance was written
     figured = compare(scores, true, [slice(a, b) for a, b in pairwise(starts)])
     return {"format": FORMAT, "store": store.sha256, "recipe": recipe, "truth": key, **figured}
 

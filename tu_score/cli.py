@@ -159,7 +159,7 @@ def recipe(folder: Folder, recipe: RecipeText = None, config: ConfigFile = None,
     from tu_score.recipe import apply_recipe
 
     store = apply_recipe(open_store(folder), resolved)
-    now = Recipe(**store.manifest["recipe"]).describe()
+    now = Recipe.recorded(store.manifest["recipe"]).describe()
     typer.echo(f"{store.folder}: importance of {len(store):,} rows ({store.manifest['tokens']:,} tokens) is now {now}")
 
 

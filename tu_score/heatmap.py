@@ -69,7 +69,7 @@ def _facts(store: Store) -> dict[str, str]:
         "replacement": _replacement(manifest["replacement"]),
         "engine": f"{engine['name']} {engine['version']}",
         "dtype": engine["dtype"],
-        "recipe": Recipe(**manifest["recipe"]).describe() if manifest["recipe"] else "none",
+        "recipe": Recipe.recorded(manifest["recipe"]).describe() if manifest["recipe"] else "none",
         "rows": f"{len(store):,}",
         "tokens": f"{manifest['tokens']:,}",
         "self-check": f"ok: {len(check['rows'])} rows scored again differ by at most {check['largest_nats']:.2g} nats "

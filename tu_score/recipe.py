@@ -87,10 +87,11 @@ def survey(store: Store, recipe: Recipe) -> dict[str, Summary] | None:
             summary.add(shaped(name, targets.columns, targets.starts, recipe))
     lacking = [name for name in recipe.columns() if name not in held]
     if lacking:
+        tokens = "" if not {"word", "copied"} & set(lacking) else ": unit=token,copies=keep reads neither word nor copied"
         options = " and ".join(dict.fromkeys(ADDED_BY.get(name, "this version") for name in lacking))
         raise StoreError(
             f"{store.folder}: the recipe reads {', '.join(lacking)}, which this store does not hold; "
-            f"score again with {options}, or choose another recipe"
+            f"score again with {options}, or choose another recipe{tokens}"
         )
     return summaries if recipe.scope == "store" else None
 

@@ -13,9 +13,8 @@ from benchmarks.study.candidates import OTHERS, RECIPES, agreement, write_stores
 from benchmarks.study.commands import say
 from benchmarks.study.plan import WITHOUT_SCORES, read_study
 from benchmarks.study.prepare import prepare
+from benchmarks.study.results import RESULTS, collect
 from benchmarks.study.runs import evaluate, result_of, run_alone
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def study(path: Path, work: Path, jobs: int) -> list[str]:
@@ -60,8 +59,6 @@ def main() -> None:
     settings = parser.parse_args()
     settings.out.mkdir(parents=True, exist_ok=True)
     failed = [line for path in settings.studies for line in study(path, settings.out, settings.jobs)]
-    from benchmarks.study.results import collect
-
     for path in settings.studies:
         collect(read_study(path)[0], settings.out, RESULTS)
     if failed:

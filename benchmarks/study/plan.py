@@ -31,7 +31,7 @@ evaluate = true                       # also tu-eval run, at the point of matche
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,11 @@ def read_study(path: Path) -> tuple[World, dict[str, list[str]], list[Job]]:
     methods, runs = given.pop("methods", {}), given.pop("runs", [])
     cut = given.pop("cut", {})
     world = World(**checked(World, given, f"study {path}"), cut=cut)
-    jobs = list(dict.fromkeys(job for table in runs for job in _jobs(world, table, path)))
+    named: dict[str, Job] = {}
+    for job in (job for table in runs for job in _jobs(world, table, path)):
+        earlier = named.setdefault(job.key, job)
+        named[job.key] = replace(earlier, evaluate=earlier.evaluate or job.evaluate)
+    jobs = list(named.values())
     if lacking := sorted({job.method for job in jobs} - set(methods)):
         raise ConfigError(f"study {path}: no flags for method {lacking[0]}; add it to [methods]")
     return world, methods, jobs
@@ -102,6 +106,8 @@ def _jobs(world: World, table: Mapping[str, Any], path: Path) -> Iterator[Job]:
     known = {"method", "source", "tokens", "keep", "threshold", "temperature", "seed", "evaluate"}
     if unknown := sorted(set(table) - known):
         raise ConfigError(f"study {path}: runs have no {unknown[0]!r}, expected {', '.join(sorted(known))}")
+    if lacking := [name for name in ("method", "source") if name not in table]:
+        raise ConfigError(f"study {path}: [[runs]] without {lacking[0]}")
     lists = [table.get("seed", [0]), table["method"], table["source"], table.get("tokens", ["hard"])]
     for seed, method, source, mode in product(*lists):
         tokens = source if source in WITHOUT_SCORES else mode

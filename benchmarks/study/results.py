@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 from benchmarks.study.plan import World
 from shared.fs import read_json
 
+RESULTS = Path(__file__).parent / "results"
+
 
 def collect(world: World, work: Path, out: Path) -> Path:
     """Writes NAME.parquet of every run that the working folder has, with the numbers of the world in its metadata."""

@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.study.commands import command, dropped, train
 from benchmarks.study.plan import WITHOUT_SCORES, Job, World
 from benchmarks.study.prepare import Made
+from shared.config import checked
 from shared.errors import UserError
 from shared.fs import read_json, write_json
 
@@ -43,7 +44,8 @@ def run(made: Made, flags: list[str], job: Job, reference: str | None) -> dict[s
         train([*words, *flags, *made.world.unlearning, *job.flags(), *given, *made.rule], model, log)
         curve = [line for line in map(json.loads, (model / "log.jsonl").read_text().splitlines()) if "eval_forget_nll" in line]
         last, before = curve[-1], curve[-2]["step"] + 1 if len(curve) > 1 else 0
-        result = {**asdict(job), "reached": "eval_landed" in last, "steps": before + last.get("eval_landed", 1.0) * (last["step"] + 1 - before),
+        steps = before + last.get("eval_landed", 1.0) * (last["step"] + 1 - before)
+        result = {**asdict(job), "reached": "eval_landed" in last, "steps": steps,
                   **{name: last[f"eval_{name}"] for name in ("forget_nll", "forget_fact_nll", "retain_nll") if f"eval_{name}" in last},
                   "curve": [{k: v for k, v in line.items() if k in ("step", "eval_forget_nll", "eval_forget_fact_nll", "eval_retain_nll")}
                             for line in curve]}  # fmt: skip
@@ -81,7 +83,9 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     given = json.load(sys.stdin)
     values = given["made"]
-    world = World(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("world").items()})
+    about = values.pop("world")
+    cut = about.pop("cut")
+    world = World(**checked(World, about, "world"), cut=cut)
     made = Made(**{**values, "world": world, "folder": Path(values["folder"]), "scores": Path(values["scores"])})
     run(made, given["flags"], Job(**given["job"]), given["reference"])
 

@@ -19,12 +19,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.study.__main__ import RESULTS
+from benchmarks.study import plots
 from benchmarks.study.candidates import described
+from benchmarks.study.plan import WITHOUT_SCORES
+from benchmarks.study.results import RESULTS
 from tu_eval.intervals import over_seeds
 
 Run = dict[str, Any]
-DEFAULT = "base-entropy"
+DEFAULT, BARE = "base-entropy", "tempered"
+"""the default recipe with a base model, and without one"""
 METHODS = ("npo", "graddiff", "simnpo")
 
 
@@ -152,6 +155,69 @@ def curves(dev: Study) -> str:
     return markdown(["Weights", "default scores", "random"], rows)
 
 
+def family(study: Study) -> str:
+    """NPO on the model of another family."""
+    every = study.of(method="npo", source="all")
+    sources = {"all": ("all", "all"), "random 30 %": ("random", "random"), "default, hard": (DEFAULT, "hard"),
+               "without a base model": (BARE, "hard"), "given (true spans)": ("given", "given")}  # fmt: skip
+    rows = []
+    for title, (source, tokens) in sources.items():
+        runs = study.of(method="npo", source=source, tokens=tokens)
+        rows.append(
+            [title, str(len(runs)), spread(reached(runs, retained)), "" if title == "all" else spread(paired(runs, every, retained))]
+        )
+    return markdown(["Tokens", "seeds", "retain probability", "less all"], rows)
+
+
+def ratios(dev: Study) -> str:
+    """Signal-to-noise of each source's weights beside what it keeps."""
+    found, rows = dev.about["snr"]["weightings"], []
+    for name, numbers in sorted(found.items(), key=lambda item: -kept_by(dev, item[0])):
+        cells = [numbers.get(k) for k in ("snr", "gain", "aimed_gain", "ideal_gain", "conflict_share")]
+        shown = ["—" if c is None else f"{(c[0] if isinstance(c, list) else c):.3f}" for c in cells]
+        rows.append([f"`{name}`", f"{kept_by(dev, name):.3f}", *shown])
+    return markdown(["Source", "retain probability", "SNR", "gain over all", "aimed gain", "ideal gain", "conflict share"], rows)
+
+
+def kept_by(dev: Study, name: str) -> float:
+    tokens = name if name in WITHOUT_SCORES else "hard"
+    return reached(dev.of(method="npo", source=name, tokens=tokens, keep=None, threshold=None), retained)[0]
+
+
+def correlations(dev: Study) -> str:
+    """Spearman's rank correlation, over sources, of each number with what is kept."""
+    from scipy.stats import spearmanr
+
+    found = dev.about["snr"]["weightings"]
+    lines = []
+    for key, title in (
+        ("gain", "SNR gain"),
+        ("aimed_gain", "aimed gain"),
+        ("ideal_gain", "ideal gain"),
+        ("conflict_share", "conflict share"),
+    ):
+        pairs = [(v[0] if isinstance(v := n[key], list) else v, kept_by(dev, name)) for name, n in found.items() if n.get(key) is not None]
+        lines.append(f"{title} {spearmanr(*zip(*pairs, strict=True)).statistic:.2f} ({len(pairs)} sources)")
+    return "Rank correlation with the retain probability: " + ", ".join(lines) + "."
+
+
+def draw(studies: dict[str, Study], out: Path) -> None:
+    report, dev = studies["atlas"], studies["dev-atlas"]
+    sources = {"all": ("all", "all"), "default": (DEFAULT, "hard"), "given": ("given", "given")}
+    found = {m: {n: report.of(method=m, source=s, tokens=t) for n, (s, t) in sources.items()} for m in METHODS}
+    plots.paths(found, report.about["world"]["level_nll"], out / "attribution-paths.png")
+    ends = {name: kept_by(dev, name) for name in ("all", "random", "given")}
+    names = [n for n in dev.about["agreement"] if reached(dev.of(source=n, tokens="hard", keep=None, threshold=None), retained)]
+    points = {n: (dev.about["agreement"][n]["per_answer_auc"], kept_by(dev, n)) for n in names}
+    plots.agreement_and_outcome(points, ends, out / "attribution-candidates.png")
+    lines = {}
+    for label, source, tokens in (("default", DEFAULT, "hard"), ("random", "random", "random")):
+        runs = [r for r in dev.of(method="npo", source=source, tokens=tokens) if r["reached"] and r.get("threshold") is None]
+        lines[label] = sorted((r["keep"] or 0.3, retained(r)) for r in runs)
+    soft = sorted((r["temperature"], retained(r)) for r in dev.of(method="npo", source=DEFAULT, tokens="soft") if r["reached"])
+    plots.shares(lines, soft, ends, out / "attribution-curves.png")
+
+
 def write(doc: Path, tables: dict[str, str]) -> None:
     text = doc.read_text(encoding="utf-8")
     for name, table in tables.items():
@@ -168,11 +234,16 @@ def main() -> None:
     parser.add_argument("--doc", type=Path, default=Path("docs/attribution.md"))
     parser.add_argument("--pictures", type=Path, default=Path("docs"))
     settings = parser.parse_args()
-    studies = {name: load(name) for name in ("atlas", "tofu", "dev-atlas", "dev-tofu")}
-    write(settings.doc, {
-        "worlds": worlds(studies), "recovered": recovered(studies["atlas"]), "tofu": on_tofu(studies["tofu"]),
-        "candidates": candidates(studies["dev-atlas"], studies["atlas"]), "curves": curves(studies["dev-atlas"]),
-    })  # fmt: skip
+    names = ("atlas", "tofu", "neox", "dev-atlas", "dev-tofu")
+    studies = {name: load(name) for name in names if (RESULTS / f"{name}.parquet").exists()}
+    dev = studies["dev-atlas"]
+    tables = {"worlds": worlds(studies), "recovered": recovered(studies["atlas"]), "candidates": candidates(dev, studies["atlas"]),
+              "curves": curves(dev)}  # fmt: skip
+    tables |= {"tofu": on_tofu(studies["tofu"])} if "tofu" in studies else {}
+    tables |= {"family": family(studies["neox"])} if "neox" in studies else {}
+    tables |= {"snr": f"{ratios(dev)}\n\n{correlations(dev)}"} if "snr" in dev.about else {}
+    write(settings.doc, tables)
+    draw(studies, settings.pictures)
 
 
 if __name__ == "__main__":
