@@ -26,8 +26,12 @@ from benchmarks.study.results import RESULTS
 from tu_eval.intervals import over_seeds
 
 Run = dict[str, Any]
+PARTS = {"retain_rouge": "retain ROUGE-L", "retain_truth_ratio": "retain truth ratio", "forget_truth_ratio": "forget truth ratio",
+         "forget_quality": "forget quality"}  # fmt: skip
 DEFAULT, BARE = "base-entropy", "tempered"
 """the default recipe with a base model, and without one"""
+SOURCES = {"all": ("all", "all"), "random 30 %": ("random", "random"), "default, hard": (DEFAULT, "hard"),
+           "without a base model": (BARE, "hard"), "gain, as phrases": ("gain", "hard"), "entropy, as phrases": ("entropy", "hard"), "the paper's": ("paper", "hard")}  # fmt: skip
 METHODS = ("npo", "graddiff", "simnpo")
 
 
@@ -94,32 +98,40 @@ def recovered(study: Study) -> str:
     rows = []
     for method in METHODS:
         every, ours, best = (
-            study.of(method=method, source=s, tokens=t) for s, t in (("all", "all"), (DEFAULT, "hard"), ("given", "given"))
+            study.of(method=method, source=s, tokens=t, keep=None) for s, t in (("all", "all"), (DEFAULT, "hard"), ("given", "given"))
         )
         gap, won = paired(best, every, retained), paired(ours, every, retained)
         share = f"{100 * sum(won) / sum(gap):.0f} %" if gap and sum(gap) > 0 else "—"
-        rand = reached(study.of(method=method, source="random"), retained)
-        rows.append([method, *(spread(reached(r, retained)) for r in (every, ours, best)), spread(rand), spread(won), share])
-    head = ["Method", "all", "default, hard", "given (true spans)", "random 30 %", "default − all", "recovered"]
+        kept = [f"{spread(reached(runs, retained))}; {steps(runs)}" for runs in (every, ours, best)]
+        rows.append([method, str(len(ours)), *kept, spread(won), spread(gap), share])
+    head = ["Method", "seeds", "all; steps", "default, hard; steps", "given; steps", "default − all", "given − all", "recovered"]
     return markdown(head, rows)
+
+
+def steps(runs: Sequence[Run]) -> str:
+    found = reached(runs, lambda run: run["steps"])
+    return f"{sum(found) / len(found):.0f}" if found else "—"
 
 
 def on_tofu(study: Study) -> str:
+    """Each method and token source, where the whole answer has come down to the level; rows for what was run."""
     rows = []
     for method in METHODS:
-        sources = {"all": ("all", "all"), "random 30 %": ("random", "random"), "default, hard": (DEFAULT, "hard")}
-        found = {title: study.of(method=method, source=s, tokens=t) for title, (s, t) in sources.items()}
-        ours = found["default, hard"]
-        for title, runs in found.items():
-            difference = spread(paired(ours, runs, utility)) if title != "default, hard" else ""
-            columns = ["suite_retain_probability", "suite_retain_truth_ratio", "suite_retain_rouge"]
-            quality = reached(runs, lambda r: r.get("suite_forget_quality"))
-            rows.append([method, title, str(len(runs)), spread(reached(runs, utility)), difference,
-                         *(f"{sum(v) / len(v):.3f}" if (v := reached(runs, lambda r, c=c: r.get(c))) else "—" for c in columns),
-                         f"{sum(quality) / len(quality):.3f}" if quality else "—"])  # fmt: skip
-    head = ["Method", "tokens", "seeds", "model utility", "default less this", "retain probability", "retain truth ratio", "retain ROUGE-L",
-            "forget quality"]  # fmt: skip
+        ours = study.of(method=method, source=DEFAULT, tokens="hard", keep=None)
+        for title, (source, tokens) in SOURCES.items():
+            runs = study.of(method=method, source=source, tokens=tokens, keep=None)
+            if not runs:
+                continue
+            difference = spread(paired(ours, runs, utility)) if source != DEFAULT else ""
+            parts = [mean(reached(runs, lambda r, c=c: r.get(f"suite_{c}"))) for c in PARTS]
+            rows.append([method, title, str(len(runs)), f"{spread(reached(runs, retained))}; {steps(runs)}", spread(reached(runs, utility)),
+                         difference, *parts])  # fmt: skip
+    head = ["Method", "tokens", "seeds", "retain probability; steps", "model utility", "default less this", *PARTS.values()]
     return markdown(head, rows)
+
+
+def mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.3f}" if values else "—"
 
 
 def candidates(dev: Study, report: Study) -> str:
@@ -129,14 +141,16 @@ def candidates(dev: Study, report: Study) -> str:
     for name, figures in sorted(found.items(), key=lambda item: -item[1]["per_answer_auc"]):
         runs = dev.of(method="npo", source=name, tokens="hard", keep=None, threshold=None)
         kept = reached(runs, retained)
-        outcome = spread(kept) if kept else ("not reached" if runs else "")
+        outcome = f"{spread(kept)}; {steps(runs)}" if kept else ("not reached" if runs else "")
         again = f"{other[name]['per_answer_auc']:.3f}" if name in other else ""
         rows.append([f"`{name}`", described(name) if described(name) != name else "", f"{figures['per_answer_auc']:.3f}", again,
                      f"{figures['per_answer_ap']:.3f}", f"{figures['per_answer_p_30']:.3f}", outcome])  # fmt: skip
     for name in ("given", "all", "random"):
-        rows.append([f"`{name}`", "", "", "", "", "", spread(reached(dev.of(method="npo", source=name, keep=None), retained))])
+        runs = dev.of(method="npo", source=name, keep=None)
+        rows.append([f"`{name}`", "", "", "", "", "", f"{spread(reached(runs, retained))}; {steps(runs)}"])
     return markdown(
-        ["Source", "recipe", "ROC-AUC", "on other people", "average precision", "precision of the top 30 %", "retain probability"], rows
+        ["Source", "recipe", "ROC-AUC", "on other people", "average precision", "precision of the top 30 %", "retain probability; steps"],
+        rows,
     )
 
 
@@ -169,36 +183,42 @@ def family(study: Study) -> str:
     return markdown(["Tokens", "seeds", "retain probability", "less all"], rows)
 
 
+NUMBERS = {"gain": "SNR gain over all", "aimed_gain": "aimed gain", "ideal_gain": "ideal gain", "conflict_share": "conflict share"}
+
+
 def ratios(dev: Study) -> str:
-    """Signal-to-noise of each source's weights beside what it keeps."""
-    found, rows = dev.about["snr"]["weightings"], []
-    for name, numbers in sorted(found.items(), key=lambda item: -kept_by(dev, item[0])):
-        cells = [numbers.get(k) for k in ("snr", "gain", "aimed_gain", "ideal_gain", "conflict_share")]
-        shown = ["—" if c is None else f"{(c[0] if isinstance(c, list) else c):.3f}" for c in cells]
-        rows.append([f"`{name}`", f"{kept_by(dev, name):.3f}", *shown])
-    return markdown(["Source", "retain probability", "SNR", "gain over all", "aimed gain", "ideal gain", "conflict share"], rows)
+    """Signal-to-noise of each source's weights beside what it keeps, and how they go together."""
+    found, kept = dev.about["snr"]["weightings"], {}
+    for name in found:
+        kept[name] = kept_by(dev, name)
+    rows = []
+    for name, numbers in sorted(found.items(), key=lambda item: -(kept[item[0]] or 0)):
+        shown = ["—" if (value := number(numbers, key)) is None else f"{value:.3f}" for key in NUMBERS]
+        rows.append([f"`{name}`", "not reached" if kept[name] is None else f"{kept[name]:.3f}", *shown])
+    return markdown(["Source", "retain probability", *NUMBERS.values()], rows) + "\n\n" + correlations(found, kept)
 
 
-def kept_by(dev: Study, name: str) -> float:
-    tokens = name if name in WITHOUT_SCORES else "hard"
-    return reached(dev.of(method="npo", source=name, tokens=tokens, keep=None, threshold=None), retained)[0]
+def number(numbers: dict[str, Any], key: str) -> float | None:
+    value = numbers.get(key)
+    return value[0] if isinstance(value, list) else value
 
 
-def correlations(dev: Study) -> str:
-    """Spearman's rank correlation, over sources, of each number with what is kept."""
+def correlations(found: dict[str, Any], kept: dict[str, float | None]) -> str:
+    """Spearman's rank correlation, over the sources that came to the level, of each number with what is kept."""
     from scipy.stats import spearmanr
 
-    found = dev.about["snr"]["weightings"]
     lines = []
-    for key, title in (
-        ("gain", "SNR gain"),
-        ("aimed_gain", "aimed gain"),
-        ("ideal_gain", "ideal gain"),
-        ("conflict_share", "conflict share"),
-    ):
-        pairs = [(v[0] if isinstance(v := n[key], list) else v, kept_by(dev, name)) for name, n in found.items() if n.get(key) is not None]
+    for key, title in NUMBERS.items():
+        pairs = [(value, k) for name, n in found.items() if (k := kept[name]) is not None and (value := number(n, key)) is not None]
         lines.append(f"{title} {spearmanr(*zip(*pairs, strict=True)).statistic:.2f} ({len(pairs)} sources)")
     return "Rank correlation with the retain probability: " + ", ".join(lines) + "."
+
+
+def kept_by(dev: Study, name: str) -> float | None:
+    """Retain probability of the first run by this source; None where there is none or it did not come to the level."""
+    tokens = name if name in WITHOUT_SCORES else "hard"
+    found = reached(dev.of(method="npo", source=name, tokens=tokens, keep=None, threshold=None), retained)
+    return found[0] if found else None
 
 
 def draw(studies: dict[str, Study], out: Path) -> None:
@@ -206,9 +226,9 @@ def draw(studies: dict[str, Study], out: Path) -> None:
     sources = {"all": ("all", "all"), "default": (DEFAULT, "hard"), "given": ("given", "given")}
     found = {m: {n: report.of(method=m, source=s, tokens=t) for n, (s, t) in sources.items()} for m in METHODS}
     plots.paths(found, report.about["world"]["level_nll"], out / "attribution-paths.png")
-    ends = {name: kept_by(dev, name) for name in ("all", "random", "given")}
-    names = [n for n in dev.about["agreement"] if reached(dev.of(source=n, tokens="hard", keep=None, threshold=None), retained)]
-    points = {n: (dev.about["agreement"][n]["per_answer_auc"], kept_by(dev, n)) for n in names}
+    ends = {name: kept for name in ("all", "random", "given") if (kept := kept_by(dev, name)) is not None}
+    agreed = dev.about["agreement"].items()
+    points = {name: (figures["per_answer_auc"], kept) for name, figures in agreed if (kept := kept_by(dev, name)) is not None}
     plots.agreement_and_outcome(points, ends, out / "attribution-candidates.png")
     lines = {}
     for label, source, tokens in (("default", DEFAULT, "hard"), ("random", "random", "random")):
@@ -239,9 +259,10 @@ def main() -> None:
     dev = studies["dev-atlas"]
     tables = {"worlds": worlds(studies), "recovered": recovered(studies["atlas"]), "candidates": candidates(dev, studies["atlas"]),
               "curves": curves(dev)}  # fmt: skip
+    tables |= {"dev-tofu": on_tofu(studies["dev-tofu"])} if "dev-tofu" in studies else {}
     tables |= {"tofu": on_tofu(studies["tofu"])} if "tofu" in studies else {}
     tables |= {"family": family(studies["neox"])} if "neox" in studies else {}
-    tables |= {"snr": f"{ratios(dev)}\n\n{correlations(dev)}"} if "snr" in dev.about else {}
+    tables |= {"snr": ratios(dev)} if "snr" in dev.about else {}
     write(settings.doc, tables)
     draw(studies, settings.pictures)
 
