@@ -26,12 +26,21 @@ from benchmarks.study.results import RESULTS
 from tu_eval.intervals import over_seeds
 
 Run = dict[str, Any]
+KEEP, TRIED = 0.2, 0.3
+"""the default share of hard tokens; the share at which sources were compared"""
 PARTS = {"retain_rouge": "retain ROUGE-L", "retain_truth_ratio": "retain truth ratio", "forget_truth_ratio": "forget truth ratio",
          "forget_quality": "forget quality"}  # fmt: skip
 DEFAULT, BARE = "base-entropy", "tempered"
 """the default recipe with a base model, and without one"""
-SOURCES = {"all": ("all", "all"), "random 30 %": ("random", "random"), "default, hard": (DEFAULT, "hard"),
-           "without a base model": (BARE, "hard"), "gain, as phrases": ("gain", "hard"), "entropy, as phrases": ("entropy", "hard"), "the paper's": ("paper", "hard")}  # fmt: skip
+SOURCES = {
+    "all": ("all", "all"),
+    "random 30 %": ("random", "random"),
+    "default, hard": (DEFAULT, "hard"),
+    "without a base model": (BARE, "hard"),
+    "gain, as phrases": ("gain", "hard"),
+    "entropy, as phrases": ("entropy", "hard"),
+    "the paper's": ("paper", "hard"),
+}
 METHODS = ("npo", "graddiff", "simnpo")
 
 
@@ -93,15 +102,14 @@ def worlds(studies: dict[str, Study]) -> str:
     return markdown(["World", "facts under the target", "under the retain model (the level)", "runs"], rows)
 
 
-def recovered(study: Study) -> str:
-    """How much of the way from all tokens to the true ones the default goes."""
+def recovered(study: Study, keep: float) -> str:
+    """How much of the way from all tokens to the true ones the default's scores go."""
     rows = []
     for method in METHODS:
-        every, ours, best = (
-            study.of(method=method, source=s, tokens=t, keep=None) for s, t in (("all", "all"), (DEFAULT, "hard"), ("given", "given"))
-        )
+        every, best = (study.of(method=method, source=name) for name in ("all", "given"))
+        ours = study.of(method=method, source=DEFAULT, tokens="hard", keep=keep)
         gap, won = paired(best, every, retained), paired(ours, every, retained)
-        share = f"{100 * sum(won) / sum(gap):.0f} %" if gap and sum(gap) > 0 else "—"
+        share = f"{100 * (sum(won) / len(won)) / (sum(gap) / len(gap)):.0f} %" if won and gap and sum(gap) > 0 else "—"
         kept = [f"{spread(reached(runs, retained))}; {steps(runs)}" for runs in (every, ours, best)]
         rows.append([method, str(len(ours)), *kept, spread(won), spread(gap), share])
     head = ["Method", "seeds", "all; steps", "default, hard; steps", "given; steps", "default − all", "given − all", "recovered"]
@@ -117,9 +125,9 @@ def on_tofu(study: Study) -> str:
     """Each method and token source, where the whole answer has come down to the level; rows for what was run."""
     rows = []
     for method in METHODS:
-        ours = study.of(method=method, source=DEFAULT, tokens="hard", keep=None)
+        ours = study.of(method=method, source=DEFAULT, tokens="hard", keep=TRIED)
         for title, (source, tokens) in SOURCES.items():
-            runs = study.of(method=method, source=source, tokens=tokens, keep=None)
+            runs = study.of(method=method, source=source, tokens=tokens, keep=None if source == "all" else TRIED)
             if not runs:
                 continue
             difference = spread(paired(ours, runs, utility)) if source != DEFAULT else ""
@@ -139,14 +147,14 @@ def candidates(dev: Study, report: Study) -> str:
     rows = []
     found, other = dev.about["agreement"], report.about.get("agreement", {})
     for name, figures in sorted(found.items(), key=lambda item: -item[1]["per_answer_auc"]):
-        runs = dev.of(method="npo", source=name, tokens="hard", keep=None, threshold=None)
+        runs = dev.of(method="npo", source=name, tokens="hard", keep=TRIED)
         kept = reached(runs, retained)
         outcome = f"{spread(kept)}; {steps(runs)}" if kept else ("not reached" if runs else "")
         again = f"{other[name]['per_answer_auc']:.3f}" if name in other else ""
         rows.append([f"`{name}`", described(name) if described(name) != name else "", f"{figures['per_answer_auc']:.3f}", again,
                      f"{figures['per_answer_ap']:.3f}", f"{figures['per_answer_p_30']:.3f}", outcome])  # fmt: skip
     for name in ("given", "all", "random"):
-        runs = dev.of(method="npo", source=name, keep=None)
+        runs = dev.of(method="npo", source=name, keep=TRIED if name == "random" else None)
         rows.append([f"`{name}`", "", "", "", "", "", f"{spread(reached(runs, retained))}; {steps(runs)}"])
     return markdown(
         ["Source", "recipe", "ROC-AUC", "on other people", "average precision", "precision of the top 30 %", "retain probability; steps"],
@@ -157,10 +165,10 @@ def candidates(dev: Study, report: Study) -> str:
 def curves(dev: Study) -> str:
     """Hard by share and by threshold, soft by temperature."""
     rows, figures = [], dev.about["agreement"][DEFAULT]
-    for keep in (0.1, 0.2, None, 0.4, 0.5, 0.7):
+    for keep in (0.1, 0.2, 0.3, 0.4, 0.5, 0.7):
         cells = [spread(reached(dev.of(method="npo", source=s, tokens=t, keep=keep, threshold=None), retained))
                  for s, t in ((DEFAULT, "hard"), ("random", "random"))]  # fmt: skip
-        rows.append([f"hard, keep {keep or 0.3:g}", *cells])
+        rows.append([f"hard, keep {keep:g}", *cells])
     for threshold in sorted({r["threshold"] for r in dev.runs if r.get("threshold") is not None}):
         cell = spread(reached(dev.of(method="npo", source=DEFAULT, threshold=threshold), retained))
         rows.append([f"hard, importance from {threshold:g} ({figures[f'share_{threshold:g}']:.0%} of the tokens)", cell, ""])
@@ -217,14 +225,14 @@ def correlations(found: dict[str, Any], kept: dict[str, float | None]) -> str:
 def kept_by(dev: Study, name: str) -> float | None:
     """Retain probability of the first run by this source; None where there is none or it did not come to the level."""
     tokens = name if name in WITHOUT_SCORES else "hard"
-    found = reached(dev.of(method="npo", source=name, tokens=tokens, keep=None, threshold=None), retained)
+    found = reached(dev.of(method="npo", source=name, tokens=tokens, keep=None if name in ("all", "given") else TRIED), retained)
     return found[0] if found else None
 
 
 def draw(studies: dict[str, Study], out: Path) -> None:
     report, dev = studies["atlas"], studies["dev-atlas"]
-    sources = {"all": ("all", "all"), "default": (DEFAULT, "hard"), "given": ("given", "given")}
-    found = {m: {n: report.of(method=m, source=s, tokens=t) for n, (s, t) in sources.items()} for m in METHODS}
+    sources = {"all": ("all", "all", None), "default": (DEFAULT, "hard", KEEP), "given": ("given", "given", None)}
+    found = {m: {n: report.of(method=m, source=s, tokens=t, keep=k) for n, (s, t, k) in sources.items()} for m in METHODS}
     plots.paths(found, report.about["world"]["level_nll"], out / "attribution-paths.png")
     ends = {name: kept for name in ("all", "random", "given") if (kept := kept_by(dev, name)) is not None}
     agreed = dev.about["agreement"].items()
@@ -233,7 +241,7 @@ def draw(studies: dict[str, Study], out: Path) -> None:
     lines = {}
     for label, source, tokens in (("default", DEFAULT, "hard"), ("random", "random", "random")):
         runs = [r for r in dev.of(method="npo", source=source, tokens=tokens) if r["reached"] and r.get("threshold") is None]
-        lines[label] = sorted((r["keep"] or 0.3, retained(r)) for r in runs)
+        lines[label] = sorted((r["keep"], retained(r)) for r in runs)
     soft = sorted((r["temperature"], retained(r)) for r in dev.of(method="npo", source=DEFAULT, tokens="soft") if r["reached"])
     plots.shares(lines, soft, ends, out / "attribution-curves.png")
 
@@ -257,8 +265,13 @@ def main() -> None:
     names = ("atlas", "tofu", "neox", "dev-atlas", "dev-tofu")
     studies = {name: load(name) for name in names if (RESULTS / f"{name}.parquet").exists()}
     dev = studies["dev-atlas"]
-    tables = {"worlds": worlds(studies), "recovered": recovered(studies["atlas"]), "candidates": candidates(dev, studies["atlas"]),
-              "curves": curves(dev)}  # fmt: skip
+    tables = {
+        "worlds": worlds(studies),
+        "recovered": recovered(studies["atlas"], KEEP),
+        "recovered-30": recovered(studies["atlas"], TRIED),
+        "candidates": candidates(dev, studies["atlas"]),
+        "curves": curves(dev),
+    }
     tables |= {"dev-tofu": on_tofu(studies["dev-tofu"])} if "dev-tofu" in studies else {}
     tables |= {"tofu": on_tofu(studies["tofu"])} if "tofu" in studies else {}
     tables |= {"family": family(studies["neox"])} if "neox" in studies else {}
