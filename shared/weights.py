@@ -24,7 +24,7 @@ from shared.errors import ConfigError, StoreError
 
 TokenMode = Literal["all", "hard", "soft", "given", "random"]
 SoftMode = Literal["softmax", "linear"]
-KEEP, TEMPERATURE = 0.2, 0.3
+KEEP, TEMPERATURE = 0.3, 0.3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ def run(
     retain: Annotated[str | None, typer.Option("--retain", help="Data spec of what must stay, or none.", show_default=False)] = None,
     method: Annotated[str | None, typer.Option("--method", help="Name of a method (tu-train methods).", show_default="npo")] = None,
     tokens: Annotated[str | None, typer.Option("--tokens", help="all, hard, soft, given or random.", show_default="hard")] = None,
-    keep: Annotated[float | None, typer.Option("--keep", help="hard, random: share of tokens kept.", show_default="0.2")] = None,
+    keep: Annotated[float | None, typer.Option("--keep", help="hard, random: share of tokens kept.", show_default="0.3")] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="An option of the method.", show_default=False)
     ] = None,
@@ -129,7 +129,7 @@ def diagnose(
         str | None, typer.Option("--scores", help="Score store of the forget set (tu-score run).", show_default=False)
     ] = None,
     retain: Annotated[str | None, typer.Option("--retain", help="Data spec of what must stay.", show_default=False)] = None,
-    keep: Annotated[float | None, typer.Option("--keep", help="hard: share of tokens kept.", show_default="0.2")] = None,
+    keep: Annotated[float | None, typer.Option("--keep", help="hard: share of tokens kept.", show_default="0.3")] = None,
     rows: Annotated[int | None, typer.Option("--rows", help="Forget rows that are measured.", show_default="40")] = None,
     given_key: Annotated[
         str | None, typer.Option("--given-key", help="Column of the scored data with true spans.", show_default=False)

@@ -142,7 +142,7 @@ class UnlearnConfig(LoopConfig):
     tokens: TokenMode = "hard"
     """which tokens of the forget set are pushed: all alike, the most important, all by importance, those a column names, random ones"""
     keep: float | None = None
-    """hard, random: share of each answer's tokens that keep weight 1; 0.2 unless top or threshold is given"""
+    """hard, random: share of each answer's tokens that keep weight 1; 0.3 unless top or threshold is given"""
     top: int | None = None
     """hard: number of each answer's tokens that keep weight 1, instead of keep"""
     threshold: float | None = None

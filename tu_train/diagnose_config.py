@@ -30,7 +30,7 @@ class DiagnoseConfig:
     sketch: int = 4096
     """numbers kept of a token's gradient (the next lower prime is used); relative error of an inner product about √(2 / sketch)"""
     keep: float | None = None
-    """hard: share of each answer's tokens that keep weight 1; 0.2 unless top or threshold is given"""
+    """hard: share of each answer's tokens that keep weight 1; 0.3 unless top or threshold is given"""
     top: int | None = None
     """hard: number of each answer's tokens that keep weight 1, instead of keep"""
     threshold: float | None = None
