@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 Run = dict[str, Any]
+BESIDE = {"base-entropy": (-70, 2), "tempered": (6, 0), "gain": (-28, -4), "rarity": (-34, -3), "rarity*tempered": (-82, -11)}
+"""points between a dot and its name, where names would meet"""
 COLOURS = {"all": "#888888", "random": "#c9a227", "given": "#2a7f3f", "default": "#c2410c"}
 
 
@@ -55,7 +57,7 @@ def agreement_and_outcome(points: Mapping[str, tuple[float, float]], ends: Mappi
     figure, (axis,) = _figure(8.5, 5)
     for name, (auc, kept) in points.items():
         axis.plot(auc, kept, "o", color=COLOURS["default"] if name in ("base-entropy", "tempered") else "#4b6a9b")
-        axis.annotate(name, (auc, kept), textcoords="offset points", xytext=(5, 3), fontsize=8)
+        axis.annotate(name, (auc, kept), textcoords="offset points", xytext=BESIDE.get(name, (5, 3)), fontsize=8)
     for name, kept in ends.items():
         axis.axhline(kept, color=COLOURS[name], linestyle="--", linewidth=1, label=name)
     axis.set_xlabel("ROC-AUC against the true spans, mean over answers")
@@ -74,10 +76,12 @@ def shares(
     axes[0].set_xlabel("hard: share of tokens kept")
     axes[1].plot(*zip(*soft, strict=True), marker="o", color=COLOURS["default"], label="soft")
     axes[1].set_xscale("log")
+    axes[1].set_xticks([t for t, _ in soft], [f"{t:g}" for t, _ in soft])
+    axes[1].minorticks_off()
     axes[1].set_xlabel("soft: temperature")
     for axis in axes:
-        for name, kept in ends.items():
-            axis.axhline(kept, color=COLOURS[name], linestyle="--", linewidth=1, label=name)
+        for name in ("all", "given"):
+            axis.axhline(ends[name], color=COLOURS[name], linestyle="--", linewidth=1, label=name)
         axis.set_ylabel("probability of retain answers")
     axes[0].legend(frameon=False, fontsize=8)
     _save(figure, path)

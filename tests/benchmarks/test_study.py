@@ -11,7 +11,7 @@ import pytest
 from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, targets, write_stores
 from benchmarks.study.plan import World, read_study
 from benchmarks.study.prepare import Made
-from benchmarks.study.tables import Study, paired, recovered
+from benchmarks.study.tables import DEFAULT, TRIED, Study, paired, recovered
 from shared.datasets import load_rows
 from shared.errors import ConfigError
 from shared.scores import open_store
@@ -142,8 +142,10 @@ def test_what_is_put_into_a_store_is_what_it_holds(made, tmp_path):
     assert after.manifest["recipe"] is None and json.loads((folder / "_manifest.json").read_text())["recipe"] is None
 
 
-def run(source: str, tokens: str, seed: int, kept: float, *, reached: bool = True) -> dict:
-    return {"method": "npo", "source": source, "tokens": tokens, "seed": seed, "retain_nll": -math.log(kept), "reached": reached}
+def run(source: str, tokens: str, seed: int, kept: float, *, reached: bool = True, steps: float = 10.0) -> dict:
+    keep = TRIED if tokens in ("hard", "random") else None
+    return {"method": "npo", "source": source, "tokens": tokens, "seed": seed, "keep": keep, "steps": steps, "retain_nll": -math.log(kept),
+            "reached": reached}  # fmt: skip
 
 
 def kept(one: dict) -> float:
@@ -159,12 +161,14 @@ def test_differences_are_of_the_same_seeds_that_came_to_the_level():
 
 
 def test_the_share_recovered_is_of_the_way_from_all_tokens_to_the_true_ones():
-    runs = [run("all", "all", 0, 0.4), run("all", "all", 1, 0.5), run("given", "given", 0, 0.8), run("given", "given", 1, 0.7),
-            run("entropy", "hard", 0, 0.5), run("entropy", "hard", 1, 0.65), run("random", "random", 0, 0.3),
-            run("entropy", "soft", 0, 0.99), run("all", "all", 2, 0.01, reached=False), run("given", "given", 2, 0.9)]  # fmt: skip
+    runs = [run("all", "all", 0, 0.4), run("all", "all", 1, 0.5, steps=13), run("given", "given", 0, 0.8), run("given", "given", 1, 0.7),
+            run(DEFAULT, "hard", 0, 0.5), run(DEFAULT, "hard", 1, 0.65), run("random", "random", 0, 0.3),
+            run(DEFAULT, "soft", 0, 0.99), run("all", "all", 2, 0.01, reached=False), run("given", "given", 2, 0.9),
+            {**run(DEFAULT, "hard", 0, 0.1), "keep": 0.2}]  # fmt: skip
     table = [[cell.strip() for cell in line.strip("| ").split("|")] for line in recovered(Study(runs, {})).splitlines()]
     npo = dict(zip(table[0], next(row for row in table if row[0] == "npo"), strict=True))
     assert npo["recovered"] == f"{100 * (0.1 + 0.15) / (0.4 + 0.2):.0f} %" == "42 %"
-    assert npo["all"].startswith("0.450 [") and npo["default − all"].startswith("0.125 [") and npo["random 30 %"] == "0.300"
-    assert npo["given (true spans)"].startswith("0.800 [")  # of its three seeds
-    assert all(row[1:] == ["—"] * 6 for row in table if row[0] in ("graddiff", "simnpo"))
+    assert npo["seeds"] == "2" and npo["all; steps"].startswith("0.450 [") and npo["all; steps"].endswith("; 12")
+    assert npo["default − all"].startswith("0.125 [") and npo["given − all"].startswith("0.300 [")
+    assert npo["given; steps"].startswith("0.750 [")  # of the two seeds that all three have
+    assert all(row[1] == "0" and row[-1] == "—" for row in table if row[0] in ("graddiff", "simnpo"))
