@@ -215,12 +215,14 @@ def number(numbers: dict[str, Any], key: str) -> float | None:
 
 def correlations(found: dict[str, Any], kept: dict[str, float | None]) -> str:
     """Spearman's rank correlation, over the sources that came to the level, of each number with what is kept."""
-    from scipy.stats import spearmanr
+    import numpy as np
+    from scipy.stats import rankdata
 
     lines = []
     for key, title in NUMBERS.items():
         pairs = [(value, k) for name, n in found.items() if (k := kept[name]) is not None and (value := number(n, key)) is not None]
-        lines.append(f"{title} {spearmanr(*zip(*pairs, strict=True)).statistic:.2f} ({len(pairs)} sources)")
+        first, second = ([pair[k] for pair in pairs] for k in (0, 1))
+        lines.append(f"{title} {np.corrcoef(rankdata(first), rankdata(second))[0, 1]:.2f} ({len(pairs)} sources)")
     return "Rank correlation with the retain probability: " + ", ".join(lines) + "."
 
 
