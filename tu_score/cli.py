@@ -21,7 +21,10 @@ Model = Annotated[str | None, _text("--model", "The model to be unlearned: local
 Data = Annotated[
     str | None, _text("--data", "tofu:forget01, atlas:forget, hub:org/name:config:split, or a .jsonl, .json or .parquet file.")
 ]
-Base = Annotated[str | None, _text("--base-model", "A model that never saw the data (before fine-tuning): a better judge of which tokens matter.")]
+Base = Annotated[
+    str | None,
+    _text("--base-model", "A model that never saw the data, such as the one before fine-tuning; it judges best which tokens matter."),
+]
 EngineName = Annotated[str | None, _text("--engine", "auto, torch, vllm.", "auto")]
 Spans = Annotated[str | None, _text("--spans", "Which context is masked: question, window, entity, given, none.", "question")]
 SpanKey = Annotated[str | None, _text("--span-key", "For --spans given: column of [start, end) character offsets in the question or text.")]
