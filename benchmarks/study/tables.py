@@ -187,10 +187,10 @@ def family(study: Study) -> str:
     rows = []
     for title, (source, tokens) in sources.items():
         runs = study.of(method="npo", source=source, tokens=tokens)
-        rows.append(
-            [title, str(len(runs)), spread(reached(runs, retained)), "" if title == "all" else spread(paired(runs, every, retained))]
-        )
-    return markdown(["Tokens", "seeds", "retain probability", "less all"], rows)
+        arrived = f"{sum(run['reached'] for run in runs)} of {len(runs)}"
+        difference = "" if source == "all" else spread(paired(runs, every, retained))
+        rows.append([title, arrived, f"{spread(reached(runs, retained))}; {steps(runs)}", difference])
+    return markdown(["Tokens", "came to the level", "retain probability; steps", "less all"], rows)
 
 
 NUMBERS = {"gain": "SNR gain over all", "aimed_gain": "aimed gain", "ideal_gain": "ideal gain", "conflict_share": "conflict share"}
