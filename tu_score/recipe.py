@@ -102,9 +102,14 @@ def with_importance(table: pa.Table, recipe: Recipe, summaries: Mapping[str, Sum
     torn = [name for name, values in targets.columns.items() if name not in (*SPAN_COLUMNS, "word") and np.isnan(values).any()]
     if torn:
         raise StoreError(f"{store.folder}: {', '.join(torn)} is null at some targets; tu-score verify says where, copy the store again")
-    full = np.zeros(len(targets.at), dtype=np.float32)
-    full[targets.at] = importance(targets.columns, targets.starts, recipe, summaries)
+    return put_importance(table, targets.at, importance(targets.columns, targets.starts, recipe, summaries))
+
+
+def put_importance(table: pa.Table, at: np.ndarray, values: np.ndarray) -> pa.Table:
+    """The part with these values of importance at its target tokens (`at`, [tokens] bool), null elsewhere."""
+    full = np.zeros(len(at), dtype=np.float32)
+    full[at] = values
     place = table.schema.get_field_index("importance")
     _, offsets = flat(table, "is_target")
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(full, mask=~targets.at))
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(full, mask=~at))
     return table.set_column(place, table.schema.field(place), lists.cast(table.schema.field(place).type))

@@ -24,12 +24,11 @@ from shared.datasets import load_rows
 from shared.importance import Recipe
 from shared.models import load_tokenizer, locate
 from shared.norms import normalise
-from shared.parts import flat
 from shared.scored import scored_examples
 from shared.scores import Store, open_store, rewrite
 from shared.words import WORD, gather, plain
 from tu_score.agree import compare, true_tokens
-from tu_score.recipe import Targets, apply_recipe, read_targets
+from tu_score.recipe import Targets, apply_recipe, put_importance, read_targets, targets_of
 from tu_train.token_classes import FUNCTION_WORDS
 
 TOKEN = {"unit": "token", "copies": "keep"}
@@ -103,10 +102,10 @@ class Context:
         seen = Counter(word for row in rows for word in {plain(w) for w in WORD.findall(row.answer)})
         return np.array([-math.log((seen[word] + 1) / (len(rows) + 1)) if word else 0.0 for word in self.texts])
 
-    def phrases(self, values: np.ndarray, *, unit: str = "phrase", copies: str = "drop") -> np.ndarray:
-        c, starts = self.own.columns, self.own.starts
-        copied = c["copied"] if copies == "drop" else np.zeros(len(values))
-        return gather(values, c["word"], copied, starts, phrase=unit == "phrase")
+    def phrases(self, values: np.ndarray) -> np.ndarray:
+        """As the default recipe gathers them: phrases, without the question's words."""
+        c = self.own.columns
+        return gather(values, c["word"], c["copied"], self.own.starts, phrase=True)
 
     def ranks(self, values: np.ndarray) -> np.ndarray:
         return normalise(values, self.own.starts, "rank")
@@ -154,15 +153,15 @@ OTHERS: dict[str, Callable[[Context], np.ndarray]] = {
     "windows": lambda c: np.abs(np.nan_to_num(c.other(["--spans", "window"], "delta"))),
     "entities": lambda c: np.abs(np.nan_to_num(c.other(["--spans", "entity"], "delta"))),
     "entities-copy-aware": lambda c: np.abs(np.nan_to_num(c.other(["--spans", "entity", "--set", "copy_aware=true"], "delta"))),
-    "masking-of-base": lambda c: _beside_base(c),
+    "masking-of-base": _beside_base,
     "masking-of-base-phrase": lambda c: c.phrases(_beside_base(c)),
-    "earlier-answer": lambda c: _earlier_answer(c),
-    "earlier-answer-phrase": lambda c: c.phrases(_earlier_answer(c) - _earlier_answer(c).min()),
+    "earlier-answer": _earlier_answer,
+    "earlier-answer-phrase": lambda c: c.phrases((left := _earlier_answer(c)) - left.min()),
     "conflict": _conflict,
     "new-words": lambda c: c.phrases((~np.isnan(c.own.columns["word"])).astype(float)),
     "classes": lambda c: np.array([0.0 if not w or w in FUNCTION_WORDS else 1.0 for w in c.texts]) * (c.own.columns["copied"] == 0),
     "rarity-token": lambda c: c.rarity,
-    "rarity": lambda c: c.phrases(c.rarity, unit="phrase"),
+    "rarity": lambda c: c.phrases(c.rarity),
     "rarity*entropy": lambda c: c.phrases(c.rarity * c.own.columns["entropy"]),
     "rarity*tempered": lambda c: c.phrases(c.rarity * c.own.columns["tempered_entropy"]),
     "rarity*gain": lambda c: c.phrases(c.rarity * _gain(c)),
@@ -199,15 +198,13 @@ def write_stores(made: Made, names: Sequence[str]) -> None:
 
 def _put(scores: Store, values: np.ndarray) -> None:
     """Importance of all target tokens in the order of the store."""
-    left = iter(np.split(values, np.cumsum([read_targets(scores, i, []).at.sum() for i in range(len(scores.manifest["parts"]))])[:-1]))
+    left = values
 
     def change(table: pa.Table) -> pa.Table:
-        at, offsets = flat(table, "is_target")
-        at, full = at.astype(bool), np.zeros(len(at), dtype=np.float32)
-        full[at] = next(left)
-        place = table.schema.get_field_index("importance")
-        lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(full, mask=~at))
-        return table.set_column(place, table.schema.field(place), lists.cast(table.schema.field(place).type))
+        nonlocal left
+        at = targets_of(table, []).at
+        own, left = left[: at.sum()], left[at.sum() :]
+        return put_importance(table, at, own)
 
     rewrite(scores, change, recipe=None)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.study.commands import command, say, train
 from benchmarks.study.plan import World
 from benchmarks.study.scratch import scratch_model
-from shared.datasets import load_rows
-from shared.fs import hash_json, read_json, write_json
+from shared.datasets import Row, load_rows
+from shared.fs import hash_json, write_json
 from shared.models import locate, model_fingerprint
 from shared.scores import Store, open_store
 
@@ -90,9 +91,13 @@ def spec_of(world: World, name: str, folder: Path) -> str:
     start, end = world.cut[name]
     path = folder / f"{name}.jsonl"
     rows = load_rows(world.cut["data"])[start:end]
+    write_rows(path, rows)
+    return str(path)
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
     lines = [json.dumps({"question": r.question, "answer": r.answer, **r.extra}) for r in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(path)
 
 
 def suite_of(world: World, folder: Path, retain: str) -> str | None:
@@ -107,8 +112,7 @@ def suite_of(world: World, folder: Path, retain: str) -> str | None:
         path, rows = folder / f"suite-{name}.jsonl", load_rows(data)
         step = len(rows) / min(len(rows), world.cut["suite_rows"][name])  # spread over all authors
         chosen = [rows[int(k * step)] for k in range(int(len(rows) / step + 1e-9))]
-        lines = [json.dumps({"question": r.question, "answer": r.answer, **r.extra}) for r in chosen]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_rows(path, chosen)
         sets.append((name, str(path), flags))
     suite = folder / f"{world.name}.toml"
     suite.write_text("".join(f'[[set]]\nname = "{n}"\ndata = "{d}"\n{flags}\n\n' for n, d, flags in sets), encoding="utf-8")
@@ -132,7 +136,3 @@ def nll(scores: Store, data: str, facts: str | None, model: str) -> float:
             at = answer_span_tokens(example, tokenizer, answer_spans(example, facts, flag="facts"))
             values += [row["logprob"][i] for i in at]
     return -math.fsum(values) / len(values)
-
-
-def read(path: Path) -> dict | None:
-    return read_json(path) if path.exists() else None
