@@ -13,9 +13,8 @@ A token counts to the first word that it holds a part of. Cost linear in the tex
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
-from shared.words import WORD
+from shared.words import NONE, words_of
 
 CLASSES = ("name", "number", "function", "other", "punctuation", "end")
 _FUNCTION = """
@@ -29,20 +28,9 @@ FUNCTION_WORDS = frozenset(_FUNCTION.split())
 
 def classes_of(pieces: Sequence[str], special: Sequence[bool]) -> list[str]:
     """Texts of the target tokens of one answer in order, and which of them are special tokens -> an entry of CLASSES each."""
-    texts = ["" if ends else piece for piece, ends in zip(pieces, special, strict=True)]
-    ends = list(accumulate(map(len, texts)))
-    kinds = ["end" if s else "punctuation" for s in special]
-    token = 0
-    for match in WORD.finditer("".join(texts)):
-        while ends[token] <= match.start():
-            token += 1
-        kind = class_of_word(match.group())
-        for inside in range(token, len(texts)):
-            if ends[inside] - len(texts[inside]) >= match.end():
-                break
-            if kinds[inside] == "punctuation":  # no word has claimed it yet
-                kinds[inside] = kind
-    return kinds
+    index, words = words_of(["" if ends else piece for piece, ends in zip(pieces, special, strict=True)])
+    kinds = [class_of_word(word) for word in words]
+    return ["end" if ends else "punctuation" if k == NONE else kinds[k] for k, ends in zip(index, special, strict=True)]
 
 
 def class_of_word(word: str) -> str:
