@@ -169,6 +169,8 @@ class UnlearnConfig(LoopConfig):
     """first rows of the forget and of the retain set that are evaluated"""
     eval_key: str | None = None
     """also evaluate the fact alone: column of forget_data with [start, end) character offsets in the answer"""
+    paraphrase_key: str | None = None
+    """also evaluate the answers reworded: column of forget_data with another wording of each answer (of a list, the first)"""
     stop_when: str | None = None
     """ends training at the first evaluation where this holds, such as forget_probability<0.05"""
     land: bool = False
@@ -201,6 +203,8 @@ class UnlearnConfig(LoopConfig):
             watched = parse_stop(self.stop_when)[0]
             if watched.startswith("forget_fact") and self.eval_key is None:
                 raise ConfigError(f"--stop-when {self.stop_when}: which tokens are the fact? name their column with --set eval_key=COLUMN")
+            if watched.startswith("forget_paraphrase") and self.paraphrase_key is None:
+                raise ConfigError(f"--stop-when {self.stop_when}: which answers? name their column with --set paraphrase_key=COLUMN")
             if self.land and watched.startswith("retain") and self.term == "none":
                 raise ConfigError(f"--stop-when {self.stop_when}: there are no retain rows; name their data with --retain")
         elif self.land:

@@ -2,6 +2,7 @@
 
 NLL: nats a target token, over all of them. Probability: of an answer exp(−its NLL / its tokens), the mean over answers, as TOFU has it.
 `forget_fact_…` speak of the tokens that a column names (`eval_key`) alone; answers without such a token are left out there.
+`forget_paraphrase_…` speak of the answers of another column (`paraphrase_key`): knowledge that outlives the wording it was learned in.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tu_train.forward import Reading, look
 from tu_train.landing import land, remember
 from tu_train.methods import State
 
-NUMBERS = tuple(f"{kind}_{number}" for kind in ("forget", "forget_fact", "retain") for number in ("nll", "probability"))
+NUMBERS = tuple(f"{kind}_{number}" for kind in ("forget", "forget_fact", "forget_paraphrase", "retain") for number in ("nll", "probability"))
 COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
@@ -51,6 +52,8 @@ class Evaluation:
     stop_when: str | None = None
     facts: Sequence[Item] = ()
     """the forget rows once more, with the tokens that carry the fact"""
+    paraphrases: Sequence[Item] = ()
+    """the questions of the forget rows with another wording of their answers"""
     land: bool = False
     """end where the rule begins to hold, not at the evaluation after it (landing.py)"""
 
@@ -76,7 +79,7 @@ class Evaluation:
         return self.stop_when if holds else None
 
     def _measured(self, packed: PackedModel, autocast: AbstractContextManager, only: str = "") -> dict[str, float]:
-        groups = {"forget": self.forget, "forget_fact": self.facts, "retain": self.retain}
+        groups = {"forget": self.forget, "forget_fact": self.facts, "forget_paraphrase": self.paraphrases, "retain": self.retain}
         with autocast, torch.no_grad():
             kinds = [self._measure(packed, kind, items) for kind, items in groups.items() if not only or only.rpartition("_")[0] == kind]
         return {name: value for kind in kinds for name, value in kind.items()}

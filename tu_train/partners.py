@@ -64,10 +64,15 @@ def alternates(row: Row, key: str | None) -> list[str]:
         raise ConfigError("this method learns alternate answers: name their column of the forget data with --set alternate_key=COLUMN "
                           "(and the data with --set forget_data=SPEC, where the store was scored without that column), or let the model "
                           "before training write them: --set alternates=generate")  # fmt: skip
+    return answers_in(row, key, flag="--set alternate_key")
+
+
+def answers_in(row: Row, key: str, *, flag: str) -> list[str]:
+    """Other answers of a row, in a column. Raises DataError where there are none."""
     found = row.extra.get(key)
     texts = [found] if isinstance(found, str) else found
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
-        raise DataError(f"{row.id}: no alternate answer in column {key!r}; expected a text or a list of texts (--set alternate_key)")
+        raise DataError(f"{row.id}: no other answer in column {key!r}; expected a text or a list of texts ({flag})")
     return texts
 
 

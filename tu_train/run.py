@@ -29,7 +29,7 @@ from shared.models import (
 )  # fmt: skip
 from shared.packed import PackedModel
 from shared.scored import scored_examples
-from tu_train.batches import Pass, endless, item_of_example, item_of_row, only, steps
+from tu_train.batches import Item, Pass, endless, item_of_example, item_of_row, only, steps
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.evaluating import Evaluation
 from tu_train.forward import check_layer
@@ -39,7 +39,7 @@ from tu_train.lora import add_lora
 from tu_train.methods import find_method, trained_globs
 from tu_train.optimizer import adamw8bit
 from tu_train.output import write_output
-from tu_train.partners import generated, given_answers, partner_items, with_reference
+from tu_train.partners import answers_in, generated, given_answers, partner_items, with_reference
 from tu_train.reference import Reference
 from tu_train.saving import LOG, Checkpoints, check_unfinished, finished, working_folder
 from tu_train.sources import Forget, Retain, given_positions, open_fitting, read_forget, read_retain, read_retain_store, stream
@@ -91,7 +91,7 @@ def run_unlearn(config: UnlearnConfig) -> Path:
         check_layer(folder, int(config.options["layer"]))
     wants_partner = bool(needs & {"refusal", "alternate"})
     examples = scored_examples(store, tokenizer, config.model, config.forget_data, flag="--set forget_data") \
-        if wants_partner or config.tokens == "given" or config.eval_key else []  # fmt: skip
+        if wants_partner or config.tokens == "given" or config.eval_key or config.paraphrase_key else []  # fmt: skip
     given = given_positions(examples, tokenizer, config.given_key) if config.tokens == "given" else None
     make = partial(
         item_of_row, selection=config.selection, where=config.scores, all_targets="all targets" in needs, given=given
@@ -126,7 +126,7 @@ def run_unlearn(config: UnlearnConfig) -> Path:
         forget = read_forget(store, partial(make, partners=partners), config)
     reads_back = any(reading.reference for reading in objective.readings)
     reference = Reference(packed, wrapper.disable_adapter if wrapper else None) if reads_back else None
-    evaluation = _evaluation(config, forget, retain, examples, tokenizer)
+    evaluation = _evaluation(config, forget, retain, examples, tokenizer, context)
     if retain is not None and retain.outside is not None:
         about["retain_outside_top_tokens"] = retain.outside
         say(f"{config.retain_scores}: KL sees {retain.outside:.2%} of the probability, outside the stored top tokens, as one token")
@@ -138,17 +138,25 @@ def run_unlearn(config: UnlearnConfig) -> Path:
     return _train_and_save(config, packed, wrapper, tokenizer, steps_from, count, objective, about, rows, reference, evaluation)
 
 
-def _evaluation(config: UnlearnConfig, forget: Forget, retain: Retain | None, examples: list[Example], tokenizer) -> Evaluation | None:
+def _evaluation(
+    config: UnlearnConfig, forget: Forget, retain: Retain | None, examples: list[Example], tokenizer, context: int | None
+) -> Evaluation | None:
     if not config.eval_every:
         return None
-    facts = []
+    facts: list[Item] = []
     if config.eval_key is not None:
         at = given_positions(examples, tokenizer, config.eval_key, flag="--set eval_key")
         facts = [only(item, at[item.name]) for item in forget.first if at[item.name]]
         if not facts:
             raise ConfigError(f"--set eval_key={config.eval_key}: no token of the {len(forget.first)} evaluated rows lies there")
+    paraphrases: list[Item] = []
+    if config.paraphrase_key is not None:
+        evaluated = {item.name for item in forget.first}
+        asked = [e for e in examples if e.id in evaluated]
+        answers = {e.id: answers_in(e.row, config.paraphrase_key, flag="--set paraphrase_key")[:1] for e in asked}
+        paraphrases = list(partner_items(asked, tokenizer, answers, seed=config.seed, context=context).values())
     rows = retain.first if retain else []
-    return Evaluation(forget.first, rows, config.eval_every, config.batch_tokens, config.stop_when, facts, config.land)
+    return Evaluation(forget.first, rows, config.eval_every, config.batch_tokens, config.stop_when, facts, paraphrases, config.land)
 
 
 def _names(folder: Path, tokenizer: Any) -> dict[str, str]:

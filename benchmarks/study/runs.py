@@ -21,7 +21,11 @@ from shared.errors import UserError
 from shared.fs import read_json, write_json
 
 KEPT = ("model_utility", "forget_quality", "forget_truth_ratio", "forget_probability", "forget_fact_probability", "retain_probability",
-        "retain_truth_ratio", "retain_rouge", "retain_fact_probability")  # fmt: skip
+        "retain_truth_ratio", "retain_rouge", "retain_fact_probability",
+        *(f"{about}_{part}" for about in ("real_authors", "world_facts") for part in ("probability", "rouge", "truth_ratio")))  # fmt: skip
+
+NUMBERS = ("forget_nll", "forget_fact_nll", "forget_paraphrase_nll", "retain_nll")
+"""what training measures along the way"""
 
 PR_SET_PDEATHSIG = 1
 
@@ -46,9 +50,8 @@ def run(made: Made, flags: list[str], job: Job, reference: str | None) -> dict[s
         last, before = curve[-1], curve[-2]["step"] + 1 if len(curve) > 1 else 0
         steps = before + last.get("eval_landed", 1.0) * (last["step"] + 1 - before)
         result = {**asdict(job), "reached": "eval_landed" in last, "steps": steps,
-                  **{name: last[f"eval_{name}"] for name in ("forget_nll", "forget_fact_nll", "retain_nll") if f"eval_{name}" in last},
-                  "curve": [{k: v for k, v in line.items() if k in ("step", "eval_forget_nll", "eval_forget_fact_nll", "eval_retain_nll")}
-                            for line in curve]}  # fmt: skip
+                  **{name: last[f"eval_{name}"] for name in NUMBERS if f"eval_{name}" in last},
+                  "curve": [{k: line[k] for k in ("step", *(f"eval_{name}" for name in NUMBERS)) if k in line} for line in curve]}  # fmt: skip
         if job.evaluate and result["reached"]:
             result |= {f"suite_{k}": v for k, v in evaluate(made, str(model), job.key, reference, log).items()}
         result["seconds"] = time.monotonic() - started

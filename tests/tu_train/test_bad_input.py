@@ -107,7 +107,7 @@ def test_a_layer_beyond_the_model(option, layer, refused, target):
     ("key", "expected"),
     [
         ((), "name their column of the forget data with --set alternate_key=COLUMN"),
-        (("--set", "alternate_key=other_answer"), "no alternate answer in column 'other_answer'"),
+        (("--set", "alternate_key=other_answer"), "no other answer in column 'other_answer'"),
         (
             ("--set", "alternate_key=perturbed_answer", "--set", "alternates=generate"),
             "alternates=generate writes what alternate_key",

@@ -69,7 +69,7 @@ def test_alternates_are_a_text_or_a_list_of_texts_in_a_column():
     assert alternates(row(other="Somebody."), "other") == ["Somebody."]
     assert alternates(row(other=["A.", "B."]), "other") == ["A.", "B."]
     for bad in ({}, {"other": []}, {"other": ["A.", " "]}, {"other": 3}, {"other": ["A.", 3]}, {"other": ""}):
-        with pytest.raises(DataError, match=r"some/0: no alternate answer in column 'other'.*alternate_key"):
+        with pytest.raises(DataError, match=r"some/0: no other answer in column 'other'.*alternate_key"):
             alternates(row(**bad), "other")
     with pytest.raises(ConfigError, match=r"--set alternate_key=COLUMN.*--set alternates=generate"):
         alternates(row(other="Somebody."), None)
