@@ -23,7 +23,8 @@ from tu_train.forward import Reading, look
 from tu_train.landing import land, remember
 from tu_train.methods import State
 
-NUMBERS = tuple(f"{kind}_{number}" for kind in ("forget", "forget_fact", "forget_paraphrase", "retain") for number in ("nll", "probability"))
+KINDS = ("forget", "forget_fact", "forget_paraphrase", "retain")
+NUMBERS = tuple(f"{kind}_{number}" for kind in KINDS for number in ("nll", "probability"))
 COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
@@ -79,7 +80,7 @@ class Evaluation:
         return self.stop_when if holds else None
 
     def _measured(self, packed: PackedModel, autocast: AbstractContextManager, only: str = "") -> dict[str, float]:
-        groups = {"forget": self.forget, "forget_fact": self.facts, "forget_paraphrase": self.paraphrases, "retain": self.retain}
+        groups = dict(zip(KINDS, (self.forget, self.facts, self.paraphrases, self.retain), strict=True))
         with autocast, torch.no_grad():
             kinds = [self._measure(packed, kind, items) for kind, items in groups.items() if not only or only.rpartition("_")[0] == kind]
         return {name: value for kind in kinds for name, value in kind.items()}

@@ -51,7 +51,7 @@ def run(made: Made, flags: list[str], job: Job, reference: str | None) -> dict[s
         steps = before + last.get("eval_landed", 1.0) * (last["step"] + 1 - before)
         result = {**asdict(job), "reached": "eval_landed" in last, "steps": steps,
                   **{name: last[f"eval_{name}"] for name in NUMBERS if f"eval_{name}" in last},
-                  "curve": [{k: line[k] for k in ("step", *(f"eval_{name}" for name in NUMBERS)) if k in line} for line in curve]}  # fmt: skip
+                  "curve": [{k: line[k] for k in ("step", *(f"eval_{n}" for n in NUMBERS)) if k in line} for line in curve]}  # fmt: skip
         if job.evaluate and result["reached"]:
             result |= {f"suite_{k}": v for k, v in evaluate(made, str(model), job.key, reference, log).items()}
         result["seconds"] = time.monotonic() - started

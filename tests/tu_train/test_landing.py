@@ -3,6 +3,8 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +86,14 @@ def test_a_bound_that_is_not_between_moves_nothing(bound):
 
 
 class Plain:
-    """Numbers of a saved model on the forget rows, one row at a time through the model's own logits."""
+    """Numbers of a saved model on the forget rows, one row at a time through the model's own logits; of another wording, with `column`."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, column: str | None = None):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder)
         self.all: list[list[float]] = []
         self.facts: list[list[float]] = []
         for row in load_rows(FORGET):
+            row = row if column is None else replace(row, answer=row.extra[column])
             example = qa_example(row, tokenizer)
             with torch.no_grad():
                 logp = model(torch.tensor([example.input_ids])).logits[0].double().log_softmax(-1)
@@ -99,7 +102,7 @@ class Plain:
                 token = example.input_ids[i]
                 end = at + (0 if token == tokenizer.eos_token_id else len(tokenizer.decode([token])))
                 own.append(logp[i - 1, token].item())
-                if any(at < b and end > a for a, b in row.extra["fact_spans"]):
+                if column is None and any(at < b and end > a for a, b in row.extra["fact_spans"]):
                     fact.append(own[-1])
                 at = end
             assert at == len(row.answer)
@@ -133,17 +136,40 @@ def test_the_numbers_of_the_fact_are_those_of_its_tokens(train):
     assert 0 < sum(map(len, plain.facts)) < sum(map(len, plain.all))
 
 
+def test_the_numbers_of_the_paraphrase_are_those_of_its_answer(train):
+    out = train(paraphrase_key="paraphrased_answer")
+    last, plain = log_of(out)[-1], Plain(out, "paraphrased_answer")
+    found = {n: last[f"eval_forget_paraphrase_{n}"] for n in ("nll", "probability")}
+    assert found == pytest.approx({n: plain.number(n) for n in found}, rel=1e-5)
+    assert found["nll"] != pytest.approx(last["eval_forget_nll"], rel=1e-3), "another wording than the row's own"
+    assert weights_of(out) == weights_of(train()), "what is measured changes no bit"
+
+
+def test_only_evaluated_rows_are_reworded_and_of_a_list_the_first_counts(train, target, tmp_path):
+    rows = [{"question": r.question, "answer": r.answer, "one": r.extra["paraphrased_answer"]} for r in load_rows(FORGET)[:2]]
+    rows[0]["some"] = [rows[0]["one"], "no"]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = partial(train, scores=score(target, tmp_path / "store", data=str(data), spans="none"), eval_key=None)
+    one, first = (log_of(again(paraphrase_key=column, eval_rows=1))[-1]["eval_forget_paraphrase_nll"] for column in ("one", "some"))
+    assert one == first > 0
+    with pytest.raises(DataError, match=r"no other answer in column 'some'.*--set paraphrase_key"):
+        again(paraphrase_key="some", eval_rows=2)
+
+
 @pytest.mark.parametrize("between", [0, 1])
-@pytest.mark.parametrize("number", ["forget_nll", "forget_fact_nll"])
+@pytest.mark.parametrize("number", ["forget_nll", "forget_fact_nll", "forget_paraphrase_nll"])
 def test_the_saved_model_stands_at_the_bound_and_without_landing_beyond_it(number, between, train, target):
-    free = [Plain(target).number(number), *(line[f"eval_{number}"] for line in log_of(train()) if f"eval_{number}" in line)]
+    column = "paraphrased_answer" if "paraphrase" in number else None
+    train = partial(train, paraphrase_key=column)
+    free = [Plain(target, column).number(number), *(line[f"eval_{number}"] for line in log_of(train()) if f"eval_{number}" in line)]
     low, high = free[between], free[between + 1]
     assert high > low * (1 + 10 * TOLERANCE), "too little was forgotten for a test"
     bound = round((low + high) / 2, 4)
     rule = f"{number}>{bound}"
     over, exact = train(stop_when=rule), train(stop_when=rule, land=True)
-    assert Plain(over).number(number) > bound * (1 + 2 * TOLERANCE)
-    found, lines = Plain(exact).number(number), log_of(exact)
+    assert Plain(over, column).number(number) > bound * (1 + 2 * TOLERANCE)
+    found, lines = Plain(exact, column).number(number), log_of(exact)
     assert bound * (1 - 1e-5) <= found <= bound * (1 + TOLERANCE + 1e-5)
     assert lines[-1][f"eval_{number}"] == pytest.approx(found, rel=1e-5) and 0 < lines[-1]["eval_landed"] < 1
     assert len(lines) == len(log_of(over)) == EVERY * (between + 1)
@@ -194,6 +220,7 @@ def test_a_run_stopped_between_evaluations_and_resumed_lands_on_the_same_bytes(d
     ({"land": True}, "give a rule"),
     ({"land": True, "eval_every": 1}, "give a rule"),
     ({"stop_when": "forget_fact_nll>1", "eval_every": 1}, "eval_key"),
+    ({"stop_when": "forget_paraphrase_nll>1", "eval_every": 1}, "paraphrase_key"),
     ({"stop_when": "retain_nll>1", "eval_every": 1, "land": True, "retain": "none"}, "--retain"),
     ({"stop_when": "forget_nll>1", "land": True}, "--eval-every"),
 ])  # fmt: skip
