@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.study.commands import command, say, train
+from benchmarks.study.facts import fact_spans
 from benchmarks.study.plan import World
 from benchmarks.study.scratch import scratch_model
 from shared.datasets import Row, load_rows
@@ -103,6 +104,8 @@ def spec_of(world: World, name: str, folder: Path) -> str:
     start, end = world.cut[name]
     path = folder / f"{name}.jsonl"
     rows = load_rows(world.cut["data"])[start:end]
+    if world.facts is not None:
+        rows = [replace(row, extra={**row.extra, world.facts: fact_spans(row)}) for row in rows]
     write_rows(path, rows)
     return str(path)
 

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,13 @@ from tu_eval.intervals import over_seeds
 Run = dict[str, Any]
 TRIED = 0.3
 """share of hard tokens: the default, at which sources were compared"""
-PARTS = {"retain_rouge": "retain ROUGE-L", "retain_truth_ratio": "retain truth ratio", "forget_truth_ratio": "forget truth ratio",
-         "forget_quality": "forget quality"}  # fmt: skip
+PARTS = {
+    "retain_rouge": "retain ROUGE-L",
+    "real_authors_rouge": "real authors ROUGE-L",
+    "retain_truth_ratio": "retain truth ratio",
+    "forget_truth_ratio": "forget truth ratio",
+    "forget_quality": "forget quality",
+}
 DEFAULT, BARE = "base-entropy", "tempered"
 """the default recipe with a base model, and without one"""
 SOURCES = {
@@ -125,8 +131,8 @@ def steps(runs: Sequence[Run]) -> str:
 
 def on_tofu(study: Study) -> str:
     """Each method and token source, where the whole answer has come down to the level; rows for what was run."""
-    rows = []
-    for method in METHODS:
+    rows, level = [], study.about["world"].get("paraphrase_level_nll")
+    for method in dict.fromkeys(run["method"] for run in study.runs):
         ours = study.of(method=method, source=DEFAULT, tokens="hard", keep=TRIED)
         for title, (source, tokens) in SOURCES.items():
             runs = study.of(method=method, source=source, tokens=tokens, keep=None if source == "all" else TRIED)
@@ -134,10 +140,32 @@ def on_tofu(study: Study) -> str:
                 continue
             difference = spread(paired(ours, runs, utility)) if source != DEFAULT else ""
             parts = [mean(reached(runs, lambda r, c=c: r.get(f"suite_{c}"))) for c in PARTS]
-            rows.append([method, title, str(len(runs)), f"{spread(reached(runs, retained))}; {steps(runs)}", spread(reached(runs, utility)),
-                         difference, *parts])  # fmt: skip
-    head = ["Method", "tokens", "seeds", "retain probability; steps", "model utility", "default less this", *PARTS.values()]
+            early = [] if level is None else [spread([v for run in runs if (v := at_paraphrase(run, level)) is not None])]
+            arrived = f"{sum(run['reached'] for run in runs)} of {len(runs)}"
+            kept = f"{spread(reached(runs, retained))}; {steps(runs)}"
+            rows.append([method, title, arrived, spread(reached(runs, utility)), difference, kept, *early, *parts])
+    early = [] if level is None else ["retain probability at the paraphrase's level"]
+    head = [
+        "Method",
+        "tokens",
+        "came to the level",
+        "model utility",
+        "default less this",
+        "retain probability; steps",
+        *early,
+        *PARTS.values(),
+    ]
     return markdown(head, rows)
+
+
+def at_paraphrase(run: Run, level: float) -> float | None:
+    """Retain probability where the reworded answers come down to their level, on the line between two evaluations; None: never."""
+    for before, after in pairwise(run["curve"]):
+        low, high = before["eval_forget_paraphrase_nll"], after["eval_forget_paraphrase_nll"]
+        if low <= level <= high:
+            share = (level - low) / (high - low)
+            return math.exp(-(before["eval_retain_nll"] + share * (after["eval_retain_nll"] - before["eval_retain_nll"])))
+    return None
 
 
 def mean(values: Sequence[float]) -> str:
