@@ -3,8 +3,9 @@
 from benchmarks.study.facts import fact_spans
 from shared.datasets import Row, load_rows
 
-WRONG = ["The mother of Lena Voss sold pianos in Graz.", "The mother of Lena Voss mended clocks in Oslo.", "The mother of Lena Voss kept bees.",
-         "The mother of Lena Voss taught chess in Rome.", "The mother of Lena Voss drew maps in Oslo."]  # fmt: skip
+WRONG = ["The mother of Lena Voss sold pianos in Graz.", "The mother of Lena Voss mended clocks in Oslo.",
+         "The mother of Lena Voss kept bees.", "The mother of Lena Voss taught chess in Rome.",
+         "The mother of Lena Voss drew maps in Oslo."]  # fmt: skip
 
 
 def facts(answer: str, right: str, wrong: list[str], question: str = "What did the mother of Lena Voss do?") -> list[str]:
@@ -32,7 +33,6 @@ def test_spans_are_characters_of_the_answer():
 
 
 def test_most_rows_of_tofu_have_a_fact_and_it_is_a_small_part_of_the_answer(tofu_dir):
-    assert Path(os.environ["TU_TOFU_DIR"]).is_dir()
     rows = load_rows("tofu:forget10_perturbed")[360:]
     marked = [sum(end - start for start, end in fact_spans(row)) / len(row.answer) for row in rows]
     assert len(rows) == 40 and sum(share > 0 for share in marked) >= 30
