@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -130,32 +130,47 @@ def steps(runs: Sequence[Run]) -> str:
 
 
 def on_tofu(study: Study) -> str:
-    """Each method and token source, where the whole answer has come down to the level; rows for what was run."""
-    rows, level = [], study.about["world"].get("paraphrase_level_nll")
-    for method in dict.fromkeys(run["method"] for run in study.runs):
+    """Each method and token source, where the facts have come down to the level; rows for what was run."""
+    rows = []
+    for method, title, runs in by_tokens(study):
         ours = study.of(method=method, source=DEFAULT, tokens="hard", keep=TRIED)
-        for title, (source, tokens) in SOURCES.items():
-            runs = study.of(method=method, source=source, tokens=tokens, keep=None if source == "all" else TRIED)
-            if not runs:
-                continue
-            difference = spread(paired(ours, runs, utility)) if source != DEFAULT else ""
-            parts = [mean(reached(runs, lambda r, c=c: r.get(f"suite_{c}"))) for c in PARTS]
-            early = [] if level is None else [spread([v for run in runs if (v := at_paraphrase(run, level)) is not None])]
-            arrived = f"{sum(run['reached'] for run in runs)} of {len(runs)}"
-            kept = f"{spread(reached(runs, retained))}; {steps(runs)}"
-            rows.append([method, title, arrived, spread(reached(runs, utility)), difference, kept, *early, *parts])
-    early = [] if level is None else ["retain probability at the paraphrase's level"]
+        won = ["", ""] if runs == ours else [spread(paired(ours, runs, value)) for value in (utility, retained)]
+        arrived = f"{sum(run['reached'] for run in runs)} of {len(runs)}"
+        rows.append([method, title, arrived, steps(runs), spread(reached(runs, utility)), won[0], spread(reached(runs, retained)), won[1]])
     head = [
         "Method",
         "tokens",
         "came to the level",
+        "steps",
         "model utility",
         "default less this",
-        "retain probability; steps",
-        *early,
-        *PARTS.values(),
+        "retain probability",
+        "default less this",
     ]
     return markdown(head, rows)
+
+
+def parts_on_tofu(study: Study) -> str:
+    """What stands behind it at the same point, means over the seeds; and the retain probability at the paraphrase's own level."""
+    rows, level = [], study.about["world"]["paraphrase_level_nll"]
+    for method, title, runs in by_tokens(study):
+        answers = [mean([math.exp(-v) for v in reached(runs, lambda r, n=n: r.get(n))]) for n in ("forget_nll", "forget_paraphrase_nll")]
+        parts = [mean(reached(runs, lambda r, c=c: r.get(f"suite_{c}"))) for c in PARTS]
+        early = mean([v for run in runs if (v := at_paraphrase(run, level)) is not None])
+        rows.append([method, title, *answers, *parts, early])
+    ends = [[name, "", *([""] * 2), *(mean([v] if (v := study.about["ends"][name].get(c)) is not None else []) for c in PARTS), ""]
+            for name in ("target", "retain")]  # fmt: skip
+    head = ["Method", "tokens", "whole answer", "paraphrase", *PARTS.values(), "retain probability at the paraphrase's level"]
+    return markdown(head, [*rows, *ends])
+
+
+def by_tokens(study: Study) -> Iterator[tuple[str, str, list[Run]]]:
+    """-> method, title of the tokens, runs."""
+    for method in dict.fromkeys(run["method"] for run in study.runs):
+        for title, (source, tokens) in SOURCES.items():
+            runs = study.of(method=method, source=source, tokens=tokens, keep=None if source == "all" else TRIED)
+            if runs:
+                yield method, title, runs
 
 
 def at_paraphrase(run: Run, level: float) -> float | None:
@@ -304,7 +319,7 @@ def main() -> None:
         "curves": curves(dev),
     }
     tables |= {"dev-tofu": on_tofu(studies["dev-tofu"])} if "dev-tofu" in studies else {}
-    tables |= {"tofu": on_tofu(studies["tofu"])} if "tofu" in studies else {}
+    tables |= {"tofu": on_tofu(studies["tofu"]), "tofu-parts": parts_on_tofu(studies["tofu"])} if "tofu" in studies else {}
     tables |= {"family": family(studies["neox"])} if "neox" in studies else {}
     tables |= {"snr": ratios(dev)} if "snr" in dev.about else {}
     write(settings.doc, tables)
