@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +47,8 @@ SOURCES = {
     "entropy, as phrases": ("entropy", "hard"),
     "the paper's": ("paper", "hard"),
 }
+ELSEWHERE = {"atlas": "on other people", "dev-tofu": "on TOFU"}
+"""worlds whose facts candidates are compared with, too"""
 METHODS = ("npo", "graddiff", "simnpo")
 
 
@@ -187,24 +189,22 @@ def mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.3f}" if values else "—"
 
 
-def candidates(dev: Study, report: Study) -> str:
-    """Every candidate: agreement on both worlds, and what hard tokens by it kept."""
+def candidates(dev: Study, elsewhere: Mapping[str, Study]) -> str:
+    """Every candidate: agreement where they were tried and elsewhere, and what hard tokens by it kept."""
     rows = []
-    found, other = dev.about["agreement"], report.about.get("agreement", {})
+    found, others = dev.about["agreement"], [study.about.get("agreement", {}) for study in elsewhere.values()]
     for name, figures in sorted(found.items(), key=lambda item: -item[1]["per_answer_auc"]):
         runs = dev.of(method="npo", source=name, tokens="hard", keep=TRIED)
         kept = reached(runs, retained)
         outcome = f"{spread(kept)}; {steps(runs)}" if kept else ("not reached" if runs else "")
-        again = f"{other[name]['per_answer_auc']:.3f}" if name in other else ""
-        rows.append([f"`{name}`", described(name) if described(name) != name else "", f"{figures['per_answer_auc']:.3f}", again,
+        again = [f"{other[name]['per_answer_auc']:.3f}" if name in other else "" for other in others]
+        rows.append([f"`{name}`", described(name) if described(name) != name else "", f"{figures['per_answer_auc']:.3f}", *again,
                      f"{figures['per_answer_ap']:.3f}", f"{figures['per_answer_p_30']:.3f}", outcome])  # fmt: skip
     for name in ("given", "all", "random"):
         runs = dev.of(method="npo", source=name, keep=TRIED if name == "random" else None)
-        rows.append([f"`{name}`", "", "", "", "", "", f"{spread(reached(runs, retained))}; {steps(runs)}"])
-    return markdown(
-        ["Source", "recipe", "ROC-AUC", "on other people", "average precision", "precision of the top 30 %", "retain probability; steps"],
-        rows,
-    )
+        rows.append([f"`{name}`", *[""] * (4 + len(others)), f"{spread(reached(runs, retained))}; {steps(runs)}"])
+    head = ["Source", "recipe", "ROC-AUC", *elsewhere, "average precision", "precision of the top 30 %", "retain probability; steps"]
+    return markdown(head, rows)
 
 
 def curves(dev: Study) -> str:
@@ -315,7 +315,7 @@ def main() -> None:
     tables = {
         "worlds": worlds(studies),
         "recovered": recovered(studies["atlas"]),
-        "candidates": candidates(dev, studies["atlas"]),
+        "candidates": candidates(dev, {title: studies[name] for name, title in ELSEWHERE.items() if name in studies}),
         "curves": curves(dev),
     }
     tables |= {"dev-tofu": on_tofu(studies["dev-tofu"])} if "dev-tofu" in studies else {}
