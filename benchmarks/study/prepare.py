@@ -67,7 +67,8 @@ def prepare(world: World, work: Path) -> Made:
     made = Made(world, folder, learn, retain, forget, str(target), str(retain_model), scores, level, suite)
     start = nll(open_store(scores), forget, world.facts, str(target))
     facts = {"level_nll": level, "start_nll": start, "target": model_fingerprint(target), "retain": model_fingerprint(retain_model)}
-    write_json(folder / "world.json", {**facts, **paraphrased(world, forget, made, shelf)})
+    whole = {} if world.facts is None else {"answer_level_nll": nll(open_store(other), forget, None, str(retain_model))}
+    write_json(folder / "world.json", {**facts, **whole, **paraphrased(world, forget, made, shelf)})
     say(f"{world.name}: probability of the facts {math.exp(-start):.3f}, under the retain model {math.exp(-level):.3f}")
     return made
 

@@ -47,6 +47,10 @@ SOURCES = {
     "entropy, as phrases": ("entropy", "hard"),
     "the paper's": ("paper", "hard"),
 }
+OTHER_LEVELS = {
+    "facts at the whole answer's level": ("forget", "answer_level_nll", "forget_fact"),
+    "retain probability at the paraphrase's level": ("forget_paraphrase", "paraphrase_level_nll", "retain"),
+}
 ELSEWHERE = {"atlas": "on other people", "dev-tofu": "on TOFU"}
 """worlds whose facts candidates are compared with, too"""
 METHODS = ("npo", "graddiff", "simnpo")
@@ -137,7 +141,8 @@ def on_tofu(study: Study) -> str:
     for method, title, runs in by_tokens(study):
         ours = study.of(method=method, source=DEFAULT, tokens="hard", keep=TRIED)
         won = ["", ""] if runs == ours else [spread(paired(ours, runs, value)) for value in (utility, retained)]
-        arrived = f"{sum(run['reached'] for run in runs)} of {len(runs)}"
+        left = [math.exp(-run["forget_fact_nll"]) for run in runs if not run["reached"]]
+        arrived = f"{sum(run['reached'] for run in runs)} of {len(runs)}" + (f"; facts left at {mean(left)}" if left else "")
         rows.append([method, title, arrived, steps(runs), spread(reached(runs, utility)), won[0], spread(reached(runs, retained)), won[1]])
     head = [
         "Method",
@@ -153,17 +158,18 @@ def on_tofu(study: Study) -> str:
 
 
 def parts_on_tofu(study: Study) -> str:
-    """What stands behind it at the same point, means over the seeds; and the retain probability at the paraphrase's own level."""
-    rows, level = [], study.about["world"]["paraphrase_level_nll"]
+    """What stands behind it at the same point, means over the seeds; and what holds where other numbers come to their own level."""
+    rows, world = [], study.about["world"]
     for method, title, runs in by_tokens(study):
         answers = [mean([math.exp(-v) for v in reached(runs, lambda r, n=n: r.get(n))]) for n in ("forget_nll", "forget_paraphrase_nll")]
         parts = [mean(reached(runs, lambda r, c=c: r.get(f"suite_{c}"))) for c in PARTS]
-        early = mean([v for run in runs if (v := at_paraphrase(run, level)) is not None])
-        rows.append([method, title, *answers, *parts, early])
-    ends = [[name, "", *([""] * 2), *(mean([v] if (v := study.about["ends"][name].get(c)) is not None else []) for c in PARTS), ""]
-            for name in ("target", "retain")]  # fmt: skip
-    head = ["Method", "tokens", "whole answer", "paraphrase", *PARTS.values(), "retain probability at the paraphrase's level"]
-    return markdown(head, [*rows, *ends])
+        others = [mean([v for run in runs if (v := at_level(run, watched, world[level], wanted)) is not None])
+                  for watched, level, wanted in OTHER_LEVELS.values()]  # fmt: skip
+        rows.append([method, title, *answers, *parts, *others])
+    for name in ("target", "retain"):
+        parts = [mean([v] if (v := study.about["ends"][name].get(c)) is not None else []) for c in PARTS]
+        rows.append([f"{name} model", "", "", "", *parts, *[""] * len(OTHER_LEVELS)])
+    return markdown(["Method", "tokens", "whole answer", "paraphrase", *PARTS.values(), *OTHER_LEVELS], rows)
 
 
 def by_tokens(study: Study) -> Iterator[tuple[str, str, list[Run]]]:
@@ -175,13 +181,13 @@ def by_tokens(study: Study) -> Iterator[tuple[str, str, list[Run]]]:
                 yield method, title, runs
 
 
-def at_paraphrase(run: Run, level: float) -> float | None:
-    """Retain probability where the reworded answers come down to their level, on the line between two evaluations; None: never."""
+def at_level(run: Run, watched: str, level: float, wanted: str) -> float | None:
+    """Probability of `wanted` where the NLL of `watched` first comes to the level, on the line between two evaluations; None: never."""
     for before, after in pairwise(run["curve"]):
-        low, high = before["eval_forget_paraphrase_nll"], after["eval_forget_paraphrase_nll"]
+        low, high = before[f"eval_{watched}_nll"], after[f"eval_{watched}_nll"]
         if low <= level <= high:
-            share = (level - low) / (high - low)
-            return math.exp(-(before["eval_retain_nll"] + share * (after["eval_retain_nll"] - before["eval_retain_nll"])))
+            first, last = before[f"eval_{wanted}_nll"], after[f"eval_{wanted}_nll"]
+            return math.exp(-(first + (level - low) / (high - low) * (last - first)))
     return None
 
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, targets, write_stores
 from benchmarks.study.plan import World, read_study
 from benchmarks.study.prepare import Made
-from benchmarks.study.tables import DEFAULT, TRIED, Study, at_paraphrase, paired, recovered
+from benchmarks.study.tables import DEFAULT, TRIED, Study, at_level, paired, recovered
 from shared.datasets import load_rows
 from shared.errors import ConfigError
 from shared.scores import open_store
@@ -174,8 +174,8 @@ def test_the_share_recovered_is_of_the_way_from_all_tokens_to_the_true_ones():
     assert all(row[1] == "0" and row[-1] == "—" for row in table if row[0] in ("graddiff", "simnpo"))
 
 
-def test_what_is_kept_at_the_paraphrases_level_lies_on_the_line_between_two_evaluations():
-    curve = [{"eval_forget_paraphrase_nll": p, "eval_retain_nll": r} for p, r in ((2.0, 0.2), (2.4, 0.3), (3.4, 0.7), (3.0, 0.1))]
-    assert at_paraphrase({"curve": curve}, 2.9) == pytest.approx(math.exp(-0.5))  # the first time, not the second
-    assert at_paraphrase({"curve": curve}, 2.4) == pytest.approx(math.exp(-0.3))
-    assert at_paraphrase({"curve": curve}, 3.5) is None and at_paraphrase({"curve": curve[:1]}, 2.0) is None
+def test_what_holds_at_a_level_lies_on_the_line_between_two_evaluations():
+    curve = [{"eval_forget_nll": p, "eval_retain_nll": r} for p, r in ((2.0, 0.2), (2.4, 0.3), (3.4, 0.7), (3.0, 0.1))]
+    assert at_level({"curve": curve}, "forget", 2.9, "retain") == pytest.approx(math.exp(-0.5))  # the first time, not the second
+    assert at_level({"curve": curve}, "forget", 2.4, "retain") == pytest.approx(math.exp(-0.3))
+    assert at_level({"curve": curve}, "forget", 3.5, "retain") is None and at_level({"curve": curve[:1]}, "forget", 2.0, "retain") is None
