@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from itertools import pairwise, product
+from statistics import harmonic_mean
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, targets, write_stores
 from benchmarks.study.plan import World, read_study
 from benchmarks.study.prepare import Made
-from benchmarks.study.tables import DEFAULT, TRIED, Study, at_level, paired, recovered
+from benchmarks.study.tables import DEFAULT, TRIED, UTILITY, Study, at_level, paired, recovered, rest_of_utility
 from shared.datasets import load_rows
 from shared.errors import ConfigError
 from shared.scores import open_store
@@ -179,3 +180,11 @@ def test_what_holds_at_a_level_lies_on_the_line_between_two_evaluations():
     assert at_level({"curve": curve}, "forget", 2.9, "retain") == pytest.approx(math.exp(-0.5))  # the first time, not the second
     assert at_level({"curve": curve}, "forget", 2.4, "retain") == pytest.approx(math.exp(-0.3))
     assert at_level({"curve": curve}, "forget", 3.5, "retain") is None and at_level({"curve": curve[:1]}, "forget", 2.0, "retain") is None
+
+
+def test_utility_without_real_authors_rouge_is_the_harmonic_mean_of_the_other_eight():
+    parts = {f"suite_{about}_{part}": 0.1 * (i + 1) for i, (about, part) in enumerate(UTILITY)}
+    eight = [v for name, v in parts.items() if name != "suite_real_authors_rouge"]
+    assert len(parts) == 9 and rest_of_utility(parts) == pytest.approx(harmonic_mean(eight)) != pytest.approx(harmonic_mean(parts.values()))
+    assert rest_of_utility({**parts, "suite_real_authors_rouge": 0.0}) == rest_of_utility(parts)
+    assert rest_of_utility({**parts, "suite_retain_rouge": 0.0}) == pytest.approx(0, abs=1e-9) and rest_of_utility({}) is None
