@@ -182,6 +182,17 @@ def by_tokens(study: Study) -> Iterator[tuple[str, str, list[Run]]]:
                 yield method, title, runs
 
 
+def earlier_on_tofu(study: Study) -> str:
+    """Runs of one seed in other settings and at another matched point, before those that are reported."""
+    titles = {source: title for title, (source, _) in SOURCES.items()}
+    rows = [[run["world"], run["matched"], run["settings"], run["method"],
+             titles[run["source"]] if run["tokens"] != "soft" else "default, soft", "" if run["keep"] is None else f"{run['keep']:g}",
+             f"{run['steps']:.0f}", f"{retained(run):.3f}", spread(reached([run], utility))]
+            for run in study.runs]  # fmt: skip
+    head = ["World", "matched at", "batch, learning rate", "Method", "tokens", "keep", "steps", "retain probability", "model utility"]
+    return markdown(head, rows)
+
+
 def at_level(run: Run, watched: str, level: float, wanted: str) -> float | None:
     """Probability of `wanted` where the NLL of `watched` first comes to the level, on the line between two evaluations; None: never."""
     for before, after in pairwise(run["curve"]):
@@ -327,6 +338,7 @@ def main() -> None:
     }
     tables |= {"dev-tofu": on_tofu(studies["dev-tofu"])} if "dev-tofu" in studies else {}
     tables |= {"tofu": on_tofu(studies["tofu"]), "tofu-parts": parts_on_tofu(studies["tofu"])} if "tofu" in studies else {}
+    tables |= {"tofu-earlier": earlier_on_tofu(load("tofu-earlier"))}
     tables |= {"family": family(studies["neox"])} if "neox" in studies else {}
     tables |= {"snr": ratios(dev)} if "snr" in dev.about else {}
     write(settings.doc, tables)
