@@ -109,8 +109,9 @@ def utility(run: Run) -> float | None:
 
 def rest_of_utility(run: Run) -> float | None:
     """Model utility, the harmonic mean of nine parts, without the part that rules it where a model knows few real authors."""
-    parts = [run.get(f"suite_{about}_{part}") for about, part in UTILITY if (about, part) != ("real_authors", "rouge")]
-    return None if None in parts else len(parts) / sum(1 / max(part, 1e-12) for part in parts)
+    names = [f"suite_{about}_{part}" for about, part in UTILITY if (about, part) != ("real_authors", "rouge")]
+    parts = [value for name in names if (value := run.get(name)) is not None]
+    return len(parts) / sum(1 / max(part, 1e-12) for part in parts) if len(parts) == len(names) else None
 
 
 def worlds(studies: dict[str, Study]) -> str:
