@@ -6,8 +6,6 @@ carries the fact where the right wording holds it and the wrong ones do not. Wor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from shared.datasets import Row
 from shared.words import WORD, plain, vocabulary
 
@@ -17,7 +15,7 @@ BY_CHANCE = 1
 
 def fact_spans(row: Row) -> list[list[int]]:
     """[start, end) character offsets, in the answer, of the words that carry the fact; none where the paraphrase shares no such word."""
-    wrong: Sequence[set[str]] = [vocabulary(text) for text in row.extra["perturbed_answer"]]
+    wrong = [vocabulary(text) for text in row.extra["perturbed_answer"]]
     right = vocabulary(row.extra["paraphrased_answer"]) - vocabulary(row.question or "")
     telling = {word for word in right if sum(word in other for other in wrong) <= BY_CHANCE}
     return [[m.start(), m.end()] for m in WORD.finditer(row.answer) if plain(m.group()) in telling]

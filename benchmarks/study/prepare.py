@@ -39,8 +39,8 @@ class Made:
     def rule(self) -> list[str]:
         name = "forget_nll" if self.world.facts is None else "forget_fact_nll"
         keys = {"eval_key": self.world.facts, "paraphrase_key": self.world.paraphrase}
-        key = [word for name, column in keys.items() if column is not None for word in ("--set", f"{name}={column}")]
-        return [*key, "--stop-when", f"{name}>{self.level:.4f}", "--set", "land=true"]
+        given = [word for key, column in keys.items() if column is not None for word in ("--set", f"{key}={column}")]
+        return [*given, "--stop-when", f"{name}>{self.level:.4f}", "--set", "land=true"]
 
 
 def prepare(world: World, work: Path) -> Made:
@@ -68,17 +68,18 @@ def prepare(world: World, work: Path) -> Made:
     start = nll(open_store(scores), forget, world.facts, str(target))
     facts = {"level_nll": level, "start_nll": start, "target": model_fingerprint(target), "retain": model_fingerprint(retain_model)}
     whole = {} if world.facts is None else {"answer_level_nll": nll(open_store(other), forget, None, str(retain_model))}
-    write_json(folder / "world.json", {**facts, **whole, **paraphrased(world, forget, made, shelf)})
+    write_json(folder / "world.json", {**facts, **whole, **paraphrased(made, shelf)})
     say(f"{world.name}: probability of the facts {math.exp(-start):.3f}, under the retain model {math.exp(-level):.3f}")
     return made
 
 
-def paraphrased(world: World, forget: str, made: Made, shelf: Path) -> dict[str, float]:
+def paraphrased(made: Made, shelf: Path) -> dict[str, float]:
     """NLL of the answers in another wording under the retain model and at the start, for tables."""
-    if world.paraphrase is None:
+    column = made.world.paraphrase
+    if column is None:
         return {}
     path = made.folder / "paraphrased.jsonl"
-    write_rows(path, [replace(row, answer=row.extra[world.paraphrase]) for row in load_rows(forget)])
+    write_rows(path, [replace(row, answer=row.extra[column]) for row in load_rows(made.forget)])
     models = {"paraphrase_level_nll": made.retain_model, "paraphrase_start_nll": made.target}
     stores = {name: store(shelf, Path(model), str(path), ["--spans", "none"], made.folder) for name, model in models.items()}
     return {name: nll(open_store(stores[name]), str(path), None, model) for name, model in models.items()}
