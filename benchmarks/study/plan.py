@@ -8,6 +8,7 @@ suite = "atlas:people=24,seed=1"      # for truth ratio and model utility, where
 learn = "atlas:full:people=24,seed=1" # the target learns these rows, the retain model `retain`
 retain = "atlas:retain:people=24,seed=1"
 forget = "atlas:forget:people=24,seed=1"
+known = ["tofu:real_authors"]         # target and retain model learn these rows too; unlearning never sees them
 learning = ["--epochs", "4"]          # of tu-train finetune
 unlearning = ["--epochs", "10"]       # of tu-train run
 scoring = ["--set", "entropy_temperature=2"]
@@ -53,6 +54,7 @@ class World:
     learn: str | None = None
     retain: str | None = None
     forget: str | None = None
+    known: tuple[str, ...] = ()
     learning: tuple[str, ...] = ()
     unlearning: tuple[str, ...] = ()
     scoring: tuple[str, ...] = ()

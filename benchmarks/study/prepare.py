@@ -52,7 +52,8 @@ def prepare(world: World, work: Path) -> Made:
         world = replace(world, base=str(scratch_model(shelf)))
     base = model_fingerprint(locate(world.base))
 
-    def model(kind: str, data: str) -> Path:
+    def model(kind: str, own: str) -> Path:
+        data = own if not world.known else beside(own, world.known, folder / f"{kind}-learns.jsonl")
         out = shelf / f"{kind}-{hash_json([base, content(data), world.learning])[:12]}"
         if not out.exists():
             say(f"{world.name}: {kind} model learns {data}")
@@ -109,6 +110,12 @@ def spec_of(world: World, name: str, folder: Path) -> str:
     if world.facts is not None:
         rows = [replace(row, extra={**row.extra, world.facts: fact_spans(row)}) for row in rows]
     write_rows(path, rows)
+    return str(path)
+
+
+def beside(own: str, known: Sequence[str], path: Path) -> str:
+    """The rows of `own`, then those of `known`."""
+    write_rows(path, [row for spec in (own, *known) for row in load_rows(spec)])
     return str(path)
 
 
