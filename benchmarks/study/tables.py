@@ -55,6 +55,7 @@ OTHER_LEVELS = {
 ELSEWHERE = {"atlas": "on other people", "dev-tofu": "on TOFU"}
 """worlds whose facts candidates are compared with, too"""
 METHODS = ("npo", "graddiff", "simnpo")
+TOFU = ("tofu", "tofu-known", "dev-tofu", "dev-tofu-known")
 
 
 @dataclass(frozen=True)
@@ -328,8 +329,7 @@ def main() -> None:
     parser.add_argument("--doc", type=Path, default=Path("docs/attribution.md"))
     parser.add_argument("--pictures", type=Path, default=Path("docs"))
     settings = parser.parse_args()
-    names = ("atlas", "tofu", "neox", "dev-atlas", "dev-tofu")
-    studies = {name: load(name) for name in names if (RESULTS / f"{name}.parquet").exists()}
+    studies = {name: load(name) for name in ("atlas", "neox", "dev-atlas", *TOFU) if (RESULTS / f"{name}.parquet").exists()}
     dev = studies["dev-atlas"]
     tables = {
         "worlds": worlds(studies),
@@ -337,8 +337,8 @@ def main() -> None:
         "candidates": candidates(dev, {title: studies[name] for name, title in ELSEWHERE.items() if name in studies}),
         "curves": curves(dev),
     }
-    tables |= {"dev-tofu": on_tofu(studies["dev-tofu"])} if "dev-tofu" in studies else {}
-    tables |= {"tofu": on_tofu(studies["tofu"]), "tofu-parts": parts_on_tofu(studies["tofu"])} if "tofu" in studies else {}
+    tables |= {name: on_tofu(studies[name]) for name in TOFU if name in studies}
+    tables |= {f"{name}-parts": parts_on_tofu(studies[name]) for name in ("tofu", "tofu-known") if name in studies}
     tables |= {"tofu-earlier": earlier_on_tofu(load("tofu-earlier"))}
     tables |= {"family": family(studies["neox"])} if "neox" in studies else {}
     tables |= {"snr": ratios(dev)} if "snr" in dev.about else {}

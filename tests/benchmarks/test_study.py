@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, targets, write_stores
 from benchmarks.study.plan import World, read_study
-from benchmarks.study.prepare import Made
+from benchmarks.study.prepare import Made, beside
 from benchmarks.study.tables import DEFAULT, TRIED, UTILITY, Study, at_level, paired, recovered, rest_of_utility
 from shared.datasets import load_rows
 from shared.errors import ConfigError
@@ -151,6 +151,12 @@ def run(source: str, tokens: str, seed: int, kept: float, *, reached: bool = Tru
 
 def kept(one: dict) -> float:
     return math.exp(-one["retain_nll"])
+
+
+def test_what_a_model_knows_of_the_world_follows_its_own_rows(tmp_path):
+    learned = load_rows(beside(FORGET, [RETAIN, FORGET], tmp_path / "learns.jsonl"))
+    expected = [row for spec in (FORGET, RETAIN, FORGET) for row in load_rows(spec)]
+    assert [(r.question, r.answer) for r in learned] == [(r.question, r.answer) for r in expected]
 
 
 def test_differences_are_of_the_same_seeds_that_came_to_the_level():
