@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +87,21 @@ def shares(
     _save(figure, path)
 
 
-def scatter(points: Mapping[str, tuple[float, float]], x: str, path: Path, note: Callable[[], str]) -> None:
-    figure, (axis,) = _figure(7, 4.2)
-    for name, (at, kept) in points.items():
-        axis.plot(at, kept, "o", color="#4b6a9b")
-        axis.annotate(name, (at, kept), textcoords="offset points", xytext=(5, 3), fontsize=8)
-    axis.set_xlabel(x)
-    axis.set_ylabel("probability of retain answers at matched forgetting")
-    axis.set_title(note(), fontsize=9)
+def utilities(found: Mapping[str, Mapping[str, Sequence[float]]], ends: Mapping[str, float], path: Path) -> None:
+    """`found`: method -> source -> model utility, a point a seed and a dash at the mean; `ends`: the models that no run changed."""
+    figure, (axis,) = _figure(7.5, 3.8)
+    sources = [name for name in COLOURS if any(name in values for values in found.values())]
+    for place, values in enumerate(found.values()):
+        for number, name in enumerate(sources):
+            at = place + (number - (len(sources) - 1) / 2) * 0.2
+            points = values.get(name, ())
+            axis.plot([at] * len(points), points, "o", markersize=4, alpha=0.6, color=COLOURS[name], label=None if place else name)
+            if points:
+                axis.hlines(sum(points) / len(points), at - 0.08, at + 0.08, color=COLOURS[name], linewidth=2)
+    for (name, value), style in zip(ends.items(), ("-", ":"), strict=True):
+        axis.axhline(value, color="black", linestyle=style, linewidth=1, label=name)
+    axis.set_xticks(range(len(found)), list(found))
+    axis.set_ylim(0, 1)
+    axis.set_ylabel("model utility at matched forgetting")
+    axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower left")
     _save(figure, path)

@@ -1,16 +1,27 @@
-"""Finished runs of a world as one small Parquet file, a row a run, which is committed; and what tables read of it."""
+"""Finished runs of a world as one small Parquet file, a row a run, which is committed; and how tables read it."""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.study.plan import World
 from shared.fs import read_json
+from tu_eval.intervals import over_seeds
 
 RESULTS = Path(__file__).parent / "results"
+Run = dict[str, Any]
+TRIED = 0.3
+"""share of hard tokens: the default, at which sources were compared"""
+DEFAULT, BARE = "base-entropy", "tempered"
+"""the default recipe with a base model, and without one"""
 
 
 def collect(world: World, work: Path, out: Path) -> Path:
@@ -26,3 +37,58 @@ def collect(world: World, work: Path, out: Path) -> Path:
     path = out / f"{world.name}.parquet"
     pq.write_table(table.replace_schema_metadata(about), path, compression="zstd")
     return path
+
+
+@dataclass(frozen=True)
+class Study:
+    runs: list[Run]
+    about: dict[str, Any]
+
+    def of(self, **wanted: Any) -> list[Run]:
+        """Runs with these values, in the order of their seeds."""
+        found = [run for run in self.runs if all(run.get(k) == v for k, v in wanted.items())]
+        return sorted(found, key=lambda run: run["seed"])
+
+
+def load(name: str) -> Study:
+    table = pq.read_table(RESULTS / f"{name}.parquet")
+    about = {k.decode().removesuffix(".json"): json.loads(v) for k, v in (table.schema.metadata or {}).items() if k.endswith(b".json")}
+    return Study(table.to_pylist(), about)
+
+
+def retained(run: Run) -> float:
+    return math.exp(-run["retain_nll"])
+
+
+def spread(values: Sequence[float]) -> str:
+    """`0.712 [0.698, 0.726]`, one value without an interval."""
+    if len(values) < 2:
+        return f"{values[0]:.3f}" if values else "—"
+    found = over_seeds(values)
+    assert found.value is not None and found.span is not None
+    return f"{found.value:.3f} [{found.span[0]:.3f}, {found.span[1]:.3f}]"
+
+
+def reached(runs: Sequence[Run], value: Callable[[Run], float | None]) -> list[float]:
+    return [v for run in runs if run["reached"] and (v := value(run)) is not None]
+
+
+def paired(ours: Sequence[Run], theirs: Sequence[Run], value: Callable[[Run], float | None]) -> list[float]:
+    """Ours less theirs, of the seeds where both came to the level."""
+    other = {run["seed"]: value(run) for run in theirs if run["reached"]}
+    mine = {run["seed"]: value(run) for run in ours if run["reached"]}
+    return [mine[s] - other[s] for s in mine if other.get(s) is not None and mine[s] is not None]  # type: ignore[operator]
+
+
+def steps(runs: Sequence[Run]) -> str:
+    found = reached(runs, lambda run: run["steps"])
+    return f"{sum(found) / len(found):.0f}" if found else "—"
+
+
+def mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.3f}" if values else "—"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" + " ---: |" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -9,110 +9,21 @@ Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`. Probabilities ar
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from benchmarks.study import plots
 from benchmarks.study.candidates import described
+from benchmarks.study.matched import ON_ATLAS, TOFU, at_level_of_facts, earlier_on_tofu, parts_on_tofu, utilities
 from benchmarks.study.plan import WITHOUT_SCORES
-from benchmarks.study.results import RESULTS
-from tu_eval.intervals import over_seeds
+from benchmarks.study.results import BARE, DEFAULT, RESULTS, TRIED, Study, load, markdown, paired, reached, retained, spread, steps
 
-Run = dict[str, Any]
-TRIED = 0.3
-"""share of hard tokens: the default, at which sources were compared"""
-PARTS = {
-    "retain_rouge": "retain ROUGE-L",
-    "real_authors_rouge": "real authors ROUGE-L",
-    "retain_truth_ratio": "retain truth ratio",
-    "forget_truth_ratio": "forget truth ratio",
-    "forget_quality": "forget quality",
-}
-DEFAULT, BARE = "base-entropy", "tempered"
-"""the default recipe with a base model, and without one"""
-SOURCES = {
-    "all": ("all", "all"),
-    "random 30 %": ("random", "random"),
-    "default, hard": (DEFAULT, "hard"),
-    "without a base model": (BARE, "hard"),
-    "gain, as phrases": ("gain", "hard"),
-    "entropy, as phrases": ("entropy", "hard"),
-    "the paper's": ("paper", "hard"),
-}
-UTILITY = [(about, part) for about in ("retain", "real_authors", "world_facts") for part in ("probability", "rouge", "truth_ratio")]
-OTHER_LEVELS = {
-    "facts at the whole answer's level": ("forget", "answer_level_nll", "forget_fact"),
-    "retain probability at the paraphrase's level": ("forget_paraphrase", "paraphrase_level_nll", "retain"),
-}
 ELSEWHERE = {"atlas": "on other people", "dev-tofu": "on TOFU"}
 """worlds whose facts candidates are compared with, too"""
 METHODS = ("npo", "graddiff", "simnpo")
-TOFU = ("tofu", "tofu-known", "dev-tofu", "dev-tofu-known")
-
-
-@dataclass(frozen=True)
-class Study:
-    runs: list[Run]
-    about: dict[str, Any]
-
-    def of(self, **wanted: Any) -> list[Run]:
-        """Runs with these values, in the order of their seeds."""
-        found = [run for run in self.runs if all(run.get(k) == v for k, v in wanted.items())]
-        return sorted(found, key=lambda run: run["seed"])
-
-
-def load(name: str) -> Study:
-    table = pq.read_table(RESULTS / f"{name}.parquet")
-    about = {k.decode().removesuffix(".json"): json.loads(v) for k, v in (table.schema.metadata or {}).items() if k.endswith(b".json")}
-    return Study(table.to_pylist(), about)
-
-
-def retained(run: Run) -> float:
-    return math.exp(-run["retain_nll"])
-
-
-def spread(values: Sequence[float]) -> str:
-    """`0.712 [0.698, 0.726]`, one value without an interval."""
-    if len(values) < 2:
-        return f"{values[0]:.3f}" if values else "—"
-    found = over_seeds(values)
-    assert found.value is not None and found.span is not None
-    return f"{found.value:.3f} [{found.span[0]:.3f}, {found.span[1]:.3f}]"
-
-
-def reached(runs: Sequence[Run], value: Callable[[Run], float | None]) -> list[float]:
-    return [v for run in runs if run["reached"] and (v := value(run)) is not None]
-
-
-def paired(ours: Sequence[Run], theirs: Sequence[Run], value: Callable[[Run], float | None]) -> list[float]:
-    """Ours less theirs, of the seeds where both came to the level."""
-    other = {run["seed"]: value(run) for run in theirs if run["reached"]}
-    mine = {run["seed"]: value(run) for run in ours if run["reached"]}
-    return [mine[s] - other[s] for s in mine if other.get(s) is not None and mine[s] is not None]  # type: ignore[operator]
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" + " ---: |" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def utility(run: Run) -> float | None:
-    return run.get("suite_model_utility")
-
-
-def rest_of_utility(run: Run) -> float | None:
-    """Model utility, the harmonic mean of nine parts, without the part that rules it where a model knows few real authors."""
-    names = [f"suite_{about}_{part}" for about, part in UTILITY if (about, part) != ("real_authors", "rouge")]
-    parts = [value for name in names if (value := run.get(name)) is not None]
-    return len(parts) / sum(1 / max(part, 1e-12) for part in parts) if len(parts) == len(names) else None
 
 
 def worlds(studies: dict[str, Study]) -> str:
@@ -137,76 +48,6 @@ def recovered(study: Study) -> str:
         rows.append([method, str(len(seeds)), *kept, spread(won), spread(gap), share])
     head = ["Method", "seeds", "all; steps", "default, hard; steps", "given; steps", "default − all", "given − all", "recovered"]
     return markdown(head, rows)
-
-
-def steps(runs: Sequence[Run]) -> str:
-    found = reached(runs, lambda run: run["steps"])
-    return f"{sum(found) / len(found):.0f}" if found else "—"
-
-
-MEASURES = {"model utility": utility, "the same without real authors' ROUGE-L": rest_of_utility, "retain probability": retained}
-
-
-def on_tofu(study: Study) -> str:
-    """Each method and token source, where the facts have come down to the level; rows for what was run."""
-    rows = []
-    for method, title, runs in by_tokens(study):
-        ours = study.of(method=method, source=DEFAULT, tokens="hard", keep=TRIED)
-        won = [[spread(reached(runs, value)), "" if runs == ours else spread(paired(ours, runs, value))] for value in MEASURES.values()]
-        left = [math.exp(-run["forget_fact_nll"]) for run in runs if not run["reached"]]
-        arrived = f"{sum(run['reached'] for run in runs)} of {len(runs)}" + (f"; facts left at {mean(left)}" if left else "")
-        rows.append([method, title, arrived, steps(runs), *(cell for pair in won for cell in pair)])
-    head = ["Method", "tokens", "came to the level", "steps", *(cell for name in MEASURES for cell in (name, "default less this"))]
-    return markdown(head, rows)
-
-
-def parts_on_tofu(study: Study) -> str:
-    """What stands behind it at the same point, means over the seeds; and what holds where other numbers come to their own level."""
-    rows, world = [], study.about["world"]
-    for method, title, runs in by_tokens(study):
-        answers = [mean([math.exp(-v) for v in reached(runs, lambda r, n=n: r.get(n))]) for n in ("forget_nll", "forget_paraphrase_nll")]
-        parts = [mean(reached(runs, lambda r, c=c: r.get(f"suite_{c}"))) for c in PARTS]
-        others = [mean([v for run in runs if (v := at_level(run, watched, world[level], wanted)) is not None])
-                  for watched, level, wanted in OTHER_LEVELS.values()]  # fmt: skip
-        rows.append([method, title, *answers, *parts, *others])
-    for name in ("target", "retain"):
-        parts = [mean([v] if (v := study.about["ends"][name].get(c)) is not None else []) for c in PARTS]
-        rows.append([f"{name} model", "", "", "", *parts, *[""] * len(OTHER_LEVELS)])
-    return markdown(["Method", "tokens", "whole answer", "paraphrase", *PARTS.values(), *OTHER_LEVELS], rows)
-
-
-def by_tokens(study: Study) -> Iterator[tuple[str, str, list[Run]]]:
-    """-> method, title of the tokens, runs."""
-    for method in dict.fromkeys(run["method"] for run in study.runs):
-        for title, (source, tokens) in SOURCES.items():
-            runs = study.of(method=method, source=source, tokens=tokens, keep=None if source == "all" else TRIED)
-            if runs:
-                yield method, title, runs
-
-
-def earlier_on_tofu(study: Study) -> str:
-    """Runs of one seed in other settings and at another matched point, before those that are reported."""
-    titles = {source: title for title, (source, _) in SOURCES.items()}
-    rows = [[run["world"], run["matched"], run["settings"], run["method"],
-             titles[run["source"]] if run["tokens"] != "soft" else "default, soft", "" if run["keep"] is None else f"{run['keep']:g}",
-             f"{run['steps']:.0f}", f"{retained(run):.3f}", spread(reached([run], utility))]
-            for run in study.runs]  # fmt: skip
-    head = ["World", "matched at", "batch, learning rate", "Method", "tokens", "keep", "steps", "retain probability", "model utility"]
-    return markdown(head, rows)
-
-
-def at_level(run: Run, watched: str, level: float, wanted: str) -> float | None:
-    """Probability of `wanted` where the NLL of `watched` first comes to the level, on the line between two evaluations; None: never."""
-    for before, after in pairwise(run["curve"]):
-        low, high = before[f"eval_{watched}_nll"], after[f"eval_{watched}_nll"]
-        if low <= level <= high:
-            first, last = before[f"eval_{wanted}_nll"], after[f"eval_{wanted}_nll"]
-            return math.exp(-(first + (level - low) / (high - low) * (last - first)))
-    return None
-
-
-def mean(values: Sequence[float]) -> str:
-    return f"{sum(values) / len(values):.3f}" if values else "—"
 
 
 def candidates(dev: Study, elsewhere: Mapping[str, Study]) -> str:
@@ -311,6 +152,9 @@ def draw(studies: dict[str, Study], out: Path) -> None:
         lines[label] = sorted((r["keep"], retained(r)) for r in runs)
     soft = sorted((r["temperature"], retained(r)) for r in dev.of(method="npo", source=DEFAULT, tokens="soft") if r["reached"])
     plots.shares(lines, soft, ends, out / "attribution-curves.png")
+    if (known := studies.get("tofu-known")) is not None:
+        models = {f"{name} model": known.about["ends"][name]["model_utility"] for name in ("target", "retain")}
+        plots.utilities(utilities(known), models, out / "attribution-tofu.png")
 
 
 def write(doc: Path, tables: dict[str, str]) -> None:
@@ -329,7 +173,7 @@ def main() -> None:
     parser.add_argument("--doc", type=Path, default=Path("docs/attribution.md"))
     parser.add_argument("--pictures", type=Path, default=Path("docs"))
     settings = parser.parse_args()
-    studies = {name: load(name) for name in ("atlas", "neox", "dev-atlas", *TOFU) if (RESULTS / f"{name}.parquet").exists()}
+    studies = {name: load(name) for name in ("atlas", "atlas-48", "neox", "dev-atlas", *TOFU) if (RESULTS / f"{name}.parquet").exists()}
     dev = studies["dev-atlas"]
     tables = {
         "worlds": worlds(studies),
@@ -337,8 +181,10 @@ def main() -> None:
         "candidates": candidates(dev, {title: studies[name] for name, title in ELSEWHERE.items() if name in studies}),
         "curves": curves(dev),
     }
-    tables |= {name: on_tofu(studies[name]) for name in TOFU if name in studies}
+    tables |= {name: at_level_of_facts(studies[name]) for name in TOFU if name in studies}
     tables |= {f"{name}-parts": parts_on_tofu(studies[name]) for name in ("tofu", "tofu-known") if name in studies}
+    if "atlas-48" in studies:
+        tables |= {"atlas-48": recovered(studies["atlas-48"]), "atlas-48-suite": at_level_of_facts(studies["atlas-48"], ON_ATLAS)}
     tables |= {"tofu-earlier": earlier_on_tofu(load("tofu-earlier"))}
     tables |= {"family": family(studies["neox"])} if "neox" in studies else {}
     tables |= {"snr": ratios(dev)} if "snr" in dev.about else {}

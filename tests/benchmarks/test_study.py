@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, targets, write_stores
+from benchmarks.study.matched import UTILITY, at_level, rest_of_utility
 from benchmarks.study.plan import World, read_study
 from benchmarks.study.prepare import Made, beside
-from benchmarks.study.tables import DEFAULT, TRIED, UTILITY, Study, at_level, paired, recovered, rest_of_utility
+from benchmarks.study.results import DEFAULT, TRIED, Study, paired
+from benchmarks.study.tables import recovered
 from shared.datasets import load_rows
 from shared.errors import ConfigError
 from shared.scores import open_store
