@@ -68,12 +68,14 @@ def train(
     config: LoopConfig,
     log: Path,
     *,
+    state: State | None = None,
     reference: Reference | None = None,
     evaluation: Evaluation | None = None,
     checkpoints: Checkpoints | None = None,
     trackers: Sequence[Tracker] = (),
 ) -> str | None:
-    """Trains in place; one JSON line a step in `log`. `steps(n)` gives the passes of step n and all after it.
+    """Trains in place; one JSON line a step in `log`. `steps(n)` gives the passes of step n and all after it; `state`, changed in place,
+    is what the method keeps beside the model (`start_state`).
 
     Returns why it ended early, if it did. Raises ModelError before an update that is not finite.
     """
@@ -85,7 +87,7 @@ def train(
     model.eval()  # dropout off: the loss of a row must not depend on the rows it shares a pass with
     if config.checkpointing or (config.checkpointing is None and not config.lora):
         checkpoint_activations(packed, required=config.checkpointing is True)
-    state = start_state(packed, objective)
+    state = start_state(packed, objective) if state is None else state
     first = checkpoints.restore(model, optimizer, schedule, state) if checkpoints else 0
     if evaluation and not first:
         evaluation.begin(packed, autocast, state)

@@ -34,7 +34,7 @@ from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.evaluating import Evaluation
 from tu_train.forward import check_layer
 from tu_train.logs import open_trackers
-from tu_train.loop import Objective, train
+from tu_train.loop import Objective, start_state, train
 from tu_train.lora import add_lora
 from tu_train.methods import find_method, trained_globs
 from tu_train.optimizer import adamw8bit
@@ -217,10 +217,11 @@ def _train_and_save(
     with working_folder(out) as work, Stopping() as stopping:
         checkpoints = Checkpoints(work, {**about, "settings": settings}, config, stopping)
         trackers = open_trackers(config.trackers, name=out.name, settings=settings, folder=work)
-        early = train(packed, steps_from, count, objective, config, work / LOG,
+        state = start_state(packed, objective)
+        early = train(packed, steps_from, count, objective, config, work / LOG, state=state,
                       reference=reference, evaluation=evaluation, checkpoints=checkpoints, trackers=trackers)  # fmt: skip
         if early:
             say(f"stopped early: {early}")
             about = {**about, "stopped_early": early}
-        write_output(out, work, config, packed, wrapper, tokenizer, objective.method, about, {**rows, "steps": count})
+        write_output(out, work, config, packed, wrapper, tokenizer, objective.method, about, {**rows, "steps": count}, state)
     return out

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.study.commands import train
+from benchmarks.study.gate import gate_values
 from benchmarks.study.prepare import Made, store
 from shared.datasets import load_rows
 from shared.importance import Recipe
@@ -158,6 +159,8 @@ OTHERS: dict[str, Callable[[Context], np.ndarray]] = {
     "earlier-answer": _earlier_answer,
     "earlier-answer-phrase": lambda c: c.phrases((left := _earlier_answer(c)) - left.min()),
     "conflict": _conflict,
+    "gate": lambda c: gate_values(c.made),
+    "gate-phrase": lambda c: c.phrases(gate_values(c.made)),
     "new-words": lambda c: c.phrases((~np.isnan(c.own.columns["word"])).astype(float)),
     "classes": lambda c: np.array([0.0 if not w or w in FUNCTION_WORDS else 1.0 for w in c.texts]) * (c.own.columns["copied"] == 0),
     "rarity-token": lambda c: c.rarity,

@@ -8,8 +8,10 @@ from statistics import harmonic_mean
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, targets, write_stores
+from benchmarks.study.gate import gate_values
 from benchmarks.study.matched import UTILITY, at_level, rest_of_utility
 from benchmarks.study.plan import World, read_study
 from benchmarks.study.prepare import Made, beside
@@ -25,7 +27,7 @@ from tu_score.run import run_score
 WORLD = "people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 FORGET, RETAIN = f"atlas:forget:{WORLD}", f"atlas:retain:{WORLD}"
 ELSEWHERE = {"windows", "entities", "entities-copy-aware", "masking-of-base", "masking-of-base-phrase", "earlier-answer",
-             "earlier-answer-phrase", "conflict"}  # fmt: skip
+             "earlier-answer-phrase", "conflict", "gate", "gate-phrase"}  # fmt: skip
 """candidates that score or train again"""
 OWN = [*RECIPES, *(name for name in OTHERS if name not in ELSEWHERE)]
 
@@ -116,6 +118,20 @@ def test_every_source_of_the_own_store_gives_each_target_token_a_number(made):
         seen.add(tuple(values))
     assert len(seen) >= len(OWN) - 2, "the sources are hardly different"
     assert not [p for p in (made.folder / "stores").iterdir() if p.name.startswith(".")]
+
+
+def test_the_gate_is_read_as_it_stood_with_its_model(made):
+    from transformers import AutoModelForCausalLM
+
+    values = gate_values(made)
+    out = made.folder / "models" / "gate"
+    gate = torch.tensor(json.loads((out / "method.json").read_text())["gate"])
+    model, expected = AutoModelForCausalLM.from_pretrained(out), []
+    for row in open_store(made.scores).rows():
+        hidden = model(torch.tensor([row["input_ids"]]), output_hidden_states=True).hidden_states[-1][0]
+        own = [t for t, is_target in enumerate(row["is_target"]) if is_target]
+        expected += [torch.sigmoid(gate[:-1] @ hidden[t - 1] + gate[-1]).item() for t in own]
+    assert values == pytest.approx(np.array(expected), abs=1e-5) and np.ptp(values) > 1e-4
 
 
 def test_rarity_is_the_share_of_retain_answers_that_hold_the_word(made):

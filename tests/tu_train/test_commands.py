@@ -121,6 +121,15 @@ def test_run_trains_under_every_method_and_mode(method, tokens, run, scores, tar
     assert not list(out.rglob(".tmp-*"))
 
 
+def test_what_a_method_keeps_beside_the_model_is_written(run, tmp_path):
+    assert run("--method", "pdu", "--option", "step=0.5", "--option", "epsilon=0.25", out=tmp_path / "pdu")[0] == 0
+    dual = 1.0
+    for line in log_of(tmp_path / "pdu"):
+        dual = max(0.0, dual + 0.5 * (line["retain_loss"] - 0.25))
+    assert json.loads((tmp_path / "pdu" / "method.json").read_text()) == {"dual": [pytest.approx(dual)]} and dual != 1.0
+    assert run("--method", "npo", out=tmp_path / "npo")[0] == 0 and not (tmp_path / "npo" / "method.json").exists()
+
+
 def test_lora_is_merged_and_its_adapter_kept_with_a_warning(run, target, tmp_path):
     code, stdout, err = run("--lora", 4, out=tmp_path / "out")
     assert code == 0, err
