@@ -34,12 +34,14 @@ OTHER_LEVELS = {
     "retain probability at the paraphrase's level": ("forget_paraphrase", "paraphrase_level_nll", "retain"),
 }
 
-
 Measure = Callable[[Run], float | None]
 
 
-def utility(run: Run) -> float | None:
-    return run.get("suite_model_utility")
+def from_suite(name: str) -> Measure:
+    return lambda run: run.get(f"suite_{name}")
+
+
+utility = from_suite("model_utility")
 
 
 def rest_of_utility(run: Run) -> float | None:
@@ -49,17 +51,11 @@ def rest_of_utility(run: Run) -> float | None:
     return len(parts) / sum(1 / max(part, 1e-12) for part in parts) if len(parts) == len(names) else None
 
 
-def from_suite(name: str) -> Measure:
-    return lambda run: run.get(f"suite_{name}")
-
-
 MEASURES: dict[str, Measure] = {
     "model utility": utility,
     "the same without real authors' ROUGE-L": rest_of_utility,
     "retain probability": retained,
 }
-
-
 ON_ATLAS: dict[str, Measure] = {
     "model utility": utility,
     "retain truth ratio": from_suite("retain_truth_ratio"),
@@ -86,7 +82,7 @@ def parts_on_tofu(study: Study) -> str:
     rows, world = [], study.about["world"]
     for method, title, runs in by_tokens(study):
         answers = [mean([math.exp(-v) for v in reached(runs, lambda r, n=n: r.get(n))]) for n in ("forget_nll", "forget_paraphrase_nll")]
-        parts = [mean(reached(runs, lambda r, c=c: r.get(f"suite_{c}"))) for c in PARTS]
+        parts = [mean(reached(runs, from_suite(c))) for c in PARTS]
         others = [mean([v for run in runs if (v := at_level(run, watched, world[level], wanted)) is not None])
                   for watched, level, wanted in OTHER_LEVELS.values()]  # fmt: skip
         rows.append([method, title, *answers, *parts, *others])
