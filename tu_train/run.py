@@ -218,10 +218,12 @@ def _train_and_save(
         checkpoints = Checkpoints(work, {**about, "settings": settings}, config, stopping)
         trackers = open_trackers(config.trackers, name=out.name, settings=settings, folder=work)
         state = start_state(packed, objective)
+        own = tuple(state)  # while training, landing adds the weights of the evaluation before
         early = train(packed, steps_from, count, objective, config, work / LOG, state=state,
                       reference=reference, evaluation=evaluation, checkpoints=checkpoints, trackers=trackers)  # fmt: skip
         if early:
             say(f"stopped early: {early}")
             about = {**about, "stopped_early": early}
-        write_output(out, work, config, packed, wrapper, tokenizer, objective.method, about, {**rows, "steps": count}, state)
+        write_output(out, work, config, packed, wrapper, tokenizer, objective.method, about, {**rows, "steps": count},
+                     {name: state[name] for name in own})  # fmt: skip
     return out
