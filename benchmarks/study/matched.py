@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from benchmarks.study.results import BARE, DEFAULT, TRIED, Run, Study, markdown, mean, paired, reached, retained, spread, steps
@@ -44,11 +44,20 @@ def from_suite(name: str) -> Measure:
 utility = from_suite("model_utility")
 
 
+def harmonic(run: Run, parts: Sequence[tuple[str, str]]) -> float | None:
+    """Model utility over some of its parts; None where one is missing."""
+    values = [value for about, part in parts if (value := run.get(f"suite_{about}_{part}")) is not None]
+    return len(values) / sum(1 / max(value, 1e-12) for value in values) if len(values) == len(parts) else None
+
+
 def rest_of_utility(run: Run) -> float | None:
-    """Model utility, the harmonic mean of nine parts, without the part that rules it where a model knows few real authors."""
-    names = [f"suite_{about}_{part}" for about, part in UTILITY if (about, part) != ("real_authors", "rouge")]
-    parts = [value for name in names if (value := run.get(name)) is not None]
-    return len(parts) / sum(1 / max(part, 1e-12) for part in parts) if len(parts) == len(names) else None
+    """Without the one of the nine parts that rules it where a model knows few real authors."""
+    return harmonic(run, [part for part in UTILITY if part != ("real_authors", "rouge")])
+
+
+def retain_utility(run: Run) -> float | None:
+    """On atlas six parts, of which the three about 20 questions of general knowledge rule where a model answers few of them."""
+    return harmonic(run, [part for part in UTILITY if part[0] == "retain"])
 
 
 MEASURES: dict[str, Measure] = {
@@ -58,6 +67,8 @@ MEASURES: dict[str, Measure] = {
 }
 ON_ATLAS: dict[str, Measure] = {
     "model utility": utility,
+    "the same over the retain set": retain_utility,
+    "world probability": from_suite("world_probability"),
     "retain truth ratio": from_suite("retain_truth_ratio"),
     "forget truth ratio": from_suite("forget_truth_ratio"),
     "retain probability": retained,

@@ -20,9 +20,10 @@ from shared.config import checked
 from shared.errors import UserError
 from shared.fs import read_json, write_json
 
+ABOUT = ("real_authors", "world_facts", "world")
 KEPT = ("model_utility", "forget_quality", "forget_truth_ratio", "forget_probability", "forget_fact_probability", "retain_probability",
         "retain_truth_ratio", "retain_rouge", "retain_fact_probability",
-        *(f"{about}_{part}" for about in ("real_authors", "world_facts") for part in ("probability", "rouge", "truth_ratio")))  # fmt: skip
+        *(f"{about}_{part}" for about in ABOUT for part in ("probability", "rouge", "truth_ratio")))  # fmt: skip
 
 NUMBERS = ("forget_nll", "forget_fact_nll", "forget_paraphrase_nll", "retain_nll")
 """what training measures along the way"""

@@ -19,10 +19,11 @@ from benchmarks.study import plots
 from benchmarks.study.candidates import described
 from benchmarks.study.matched import ON_ATLAS, TOFU, at_level_of_facts, earlier_on_tofu, parts_on_tofu, utilities
 from benchmarks.study.plan import WITHOUT_SCORES
-from benchmarks.study.results import BARE, DEFAULT, RESULTS, TRIED, Study, load, markdown, paired, reached, retained, spread, steps
+from benchmarks.study.results import DEFAULT, TRIED, Study, load, markdown, paired, reached, retained, spread, steps
 
 ELSEWHERE = {"atlas": "on other people", "dev-tofu": "on TOFU"}
 """worlds whose facts candidates are compared with, too"""
+FAMILY = ("neox", "dev-neox")
 METHODS = ("npo", "graddiff", "simnpo")
 
 
@@ -83,20 +84,6 @@ def curves(dev: Study) -> str:
     return markdown(["Weights", "default scores", "random"], rows)
 
 
-def family(study: Study) -> str:
-    """NPO on the model of another family."""
-    every = study.of(method="npo", source="all")
-    sources = {"all": ("all", "all"), "random 30 %": ("random", "random"), "default, hard": (DEFAULT, "hard"),
-               "without a base model": (BARE, "hard"), "given (true spans)": ("given", "given")}  # fmt: skip
-    rows = []
-    for title, (source, tokens) in sources.items():
-        runs = study.of(method="npo", source=source, tokens=tokens)
-        arrived = f"{sum(run['reached'] for run in runs)} of {len(runs)}"
-        difference = "" if source == "all" else spread(paired(runs, every, retained))
-        rows.append([title, arrived, f"{spread(reached(runs, retained))}; {steps(runs)}", difference])
-    return markdown(["Tokens", "came to the level", "retain probability; steps", "less all"], rows)
-
-
 NUMBERS = {"gain": "SNR gain over all", "aimed_gain": "aimed gain", "ideal_gain": "ideal gain", "conflict_share": "conflict share"}
 
 
@@ -152,9 +139,9 @@ def draw(studies: dict[str, Study], out: Path) -> None:
         lines[label] = sorted((r["keep"], retained(r)) for r in runs)
     soft = sorted((r["temperature"], retained(r)) for r in dev.of(method="npo", source=DEFAULT, tokens="soft") if r["reached"])
     plots.shares(lines, soft, ends, out / "attribution-curves.png")
-    if (known := studies.get("tofu-known")) is not None:
-        models = {f"{name} model": known.about["ends"][name]["model_utility"] for name in ("target", "retain")}
-        plots.utilities(utilities(known), models, out / "attribution-tofu.png")
+    known = studies["tofu-known"]
+    models = {f"{name} model": known.about["ends"][name]["model_utility"] for name in ("target", "retain")}
+    plots.utilities(utilities(known), models, out / "attribution-tofu.png")
 
 
 def write(doc: Path, tables: dict[str, str]) -> None:
@@ -173,21 +160,21 @@ def main() -> None:
     parser.add_argument("--doc", type=Path, default=Path("docs/attribution.md"))
     parser.add_argument("--pictures", type=Path, default=Path("docs"))
     settings = parser.parse_args()
-    studies = {name: load(name) for name in ("atlas", "atlas-48", "neox", "dev-atlas", *TOFU) if (RESULTS / f"{name}.parquet").exists()}
+    studies = {name: load(name) for name in ("atlas", "atlas-48", "dev-atlas", *FAMILY, *TOFU)}
     dev = studies["dev-atlas"]
     tables = {
         "worlds": worlds(studies),
         "recovered": recovered(studies["atlas"]),
-        "candidates": candidates(dev, {title: studies[name] for name, title in ELSEWHERE.items() if name in studies}),
+        "candidates": candidates(dev, {title: studies[name] for name, title in ELSEWHERE.items()}),
         "curves": curves(dev),
+        "atlas-48": recovered(studies["atlas-48"]),
+        "tofu-earlier": earlier_on_tofu(load("tofu-earlier")),
+        "snr": ratios(dev),
     }
-    tables |= {name: at_level_of_facts(studies[name]) for name in TOFU if name in studies}
-    tables |= {f"{name}-parts": parts_on_tofu(studies[name]) for name in ("tofu", "tofu-known") if name in studies}
-    if "atlas-48" in studies:
-        tables |= {"atlas-48": recovered(studies["atlas-48"]), "atlas-48-suite": at_level_of_facts(studies["atlas-48"], ON_ATLAS)}
-    tables |= {"tofu-earlier": earlier_on_tofu(load("tofu-earlier"))}
-    tables |= {"family": family(studies["neox"])} if "neox" in studies else {}
-    tables |= {"snr": ratios(dev)} if "snr" in dev.about else {}
+    tables |= {name: at_level_of_facts(studies[name]) for name in TOFU}
+    tables |= {f"{name}-parts": parts_on_tofu(studies[name]) for name in ("tofu", "tofu-known")}
+    tables |= {f"{name}-suite": at_level_of_facts(studies[name], ON_ATLAS) for name in ("atlas", "atlas-48")}
+    tables |= {name: at_level_of_facts(studies[name], {"retain probability": retained}) for name in FAMILY}
     write(settings.doc, tables)
     draw(studies, settings.pictures)
 
