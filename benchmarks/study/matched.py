@@ -112,6 +112,17 @@ def by_tokens(study: Study) -> Iterator[tuple[str, str, list[Run]]]:
                 yield method, title, runs
 
 
+def by_weights(study: Study, method: str) -> str:
+    """The default's scores as hard tokens by share and by threshold and as soft weights, between all tokens and the facts."""
+    ours = [run for run in study.of(method=method, source=DEFAULT) if run["reached"]]
+    kinds = {"hard, keep": "keep", "hard, importance from": "threshold", "soft, temperature": "temperature"}
+    found = [(f"{kind} {value:g}", study.of(method=method, source=DEFAULT, **{name: value}))
+             for kind, name in kinds.items() for value in sorted({run[name] for run in ours if run[name] is not None})]  # fmt: skip
+    ends = [(source, study.of(method=method, source=source)) for source in ("all", "given")]
+    rows = [[title, steps(runs), *(spread(reached(runs, value)) for value in MEASURES.values())] for title, runs in [*found, *ends]]
+    return markdown(["Weights", "steps", *MEASURES], rows)
+
+
 def earlier_on_tofu(study: Study) -> str:
     """Runs of one seed in other settings and at another matched point, before those that are reported."""
     titles = {source: title for title, (source, _) in SOURCES.items()}

@@ -15,16 +15,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study import plots
+from benchmarks.study import matched, plots
 from benchmarks.study.candidates import described
-from benchmarks.study.matched import ON_ATLAS, TOFU, at_level_of_facts, earlier_on_tofu, parts_on_tofu, utilities
+from benchmarks.study.matched import TOFU, Measure, at_level_of_facts, utilities, utility
 from benchmarks.study.plan import WITHOUT_SCORES
 from benchmarks.study.results import DEFAULT, TRIED, Study, load, markdown, paired, reached, retained, spread, steps
 
 ELSEWHERE = {"atlas": "on other people", "dev-tofu": "on TOFU"}
 """worlds whose facts candidates are compared with, too"""
 FAMILY = ("neox", "dev-neox")
-METHODS = ("npo", "graddiff", "simnpo")
+METHODS = ("npo", "graddiff", "kl", "simnpo")
 
 
 def worlds(studies: dict[str, Study]) -> str:
@@ -35,17 +35,19 @@ def worlds(studies: dict[str, Study]) -> str:
     return markdown(["World", "facts under the target", "under the retain model (the level)", "runs"], rows)
 
 
-def recovered(study: Study) -> str:
+def recovered(study: Study, value: Measure = retained) -> str:
     """How much of the way from all tokens to the true ones the default goes, over the seeds that all three have."""
     rows = []
     for method in METHODS:
         found = [study.of(method=method, source="all"), study.of(method=method, source=DEFAULT, tokens="hard", keep=TRIED),
                  study.of(method=method, source="given")]  # fmt: skip
         seeds = set.intersection(*({run["seed"] for run in runs if run["reached"]} for runs in found))
+        if not seeds:
+            continue
         every, ours, best = ([run for run in runs if run["seed"] in seeds] for runs in found)
-        gap, won = paired(best, every, retained), paired(ours, every, retained)
-        share = f"{100 * sum(won) / sum(gap):.0f} %" if gap and sum(gap) > 0 else "—"
-        kept = [f"{spread(reached(runs, retained))}; {steps(runs)}" for runs in (every, ours, best)]
+        gap, won = paired(best, every, value), paired(ours, every, value)
+        share = f"{100 * sum(won) / sum(gap):.0f} %" if sum(gap) > 0 else "—"
+        kept = [f"{spread(reached(runs, value))}; {steps(runs)}" for runs in (every, ours, best)]
         rows.append([method, str(len(seeds)), *kept, spread(won), spread(gap), share])
     head = ["Method", "seeds", "all; steps", "default, hard; steps", "given; steps", "default − all", "given − all", "recovered"]
     return markdown(head, rows)
@@ -126,8 +128,9 @@ def kept_by(dev: Study, name: str) -> float | None:
 
 def draw(studies: dict[str, Study], out: Path) -> None:
     report, dev = studies["atlas"], studies["dev-atlas"]
+    methods = [m for m in METHODS if report.of(method=m)]
     sources = {"all": ("all", "all", None), "default": (DEFAULT, "hard", TRIED), "given": ("given", "given", None)}
-    found = {m: {n: report.of(method=m, source=s, tokens=t, keep=k) for n, (s, t, k) in sources.items()} for m in METHODS}
+    found = {m: {n: report.of(method=m, source=s, tokens=t, keep=k) for n, (s, t, k) in sources.items()} for m in methods}
     plots.paths(found, report.about["world"]["level_nll"], out / "attribution-paths.png")
     ends = {name: kept for name in ("all", "random", "given") if (kept := kept_by(dev, name)) is not None}
     agreed = dev.about["agreement"].items()
@@ -168,12 +171,14 @@ def main() -> None:
         "candidates": candidates(dev, {title: studies[name] for name, title in ELSEWHERE.items()}),
         "curves": curves(dev),
         "atlas-48": recovered(studies["atlas-48"]),
-        "tofu-earlier": earlier_on_tofu(load("tofu-earlier")),
+        "tofu-known-recovered": recovered(studies["tofu-known"], utility),
+        "dev-tofu-known-weights": matched.by_weights(studies["dev-tofu-known"], "graddiff"),
+        "tofu-earlier": matched.earlier_on_tofu(load("tofu-earlier")),
         "snr": ratios(dev),
     }
     tables |= {name: at_level_of_facts(studies[name]) for name in TOFU}
-    tables |= {f"{name}-parts": parts_on_tofu(studies[name]) for name in ("tofu", "tofu-known")}
-    tables |= {f"{name}-suite": at_level_of_facts(studies[name], ON_ATLAS) for name in ("atlas", "atlas-48")}
+    tables |= {f"{name}-parts": matched.parts_on_tofu(studies[name]) for name in ("tofu", "tofu-known")}
+    tables |= {f"{name}-suite": at_level_of_facts(studies[name], matched.ON_ATLAS) for name in ("atlas", "atlas-48")}
     tables |= {name: at_level_of_facts(studies[name], {"retain probability": retained}) for name in FAMILY}
     write(settings.doc, tables)
     draw(studies, settings.pictures)
