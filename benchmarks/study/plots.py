@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 Run = dict[str, Any]
-BESIDE = {"base-entropy": (-70, 2), "tempered": (6, 0), "gain": (-28, -4), "rarity": (-34, -3), "rarity*tempered": (-82, -11)}
+BESIDE = {"base-entropy": (-70, 2), "tempered": (6, 0), "gain": (-28, -4), "rarity": (-34, -3), "rarity*tempered": (-82, -11),
+          "earlier-answer-phrase": (-60, 7), "entropy": (7, -3), "etw": (-18, -10), "seul": (6, -3)}  # fmt: skip
 """points between a dot and its name, where names would meet"""
 COLOURS = {"all": "#888888", "random": "#c9a227", "given": "#2a7f3f", "default": "#c2410c"}
 
@@ -52,11 +54,13 @@ def paths(found: Mapping[str, Mapping[str, Sequence[Run]]], level: float, path: 
     _save(figure, path)
 
 
-def agreement_and_outcome(points: Mapping[str, tuple[float, float]], ends: Mapping[str, float], path: Path) -> None:
-    """`points`: candidate -> (ROC-AUC, retain probability); `ends`: sources without scores -> retain probability."""
+def agreement_and_outcome(points: Mapping[str, tuple[float, float, float]], ends: Mapping[str, float], path: Path) -> None:
+    """`points`: candidate -> (ROC-AUC, retain probability, steps); `ends`: sources without scores -> retain probability."""
     figure, (axis,) = _figure(8.5, 5)
-    for name, (auc, kept) in points.items():
-        axis.plot(auc, kept, "o", color=COLOURS["default"] if name in ("base-entropy", "tempered") else "#4b6a9b")
+    usual = median(steps for _, _, steps in points.values())
+    for name, (auc, kept, steps) in points.items():
+        slow = {"markerfacecolor": "none"} if steps > 2 * usual else {}
+        axis.plot(auc, kept, "o", color=COLOURS["default"] if name in ("base-entropy", "tempered") else "#4b6a9b", **slow)
         axis.annotate(name, (auc, kept), textcoords="offset points", xytext=BESIDE.get(name, (5, 3)), fontsize=8)
     for name, kept in ends.items():
         axis.axhline(kept, color=COLOURS[name], linestyle="--", linewidth=1, label=name)

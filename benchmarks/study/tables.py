@@ -119,10 +119,10 @@ def correlations(found: dict[str, Any], kept: dict[str, float | None]) -> str:
     return "Rank correlation with the retain probability: " + ", ".join(lines) + "."
 
 
-def kept_by(dev: Study, name: str) -> float | None:
+def kept_by(dev: Study, name: str, value: Measure = retained) -> float | None:
     """Retain probability of the first run by this source; None where there is none or it did not come to the level."""
     tokens = name if name in WITHOUT_SCORES else "hard"
-    found = reached(dev.of(method="npo", source=name, tokens=tokens, keep=None if name in ("all", "given") else TRIED), retained)
+    found = reached(dev.of(method="npo", source=name, tokens=tokens, keep=None if name in ("all", "given") else TRIED), value)
     return found[0] if found else None
 
 
@@ -134,7 +134,11 @@ def draw(studies: dict[str, Study], out: Path) -> None:
     plots.paths(found, report.about["world"]["level_nll"], out / "attribution-paths.png")
     ends = {name: kept for name in ("all", "random", "given") if (kept := kept_by(dev, name)) is not None}
     agreed = dev.about["agreement"].items()
-    points = {name: (figures["per_answer_auc"], kept) for name, figures in agreed if (kept := kept_by(dev, name)) is not None}
+    points = {
+        name: (figures["per_answer_auc"], kept, kept_by(dev, name, lambda run: run["steps"]) or 0.0)
+        for name, figures in agreed
+        if (kept := kept_by(dev, name)) is not None
+    }
     plots.agreement_and_outcome(points, ends, out / "attribution-candidates.png")
     lines = {}
     for label, source, tokens in (("default", DEFAULT, "hard"), ("random", "random", "random")):
