@@ -21,7 +21,7 @@ from benchmarks.study.matched import TOFU, Measure, at_level_of_facts, utilities
 from benchmarks.study.plan import WITHOUT_SCORES
 from benchmarks.study.results import DEFAULT, TRIED, Study, load, markdown, paired, reached, retained, spread, steps
 
-ELSEWHERE = {"atlas": "on other people", "dev-tofu": "on TOFU"}
+ELSEWHERE = {"atlas": "on other people", "dev-tofu": "on dev-tofu", "tofu-known": "on tofu-known"}
 """worlds whose facts candidates are compared with, too"""
 FAMILY = ("neox", "dev-neox")
 METHODS = ("npo", "graddiff", "kl", "simnpo")
