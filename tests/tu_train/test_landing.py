@@ -194,9 +194,10 @@ def test_a_rule_that_never_holds_changes_no_bit(train):
     assert weights_of(landed) == weights_of(plain) and not any("eval_landed" in line for line in log_of(landed))
 
 
-@pytest.mark.parametrize("done", [1, 3])
-def test_a_run_stopped_between_evaluations_and_resumed_lands_on_the_same_bytes(done, train, tmp_path, monkeypatch):
-    """After step 1 it needs the weights before training, after step 3 those of the evaluation after step 2."""
+@pytest.mark.parametrize(("done", "method", "kept"), [(1, "npo", None), (3, "npo", None), (3, "pdu", {"dual"})])
+def test_a_run_stopped_between_evaluations_and_resumed_lands_on_the_same_bytes(done, method, kept, train, tmp_path, monkeypatch):
+    """After step 1 it needs the weights before training, after step 3 those of the evaluation after step 2. `kept`: the method's state."""
+    train = partial(train, method=method)
     numbers = [line["eval_forget_nll"] for line in log_of(train()) if "eval_forget_nll" in line]
     fields: dict[str, Any] = {"stop_when": f"forget_nll>{sum(numbers[:2]) / 2:.4f}", "land": True}
     whole, out = train(**fields), tmp_path / "stopped"
@@ -214,6 +215,9 @@ def test_a_run_stopped_between_evaluations_and_resumed_lands_on_the_same_bytes(d
     assert weights_of(out) == weights_of(whole)
     assert (out / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
     assert 0 < log_of(out)[-1]["eval_landed"] < 1
+    if kept:
+        assert (out / "method.json").read_bytes() == (whole / "method.json").read_bytes()
+        assert json.loads((out / "method.json").read_text()).keys() == kept
 
 
 @pytest.mark.parametrize(("fields", "expected"), [
