@@ -28,6 +28,7 @@ SOURCES = {
     "the paper's": ("paper", "hard"),
 }
 UTILITY = [(about, part) for about in ("retain", "real_authors", "world_facts") for part in ("probability", "rouge", "truth_ratio")]
+SETTINGS = {"keep": "hard, keep", "threshold": "hard, importance from", "temperature": "soft, temperature"}
 OTHER_LEVELS = {
     "facts at the whole answer's level": ("forget", "answer_level_nll", "forget_fact"),
     "retain probability there": ("forget", "answer_level_nll", "retain"),
@@ -112,14 +113,19 @@ def by_tokens(study: Study) -> Iterator[tuple[str, str, list[Run]]]:
                 yield method, title, runs
 
 
-def by_weights(study: Study, method: str) -> str:
-    """The default's scores as hard tokens by share and by threshold and as soft weights, between all tokens and the facts."""
-    ours = [run for run in study.of(method=method, source=DEFAULT) if run["reached"]]
-    kinds = {"hard, keep": "keep", "hard, importance from": "threshold", "soft, temperature": "temperature"}
-    found = [(f"{kind} {value:g}", study.of(method=method, source=DEFAULT, **{name: value}))
-             for kind, name in kinds.items() for value in sorted({run[name] for run in ours if run[name] is not None})]  # fmt: skip
-    ends = [(source, study.of(method=method, source=source)) for source in ("all", "given")]
-    rows = [[title, steps(runs), *(spread(reached(runs, value)) for value in MEASURES.values())] for title, runs in [*found, *ends]]
+def by_setting(study: Study, method: str) -> Iterator[tuple[str, float, list[Run]]]:
+    """-> name of the setting, its value, runs by the default's scores."""
+    ours = study.of(method=method, source=DEFAULT)
+    for name in SETTINGS:
+        for value in sorted({run[name] for run in ours if run[name] is not None}):
+            yield name, value, [run for run in ours if run[name] == value]
+
+
+def weights_on_tofu(study: Study, method: str) -> str:
+    """Hard by share and by threshold, soft by temperature, and between what they lie: all tokens and the facts."""
+    found = [(f"{SETTINGS[name]} {value:g}", runs) for name, value, runs in by_setting(study, method)]
+    found += [(source, study.of(method=method, source=source)) for source in ("all", "given")]
+    rows = [[title, steps(runs), *(spread(reached(runs, value)) for value in MEASURES.values())] for title, runs in found]
     return markdown(["Weights", "steps", *MEASURES], rows)
 
 

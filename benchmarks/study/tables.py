@@ -19,12 +19,17 @@ from benchmarks.study import matched, plots
 from benchmarks.study.candidates import described
 from benchmarks.study.matched import TOFU, Measure, at_level_of_facts, utilities, utility
 from benchmarks.study.plan import WITHOUT_SCORES
-from benchmarks.study.results import DEFAULT, TRIED, Study, load, markdown, paired, reached, retained, spread, steps
+from benchmarks.study.results import DEFAULT, TRIED, Run, Study, load, markdown, paired, reached, retained, spread, steps
 
 ELSEWHERE = {"atlas": "on other people", "dev-tofu": "on dev-tofu", "tofu-known": "on tofu-known"}
 """worlds whose facts candidates are compared with, too"""
 FAMILY = ("neox", "dev-neox")
 METHODS = ("npo", "graddiff", "kl", "simnpo")
+"""in the order of tables and pictures"""
+
+
+def methods(study: Study) -> list[str]:
+    return [method for method in METHODS if study.of(method=method)]
 
 
 def worlds(studies: dict[str, Study]) -> str:
@@ -38,12 +43,10 @@ def worlds(studies: dict[str, Study]) -> str:
 def recovered(study: Study, value: Measure = retained) -> str:
     """How much of the way from all tokens to the true ones the default goes, over the seeds that all three have."""
     rows = []
-    for method in METHODS:
+    for method in methods(study):
         found = [study.of(method=method, source="all"), study.of(method=method, source=DEFAULT, tokens="hard", keep=TRIED),
                  study.of(method=method, source="given")]  # fmt: skip
         seeds = set.intersection(*({run["seed"] for run in runs if run["reached"]} for runs in found))
-        if not seeds:
-            continue
         every, ours, best = ([run for run in runs if run["seed"] in seeds] for runs in found)
         gap, won = paired(best, every, value), paired(ours, every, value)
         share = f"{100 * sum(won) / sum(gap):.0f} %" if sum(gap) > 0 else "—"
@@ -72,17 +75,12 @@ def candidates(dev: Study, elsewhere: Mapping[str, Study]) -> str:
 
 
 def curves(dev: Study) -> str:
-    """Hard by share and by threshold, soft by temperature."""
+    """Hard by share and by threshold, soft by temperature; beside each share as many tokens at random."""
     rows, figures = [], dev.about["agreement"][DEFAULT]
-    for keep in (0.1, 0.2, 0.3, 0.4, 0.5, 0.7):
-        cells = [spread(reached(dev.of(method="npo", source=s, tokens=t, keep=keep, threshold=None), retained))
-                 for s, t in ((DEFAULT, "hard"), ("random", "random"))]  # fmt: skip
-        rows.append([f"hard, keep {keep:g}", *cells])
-    for threshold in sorted({r["threshold"] for r in dev.runs if r.get("threshold") is not None}):
-        cell = spread(reached(dev.of(method="npo", source=DEFAULT, threshold=threshold), retained))
-        rows.append([f"hard, importance from {threshold:g} ({figures[f'share_{threshold:g}']:.0%} of the tokens)", cell, ""])
-    for t in sorted({r["temperature"] for r in dev.runs if r["temperature"] is not None}):
-        rows.append([f"soft, temperature {t:g}", spread(reached(dev.of(method="npo", source=DEFAULT, temperature=t), retained)), ""])
+    for setting, value, runs in matched.by_setting(dev, "npo"):
+        covered = f" ({figures[f'share_{value:g}']:.0%} of the tokens)" if setting == "threshold" else ""
+        drawn = spread(reached(dev.of(method="npo", source="random", keep=value), retained)) if setting == "keep" else ""
+        rows.append([f"{matched.SETTINGS[setting]} {value:g}{covered}", spread(reached(runs, retained)), drawn])
     return markdown(["Weights", "default scores", "random"], rows)
 
 
@@ -119,26 +117,26 @@ def correlations(found: dict[str, Any], kept: dict[str, float | None]) -> str:
     return "Rank correlation with the retain probability: " + ", ".join(lines) + "."
 
 
-def kept_by(dev: Study, name: str, value: Measure = retained) -> float | None:
-    """Retain probability of the first run by this source; None where there is none or it did not come to the level."""
+def arrived(dev: Study, name: str) -> Run | None:
+    """The first run by this source; None where there is none or it did not come to the level."""
     tokens = name if name in WITHOUT_SCORES else "hard"
-    found = reached(dev.of(method="npo", source=name, tokens=tokens, keep=None if name in ("all", "given") else TRIED), value)
-    return found[0] if found else None
+    found = dev.of(method="npo", source=name, tokens=tokens, keep=None if name in ("all", "given") else TRIED)
+    return next((run for run in found if run["reached"]), None)
+
+
+def kept_by(dev: Study, name: str) -> float | None:
+    run = arrived(dev, name)
+    return None if run is None else retained(run)
 
 
 def draw(studies: dict[str, Study], out: Path) -> None:
     report, dev = studies["atlas"], studies["dev-atlas"]
-    methods = [m for m in METHODS if report.of(method=m)]
     sources = {"all": ("all", "all", None), "default": (DEFAULT, "hard", TRIED), "given": ("given", "given", None)}
-    found = {m: {n: report.of(method=m, source=s, tokens=t, keep=k) for n, (s, t, k) in sources.items()} for m in methods}
-    plots.paths(found, report.about["world"]["level_nll"], out / "attribution-paths.png")
+    curves_of = {m: {n: report.of(method=m, source=s, tokens=t, keep=k) for n, (s, t, k) in sources.items()} for m in methods(report)}
+    plots.paths(curves_of, report.about["world"]["level_nll"], out / "attribution-paths.png")
     ends = {name: kept for name in ("all", "random", "given") if (kept := kept_by(dev, name)) is not None}
-    agreed = dev.about["agreement"].items()
-    points = {
-        name: (figures["per_answer_auc"], kept, kept_by(dev, name, lambda run: run["steps"]) or 0.0)
-        for name, figures in agreed
-        if (kept := kept_by(dev, name)) is not None
-    }
+    found = {name: (figures["per_answer_auc"], arrived(dev, name)) for name, figures in dev.about["agreement"].items()}
+    points = {name: (auc, retained(run), run["steps"]) for name, (auc, run) in found.items() if run is not None}
     plots.agreement_and_outcome(points, ends, out / "attribution-candidates.png")
     lines = {}
     for label, source, tokens in (("default", DEFAULT, "hard"), ("random", "random", "random")):
@@ -176,7 +174,7 @@ def main() -> None:
         "curves": curves(dev),
         "atlas-48": recovered(studies["atlas-48"]),
         "tofu-known-recovered": recovered(studies["tofu-known"], utility),
-        "dev-tofu-known-weights": matched.by_weights(studies["dev-tofu-known"], "graddiff"),
+        "dev-tofu-known-weights": matched.weights_on_tofu(studies["dev-tofu-known"], "graddiff"),
         "tofu-earlier": matched.earlier_on_tofu(load("tofu-earlier")),
         "snr": ratios(dev),
     }

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, targets, write_stores
 from benchmarks.study.gate import gate_values
-from benchmarks.study.matched import UTILITY, at_level, rest_of_utility
+from benchmarks.study.matched import UTILITY, at_level, rest_of_utility, retain_utility, weights_on_tofu
 from benchmarks.study.plan import World, read_study
 from benchmarks.study.prepare import Made, beside
 from benchmarks.study.results import DEFAULT, TRIED, Study, paired
@@ -190,6 +190,7 @@ def test_the_share_recovered_is_of_the_way_from_all_tokens_to_the_true_ones():
             run(DEFAULT, "hard", 0, 0.5), run(DEFAULT, "hard", 1, 0.65), run("random", "random", 0, 0.3),
             run(DEFAULT, "soft", 0, 0.99), run("all", "all", 2, 0.01, reached=False), run("given", "given", 2, 0.9),
             {**run(DEFAULT, "hard", 0, 0.1), "keep": 0.2}]  # fmt: skip
+    runs += [{**one, "method": method, "reached": one["source"] != "all"} for one in runs for method in ("graddiff", "simnpo")]
     table = [[cell.strip() for cell in line.strip("| ").split("|")] for line in recovered(Study(runs, {})).splitlines()]
     npo = dict(zip(table[0], next(row for row in table if row[0] == "npo"), strict=True))
     assert npo["recovered"] == f"{100 * (0.1 + 0.15) / (0.4 + 0.2):.0f} %" == "42 %"
@@ -197,6 +198,7 @@ def test_the_share_recovered_is_of_the_way_from_all_tokens_to_the_true_ones():
     assert npo["default − all"].startswith("0.125 [") and npo["given − all"].startswith("0.300 [")
     assert npo["given; steps"].startswith("0.750 [")  # of the two seeds that all three have
     assert all(row[1] == "0" and row[-1] == "—" for row in table if row[0] in ("graddiff", "simnpo"))
+    assert [row[0] for row in table[2:]] == ["npo", "graddiff", "simnpo"], "never came to the level: shown; not run: not"
 
 
 def test_what_holds_at_a_level_lies_on_the_line_between_two_evaluations():
@@ -204,6 +206,24 @@ def test_what_holds_at_a_level_lies_on_the_line_between_two_evaluations():
     assert at_level({"curve": curve}, "forget", 2.9, "retain") == pytest.approx(math.exp(-0.5))  # the first time, not the second
     assert at_level({"curve": curve}, "forget", 2.4, "retain") == pytest.approx(math.exp(-0.3))
     assert at_level({"curve": curve}, "forget", 3.5, "retain") is None and at_level({"curve": curve[:1]}, "forget", 2.0, "retain") is None
+
+
+def test_settings_that_never_came_to_the_level_are_shown():
+    def soft(temperature: float, *, reached: bool) -> dict:
+        return {**run(DEFAULT, "soft", 0, 0.6, reached=reached), "temperature": temperature}
+
+    runs = [{"threshold": None, "temperature": None, **one} for one in (
+        run(DEFAULT, "hard", 0, 0.7), soft(0.3, reached=True), soft(0.1, reached=False), run("all", "all", 0, 0.4),
+        run("given", "given", 0, 0.8),
+        {**run(DEFAULT, "hard", 0, 0.5), "keep": None, "threshold": 0.6})]  # fmt: skip
+    table = [[cell.strip() for cell in line.strip("| ").split("|")] for line in weights_on_tofu(Study(runs, {}), "npo").splitlines()]
+    assert [(row[0], row[-1]) for row in table[2:]] == [("hard, keep 0.3", "0.700"), ("hard, importance from 0.6", "0.500"),
+        ("soft, temperature 0.1", "—"), ("soft, temperature 0.3", "0.600"), ("all", "0.400"), ("given", "0.800")]  # fmt: skip
+
+
+def test_utility_over_the_retain_set_is_the_harmonic_mean_of_its_three_parts():
+    parts = {"suite_retain_probability": 0.5, "suite_retain_rouge": 0.3, "suite_retain_truth_ratio": 0.9, "suite_world_probability": 0.1}
+    assert retain_utility(parts) == pytest.approx(harmonic_mean([0.5, 0.3, 0.9])) and retain_utility({"suite_retain_rouge": 0.3}) is None
 
 
 def test_utility_without_real_authors_rouge_is_the_harmonic_mean_of_the_other_eight():
