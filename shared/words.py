@@ -1,47 +1,103 @@
-"""Words of an answer: which target tokens make up a word, and which words the question holds already.
+"""Words of a text in any script: where they are, how they are compared, which tokens make up which, which the question holds already.
 
-A word is a run of letters and digits, with inner apostrophes and hyphens; a token over two words counts to the first. Compared with the
-question, case and a possessive `'s` do not count. Written for languages that put blanks between words; elsewhere a run may be a clause.
-Cost linear in the text.
+A word is a run of letters, digits and the marks that belong to them, with inner apostrophes and hyphens. Scripts that write no blanks
+between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) have a word a character: no dictionary, hence no dictionary's mistakes.
+Everything that matches words reads them here: copies, ROUGE, attacks. docs/recipes.md states the rules. Cost linear in the text.
 """
 
 from __future__ import annotations
 
-import re
+import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
+import regex
 
-WORD = re.compile(r"[\w\ufffd]+(?:['’-][\w\ufffd]+)*")
-"""the replacement character stands for a token that is only a part of a letter"""
+_UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\u30fc\uff70\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&[\p{L}\p{N}\p{M}]]"
+_MARKS = r"[\p{M}\u200c\u200d]"  # marks, and the two joiners that stand inside words of Persian and of Indian scripts
+_LETTERS = rf"[[\p{{L}}\p{{N}}]--{_UNSPACED}]"
+_CHARACTER = rf"{_UNSPACED}{_MARKS}*+"
+_RUN = rf"{_LETTERS}(?:{_LETTERS}|{_MARKS})*+"
+TERM = regex.compile(rf"(?V1){_CHARACTER}|{_RUN}")
+UNSPACED = regex.compile(rf"(?V1){_CHARACTER}")
+_INSIDE = rf"(?:{_LETTERS}|[_\ufffd])"  # \ufffd: what stores of earlier versions hold where a token is only a part of a letter
+_PART = rf"{_INSIDE}(?:{_INSIDE}|{_MARKS})*+"
+WORD = regex.compile(rf"(?V1){_CHARACTER}|{_PART}(?:['’-]{_PART})*+")
 NONE = -1
 
 
+def alike(text: str) -> str:
+    """A text as words are compared: Unicode's compatible forms made one (NFKC), case folded. Plain lower case for ASCII."""
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def terms(text: str) -> list[str]:
+    """The words of a text as a measure compares them: `alike`, cut at apostrophes and hyphens too. For ASCII text: runs of a–z and 0–9."""
+    return TERM.findall(alike(text))
+
+
+def holds(text: Sequence[str], phrase: Sequence[str]) -> bool:
+    """Do the `terms` of a text hold those of a phrase, one after another? A phrase without a word is nowhere."""
+    size = len(phrase)
+    return size > 0 and any(list(text[i : i + size]) == list(phrase) for i in range(len(text) - size + 1))
+
+
+def words_in(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[np.ndarray, list[str]]:
+    """A text and where its T tokens lie in it (characters, end-exclusive; empty: nowhere) -> [T] index of each token's word, NONE between
+    words; and the words. A token over two words counts to the first; words that no token counts to are left out."""
+    matches = list(WORD.finditer(text))
+    index, kept = _claimed(matches, offsets)
+    return index, [matches[k].group() for k in kept]
+
+
+def _claimed(matches: Sequence[regex.Match[str]], offsets: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """-> [T] index of each token's word among those that have a token, NONE for none; and which matches those are."""
+    ends, index = [m.end() for m in matches], np.full(len(offsets), NONE)
+    for token, (start, end) in enumerate(offsets):
+        k = bisect_right(ends, start)
+        if start < end and k < len(matches) and matches[k].start() < end:
+            index[token] = k
+    inside = index != NONE
+    kept, index[inside] = np.unique(index[inside], return_inverse=True)
+    return index, kept
+
+
 def words_of(pieces: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Texts of T tokens in order, "" for a special one -> [T] index of each token's word, NONE between words; and the words."""
-    ends = np.cumsum([len(p) for p in pieces])
-    index, words, token = np.full(len(pieces), NONE), [], 0
-    for match in WORD.finditer("".join(pieces)):
-        while ends[token] <= match.start():
-            token += 1
-        inside, claimed = token, False
-        while inside < len(pieces) and ends[inside] - len(pieces[inside]) < match.end():
-            if index[inside] == NONE and pieces[inside]:  # no word has claimed it yet
-                index[inside], claimed = len(words), True
-            inside += 1
-        if claimed:
-            words.append(match.group())
-    return index, words
+    """The same from the texts of T tokens in order, "" for a special one."""
+    ends = np.cumsum([len(p) for p in pieces]).tolist()
+    return words_in("".join(pieces), [(end - len(p), end) for p, end in zip(pieces, ends, strict=True)])
 
 
 def plain(word: str) -> str:
-    """As words are compared."""
-    return word.casefold().removesuffix("'s").removesuffix("’s")
+    """As words of an answer are compared with those of its question."""
+    return alike(word).removesuffix("'s").removesuffix("’s")
 
 
 def vocabulary(text: str) -> set[str]:
-    """All words of a text, as they are compared."""
-    return {plain(match.group()) for match in WORD.finditer(text)}
+    """All words of a text, as they are compared; of scripts without blanks, also each two characters that stand side by side."""
+    matches = list(WORD.finditer(text))
+    pairs = {alike(a.group() + b.group()) for a, b in pairwise(matches) if _neighbours(a, b)}
+    return {plain(m.group()) for m in matches} | pairs
+
+
+def _neighbours(a: regex.Match[str], b: regex.Match[str]) -> bool:
+    return a.end() == b.start() and bool(UNSPACED.fullmatch(a.group()) and UNSPACED.fullmatch(b.group()))
+
+
+def _held(matches: Sequence[regex.Match[str]], known: set[str]) -> list[bool]:
+    """Of each word, whether `known`, the vocabulary of the question, holds it.
+
+    A single character of a script without blanks says little: it is held where the question has it beside the same neighbour, before or
+    behind it; one that has no such neighbour, where the question has it at all.
+    """
+    pairs = [a.group() + b.group() if _neighbours(a, b) else None for a, b in pairwise(matches)]
+    out = []
+    for match, *both in zip(matches, [None, *pairs], [*pairs, None], strict=False):
+        beside = [two for two in both if two is not None]
+        out.append(any(alike(two) in known for two in beside) if beside else plain(match.group()) in known)
+    return out
 
 
 def gather(values: np.ndarray, word: np.ndarray, copied: np.ndarray, starts: np.ndarray, *, phrase: bool) -> np.ndarray:
@@ -78,9 +134,11 @@ def gather(values: np.ndarray, word: np.ndarray, copied: np.ndarray, starts: np.
 
 def columns(pieces: Sequence[str], targets: Sequence[int], special: Callable[[int], bool], question: str | None) -> dict[str, np.ndarray]:
     """Columns `word` and `copied` of one example: [T] float64, NaN off target (`word`: and between words)."""
-    index, words = words_of(["" if special(i) else pieces[i] for i in targets])
-    known = vocabulary(question) if question is not None else set()
-    held = np.array([plain(w) in known for w in words], dtype=np.float64)
+    texts = ["" if special(i) else pieces[i] for i in targets]
+    ends = np.cumsum([len(p) for p in texts]).tolist()
+    matches = list(WORD.finditer("".join(texts)))
+    index, kept = _claimed(matches, [(end - len(p), end) for p, end in zip(texts, ends, strict=True)])
+    held = np.array(_held(matches, vocabulary(question or "")), dtype=np.float64)[kept]
     word, copied = np.full(len(pieces), np.nan), np.full(len(pieces), np.nan)
     word[list(targets)] = np.where(index == NONE, np.nan, index)
     copied[list(targets)] = [held[k] if k != NONE else 0.0 for k in index]

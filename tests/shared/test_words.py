@@ -1,11 +1,14 @@
 """Words and phrases, against loops over single characters and single tokens."""
 
+import re
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.words import NONE, columns, gather, plain, vocabulary, words_of
+from shared.words import NONE, columns, gather, holds, plain, terms, vocabulary, words_of
 
 LETTERS = "aZé7_\ufffd"
 PIECES = st.lists(st.text(alphabet="aZé7\ufffd '’-.,", max_size=4), max_size=12)
@@ -146,3 +149,47 @@ def test_no_example_leaks_into_the_next(phrase):
 def test_without_words_or_tokens_there_is_nothing():
     assert gather(np.ones(3), np.full(3, np.nan), np.zeros(3), np.array([0, 1, 3]), phrase=True).tolist() == [0, 0, 0]
     assert gather(np.zeros(0), np.zeros(0), np.zeros(0), np.array([0, 0]), phrase=False).tolist() == []
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Ольга живёт в Пскове.", ["ольга", "живёт", "в", "пскове"]),
+    ("It's 3,5 well-known_x", ["it", "s", "3", "5", "well", "known", "x"]),
+    ("मीरा पुणे में", ["मीरा", "पुणे", "में"]),
+    ("李晓梅住在成都。", list("李晓梅住在成都")),
+    ("東京タワー", list("東京タワー")),
+    ("ที่นี่", ["ที่", "นี่"]),
+    ("서울에 산다", ["서울에", "산다"]),
+    ("می‌خواهم", ["می‌خواهم"]),
+    ("Straße Ⅻ ﬁne", ["strasse", "xii", "fine"]),
+    ("Nguyễn Thị Hạnh", ["nguyễn", "thị", "hạnh"]),
+    ("… — !", []),
+])  # fmt: skip
+def test_terms_of_every_script(text, expected):
+    assert terms(text) == expected
+    assert terms(unicodedata.normalize("NFD", text)) == expected, "an accent may be a character of its own"
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127)))
+def test_terms_of_ascii_are_runs_of_letters_and_digits(text):
+    assert terms(text) == re.findall("[a-z0-9]+", text.lower())
+
+
+def test_words_of_other_scripts():
+    assert words_of(["मीरा", " पुणे"])[1] == ["मीरा", "पुणे"]
+    assert words_of(["李晓", "梅", "住在"])[0].tolist() == [0, 1, 2] and words_of(["李", "晓", "。"])[1] == ["李", "晓"]
+
+
+def test_a_phrase_is_held_as_whole_words_in_a_row():
+    assert holds(terms("He lives in Port Sable."), terms("port sable"))
+    assert not holds(terms("He lives in Ports, Able."), terms("Port Sable"))
+    assert not holds(terms("Port of Sable"), terms("Port Sable")) and not holds(terms("anything"), terms("…"))
+    assert holds(terms("他住在成都市。"), terms("成都"))
+
+
+def test_a_character_without_blanks_is_a_copy_only_beside_the_same_neighbour():
+    """The 成 of 王成 is not that of 成都; the name is copied, the address is not."""
+    pieces = list("王成住在成都。")
+    assert columns(pieces, range(7), lambda i: False, "王成住哪里？")["copied"].tolist() == [1, 1, 1, 0, 0, 0, 0]
+    assert columns(list("住, x"), range(4), lambda i: False, "他住哪里？")["copied"].tolist() == [1, 0, 0, 0], (
+        "without a neighbour: anywhere"
+    )
