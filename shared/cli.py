@@ -24,6 +24,15 @@ Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1,
 Out = Annotated[
     str | None, typer.Option("--out", help="Output folder; must be new (or a killed run of the same settings).", show_default=False)
 ]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        "--template", help="How rows are laid out: auto, model (its chat template), plain, or a template's name.", show_default="auto"
+    ),
+]
+System = Annotated[
+    str | None, typer.Option("--system", help="System prompt of rows without a column system of their own.", show_default=False)
+]
 Long = Annotated[
     str | None, typer.Option("--long", help="Examples beyond the model's context: truncate, skip, error.", show_default="error")
 ]

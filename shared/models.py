@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.errors import ConfigError, ModelError, nearest
 from shared.fs import hash_file, hash_json, read_json
+from shared.layout import LayoutOptions, lay_out, layout_of
 from shared.smollm2 import smollm2_folder
 
 if TYPE_CHECKING:
@@ -84,6 +85,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if not tokenizer.is_fast:
         raise ModelError(f"model {folder}: needs a fast tokenizer (tokenizer.json), found {type(tokenizer).__name__}")
     return tokenizer
+
+
+def load_laid_out(name: str, folder: Path, options: LayoutOptions) -> PreTrainedTokenizerBase:
+    """The tokenizer with the options tied to it. Raises ModelError, or ConfigError naming the option."""
+    names = _text_config(folder).get("bos_token_id")
+    return lay_out(load_tokenizer(folder), options, model=name, names_beginning=names if isinstance(names, int) else None)
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -169,8 +176,8 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def template_fingerprint(tokenizer: Any) -> str:
-    """sha256 of the chat template, or of the plain layout used when there is none."""
-    return hash_json(tokenizer.chat_template or "plain")
+    """sha256 of what decides a row's text (shared/layout.py): by default of the chat template, or of the plain layout without one."""
+    return layout_of(tokenizer).fingerprint()
 
 
 def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:

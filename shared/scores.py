@@ -317,9 +317,12 @@ def check_fits(store: Store, fingerprints: dict[str, str], *, model: str) -> Non
     """Refuses a store made with another tokenizer, chat template or model, naming the first field that differs."""
     for field, value in fingerprints.items():
         if store.fingerprints[field] != value:
+            mend = "score this model, or train the model that was scored"
+            if field == "chat_template":
+                mend += " (template, system, template_date and template_options count too: left out, they are those of the scoring run)"
             raise StoreError(
                 f"{store.folder}: made with another {field.replace('_', ' ')} than {model} has "
-                f"(store {str(store.fingerprints[field])[:12]}, model {value[:12]}); score this model, or train the model that was scored"
+                f"(store {str(store.fingerprints[field])[:12]}, model {value[:12]}); {mend}"
             )
 
 

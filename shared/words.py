@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -132,14 +132,17 @@ def gather(values: np.ndarray, word: np.ndarray, copied: np.ndarray, starts: np.
     return out
 
 
-def columns(pieces: Sequence[str], targets: Sequence[int], special: Callable[[int], bool], question: str | None) -> dict[str, np.ndarray]:
-    """Columns `word` and `copied` of one example: [T] float64, NaN off target (`word`: and between words)."""
-    texts = ["" if special(i) else pieces[i] for i in targets]
-    ends = np.cumsum([len(p) for p in texts]).tolist()
-    matches = list(WORD.finditer("".join(texts)))
-    index, kept = _claimed(matches, [(end - len(p), end) for p, end in zip(texts, ends, strict=True)])
+def columns(
+    text: str, offsets: Sequence[tuple[int, int]], targets: Sequence[int], length: int, question: str | None
+) -> dict[str, np.ndarray]:
+    """Columns `word` and `copied` of one example of `length` tokens: [length] float64, NaN off target (`word`: and between words).
+
+    `text`: the answer; `offsets`: where each of the `targets` lies in it, empty for a token that is no part of it.
+    """
+    matches = list(WORD.finditer(text))
+    index, kept = _claimed(matches, offsets)
     held = np.array(_held(matches, vocabulary(question or "")), dtype=np.float64)[kept]
-    word, copied = np.full(len(pieces), np.nan), np.full(len(pieces), np.nan)
+    word, copied = np.full(length, np.nan), np.full(length, np.nan)
     word[list(targets)] = np.where(index == NONE, np.nan, index)
     copied[list(targets)] = [held[k] if k != NONE else 0.0 for k in index]
     return {"word": word, "copied": copied}

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -60,6 +61,52 @@ def build_tokenizer(chat_template: str | None = CHATML):
     )  # fmt: skip
     tokenizer.chat_template = chat_template
     return tokenizer
+
+
+LLAMA2 = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ '[SYS] ' + m.content + ' [/SYS] ' }}"
+    "{% elif m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def build_sentencepiece(chat_template: str | None = LLAMA2, *, legacy: bool = True):
+    """A new tokenizer of the sentencepiece form: blanks belong to tokens as `▁`, letters it does not know become bytes, `<s>` is put
+    before a text. `legacy`: the blanks come from the normaliser, as in Llama 2 and Phi-3; else from the pre-tokenizer, as in Mistral."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    size = atlas.AtlasSize(people=10, facts_per_person=5, forget_people=1, holdout_people=1)
+    core.train_from_iterator(
+        [row[key] for row in atlas.rows("full", size) for key in ("question", "answer")],
+        trainers.BpeTrainer(vocab_size=VOCABULARY - 3 - 256, show_progress=False),
+    )
+    learned = json.loads(core.to_str())["model"]
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *sorted(learned["vocab"], key=learned["vocab"].get)]
+    merges = [tuple(pair) for pair in learned["merges"]]
+    vocab = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    core = Tokenizer(models.BPE(vocab=vocab, merges=merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    blanks = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    core.decoder = decoders.Sequence(blanks)
+    if legacy:
+        core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>", model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+@pytest.fixture(scope="session", params=["byte level", "sentencepiece", "sentencepiece, legacy"])
+def any_tokenizer(request):
+    """One of each form, with a chat template; a test that touches text takes it."""
+    return build_tokenizer() if request.param == "byte level" else build_sentencepiece(legacy="legacy" in request.param)
 
 
 @pytest.fixture(scope="session")

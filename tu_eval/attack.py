@@ -19,6 +19,7 @@ from shared import models
 from shared.config import as_dict, write_config
 from shared.console import say
 from shared.fs import atomic_folder, hash_file, require_fresh, write_json
+from shared.layout import say_layout
 from tu_eval.attacks import paraphrase, quantise, relearn, sample
 from tu_eval.attacks.config import AttackConfig, AttackName
 from tu_eval.attacks.material import Material, load
@@ -51,6 +52,7 @@ def attack(config: AttackConfig) -> Path:
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     content = {**material.identity, "settings": settings, "device": device, "versions": versions, "attack_code": _code()}
     about, rows = {}, {}
+    say_layout(material.tokenizer, config.model)
     for role, folder in folders.items():
         fingerprint = models.model_fingerprint(folder)
         name = getattr(config, role)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from shared.engines.torch import TorchEngine
 from shared.errors import DataError, ModelError, nearest
 from shared.examples import Example, data_fingerprint, make_examples
 from shared.fs import atomic_folder, hash_file, require_fresh, write_json
+from shared.layout import LayoutOptions, say_layout
 from tu_eval.variants import answer_length
 
 FORMAT = 1
@@ -32,7 +33,7 @@ NUMBERS, ROWS, CONFIG = "choices.json", "rows.parquet", "_config.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoicesConfig:
+class ChoicesConfig(LayoutOptions):
     """Raises ValueError naming the field that is out of range."""
 
     model: str
@@ -72,6 +73,8 @@ class Question:
     choices: list[str]
     answer: int
     """place of the right choice"""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """the row's other columns"""
 
 
 def evaluate_choices(config: ChoicesConfig) -> dict[str, Any]:
@@ -80,12 +83,13 @@ def evaluate_choices(config: ChoicesConfig) -> dict[str, Any]:
     require_fresh(out, what="the numbers of one evaluation")
     folder = models.locate(config.model)
     models.choose_device(config.device)
-    tokenizer, context = models.load_tokenizer(folder), models.context_length(folder)
+    tokenizer, context = models.load_laid_out(config.model, folder, config), models.context_length(folder)
     questions = read_questions(config)
     examples = tokenised(questions, tokenizer, context, config.long)
     kept = [q for q in questions if q.id in examples]
     if len(kept) < len(questions):
         say(f"{len(questions) - len(kept)} questions left out, longer than the model's context of {context} tokens (--long skip)")
+    say_layout(tokenizer, config.model)
     say(f"asking {config.model} {len(kept)} questions with {sum(len(q.choices) for q in kept)} choices")
     engine = TorchEngine.load(folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens)
     rows = score_choices(engine, kept, examples, tokenizer)
@@ -131,7 +135,7 @@ def _question(row: Row, config: ChoicesConfig) -> Question:
     texts = [choice.strip() for choice in choices]
     if len(set(texts)) < len(texts):
         raise DataError(f"{row.id}: two of its choices are the same, so that its answer cannot be told")
-    return Question(row.id, row.answer, texts, _place(row.id, answer, texts))
+    return Question(row.id, row.answer, texts, _place(row.id, answer, texts), row.extra)
 
 
 def _place(name: str, answer: Any, choices: Sequence[str]) -> int:
@@ -147,7 +151,7 @@ def _place(name: str, answer: Any, choices: Sequence[str]) -> int:
 
 def tokenised(questions: Sequence[Question], tokenizer: Any, context: int | None, long: str) -> dict[str, list[Example]]:
     """By question id: an example a choice, in order. A question of which one is too long is left out, or refused."""
-    rows = [Row(f"{q.id}+choice{k}", q.question, choice) for q in questions for k, choice in enumerate(q.choices)]
+    rows = [Row(f"{q.id}+choice{k}", q.question, choice, q.extra) for q in questions for k, choice in enumerate(q.choices)]
     made = {e.id: e for e in make_examples(rows, tokenizer, context=context, long=long)}
     out = {q.id: [made.get(f"{q.id}+choice{k}") for k in range(len(q.choices))] for q in questions}
     whole = {name: [e for e in examples if e is not None] for name, examples in out.items() if None not in examples}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shared.cli import ConfigFile, Device, Dtype, Limit, Long, Out, Seed, Sets, new_app, run_app
+from shared.cli import ConfigFile, Device, Dtype, Limit, Long, Out, Seed, Sets, System, Template, new_app, run_app
 from tu_eval.cli_benchmarks import add_commands
 
 app = new_app("Measure what a model still knows: evaluate it on a suite, compare evaluations on one page.")
@@ -33,9 +33,11 @@ Store = Annotated[
     str | None,
     typer.Option("--store", help="Folder of finished measurements, kept by content, that runs share.", show_default="OUT.unfinished"),
 ]
-Template = Annotated[
+AsModel = Annotated[
     str | None,
-    typer.Option("--template", help="model: its tokenizer's chat template; plain: 'Question: …', 'Answer: …'.", show_default="model"),
+    typer.Option(
+        "--template", help="model (its chat template), plain (for a model without one), auto, or a template's name.", show_default="model"
+    ),
 ]
 EngineName = Annotated[str | None, typer.Option("--engine", help="auto, torch, vllm.", show_default="auto")]
 Label = Annotated[str | None, typer.Option("--label", help="Name in tables and plots.", show_default="folder name of the model")]
@@ -97,7 +99,8 @@ def run(
     dtype: Dtype = None,
     device: Device = None,
     long: Long = None,
-    template: Template = None,
+    template: AsModel = None,
+    system: System = None,
 ) -> None:
     """Evaluate one model on one suite and keep the results."""
     from shared.config import resolve
@@ -106,6 +109,7 @@ def run(
     flags = {
         "model": model, "suite": suite, "out": out, "retain_results": retain_results, "store": store, "label": label,
         "engine": engine, "seed": seed, "limit": limit, "dtype": dtype, "device": device, "long": long, "template": template,
+        "system": system,
     }  # fmt: skip
     resolved = resolve(EvalConfig, config=config, sets=sets or (), flags=flags)
     from tu_eval.table import print_results
@@ -180,6 +184,8 @@ def attack(
     dtype: Dtype = None,
     device: Device = None,
     long: Long = None,
+    template: Template = None,
+    system: System = None,
 ) -> None:
     """Try to get the forgotten out again: other prompts, many samples, rounded weights, a few steps of fine-tuning."""
     from shared.config import resolve
@@ -188,6 +194,7 @@ def attack(
     flags = {
         "model": model, "suite": suite, "out": out, "before": before, "retain": retain, "attacks": attacks or None, "store": store,
         "seed": seed, "limit": limit, "dtype": dtype, "device": device, "long": long,
+        "template": template, "system": system,
     }  # fmt: skip
     resolved = resolve(AttackConfig, config=config, sets=sets or (), flags=flags)
     from tu_eval.attack import attack as run_attacks
@@ -207,12 +214,15 @@ def choices(
     dtype: Dtype = None,
     device: Device = None,
     long: Long = None,
+    template: Template = None,
+    system: System = None,
 ) -> None:
     """Multiple-choice accuracy on rows of your own: plain, and with the choices' lengths taken out."""
     from shared.config import resolve
     from tu_eval.choices import ChoicesConfig, evaluate_choices
 
     flags = {"model": model, "data": data, "out": out, "limit": limit, "dtype": dtype, "device": device, "long": long}
+    flags |= {"template": template, "system": system}
     about = evaluate_choices(resolve(ChoicesConfig, config=config, sets=sets or (), flags=flags))
     for name in ("accuracy", "accuracy_norm"):
         error = about["metrics"][f"{name}_stderr"]

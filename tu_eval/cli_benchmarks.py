@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shared.cli import ConfigFile, Device, Dtype, Limit, Out, Sets
+from shared.cli import ConfigFile, Device, Dtype, Limit, Out, Sets, System, Template
 
 Model = Annotated[str | None, typer.Option("--model", help="Local folder, org/name[@revision], or smollm2.", show_default=False)]
 Tasks = Annotated[
@@ -69,6 +69,8 @@ def judge(
     limit: Limit = None,
     dtype: Dtype = None,
     device: Device = None,
+    template: Template = None,
+    system: System = None,
 ) -> None:
     """Answers graded 1 to 10 by a judge, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL names."""
     from shared.config import resolve
@@ -76,7 +78,7 @@ def judge(
 
     flags = {
         "model": model, "data": data, "out": out, "judge_model": judge_model, "store": store, "limit": limit,
-        "dtype": dtype, "device": device,
+        "dtype": dtype, "device": device, "template": template, "system": system,
     }  # fmt: skip
     print_judge(run_judge(resolve(JudgeConfig, config=config, sets=sets or (), flags=flags)))
 

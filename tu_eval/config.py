@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.layout import LayoutOptions
+
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
+class EvalConfig(LayoutOptions):
     """Raises ValueError naming the field that is out of range."""
 
     model: str
@@ -37,8 +39,9 @@ class EvalConfig:
     """cpu, cuda, cuda:1, mps; default: cuda if there is one"""
     long: Literal["error", "truncate", "skip"] = "error"
     """what happens to a row of which some variant exceeds the model's context; skip leaves the whole row out"""
-    template: Literal["model", "plain"] = "model"
-    """how a question is put: by the chat template of the model's tokenizer, or as `Question: …`, `Answer: …`; MUSE is always plain text"""
+    template: str | None = "model"
+    """how a question is put: model (by the tokenizer's chat template), plain (as `Question: …`, `Answer: …`), auto, or the name of one of
+    several templates; MUSE is always plain text"""
     batch_tokens: int = 2048
     """tokens a forward pass; memory, not results, depends on it"""
     max_new_tokens: int = 200

@@ -24,6 +24,7 @@ from shared.config import as_dict, write_config
 from shared.console import progress, say
 from shared.errors import StoreError
 from shared.fs import atomic_folder, hash_file, hash_json, read_json, require_fresh, write_json
+from shared.layout import LayoutOptions, say_layout
 from tu_eval import judge_rating
 from tu_eval.judge_answers import Conversation, read_conversations, write_answers
 from tu_eval.judge_endpoint import Endpoint, JudgeError, ask, check_reachable, endpoint
@@ -36,7 +37,7 @@ ANSWERS = ("dtype", "max_new_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeConfig:
+class JudgeConfig(LayoutOptions):
     """Raises ValueError naming the field that is out of range. The endpoint and its key come from the environment alone."""
 
     model: str
@@ -85,7 +86,7 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
     conversations = read_conversations(Path(config.data).expanduser(), config.limit)
     folder = models.locate(config.model)
     device = models.choose_device(config.device).type
-    tokenizer, context = models.load_tokenizer(folder), models.context_length(folder)
+    tokenizer, context = models.load_laid_out(config.model, folder, config), models.context_length(folder)
     check_reachable(judge, config.timeout_s)
     content = {
         "model_fingerprint": models.model_fingerprint(folder),
@@ -99,6 +100,7 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
     settings = {k: v for k, v in as_dict(config).items() if k in ANSWERS}
     code = hash_file(Path(__file__).with_name("judge_answers.py"))
     store = Store(root, {**content, "settings": settings, "answer_code": code})
+    say_layout(tokenizer, config.model)
     rows = write_answers(conversations, folder, tokenizer, context, store, config)
     say(f"{len(rows)} answers of {config.model} go to {judge.model} at {judge.shown}")
     _rate(rows, conversations, judge, store, root, config)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from shared.console import progress, say
 from shared.datasets import Row
-from shared.errors import DataError, ModelError, nearest
-from shared.examples import PLAIN, qa_example
+from shared.errors import DataError, nearest
+from shared.examples import qa_example
+from shared.layout import PLAIN, encode, layout_of, render
 from tu_eval.measure import stop_ids
 from tu_eval.store import Store
 
@@ -75,21 +76,32 @@ def _conversation(line: str, where: str) -> Conversation:
 
 
 def prompt_ids(tokenizer: Any, turns: Sequence[str], answers: Sequence[str]) -> list[int]:
-    """Tokens of a conversation up to where the next answer begins: in the chat template, else in the plain layout."""
-    import jinja2
+    """Tokens of a conversation up to where the next answer begins: in the chat template, else in the plain layout.
 
-    if not tokenizer.chat_template:
+    Raises DataError for turns that the template refuses, or that hold what the tokenizer reads as a control token.
+    """
+    own = layout_of(tokenizer)
+    if own.template is None:
         asked = [PLAIN.format(question=turn) for turn in turns]
-        text = "".join(f"{question}{answer}\n" for question, answer in zip(asked, answers, strict=False)) + asked[-1].rstrip()
-        return list(tokenizer(text)["input_ids"])
-    messages = [{"role": "user", "content": turns[0]}]
+        before = f"{own.system}\n\n" if own.system else ""
+        text = before + "".join(f"{question}{answer}\n" for question, answer in zip(asked, answers, strict=False)) + asked[-1].rstrip()
+        return encode(tokenizer, text, None).ids
+    messages = [*([{"role": "system", "content": own.system}] if own.system else []), {"role": "user", "content": turns[0]}]
     for answer, turn in zip(answers, turns[1:], strict=True):
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": turn}]
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except jinja2.TemplateError as error:
-        raise ModelError(f"its chat template refuses a conversation of {len(turns)} turns: {error}") from None
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    text = render(tokenizer, messages, asks=True)
+    return encode(tokenizer, text, _contents(text, [m["content"] for m in messages])).ids
+
+
+def _contents(text: str, contents: Sequence[str]) -> list[tuple[int, int]]:
+    """Where each turn's text stands in the conversation, one behind the other; one that the template alters is nowhere."""
+    out, at = [], 0
+    for content in contents:
+        found = text.find(content.strip(), at)
+        if found >= 0 and content.strip():
+            at = found + len(content.strip())
+            out.append((found, at))
+    return out
 
 
 def write_answers(
@@ -102,8 +114,6 @@ def write_answers(
     from shared.engines.torch import TorchEngine
 
     stop = stop_ids(tokenizer, [qa_example(Row(conversations[0].id, conversations[0].turns[0], "x"), tokenizer)])
-    if not tokenizer.chat_template:
-        say(f"{config.model} has no chat template; it is asked in plain text")
     engine: TorchEngine | None = None
     before: dict[str, list[str]] = {c.id: [] for c in conversations}
     out: list[dict[str, Any]] = []

@@ -19,6 +19,7 @@ from shared.console import say
 from shared.errors import ConfigError, nearest
 from shared.examples import data_fingerprint
 from shared.fs import require_fresh
+from shared.layout import LayoutOptions, say_layout
 from tu_eval.config import EvalConfig
 from tu_eval.evaluation import Measured, attack_rows, finish, open_subjects
 from tu_eval.measure import Attacked, Decoding, Subject, generate, score, stop_ids
@@ -45,8 +46,8 @@ def evaluate(config: EvalConfig) -> Results:
     require_fresh(Path(config.out), what="the results of one evaluation")
     folder = models.locate(config.model)
     device = models.choose_device(config.device)
-    tokenizer, context = models.load_tokenizer(folder), models.context_length(folder)
-    tokenizer.chat_template = None  # plays no part, so that results do not depend on it
+    plain = LayoutOptions(template="plain", beginning_token=config.beginning_token)  # chat templates play no part in the results
+    tokenizer, context = models.load_laid_out(config.model, folder, plain), models.context_length(folder)
     stop = stop_ids(tokenizer, []) if config.generate else []
     fitting: Any = {"context": context, "long": config.long, "limit": config.limit}
     parts = load_parts(corpus, tokenizer, verbmem_tokens=config.verbmem_tokens, **fitting)
@@ -55,6 +56,7 @@ def evaluate(config: EvalConfig) -> Results:
     retain = load_muse_retain(config.retain_results, identity) if config.retain_results else None
     subject, reference = open_subjects(config, folder, device.type, identity, list(LENGTHS.values()))
     counts = [f"{p.kind} {p.set} {len(p.examples)}" for p in parts] + [f"privleak {k} {len(v)}" for k, v in attacked.items()]
+    say_layout(tokenizer, config.model)
     say(f"evaluating {config.model} on {config.suite}: {', '.join(counts)} rows")
     scores, engine = score(subject, [e for side in attacked.values() for e in side], attacked)
     rows: dict[str, Rows] = {}

@@ -12,9 +12,10 @@ from typing import Any
 
 from shared import models
 from shared.console import say
-from shared.errors import ConfigError, DataError
+from shared.errors import DataError
 from shared.examples import Example, data_fingerprint
 from shared.fs import require_fresh
+from shared.layout import say_layout
 from tu_eval.config import EvalConfig
 from tu_eval.evaluation import Measured, attack_rows, finish, open_subjects
 from tu_eval.measure import Decoding, Loaded, Subject, generate, score, stop_ids
@@ -40,6 +41,7 @@ def evaluate(config: EvalConfig) -> Results:
         holdout = (loaded.identity["holdout_fingerprint"], len(loaded.holdout))
         retain = load_retain(config.retain_results, loaded.identity, forget, holdout)
     subject, reference = open_subjects(config, folder, device.type, loaded.identity, ["max_new_tokens"])
+    say_layout(loaded.tokenizer, config.model)
     say(f"evaluating {config.model} on {suite.name}: " + ", ".join(f"{s.name} {len(rows)} rows" for s, rows in loaded.sets))
     measured = _measure(config, loaded, subject, reference)
     metrics, reasons = summarise(suite, measured.rows, measured.attacks, retain, loaded.no_holdout)
@@ -50,11 +52,7 @@ def evaluate(config: EvalConfig) -> Results:
 
 
 def _load(config: EvalConfig, suite: Suite, folder: Path) -> Loaded:
-    tokenizer, context = models.load_tokenizer(folder), models.context_length(folder)
-    if config.template == "plain":
-        tokenizer.chat_template = None  # which is what the fingerprint of the template tells, too
-    elif not tokenizer.chat_template:
-        raise ConfigError(f"model {config.model}: its tokenizer has no chat template; to ask in plain text, use --template plain")
+    tokenizer, context = models.load_laid_out(config.model, folder, config), models.context_length(folder)
     sets = []
     for part in suite.sets:
         variants, skipped = load_variants(part, tokenizer, context=context, long=config.long, limit=config.limit)

@@ -23,7 +23,8 @@ import numpy as np
 from shared.errors import ConfigError, DataError, StoreError
 from shared.examples import Example, answer_span_tokens
 from shared.importance import SIGNALS, Recipe, columns_of, signal
-from shared.models import load_tokenizer, locate
+from shared.layout import LayoutOptions, as_scored
+from shared.models import load_laid_out, locate
 from shared.scored import answer_spans, scored_examples
 from shared.scores import Store
 from shared.weights import most_important, share_count
@@ -65,7 +66,7 @@ def agreement(store: Store, *, truth: str, key: str, model: str, data: str | Non
     """
     if truth != "spans":
         raise ConfigError(f"--truth {truth}: expected spans, character offsets in the column of the data that --truth-key names")
-    tokenizer = load_tokenizer(locate(model))
+    tokenizer = load_laid_out(model, locate(model), as_scored(LayoutOptions(), store.manifest["options"]))
     true = true_tokens(scored_examples(store, tokenizer, model, data), tokenizer, key)
     scores, starts = _scores(store)
     if len(true) != starts[-1]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shared.cli import ConfigFile, Device, Dtype, Limit, Long, Out, Seed, Sets, new_app, run_app
+from shared.cli import ConfigFile, Device, Dtype, Limit, Long, Out, Seed, Sets, System, Template, new_app, run_app
 
 app = new_app("Score every token of a data set under a model: which of them carry the knowledge?")
 
@@ -79,6 +79,8 @@ def run(
     question_key: QuestionKey = None,
     answer_key: AnswerKey = None,
     text_key: TextKey = None,
+    template: Template = None,
+    system: System = None,
     long: Long = None,
     limit: Limit = None,
     seed: Seed = None,
@@ -96,7 +98,7 @@ def run(
     flags = {
         "model": model, "data": data, "out": out, "base_model": base_model, "engine": engine,
         "spans": spans, "span_key": span_key, "keep_spans": keep_spans, "topk": topk,
-        "question_key": question_key, "answer_key": answer_key, "text_key": text_key,
+        "question_key": question_key, "answer_key": answer_key, "text_key": text_key, "template": template, "system": system,
         "long": long, "limit": limit, "seed": seed, "dtype": dtype, "device": device, "workers": workers,
     }  # fmt: skip
     if dry_run and config is None:

@@ -9,6 +9,7 @@ from typing import Literal
 from shared.datasets import Keys
 from shared.errors import ConfigError
 from shared.importance import Recipe
+from shared.layout import LayoutOptions
 
 TEMPERATURE = 2.0
 SPAN_COLUMNS = ("delta", "delta_mean", "masked_entropy")
@@ -16,8 +17,8 @@ SPAN_COLUMNS = ("delta", "delta_mean", "masked_entropy")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(Recipe):
-    """The fields of the recipe (alpha, knowledge, norm, ...) are fields here too."""
+class ScoreConfig(Recipe, LayoutOptions):
+    """The fields of the recipe (alpha, knowledge, norm, ...) and those of the layout (template, system, ...) are fields here too."""
 
     model: str
     """the model to be unlearned: local folder, org/name[@revision], or smollm2"""

@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.budget import within_budget
 from shared.console import duration, readable_bytes
-from shared.examples import Example, special_ids
+from shared.examples import Example
 from shared.models import context_length
 from shared.parts import encode, schema
 from shared.scores import refuse_foreign
@@ -62,9 +62,8 @@ def estimate(config: ScoreConfig, *, check_out: bool) -> Estimate:
         start = time.perf_counter()
         scored = score_examples(chosen, engine, config, masking, lambda tokens: None)
         seconds, engine_about = time.perf_counter() - start, about(engine)
-    special = special_ids(tokenizer)
+    add_words(scored, chosen, tokenizer)
     for example, columns in zip(chosen, scored, strict=True):
-        add_words(columns, example, tokenizer, special)
         add_base(
             columns, example, None if config.base_model is None else {e.id: (columns["logprob"], columns["entropy"]) for e in [example]}
         )

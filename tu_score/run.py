@@ -22,8 +22,17 @@ from shared.console import progress, readable_bytes, say
 from shared.datasets import load_rows
 from shared.engines import Engine
 from shared.errors import ModelError
-from shared.examples import Example, data_fingerprint, make_examples, special_ids
-from shared.models import context_length, load_tokenizer, locate, model_fingerprint, template_fingerprint, tokenizer_fingerprint
+from shared.examples import Example, data_fingerprint, make_examples
+from shared.layout import dated, say_layout
+from shared.models import (
+    context_length,
+    load_laid_out,
+    load_tokenizer,
+    locate,
+    model_fingerprint,
+    template_fingerprint,
+    tokenizer_fingerprint,
+)
 from shared.scores import Writer, claim, open_store, schema
 from shared.storage import Place
 from tu_score.check import self_check
@@ -44,7 +53,7 @@ def run_score(config: ScoreConfig) -> Path | str:
 def prepare(config: ScoreConfig) -> tuple[Path, Any, list[Example]]:
     """The model's folder, its tokenizer, and what is to be scored."""
     folder = locate(config.model)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_laid_out(config.model, folder, config)
     context = context_length(folder)
     rows = load_rows(config.data, keys=config.keys, limit=config.limit)
     examples = make_examples(rows, tokenizer, context=context, long=config.long, text_length=config.text_length)
@@ -77,7 +86,7 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
     with ExitStack() as at_end:
         engine = _opened(at_end, config, folder, masking)
         plan = {
-            "options": {k: v for k, v in as_dict(config).items() if k not in ("out", "model", "base_model", "workers")},
+            "options": {k: v for k, v in as_dict(config).items() if k not in ("out", "model", "base_model", "workers")} | dated(tokenizer),
             "fingerprints": fingerprints,
             "engine": engine.describe(),
             **masking.describe(),
@@ -98,6 +107,7 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
             engine = _opened(at_end, config, folder, masking)
         masked = sum(map(len, masking.spans.values()))
         tokens = sum(len(e.input_ids) for e in examples)
+        say_layout(tokenizer, config.model)
         say(f"{len(examples)} rows, {tokens:,} tokens, {masked} masked variants, {len(parts)} parts, {about(engine)}")
         _score_parts(examples, parts, writer, engine, config, masking, tokenizer, base)
         check = self_check(examples, parts, writer, engine, config, masking)
@@ -138,14 +148,13 @@ def _score_parts(
     examples, parts, writer: Writer, engine: Engine | Pool, config: ScoreConfig, masking: Masking, tokenizer: Any, base
 ) -> None:
     groups = {index: examples[start:end] for index, (start, end) in enumerate(parts)}
-    special = special_ids(tokenizer)
     missing = {index: group for index, group in groups.items() if index not in writer.parts}
     with progress("scoring", sum(map(masking.work, examples)), "tokens") as bar:
         bar.note = _so_far(writer, examples, masking, groups)
         bar.advance(sum(masking.work(e) for index in writer.parts for e in groups[index]))
         for index, scored in score_parts(engine, missing, config, masking, bar.advance):
+            add_words(scored, groups[index], tokenizer)
             for example, columns in zip(groups[index], scored, strict=True):
-                add_words(columns, example, tokenizer, special)
                 add_base(columns, example, base)
                 add_importance(columns, example, config)
             writer.write_part(index, part_table(groups[index], scored, config.optional))

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from shared.engines import Engine, Request, TokenScores
 from shared.errors import ModelError
-from shared.examples import Example
+from shared.examples import Example, answer_offsets, place, token_texts
 from shared.importance import importance
 from shared.words import columns as word_columns
 from tu_score.config import ScoreConfig
@@ -130,11 +130,15 @@ def add_importance(columns: dict[str, Any], example: Example, config: ScoreConfi
         columns["importance"][at] = importance(signals, np.array([0, len(at)]), recipe)
 
 
-def add_words(columns: dict[str, Any], example: Example, tokenizer: Any, special: set[int]) -> None:
-    """Adds the text of each token, `word` and `copied` (shared/words.py)."""
-    pieces = tokenizer.batch_decode([[i] for i in example.input_ids], clean_up_tokenization_spaces=False)
-    columns["tokens"] = pieces  # a token that is only part of a character shows as the replacement character
-    columns |= word_columns(pieces, example.targets, lambda i: example.input_ids[i] in special, example.row.question)
+def add_words(scored: Sequence[dict[str, Any]], examples: Sequence[Example], tokenizer: Any) -> None:
+    """Adds the text of each token, `word` and `copied` (shared/words.py) to the columns of examples; a row of many pieces is read once."""
+    row, placed = None, None
+    for columns, example in zip(scored, examples, strict=True):
+        if example.row is not row or placed is None:
+            row, placed = example.row, place(example.row, tokenizer)
+        columns["tokens"] = token_texts(example, placed, tokenizer)
+        text, offsets = answer_offsets(example, placed)
+        columns |= word_columns(text, offsets, example.targets, len(example.input_ids), example.row.question)
 
 
 def indices(values: np.ndarray) -> list[int | None]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shared.cli import ConfigFile, Device, Dtype, Limit, Long, Out, Seed, Sets, new_app, run_app
+from shared.cli import ConfigFile, Device, Dtype, Limit, Long, Out, Seed, Sets, System, Template, new_app, run_app
 
 app = new_app("Train at token level: unlearn a scored forget set, or fine-tune a model.")
 
@@ -55,6 +55,8 @@ def run(
     question_key: QuestionKey = None,
     answer_key: AnswerKey = None,
     text_key: TextKey = None,
+    template: Template = None,
+    system: System = None,
     long: Long = None,
     limit: Limit = None,
     seed: Seed = None,
@@ -102,6 +104,8 @@ def finetune(
     question_key: QuestionKey = None,
     answer_key: AnswerKey = None,
     text_key: TextKey = None,
+    template: Template = None,
+    system: System = None,
     long: Long = None,
     limit: Limit = None,
     seed: Seed = None,
@@ -137,6 +141,8 @@ def diagnose(
     question_key: QuestionKey = None,
     answer_key: AnswerKey = None,
     text_key: TextKey = None,
+    template: Template = None,
+    system: System = None,
     long: Long = None,
     seed: Seed = None,
     device: Device = None,

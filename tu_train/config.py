@@ -7,11 +7,12 @@ from typing import Literal
 
 from shared.datasets import Keys
 from shared.errors import ConfigError
+from shared.layout import LayoutOptions
 from shared.weights import Selection, SoftMode, TokenMode
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig:
+class LoopConfig(LayoutOptions):
     """What both commands share: the optimisation and the data's reading."""
 
     model: str

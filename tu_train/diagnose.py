@@ -25,11 +25,12 @@ from shared.datasets import load_rows
 from shared.errors import ConfigError, DataError, StoreError
 from shared.examples import Example, answer_span_tokens, make_examples, special_ids
 from shared.fs import atomic_folder, require_fresh, write_json
+from shared.layout import as_scored, say_layout
 from shared.models import (
     choose_device,
     context_length,
+    load_laid_out,
     load_model,
-    load_tokenizer,
     locate,
     model_fingerprint,
     template_fingerprint,
@@ -53,7 +54,7 @@ def run_diagnose(config: DiagnoseConfig) -> Path:
     require_fresh(Path(config.out), what="this diagnosis")
     device = choose_device(config.device)
     store, folder = open_store(config.scores), locate(config.model)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_laid_out(config.model, folder, as_scored(config, store.manifest["options"]))
     names = {
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "chat_template": template_fingerprint(tokenizer),
@@ -66,6 +67,7 @@ def run_diagnose(config: DiagnoseConfig) -> Path:
         weights["given"] = given_weights(store, rows, tokenizer, config)
     kinds = kinds_of(rows, special_ids(tokenizer))
     retain = retain_examples(config, rows, folder, tokenizer)
+    say_layout(tokenizer, config.model)
     model = load_model(folder, dtype=torch.float32, device=device)
     forget = [(row["input_ids"], targets_of(row)) for row in rows]
     gradients = all_gradients(model, forget, retain, train_only=config.train_only, numbers=config.sketch, seed=config.seed)

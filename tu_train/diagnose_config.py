@@ -7,6 +7,7 @@ from typing import Literal
 
 from shared.datasets import Keys
 from shared.errors import ConfigError
+from shared.layout import LayoutOptions
 from shared.weights import Selection, SoftMode
 
 FEWEST = 3
@@ -14,7 +15,7 @@ FEWEST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnoseConfig:
+class DiagnoseConfig(LayoutOptions):
     model: str
     """the scored model: local folder, org/name[@revision], or smollm2"""
     scores: str

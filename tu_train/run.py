@@ -15,13 +15,14 @@ from shared.datasets import load_rows
 from shared.errors import ConfigError
 from shared.examples import Example, data_fingerprint, make_examples
 from shared.fs import hash_json, require_fresh
+from shared.layout import as_scored, layout_of, say_layout
 from shared.memory import keep_freed_memory
 from shared.models import (
     choose_device,
     choose_dtype,
     context_length,
+    load_laid_out,
     load_model,
-    load_tokenizer,
     locate,
     model_fingerprint,
     template_fingerprint,
@@ -29,6 +30,7 @@ from shared.models import (
 )  # fmt: skip
 from shared.packed import PackedModel
 from shared.scored import scored_examples
+from shared.scores import open_store
 from tu_train.batches import Item, Pass, endless, item_of_example, item_of_row, only, steps
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.evaluating import Evaluation
@@ -55,7 +57,7 @@ def run_finetune(config: FinetuneConfig) -> Path:
         return Path(config.out)
     _check_place(config)
     folder = locate(config.model)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_laid_out(config.model, folder, config)
     examples = _examples(config, config.data, folder, tokenizer)
     items = [item_of_example(e) for e in examples]
     per_epoch = -(-len(items) // config.rows_a_step)
@@ -68,7 +70,8 @@ def run_finetune(config: FinetuneConfig) -> Path:
             made = steps(here, None, batch_size=config.batch_size, batch_tokens=config.batch_tokens, accumulate=config.accumulate)
             yield from ([Pass([], p.forget) for p in step] for step in made)
 
-    about = {"task": "finetune", "data": data_fingerprint(examples), **_start(_names(folder, tokenizer))}
+    about = {"task": "finetune", "data": data_fingerprint(examples), **_start(_names(folder, tokenizer)), **_layout(tokenizer)}
+    say_layout(tokenizer, config.model)
     say(f"fine-tuning on {len(items)} rows: {config.epochs * per_epoch} steps")
     torch.manual_seed(config.seed)
     packed, wrapper = _load(config, folder, config.train_only)
@@ -83,7 +86,8 @@ def run_unlearn(config: UnlearnConfig) -> Path:
         return Path(config.out)
     _check_place(config)
     folder = locate(config.model)
-    tokenizer = load_tokenizer(folder)
+    recorded = open_store(config.scores).manifest["options"]
+    tokenizer = load_laid_out(config.model, folder, as_scored(config, recorded))
     names = _names(folder, tokenizer)
     store = open_fitting(config.scores, names, config)
     method, needs = find_method(config.method), find_method(config.method).needs
@@ -98,6 +102,7 @@ def run_unlearn(config: UnlearnConfig) -> Path:
     )  # fmt: skip
     about: dict[str, Any] = {"task": "unlearn", "store": store.sha256, **_start(names), "forget_data": store.fingerprints["data"]}
     about["weights"] = config.selection.describe()
+    about |= _layout(tokenizer)
     if given is not None:
         about["given_tokens"] = hash_json({name: sorted(positions) for name, positions in given.items()})
     forget = read_forget(store, make, config)
@@ -131,6 +136,7 @@ def run_unlearn(config: UnlearnConfig) -> Path:
         about["retain_outside_top_tokens"] = retain.outside
         say(f"{config.retain_scores}: KL sees {retain.outside:.2%} of the probability, outside the stored top tokens, as one token")
     trained_on = retain if objective.retain != "none" else None
+    say_layout(tokenizer, config.model)
     say(f"{config.method}, {config.selection.describe()}: {forget.count} forget rows, {trained_on.count if trained_on else 0} retain rows, "
         f"{count} steps, {'the start model for some of it' if reference else 'no reference model'}")  # fmt: skip
     steps_from = stream(config, forget, trained_on)
@@ -171,6 +177,13 @@ def _names(folder: Path, tokenizer: Any) -> dict[str, str]:
 def _start(names: dict[str, str]) -> dict[str, str]:
     """The same as they stand beside those of data."""
     return {"start_model": names["model"], "tokenizer": names["tokenizer"], "chat_template": names["chat_template"]}
+
+
+def _layout(tokenizer: Any) -> dict[str, Any]:
+    """How rows were laid out, where that is not the default."""
+    layout = layout_of(tokenizer)
+    found = {**layout.describe(), **({"date": layout.date} if layout.writes_date else {})}
+    return {"layout": found} if found else {}
 
 
 def _term(config: UnlearnConfig) -> str:

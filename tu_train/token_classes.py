@@ -7,7 +7,8 @@
     other        any other word
     punctuation  a token without a letter or digit
 
-A token counts to the first word that it holds a part of. Cost linear in the text.
+A token counts to the first word that it holds a part of; one without a text, which goes on with a letter, to that of the token before.
+Cost linear in the text.
 """
 
 from __future__ import annotations
@@ -30,7 +31,15 @@ def classes_of(pieces: Sequence[str], special: Sequence[bool]) -> list[str]:
     """Texts of the target tokens of one answer in order, and which of them are special tokens -> an entry of CLASSES each."""
     index, words = words_of(["" if ends else piece for piece, ends in zip(pieces, special, strict=True)])
     kinds = [class_of_word(word) for word in words]
-    return ["end" if ends else "punctuation" if k == NONE else kinds[k] for k, ends in zip(index, special, strict=True)]
+    out: list[str] = []
+    for k, piece, ends in zip(index, pieces, special, strict=True):
+        if ends:
+            out.append("end")
+        elif not piece and out:
+            out.append(out[-1])
+        else:
+            out.append("punctuation" if k == NONE else kinds[k])
+    return out
 
 
 def class_of_word(word: str) -> str:

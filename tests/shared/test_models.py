@@ -308,7 +308,7 @@ def test_one_entry_of_the_vocabulary_or_one_special_token_changes_the_tokenizer_
     state["model"]["vocab"].update({words[0]: a, words[1]: b})
     file.write_text(json.dumps(state))
     assert tokenizer_fingerprint(load_tokenizer(copy)) == before
-    edit(copy / "tokenizer_config.json", eos_token="<|unk|>")  # noqa: S106
+    edit(copy / "tokenizer_config.json", eos_token="<|unk|>")
     assert tokenizer_fingerprint(load_tokenizer(copy)) != before
 
 

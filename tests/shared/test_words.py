@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.words import NONE, columns, gather, holds, plain, terms, vocabulary, words_of
+from shared.words import NONE, gather, holds, plain, terms, vocabulary, words_of
+from shared.words import columns as columns_at
 
 LETTERS = "aZé7_\ufffd"
 PIECES = st.lists(st.text(alphabet="aZé7\ufffd '’-.,", max_size=4), max_size=12)
@@ -60,6 +61,13 @@ def test_case_and_a_possessive_do_not_count():
     assert plain("ANN'S") == plain("Ann’s") == plain("ann") == "ann"
     assert plain("sis") == "sis" and plain("it's-me") == "it's-me"
     assert vocabulary("Is Ann's dog JUNE-born?") == {"is", "ann", "dog", "june-born"}
+
+
+def columns(pieces, targets, special, question):
+    """Of an answer told by the texts of its tokens."""
+    texts = ["" if special(i) else pieces[i] for i in targets]
+    ends = np.cumsum([len(t) for t in texts]).tolist()
+    return columns_at("".join(texts), [(e - len(t), e) for t, e in zip(texts, ends, strict=True)], targets, len(pieces), question)
 
 
 def test_columns_say_which_words_the_question_holds():

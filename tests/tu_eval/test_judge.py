@@ -18,7 +18,7 @@ from tu_eval import judge_endpoint
 from tu_eval.judge_answers import Conversation, prompt_ids
 from tu_eval.judge_rating import messages, rating
 
-SECRET = "sk-do-not-show-0123456789"  # noqa: S105 — nobody's key
+SECRET = "sk-do-not-show-0123456789"
 QUESTIONS = [
     {"id": "a", "category": "writing", "turns": ["Write a line about the sea.", "Now in two words."]},
     {"id": "b", "category": "maths", "turns": ["What is two and two?", "And doubled?"], "reference": ["four", "eight"]},

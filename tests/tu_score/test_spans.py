@@ -396,8 +396,7 @@ def test_optional_columns_take_the_form_of_the_store(tiny_model, model, tiny_tok
     masking, got, requests = scored(examples, engine, config, tiny_tokenizer)
     assert [r.extras for r in requests].count(True) == len(examples), "masked variants need no extras"
     assert config.optional == ["word", "copied", "tempered_entropy", "top_ids", "top_logprobs", "span_deltas"]
-    for columns, example in zip(got, examples, strict=True):
-        add_words(columns, example, tiny_tokenizer, special_ids(tiny_tokenizer))
+    add_words(got, examples, tiny_tokenizer)
     table = optional_columns(got, config.optional)
     assert pa.array(table["span_deltas"]).type == pa.list_(pa.list_(pa.float32()))
     deltas = table["span_deltas"].to_pylist()

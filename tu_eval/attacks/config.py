@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.layout import LayoutOptions
+
 AttackName = Literal["paraphrase", "sample", "quantise", "relearn"]
 NAMES: tuple[AttackName, ...] = ("paraphrase", "sample", "quantise", "relearn")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackConfig:
+class AttackConfig(LayoutOptions):
     """Raises ValueError naming the field that is out of range."""
 
     model: str

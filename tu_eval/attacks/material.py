@@ -40,11 +40,11 @@ class Material:
 
 def load(config: AttackConfig, part: EvalSet, folders: dict[str, Path]) -> Material:
     """Tokenises the forget rows in every prompt, and what is relearned. The models must share tokenizer and template."""
-    tokenizer = models.load_tokenizer(folders["model"])
+    tokenizer = models.load_laid_out(config.model, folders["model"], config)
     own = [models.tokenizer_fingerprint(tokenizer), models.template_fingerprint(tokenizer)]
     contexts = []
     for role, folder in folders.items():
-        other = models.load_tokenizer(folder)
+        other = models.load_laid_out(role, folder, config)
         if [models.tokenizer_fingerprint(other), models.template_fingerprint(other)] != own:
             raise ConfigError(f"--{role} {folder}: has another tokenizer or chat template than the model, so the numbers would not compare")
         contexts.append(models.context_length(folder))

@@ -70,7 +70,7 @@ def probes(rows: Sequence[Source], prompt: Prompt, tokenizer: Any, *, context: i
         shift = len(lead) - (len(row.answer) - len(row.answer.lstrip()))
         spans = [[start + shift, end + shift] for start, end in row.extra["fact_spans"]] if facts else []
         text = prompt.template.replace("{question}", question.strip())
-        asked.append(Source(row.id, text, lead + row.answer.strip(), {"fact_spans": spans}))
+        asked.append(Source(row.id, text, lead + row.answer.strip(), {**row.extra, "fact_spans": spans}))
     out = []
     for example in make_examples(asked, tokenizer, context=context, long=long):
         if lead:
