@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from shared.console import say
 from shared.errors import ConfigError, DataError, ModelError
@@ -192,6 +193,30 @@ def special_ids(tokenizer: Any) -> set[int]:
     return {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
 
 
+@dataclass(frozen=True)
+class Special:
+    """The special tokens of a tokenizer: their ids, and a pattern of how they are written, the longest first."""
+
+    key: tuple
+    ids: frozenset[int]
+    written: re.Pattern[str]
+
+
+_SPECIAL: WeakKeyDictionary[Any, Special] = WeakKeyDictionary()
+
+
+def _special(tokenizer: Any) -> Special:
+    """Kept for each tokenizer: some have hundreds, and every row asks. Adding a token or changing a role makes it anew."""
+    key = (len(tokenizer), tuple(map(str, tokenizer.special_tokens_map.values())))
+    kept = _SPECIAL.get(tokenizer)
+    if kept is None or kept.key != key:
+        added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        texts = sorted({*added.values(), *tokenizer.all_special_tokens} - {""}, key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+        kept = _SPECIAL[tokenizer] = Special(key, frozenset(special_ids(tokenizer)), pattern)
+    return kept
+
+
 def render(tokenizer: Any, turns: Sequence[Turn], *, asks: bool = False) -> str:
     """The text of a conversation in the chat template; `asks`: up to where the next answer begins.
 
@@ -237,12 +262,12 @@ def encode(tokenizer: Any, text: str, contents: Sequence[tuple[int, int]] | None
     layout = layout_of(tokenizer)
     if contents is None:  # nothing in plain text is a control token
         return _begun(tokenizer, layout, _encode(tokenizer, text, add=True, split=True))
-    looks = [m.span() for a, b in contents for m in _controls(tokenizer).finditer(text, a, b)]
+    known = _special(tokenizer)
+    looks = [m.span() for a, b in contents for m in known.written.finditer(text, a, b)]
     found = _encode_apart(tokenizer, text, looks) if looks else _encode(tokenizer, text)
-    unknown, special = tokenizer.unk_token_id, special_ids(tokenizer)
+    unknown, special = tokenizer.unk_token_id, known.ids
     for token, (start, end) in zip(found.ids, found.offsets, strict=True):
-        inside = start < end and any(a <= start and end <= b for a, b in contents)
-        if inside and token in special and token != unknown:
+        if token in special and token != unknown and start < end and any(a <= start and end <= b for a, b in contents):
             raise _unreadable(text[start:end])
     return _begun(tokenizer, layout, found)
 
@@ -256,12 +281,6 @@ def _begun(tokenizer: Any, layout: Layout, made: Encoded) -> Encoded:
     if layout.beginning is None or made.ids[:1] == [layout.beginning]:
         return made
     return Encoded([layout.beginning, *made.ids], [(0, 0), *made.offsets])
-
-
-def _controls(tokenizer: Any) -> re.Pattern[str]:
-    """Every special token as it is written, the longest first."""
-    texts = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} | set(tokenizer.all_special_tokens)
-    return re.compile("|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True) if t) or r"(?!)")
 
 
 def _encode_apart(tokenizer: Any, text: str, looks: Sequence[tuple[int, int]]) -> Encoded:
