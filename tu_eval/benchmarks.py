@@ -20,8 +20,9 @@ from typing import Any, Literal
 from shared import models
 from shared.config import as_dict, write_config
 from shared.console import say
-from shared.errors import DataError, ModelError
+from shared.errors import ConfigError, DataError, ModelError
 from shared.fs import atomic_folder, hash_file, require_fresh, write_json
+from shared.layout import LayoutOptions, layout_of, say_layout
 
 FORMAT = 1
 NUMBERS, ROWS, CONFIG = "benchmark.json", "rows.parquet", "_config.toml"
@@ -31,7 +32,7 @@ NO_NUMBERS = ("model", "tasks", "out", "include", "device")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarksConfig:
+class BenchmarksConfig(LayoutOptions):
     """Raises ValueError naming the field that is out of range."""
 
     model: str
@@ -89,6 +90,10 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
     tokenizer = models.load_tokenizer(folder)
     if config.chat_template and not tokenizer.chat_template:
         raise ModelError(f"model {config.model}: has no chat template, which --chat-template asks for; leave it out to ask in plain text")
+    if config.chat_template:
+        tokenizer = models.load_laid_out(config.model, folder, config)
+    elif config.system is not None:
+        raise ConfigError("--system: without --chat-template there is no system turn; add it, or drop the system prompt")
     about = {
         "format": FORMAT,
         "model": config.model,
@@ -104,7 +109,11 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
         lm, engine = backends.open_model(folder, tokenizer, config)
         try:
             room = backends.room(lm, config.backend)
-            asked, questions, long = tasks.build(loaded["tasks"], lm, room, limit=config.limit, chat=config.chat_template)
+            if config.chat_template:
+                backends.lay_out_as(lm, config.backend, layout_of(tokenizer))
+                say_layout(tokenizer, config.model)
+            system = config.system if config.chat_template else None
+            asked, questions, long = tasks.build(loaded["tasks"], lm, room, limit=config.limit, chat=config.chat_template, system=system)
             if long:
                 _refuse_or_say(config.long, f"{long} prompts have more than the {room} tokens that fit")
             say(f"asking {config.model} {questions} questions of {len(loaded['tasks'])} tasks")

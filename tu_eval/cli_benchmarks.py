@@ -45,6 +45,7 @@ def benchmarks(
     dtype: Dtype = None,
     device: Device = None,
     long: Cut = None,
+    system: System = None,
 ) -> None:
     """WMDP, MMLU and every other task of lm-eval's, on transformers or vLLM."""
     from shared.config import resolve
@@ -53,7 +54,7 @@ def benchmarks(
     names = [name.strip() for given in tasks or () for name in given.split(",") if name.strip()]
     flags = {
         "model": model, "tasks": names or None, "out": out, "include": include, "backend": backend, "chat_template": chat_template,
-        "shots": shots, "limit": limit, "dtype": dtype, "device": device, "long": long,
+        "shots": shots, "limit": limit, "dtype": dtype, "device": device, "long": long, "system": system,
     }  # fmt: skip
     print_benchmarks(run_benchmarks(resolve(BenchmarksConfig, config=config, sets=sets or (), flags=flags)))
 

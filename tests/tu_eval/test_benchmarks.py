@@ -320,3 +320,26 @@ def test_the_vllm_backend_gives_the_same_numbers(run_cli, make_tiny, tmp_path):
     for a, b in zip(rows["loglikelihoods"], others["loglikelihoods"], strict=True):
         assert b.tolist() == pytest.approx(a.tolist(), abs=2e-4, rel=0)
     assert theirs["metrics"] == ours["metrics"]
+
+
+def test_the_chat_template_gets_the_system_prompt_and_a_date_that_is_no_days(run_cli, tiny_model, tmp_path, monkeypatch):
+    from transformers.utils import chat_template_utils
+
+    from tests.shared.test_layout import DATED, Tomorrow
+
+    folder = shutil.copytree(tiny_model, tmp_path / "dated")
+    (folder / "chat_template.jinja").write_text(DATED)
+    include, found = task(tmp_path / "tasks", "own", text="{{question}}"), {}
+    arguments = ("tu-eval", "benchmarks", "--model", folder, "--tasks", "own", "--include", include, "--device", "cpu", "--limit", 3)
+    for name, more in {
+        "one": (), "system": ("--system", "Отвечай кратко."), "april": ("--set", "template_date=2025-04-10"), "same": (),
+    }.items():  # fmt: skip
+        if name == "same":
+            monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
+        code, _, err = run_cli(*arguments, "--chat-template", *more, "--out", tmp_path / name)
+        assert code == 0, err
+        assert f"date {'2025-04-10' if name == 'april' else '2024-07-26'}" in err
+        found[name] = read(tmp_path / name)[0]["data_fingerprint"]
+    assert found["same"] == found["one"] and len(set(found.values())) == 3
+    code, _, err = run_cli(*arguments, "--system", "Be brief.", "--out", tmp_path / "refused")
+    assert code == 2 and "--system: without --chat-template there is no system turn" in err

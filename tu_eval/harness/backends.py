@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from shared import models
 from shared.engines.vllm_setup import INSTALL, fitting_device, free, prepare_environment, version
 from shared.errors import ConfigError, ModelError
+from shared.layout import Layout
 
 if TYPE_CHECKING:
     from tu_eval.benchmarks import BenchmarksConfig
@@ -70,6 +71,15 @@ def open_vllm(folder: Path, config: BenchmarksConfig) -> tuple[Any, dict[str, An
     finally:
         torch.set_num_threads = set_num_threads
     return lm, {"name": "vllm", "version": version(), "dtype": config.dtype, "device": device}
+
+
+def lay_out_as(lm: Any, name: str, layout: Layout) -> None:
+    """lm-eval's own chat template calls get our date, options and choice of template: the day of a run changes nothing."""
+    variables = layout.variables()
+    if name == "vllm" and "enable_thinking" in variables:  # it hands this one over by itself
+        lm.enable_thinking = variables.pop("enable_thinking")
+    lm.tokenizer.chat_template = layout.template
+    lm.chat_template_args = {**lm.chat_template_args, **variables}
 
 
 def _vllm_class() -> Any:

@@ -118,7 +118,7 @@ def set_shots(tasks: dict[str, Any], shots: int | None, seed: int) -> None:
         task.set_fewshot_seed(seed=seed)
 
 
-def build(tasks: dict[str, Any], lm: Any, room: int, *, limit: int | None, chat: bool) -> tuple[str, int, int]:
+def build(tasks: dict[str, Any], lm: Any, room: int, *, limit: int | None, chat: bool, system: str | None = None) -> tuple[str, int, int]:
     """Writes every question out, once, before the first forward pass. Raises DataError naming the task.
 
     -> sha256 of what is asked and what is right; the number of questions; and of requests with more than `room` tokens, of which lm-eval
@@ -130,7 +130,7 @@ def build(tasks: dict[str, Any], lm: Any, room: int, *, limit: int | None, chat:
             with _no_bar():
                 task.build_all_requests(
                     limit=limit, rank=lm.rank, world_size=lm.world_size, cache_requests=False, apply_chat_template=chat,
-                    fewshot_as_multiturn=True, chat_template=lm.apply_chat_template if chat else None,
+                    fewshot_as_multiturn=True, system_instruction=system, chat_template=lm.apply_chat_template if chat else None,
                 )  # fmt: skip
             for request in task.instances:
                 asked = [str(a) for a in request.args]
