@@ -359,7 +359,7 @@ def flags(name: str) -> set[str]:
 
 def test_the_public_flags_are_these():
     both = {"--model", "--epochs", "--learning-rate", "--lora", "--save-every", "--resume",
-            "--out", "--question-key", "--answer-key", "--text-key", "--long", "--limit",
+            "--out", "--question-key", "--answer-key", "--text-key", "--template", "--system", "--long", "--limit",
             "--seed", "--dtype", "--device", "--config", "--set"}  # fmt: skip
     assert flags("finetune") == both | {"--data"}
     assert flags("run") == both | {"--scores", "--retain", "--method", "--tokens", "--keep", "--option", "--eval-every", "--stop-when",
