@@ -235,7 +235,8 @@ def token_texts(example: Example, placed: Placed, tokenizer: Any) -> list[str]:
 
 def answer_offsets(example: Example, placed: Placed) -> tuple[str, list[tuple[int, int]]]:
     """The answer (of raw text: this piece of it), and where each target token lies in it: characters, empty for a token outside of it."""
-    offsets = [offsets_of(example, placed)[i] for i in example.targets]
+    every = offsets_of(example, placed)
+    offsets = [every[i] for i in example.targets]
     inside = [at for at in offsets if at[0] < at[1]]
     low, high = placed.answer_at, placed.answer_at + len(example.row.answer.strip())
     if example.row.question is None:

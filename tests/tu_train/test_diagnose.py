@@ -271,7 +271,8 @@ def test_the_public_flags_are_these():
     from tu_train.cli import app
 
     command = typer.main.get_command(app).commands["diagnose"]  # type: ignore[attr-defined]
-    expected = {"--model", "--scores", "--retain", "--keep", "--rows", "--given-key", "--question-key", "--answer-key", "--text-key", "--template", "--system",
+    expected = {"--model", "--scores", "--retain", "--keep", "--rows", "--given-key", "--question-key", "--answer-key", "--text-key",
+                "--template", "--system",
                 "--long", "--seed", "--device", "--out", "--config", "--set"}  # fmt: skip
     assert {flag for parameter in command.params for flag in parameter.opts} == expected
 
