@@ -1,15 +1,18 @@
 """Importance -> token weights of one example, T target tokens.
 
     all             1 for every token
-    hard  keep      1 for the ceil(keep · T) most important tokens, 0 for the rest
-          top       1 for the `top` most important tokens (all, if there are fewer)
+    hard  keep      1 for the most important tokens, at most ceil(keep · T) of them, 0 for the rest
+          top       1 for the most important tokens, at most `top`
           threshold 1 where importance is at least `threshold`; an example may have none
     soft  softmax   T · softmax(importance / temperature)
           linear    T · importance / Σ importance; 1 for every token where all importance is 0
     given           1 for the tokens that a column of the data names (ground truth: the ceiling in a study); an example may have none
     random          1 for ceil(keep · T) tokens drawn by seed and example id (the floor)
 
-Of equally important tokens the earlier one is kept. Soft weights sum to T.
+Hard selection takes words whole: in order of importance, the earlier of equal ones first, until the next word would go over the count.
+The first is taken even if it is longer, so that a row has at least one. Tokens of a word whose importance differs (recipes with
+unit=token) are chosen one by one, and so are all with whole_words=false. Tokens without importance are never chosen; an example that has
+none is left out, unless the share is that of all tokens. Soft weights sum to T.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ class Selection:
     """soft: softmax unless given"""
     temperature: float | None = None
     """soft=softmax: TEMPERATURE unless given"""
+    whole_words: bool | None = None
+    """hard, keep and top: true unless given; false chooses token by token"""
     seed: int = 0
     """random: another seed draws other tokens"""
 
@@ -53,6 +58,8 @@ class Selection:
         for name in ("soft", "temperature"):
             if getattr(self, name) is not None and self.tokens != "soft":
                 raise ConfigError(f"--set {name} is for --tokens soft, this is --tokens {self.tokens}; drop one of them")
+        if self.whole_words is not None and (self.tokens != "hard" or self.threshold is not None):
+            raise ConfigError("--set whole_words is for --tokens hard with --keep or top; drop it")
         if self.temperature is not None and self.soft == "linear":
             raise ConfigError("--set temperature is for --set soft=softmax, linear weights have none; drop one of them")
         self._check_ranges()
@@ -62,7 +69,8 @@ class Selection:
         if self.tokens == "hard":
             chosen = {"top": self.top, "threshold": self.threshold, "keep": self.keep}
             name = next((name for name, value in chosen.items() if value is not None), "keep")
-            return f"hard tokens ({name} {chosen[name] or KEEP})"
+            how = "" if name == "threshold" else ", single tokens" if self.whole_words is False else ", whole words"
+            return f"hard tokens ({name} {chosen[name] or KEEP}{how})"
         if self.tokens == "random":
             return f"random tokens (keep {self.keep or KEEP}, seed {self.seed})"
         if self.tokens == "soft":
@@ -81,11 +89,13 @@ class Selection:
 
 
 def token_weights(
-    values: np.ndarray | None, count: int, selection: Selection, *, where: str, example_id: str = "", given: np.ndarray | None = None
-) -> np.ndarray:
+    values: np.ndarray | None, count: int, selection: Selection, *, where: str, example_id: str = "", given: np.ndarray | None = None,
+    word: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Weights of the `count` target tokens of one example, [T] float32.
 
-    `values`: importance, [T], or None; `given`: [T] bool, for tokens=given alone; `example_id` is what random tokens are drawn by.
+    `values`: importance, [T], or None; `given`: [T] bool, for tokens=given alone; `example_id` is what random tokens are drawn by; `word`:
+    [T] which word each token is of, NaN between words, or None where the store does not say.
     Raises StoreError naming `where` when importance is needed and there is none.
     """
     if selection.tokens == "all":
@@ -100,7 +110,7 @@ def token_weights(
             f"{where}: the store holds no importance, which --tokens {selection.tokens} needs; score again with --spans question or "
             "window, apply a recipe over columns the store has (tu-score recipe), or train with --tokens all"
         )
-    return _hard(values, selection) if selection.tokens == "hard" else _soft(values, selection)
+    return _hard(values, selection, word) if selection.tokens == "hard" else _soft(values, selection)
 
 
 def seeded(seed: int, example_id: str) -> np.random.Generator:
@@ -115,13 +125,16 @@ def _random(count: int, selection: Selection, example_id: str) -> np.ndarray:
     return weights
 
 
-def _hard(values: np.ndarray, selection: Selection) -> np.ndarray:
+def _hard(values: np.ndarray, selection: Selection, word: np.ndarray | None) -> np.ndarray:
     if selection.threshold is not None:
         # Importance is stored in float32: a threshold of 0.7 must not miss the 0.7 that the store holds.
         return (np.asarray(values, dtype=np.float32) >= np.float32(selection.threshold)).astype(np.float32)
+    count = selection.top or share_count(selection.keep or KEEP, len(values))
+    if count >= len(values):
+        return np.ones(len(values), dtype=np.float32)
     weights = np.zeros(len(values), dtype=np.float32)
-    weights[most_important(values, selection.top or share_count(selection.keep or KEEP, len(values)))] = 1
-    return weights
+    weights[most_important(values, count, None if selection.whole_words is False else word)] = 1
+    return np.where(values > 0, weights, np.float32(0))
 
 
 def share_count(share: float, count: int) -> int:
@@ -129,9 +142,23 @@ def share_count(share: float, count: int) -> int:
     return max(1, int(np.ceil(share * count - 1e-9)))
 
 
-def most_important(values: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the `count` largest values, the earlier of equal ones first."""
-    return np.argsort(-values, kind="stable")[:count]
+def most_important(values: np.ndarray, count: int, word: np.ndarray | None = None) -> np.ndarray:
+    """Indices of the largest values, at most `count` of them, or those of the first word.
+
+    Words are taken whole and in order of value, the earlier of equal ones first, until the next would go over `count`; the first is always
+    taken. `word`: [T] as in the store, NaN between words; only tokens that stand together and have the same value are taken together.
+    None: token by token.
+    """
+    if word is None:
+        return np.argsort(-values, kind="stable")[:count]
+    same = (word[1:] == word[:-1]) & (values[1:] == values[:-1])  # NaN is no word
+    unit = np.concatenate([[0], np.cumsum(~same)])
+    first = np.flatnonzero(np.concatenate([[True], ~same]))
+    order = np.argsort(-values[first], kind="stable")
+    size = np.bincount(unit)
+    fits = int((np.cumsum(size[order]) <= count).sum())
+    taken = order[: max(1, fits)]
+    return np.flatnonzero(np.isin(unit, taken))
 
 
 def _soft(values: np.ndarray, selection: Selection) -> np.ndarray:

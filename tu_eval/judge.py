@@ -24,7 +24,7 @@ from shared.config import as_dict, write_config
 from shared.console import progress, say
 from shared.errors import StoreError
 from shared.fs import atomic_folder, hash_file, hash_json, read_json, require_fresh, write_json
-from shared.layout import LayoutOptions, say_layout
+from shared.layout import LayoutOptions
 from tu_eval import judge_rating
 from tu_eval.judge_answers import Conversation, read_conversations, write_answers
 from tu_eval.judge_endpoint import Endpoint, JudgeError, ask, check_reachable, endpoint
@@ -100,7 +100,6 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
     settings = {k: v for k, v in as_dict(config).items() if k in ANSWERS}
     code = hash_file(Path(__file__).with_name("judge_answers.py"))
     store = Store(root, {**content, "settings": settings, "answer_code": code})
-    say_layout(tokenizer, config.model)
     rows = write_answers(conversations, folder, tokenizer, context, store, config)
     say(f"{len(rows)} answers of {config.model} go to {judge.model} at {judge.shown}")
     _rate(rows, conversations, judge, store, root, config)

@@ -12,7 +12,7 @@ from shared.console import progress, say
 from shared.datasets import Row
 from shared.errors import DataError, nearest
 from shared.examples import qa_example
-from shared.layout import PLAIN, encode, layout_of, render
+from shared.layout import PLAIN, encode, layout_of, render, say_layout
 from tu_eval.measure import stop_ids
 from tu_eval.store import Store
 
@@ -119,6 +119,7 @@ def write_answers(
     out: list[dict[str, Any]] = []
     turns = [[c for c in conversations if len(c.turns) > turn] for turn in range(max(len(c.turns) for c in conversations))]
     _check_room(conversations, tokenizer, context)
+    say_layout(tokenizer, config.model)
     with progress("writing answers", sum(map(len, turns)), "answers") as bar:
         for turn, asked in enumerate(turns):
             for start in range(0, len(asked), TOGETHER):
@@ -145,7 +146,10 @@ def write_answers(
 def _check_room(conversations: Sequence[Conversation], tokenizer: Any, context: int | None) -> None:
     """Raises DataError naming a conversation whose questions alone fill the model's context."""
     for c in conversations:
-        least = len(prompt_ids(tokenizer, c.turns, [""] * (len(c.turns) - 1)))
+        try:
+            least = len(prompt_ids(tokenizer, c.turns, [""] * (len(c.turns) - 1)))
+        except DataError as error:
+            raise DataError(f"conversation {c.id}: {error}") from None
         if context is not None and least >= context:
             raise DataError(f"conversation {c.id}: its questions alone have {least} tokens, but the model's context holds {context}")
 

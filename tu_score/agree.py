@@ -6,7 +6,8 @@ overlaps one is true. Figures of one answer with T targets, n of them true, and 
     auc        share of (true, other) pairs in which the true token scores higher, ties counting half
     ap         average precision: Σ over distinct scores, from the top, of (recall gained) · precision; equal scores enter together
     p_true     precision among the n highest
-    p_10 …     precision among the ceil(10 % · T) highest, as hard selection with that --keep takes them: of equals the earlier
+    p_10 …     precision among the highest, at most ceil(10 % · T), as hard selection with that --keep takes them: words whole, of equals
+               the earlier
 
 Answers whose targets are all true, or none, have no AUC; they are left out of every figure, and counted. No model is loaded, only its
 tokenizer. Cost: a sort of T numbers a signal and answer.
@@ -52,10 +53,11 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     return float((np.diff(found, prepend=0) * found / (last + 1)).sum() / found[-1])
 
 
-def figures(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """All FIGURES of one answer, or of many pooled."""
-    counts = {"p_true": int(truth.sum()), **{name: share_count(share, len(truth)) for name, share in SHARES.items()}}
-    precision = {name: float(truth[most_important(scores, count)].mean()) for name, count in counts.items()}
+def figures(scores: np.ndarray, truth: np.ndarray, word: np.ndarray | None = None) -> dict[str, float]:
+    """All FIGURES of one answer, or of many pooled; `word`: [T] which word each token is of, NaN between words."""
+    precision = {"p_true": float(truth[most_important(scores, int(truth.sum()))].mean())}
+    for name, share in SHARES.items():
+        precision[name] = float(truth[most_important(scores, share_count(share, len(truth)), word)].mean())
     return {"auc": roc_auc(scores, truth), "ap": average_precision(scores, truth), **precision}
 
 
@@ -68,25 +70,26 @@ def agreement(store: Store, *, truth: str, key: str, model: str, data: str | Non
         raise ConfigError(f"--truth {truth}: expected spans, character offsets in the column of the data that --truth-key names")
     tokenizer = load_laid_out(model, locate(model), as_scored(LayoutOptions(), store.manifest["options"]))
     true = true_tokens(scored_examples(store, tokenizer, model, data), tokenizer, key)
-    scores, starts = _scores(store)
+    scores, starts, word = _scores(store)
     if len(true) != starts[-1]:
         raise StoreError(f"{store.folder}: holds {starts[-1]} target tokens, its data has {len(true)}; tu-score verify says where")
     recipe = store.manifest["recipe"] and Recipe.recorded(store.manifest["recipe"]).describe()  # none where no importance was written
-    figured = compare(scores, true, [slice(a, b) for a, b in pairwise(starts)])
+    figured = compare(scores, true, [slice(a, b) for a, b in pairwise(starts)], word)
     return {"format": FORMAT, "store": store.sha256, "recipe": recipe, "truth": key, **figured}
 
 
-def compare(scores: Mapping[str, np.ndarray], true: np.ndarray, answers: Sequence[slice]) -> dict[str, Any]:
-    """Figures of each of `scores` [N] against `true` [N] bool; `answers` cuts both. Raises DataError when every answer is left out."""
+def compare(scores: Mapping[str, np.ndarray], true: np.ndarray, answers: Sequence[slice], word: np.ndarray | None = None) -> dict[str, Any]:
+    """Figures of each of `scores` [N] against `true` [N] bool; `answers` cuts both. `word`: [N], no two words of one
+    number. Raises DataError when every answer is left out."""
     usable = [one for one in answers if 0 < true[one].sum() < one.stop - one.start]
     if not usable:
         raise DataError("no answer has target tokens both inside and outside of its true spans; there is nothing to compare")
     pooled = np.concatenate([np.arange(one.start, one.stop) for one in usable])
     signals = {}
     for name, values in scores.items():
-        each = [figures(values[one], true[one]) for one in usable]
+        each = [figures(values[one], true[one], None if word is None else word[one]) for one in usable]
         means = {figure: float(np.mean([e[figure] for e in each])) for figure in FIGURES}
-        signals[name] = {"per_answer": means, "pooled": figures(values[pooled], true[pooled])}
+        signals[name] = {"per_answer": means, "pooled": figures(values[pooled], true[pooled], None if word is None else word[pooled])}
     return {
         "answers": len(usable), "tokens": len(pooled), "true_tokens": int(true[pooled].sum()),
         "left_out": {
@@ -106,12 +109,13 @@ def true_tokens(examples: Sequence[Example], tokenizer: Any, key: str) -> np.nda
     return np.array(out, dtype=bool)
 
 
-def _scores(store: Store) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Importance and every signal of which the store holds the columns, at its N target tokens, [N]; and where each answer begins.
+def _scores(store: Store) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]:
+    """Importance and every signal of which the store holds the columns, at its N target tokens, [N]; where each answer begins; and [N] the
+    number of each token's word in its answer, a whole number for each answer apart; None where the store holds no words.
 
     The peers' scores take the default parameters of Recipe, ETW the tempered entropy if the store has it.
     """
-    names = ["importance", "tempered_entropy", *dict.fromkeys(column for reads, _ in SIGNALS.values() for column in reads)]
+    names = ["importance", "tempered_entropy", "word", *dict.fromkeys(column for reads, _ in SIGNALS.values() for column in reads)]
     parts = [read_targets(store, index, names) for index in range(len(store.manifest["parts"]))]
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in names}
     starts = np.cumsum([0, *(length for part in parts for length in np.diff(part.starts))])
@@ -119,7 +123,9 @@ def _scores(store: Store) -> tuple[dict[str, np.ndarray], np.ndarray]:
     recipe = Recipe(etw_entropy="tempered_entropy" if "tempered_entropy" in held else "entropy")
     out = {"importance": columns["importance"]}
     out |= {name: signal(name, columns, starts, recipe) for name in SIGNALS if held.issuperset(columns_of(name, recipe))}
-    return {name: values for name, values in out.items() if not np.isnan(values).any()}, starts
+    answer = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    word = columns["word"] + answer * (np.diff(starts).max() + 1) if "word" in held else None  # no two answers share a word
+    return {name: values for name, values in out.items() if not np.isnan(values).any()}, starts, word
 
 
 def as_text(result: dict[str, Any]) -> str:

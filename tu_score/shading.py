@@ -147,6 +147,8 @@ def _shade_row(row: dict[str, Any], names: Sequence[str]) -> ShadedExample:
         for i, text in enumerate(row["tokens"])
     ]
     columns = {c: np.array(row[c], dtype=np.float64)[targets] for name in names for c in SIGNALS[name].columns}
+    if row.get("word") is not None:
+        columns["word"] = np.array(row["word"], dtype=np.float64)[targets]
     return ShadedExample(
         id=row["example_id"], tokens=tokens, ids=row["input_ids"], targets=targets,
         spans=[(s["start"], s["end"]) for s in row["spans"]], matters=[row["delta_span"][i] for i in targets],
@@ -168,7 +170,7 @@ def _shade(columns: Mapping[str, np.ndarray], name: str) -> Shade:
         low, high = np.nanmin(strength), np.nanmax(strength)
         strength = (strength - low) / (high - low) if high > low else strength * 0
     top = np.zeros(len(values), dtype=bool)
-    top[most_important(np.nan_to_num(strength, nan=-1.0), share_count(TOP_SHARE, len(values)))] = True
+    top[most_important(np.nan_to_num(strength, nan=-1.0), share_count(TOP_SHARE, len(values)), columns.get("word"))] = True
     return Shade(values, strength, top & (np.nan_to_num(strength) > 0))
 
 

@@ -75,13 +75,25 @@ def item_of_row(
     stored = [row["importance"][i] for i in targets]
     values = None if any(v is None for v in stored) else np.array(stored, dtype=np.float64)
     truth = None if given is None else np.array([i in given[name] for i in targets])
-    weights = token_weights(values, len(targets), selection, where=where, example_id=name, given=truth)
+    weights = token_weights(
+        values, len(targets), selection, where=where, example_id=name, given=truth, word=word_of(row, targets)
+    )  # fmt: skip
     kept = np.arange(len(targets)) if all_targets and weights.any() else np.flatnonzero(weights > 0)
     positions, weights = [targets[k] for k in kept], weights[kept]
     reference = np.array([row["logprob"][i] if w > 0 else 0 for i, w in zip(positions, weights, strict=True)], dtype=np.float32)
     if not np.isfinite(reference).all():
         raise StoreError(f"{where}: {name} has no finite log-probability at a target token; score again")
     return Item(row["input_ids"], positions, weights, reference, name, kept, partner=None if partners is None else partners[name])
+
+
+def word_of(row: Mapping[str, Any], targets: Sequence[int]) -> np.ndarray | None:
+    """[K] index of each target token's word, NaN between words; None where the store does not say (those of earlier versions)."""
+    return np.array([row["word"][i] for i in targets], dtype=np.float64) if row.get("word") is not None else None
+
+
+def reading(store: Store) -> tuple[str, ...]:
+    """READ, and the words where the store has them."""
+    return (*READ, "word") if "word" in store.optional else READ
 
 
 def only(item: Item, positions: set[int]) -> Item:
@@ -114,12 +126,12 @@ def forget_items(
     seed: int,
     epoch: int,
     limit: int | None = None,
-    columns: Sequence[str] = READ,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[Item]:
-    """The rows of a store once, in the order of (seed, epoch)."""
+    """The rows of a store once, in the order of (seed, epoch); `columns`: those of `reading` unless given."""
     starts = np.cumsum([0] + [p["rows"] for p in store.manifest["parts"]])
     for part in np.random.default_rng([seed, epoch]).permutation(len(starts) - 1):
-        rows = store.part(int(part), columns)
+        rows = store.part(int(part), columns or reading(store))
         if limit is not None:
             rows = rows[: max(0, limit - int(starts[part]))]
         for index in np.random.default_rng([seed, epoch, int(part)]).permutation(len(rows)):

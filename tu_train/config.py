@@ -148,6 +148,8 @@ class UnlearnConfig(LoopConfig):
     """hard: number of each answer's tokens that keep weight 1, instead of keep"""
     threshold: float | None = None
     """hard: importance from which on a token keeps weight 1, instead of keep; an answer without such a token is left out"""
+    whole_words: bool | None = None
+    """hard, by keep or top: words are chosen whole unless this is false"""
     soft: SoftMode | None = None
     """soft: weights by softmax (unless given) or linear in importance"""
     temperature: float | None = None
@@ -231,5 +233,5 @@ class UnlearnConfig(LoopConfig):
         """Raises ConfigError for token options that do not go together."""
         return Selection(
             tokens=self.tokens, keep=self.keep, top=self.top, threshold=self.threshold, soft=self.soft, temperature=self.temperature,
-            seed=self.seed,
+            whole_words=self.whole_words, seed=self.seed,
         )  # fmt: skip

@@ -39,13 +39,14 @@ from shared.models import (
 from shared.scored import answer_spans, scored_examples
 from shared.scores import Store, check_fits, open_store
 from shared.weights import seeded, token_weights
+from tu_train.batches import word_of
 from tu_train.diagnose_config import FEWEST, DiagnoseConfig
 from tu_train.gradients import all_gradients
 from tu_train.measures import measure_all
 from tu_train.snr_plot import draw, print_table
 from tu_train.token_classes import classes_of
 
-READ = ("example_id", "input_ids", "tokens", "is_target", "importance")
+READ = ("example_id", "input_ids", "tokens", "is_target", "importance", "word")
 """columns of the store that are read"""
 
 
@@ -101,7 +102,7 @@ def sampled_rows(store: Store, config: DiagnoseConfig) -> list[dict[str, Any]]:
     for part in range(len(starts) - 1):
         inside = chosen[(chosen >= starts[part]) & (chosen < starts[part + 1])] - starts[part]
         if len(inside):
-            held = store.part(part, READ)
+            held = store.part(part, [name for name in READ if name != "word" or name in store.optional])
             out += [held[i] for i in inside]
     return out
 
@@ -113,7 +114,8 @@ def weightings(rows: Sequence[dict[str, Any]], config: DiagnoseConfig) -> dict[s
         stored = [row["importance"][i] for i in targets_of(row)]
         values = None if any(v is None for v in stored) else np.array(stored, dtype=np.float64)
         for name, selection in config.selections.items():
-            out[name].append(token_weights(values, len(stored), selection, where=config.scores).astype(np.float64))
+            word = word_of(row, targets_of(row))
+            out[name].append(token_weights(values, len(stored), selection, where=config.scores, word=word).astype(np.float64))
         out["random"].append(seeded(config.seed, row["example_id"]).permutation(out["hard"][-1]))
     flat = {name: np.concatenate(each) for name, each in out.items()}
     if not flat["hard"].any():

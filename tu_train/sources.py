@@ -16,7 +16,7 @@ from shared.errors import ConfigError, DataError, StoreError
 from shared.examples import Example, answer_span_tokens
 from shared.scored import answer_spans
 from shared.scores import Store, open_store
-from tu_train.batches import READ, READ_TOP, Item, Pass, endless, endless_store, forget_items, item_of_top_row, steps
+from tu_train.batches import READ_TOP, Item, Pass, endless, endless_store, forget_items, item_of_top_row, reading, steps
 from tu_train.config import UnlearnConfig
 from tu_train.retain import outside
 
@@ -51,7 +51,7 @@ class Forget:
 def read_forget(store: Store, make: Make, config: UnlearnConfig) -> Forget:
     """One verified read of everything before the model is loaded: damage shows now, not in the third epoch."""
     count, rows, seen, first = 0, 0, set(), []
-    for row in store.rows(READ):
+    for row in store.rows(reading(store)):
         if config.limit is not None and rows >= config.limit:
             break
         rows += 1
@@ -61,13 +61,27 @@ def read_forget(store: Store, make: Make, config: UnlearnConfig) -> Forget:
             targets = [i for i, t in enumerate(row["is_target"]) if t]
             first.append(Item(row["input_ids"], targets, np.ones(len(targets), dtype=np.float32), name=row["example_id"]))
     if not count:
-        why = f"threshold={config.threshold}: no token of {config.scores} is that important; choose a lower one, or --keep"
-        raise ConfigError(f"--set {why}" if config.tokens == "hard" else f"--tokens {config.tokens}: no token of {config.scores} is chosen")
+        raise ConfigError(_nothing_chosen(config))
     if count < rows:
-        which = f"threshold {config.threshold}" if config.tokens == "hard" else f"--tokens {config.tokens}"
-        what = "that important" if config.tokens == "hard" else "that is chosen"
-        say(f"{which}: {rows - count} of {rows} forget rows have no token {what}; they are left out")
+        say(f"{rows - count} of {rows} forget rows {_why_none(config)}; they are left out")
     return Forget(store, make, count, frozenset(seen), first)
+
+
+def _nothing_chosen(config: UnlearnConfig) -> str:
+    if config.tokens != "hard":
+        return f"--tokens {config.tokens}: no token of {config.scores} is chosen"
+    if config.threshold is not None:
+        return f"--set threshold={config.threshold}: no token of {config.scores} is that important; choose a lower one, or --keep"
+    none = f"--tokens hard: no token of {config.scores} has any importance"
+    return f"{none}; another recipe (tu-score recipe) may give some, or use --tokens all"
+
+
+def _why_none(config: UnlearnConfig) -> str:
+    if config.tokens != "hard":
+        return f"have no token that is chosen (--tokens {config.tokens})"
+    if config.threshold is not None:
+        return f"have no token that important (threshold {config.threshold})"
+    return "have no importance, since every word of the answer stands in the question (--tokens all trains them)"
 
 
 def fingerprint(ids: list[int]) -> bytes:

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -312,7 +313,60 @@ def test_hard_weights_keep_the_most_important_and_of_equals_the_earlier(values, 
         (Selection(threshold=0.5), sum(v >= 0.5 for v in values)),
     ):  # fmt: skip
         found = token_weights(array, len(values), selection, where="x")
-        assert found.dtype == np.float32 and found.tolist() == [float(i in ranked[:count]) for i in range(len(values))]
+        expected = [float(i in ranked[:count] and (values[i] > 0 or count == len(values))) for i in range(len(values))]
+        assert found.dtype == np.float32 and found.tolist() == expected
+
+
+def slow_words(values: list[float], word: list[float | None], count: int) -> list[float]:
+    """Hard selection by a loop: whole words in order of importance until the next would go over; the first in any case."""
+    units: list[list[int]] = []
+    for i, own in enumerate(word):
+        if units and own is not None and word[i - 1] == own and values[i - 1] == values[i]:
+            units[-1].append(i)
+        else:
+            units.append([i])
+    chosen: list[int] = []
+    for unit in sorted(units, key=lambda unit: (-values[unit[0]], unit[0])):
+        if chosen and len(chosen) + len(unit) > count:
+            break
+        chosen += unit
+    return [float((i in chosen and values[i] > 0) or count >= len(values)) for i in range(len(values))]
+
+
+WORDS = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(1, 4), st.booleans(), st.booleans()), min_size=1, max_size=10
+)
+    st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(1, 4), st.booleans(), st.booleans()), min_size=1, max_size=10
+)
+"""importance of a word, its tokens, whether a token between words comes after it, whether its importance differs token by token"""
+
+
+@settings(deadline=None)
+@given(WORDS, st.floats(0.01, 1), st.integers(1, 50))
+def test_hard_weights_take_words_whole(words, keep, top):
+    values: list[float] = []
+    word: list[float | None] = []
+    for number, (value, size, gap, apart) in enumerate(words):
+        values += [value + (k / 16 if apart else 0) for k in range(size)] + [value / 2] * gap
+        word += [float(number)] * size + [None] * gap
+    numbers, n = np.array([np.nan if w is None else w for w in word]), len(values)
+    for selection, count in ((Selection(keep=keep), math.ceil(keep * n - 1e-9)), (Selection(top=top), top)):
+        found = token_weights(np.array(values), n, selection, where="x", word=numbers).tolist()
+        assert found == slow_words(values, word, count)
+        single = token_weights(np.array(values), n, replace(selection, whole_words=False), where="x", word=numbers)
+        assert single.tolist() == token_weights(np.array(values), n, selection, where="x").tolist(), "false, and no words: token by token"
+
+
+def test_whole_words_by_hand():
+    """Words of 2, 3 and 1 tokens, a full stop between no words; the share is 3 of 7 tokens."""
+    values, word = np.array([0.5, 0.5, 0.9, 0.9, 0.9, 0.2, 0.1]), np.array([0, 0, 1, 1, 1, 2, np.nan])
+    assert token_weights(values, 7, Selection(keep=3 / 7), where="x", word=word).tolist() == [0, 0, 1, 1, 1, 0, 0]
+    assert token_weights(values, 7, Selection(top=4), where="x", word=word).tolist() == [0, 0, 1, 1, 1, 0, 0], "the next would be cut"
+    assert token_weights(values, 7, Selection(top=1), where="x", word=word).tolist() == [0, 0, 1, 1, 1, 0, 0], "the first is always taken"
+    assert token_weights(values, 7, Selection(top=5), where="x", word=word).tolist() == [1, 1, 1, 1, 1, 0, 0]
+    assert token_weights(np.zeros(7), 7, Selection(), where="x", word=word).tolist() == [0] * 7, "nothing has importance"
+    assert token_weights(np.zeros(7), 7, Selection(keep=1.0), where="x", word=word).tolist() == [1] * 7, "all were asked for"
+    assert token_weights(np.zeros(7), 7, Selection(tokens="soft"), where="x", word=word).tolist() == [1] * 7
 
 
 @settings(deadline=None)
@@ -347,7 +401,8 @@ def test_weights_without_importance():
 
 
 @pytest.mark.parametrize(("selection", "words"), [
-    (Selection(), "hard tokens (keep 0.3)"), (Selection(top=4), "hard tokens (top 4)"), (Selection(tokens="all"), "all tokens"),
+    (Selection(), "hard tokens (keep 0.3, whole words)"), (Selection(top=4, whole_words=False), "hard tokens (top 4, single tokens)"),
+    (Selection(threshold=0.5), "hard tokens (threshold 0.5)"), (Selection(tokens="all"), "all tokens"),
     (Selection(tokens="soft"), "soft tokens (softmax, temperature 0.3)"), (Selection(tokens="soft", soft="linear"), "soft tokens (linear)"),
 ])  # fmt: skip
 def test_a_selection_describes_itself_with_its_defaults(selection, words):

@@ -77,6 +77,6 @@ def test_another_template_setting_is_measured_again(run_cli, tiny_model, tmp_pat
 
 
 def test_an_unknown_template_is_refused(run_cli, tiny_model, tmp_path):
-    assert "template: got 'chat'" in refused(
+    assert "has no chat template 'chat'; choose with --template NAME, of: default, plain" in refused(
         run_cli("tu-eval", "run", "--model", tiny_model, *SMALL, "--template", "chat", "--out", tmp_path / "o")
     )

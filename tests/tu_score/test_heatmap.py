@@ -65,7 +65,7 @@ def rows_of(store):
     """The rows, with what a large vocabulary could hold: the tiny tokenizer cuts Hebrew, emoji and tags into bytes and pieces."""
     rows, whole = take_rows(open_store(store), example=None, count=5), cycle(["של", "ום", " ", "עולם", "👋🏽", " ש"])
     for row in rows:
-        row["tokens"] = [next(whole) if "�" in text else text for text in row["tokens"]]
+        row["tokens"] = [next(whole) if text in ("", *HEBREW, "👋", "🏽") else text for text in row["tokens"]]
     at = targets_of(rows[0])
     for i, text in zip([*at[1:], 0], HOSTILE, strict=False):
         rows[0]["tokens"][i] = text

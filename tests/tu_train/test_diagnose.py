@@ -163,8 +163,10 @@ class TestWeightings:
             here = slice(at, at := at + len(targets_of(row)))
             values = np.array([row["importance"][i] for i in targets_of(row)])
             kept = np.flatnonzero(found["hard"][here])
-            assert len(kept) == -(-len(values) // 2) == found["random"][here].sum()
+            word = np.array([np.nan if row["word"][i] is None else row["word"][i] for i in targets_of(row)])
+            assert 0 < len(kept) <= -(-len(values) // 2) and len(kept) == found["random"][here].sum()
             assert values[kept].min() >= np.delete(values, kept).max()
+            assert set(word[kept]).isdisjoint(set(np.delete(word, kept)) - {np.nan}), "no word is cut"
             assert found["soft"][here].sum() == pytest.approx(len(values), rel=1e-5)
 
     def test_given_ones_are_on_the_tokens_of_the_true_spans(self, config, target):
