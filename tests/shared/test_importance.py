@@ -336,8 +336,6 @@ def slow_words(values: list[float], word: list[float | None], count: int) -> lis
 WORDS = st.lists(
     st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(1, 4), st.booleans(), st.booleans()), min_size=1, max_size=10
 )
-    st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(1, 4), st.booleans(), st.booleans()), min_size=1, max_size=10
-)
 """importance of a word, its tokens, whether a token between words comes after it, whether its importance differs token by token"""
 
 
