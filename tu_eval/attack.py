@@ -126,13 +126,14 @@ def _code() -> str:
 
 
 def schema() -> pyarrow.Schema:
-    """Probabilities 0 to 1; `step` of relearning; `samples` drawn, among them `hits` and unfinished ones (`cut`); null where it does not
-    apply."""
+    """Probabilities 0 to 1; `step` of relearning; `samples` drawn, among them `hits` and unfinished ones (`cut`), all of them in
+    `drawn`; null where it does not apply."""
     import pyarrow as pa
 
     text, number, count = pa.string(), pa.float64(), pa.int32()
     columns = [("model", text), ("attack", text), ("setting", text), ("set", text), ("example_id", text), ("step", count)]
     columns += [("probability", number), ("fact_probability", number), ("samples", count), ("hits", count), ("cut", count), ("found", text)]
+    columns += [("matched", text), ("recall", number), ("drawn", pa.list_(text))]
     return pa.schema(columns)
 
 

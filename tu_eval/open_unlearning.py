@@ -17,6 +17,7 @@ from typing import Any
 
 from shared.errors import StoreError
 from shared.fs import read_json, write_json
+from shared.words import terms
 from tu_eval.store import Row
 
 NAMES = {"forget": "forget", "retain": "retain", "real_authors": "ra", "world_facts": "wf"}
@@ -75,7 +76,7 @@ def values_by_index(entry: Mapping[str, Any], path: Path, name: str) -> list[flo
 
 
 def _letters(text: str) -> str:
-    return "".join(c for c in text.casefold() if c.isalnum())
+    return "".join(terms(text))
 
 
 def min_k_auc(log: Mapping[str, Any]) -> tuple[float, int] | None:

@@ -26,7 +26,18 @@ from shared.fs import atomic_file, hash_json, write_json
 IDENTITY = "identity.json"
 CODE = (
     *("measure.py", "variants.py", "metrics/*.py"),
-    *("engines/*.py", "attention.py", "examples.py", "forest.py", "logprobs.py", "models.py", "packed.py", "products.py"),
+    *(
+        "engines/*.py",
+        "attention.py",
+        "examples.py",
+        "forest.py",
+        "layout.py",
+        "logprobs.py",
+        "models.py",
+        "packed.py",
+        "products.py",
+        "words.py",
+    ),
 )
 """of tu_eval and shared: what the values of a piece depend on"""
 
@@ -36,9 +47,9 @@ Row = dict[str, Any]
 @cache
 def code_version() -> str:
     """sha256 over the sources that compute the pieces."""
-    digest = hashlib.sha256()
-    for package in (tu_eval, shared):
-        root = Path(package.__path__[0])
+    digest, roots = hashlib.sha256(), [Path(package.__path__[0]) for package in (tu_eval, shared)]
+    assert all(any(any(root.glob(pattern)) for root in roots) for pattern in CODE), "a file that moved would leave the key without a word"
+    for root in roots:
         for path in sorted(p for pattern in CODE for p in root.glob(pattern)):
             digest.update(hash_json([path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")]).encode())
     return digest.hexdigest()

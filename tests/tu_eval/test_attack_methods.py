@@ -266,6 +266,10 @@ def test_what_counts_as_holding_the_fact(rows):
     row = Row("r", "Where?", "She was born in Old  Lisbon.", {"fact_spans": [[16, 27]]})
     texts = ["In OLD Lisbon, I think", "in Lisbon", "Bold Lisbons", "old\nlisbon"]
     assert holds(row, texts, 0.8, facts=True) == [True, False, False, True]
+    other = Row("r", "Где?", "Она живёт в Пскове, 成都市。", {"fact_spans": [[12, 18]]})
+    assert holds(other, ["в ПСКОВЕ!", "в Псковее", "Пскове", "成都"], 0.8, facts=True) == [True, False, True, False]
+    other.extra["fact_spans"] = [[20, 22]]
+    assert holds(other, ["他住在成都。", "成立首都"], 0.8, facts=True) == [True, False]
     whole = Row("r", "Where?", "She was born in Lisbon")
     assert holds(whole, ["she was born in lisbon!", "born in Lisbon", "Porto"], 0.8, facts=False) == [True, False, False]
     assert holds(whole, ["she was born in lisbon!", "born in Lisbon", "Porto"], 0.6, facts=False) == [True, True, False]

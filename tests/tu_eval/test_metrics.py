@@ -5,16 +5,17 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import hmean, ks_2samp
 
 from shared.errors import StoreError
+from shared.words import terms
 from tu_eval.metrics.forget_quality import forget_quality, require_same_rows
 from tu_eval.metrics.memorization import exact_memorization, extraction_strength
 from tu_eval.metrics.probability import mean_logprob, probability, probability_with_options
-from tu_eval.metrics.rouge import rouge_l_recall
+from tu_eval.metrics.rouge import rouge_l_f1, rouge_l_recall
 from tu_eval.metrics.truth_ratio import forget_truth_ratio, log_truth_ratio, truth_ratio, utility_truth_ratio
 from tu_eval.metrics.utility import model_utility
 
@@ -143,3 +144,38 @@ def test_extraction_strength_reaches_both_ends():
     assert extraction_strength([True, False]) == 0.0
     assert extraction_strength([False, True]) == 0.5
     assert extraction_strength([True, True]) == 1.0
+
+
+def slow_common(a: list[str], b: list[str]) -> int:
+    """Words of the longest common subsequence, by trying."""
+    if not a or not b:
+        return 0
+    return 1 + slow_common(a[1:], b[1:]) if a[0] == b[0] else max(slow_common(a[1:], b), slow_common(a, b[1:]))
+
+
+@pytest.mark.parametrize(("gold", "written", "recall", "f1"), [
+    ("Ольга живёт в Пскове.", "Ольга живёт в Пскове.", 1, 1),
+    ("Ольга 12", "Пётр 12", 1 / 2, 1 / 2),
+    ("Nguyễn Thị Hạnh sống ở Huế", "Hạnh sống ở Huế và Nguyễn", 4 / 6, 8 / 12),
+    ("मीरा पुणे में रहती है।", "मीरा पुणे", 2 / 5, 4 / 7),
+    ("李晓梅住在成都。", "她住在成都市。", 4 / 7, 8 / 13),
+    ("王は東京に住む", "東京", 2 / 7, 4 / 9),
+    ("她住在北京。", "Paris", 0, 0),
+    ("e\u0301cole", "École", 1, 1),
+    ("…", "…", 0, 0),
+])  # fmt: skip
+def test_rouge_of_every_script(gold, written, recall, f1):
+    assert rouge_l_recall([gold], [written]) == pytest.approx([recall])
+    assert rouge_l_f1([gold], [written]) == pytest.approx([f1])
+    assert slow_common(terms(gold), terms(written)) == pytest.approx(recall * len(terms(gold)))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text(st.characters(max_codepoint=127), max_size=40), st.text(st.characters(max_codepoint=127), max_size=40))
+def test_rouge_of_ascii_is_that_of_the_package_to_the_last_digit(gold, written):
+    stemmed, plain = (RougeScorer(["rougeL"], use_stemmer=stem).score(gold, written)["rougeL"] for stem in (True, False))
+    assert rouge_l_recall([gold], [written]) == [stemmed.recall] and rouge_l_f1([gold], [written]) == [plain.fmeasure]
+    words = " ".join(["running", "Studies", "12", "her", gold])
+    assert rouge_l_recall([words], [written + " study runs hers"]) == [
+        RougeScorer(["rougeL"], use_stemmer=True).score(words, written + " study runs hers")["rougeL"].recall
+    ]

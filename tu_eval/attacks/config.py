@@ -73,7 +73,7 @@ class AttackConfig(LayoutOptions):
     max_new_tokens: int = 100
     """tokens of a drawn answer"""
     rouge_threshold: float = 0.8
-    """ROUGE-L recall from which on a drawn answer holds the whole answer; where rows mark their fact, the fact's own words count"""
+    """ROUGE-L recall from which on a drawn answer counts as the whole answer; where rows mark their fact, the fact's own words count"""
 
     def __post_init__(self) -> None:
         counts = ("batch_tokens", "relearn_steps", "relearn_every", "relearn_rows", "relearn_batch", "group", "samples", "max_new_tokens")

@@ -1,18 +1,19 @@
-"""Asking many times: the probability that at least one of k answers, drawn at a temperature, holds the fact.
+"""Asking many times: the probability that at least one of k answers, drawn at a temperature, holds what was to be forgotten.
 
 One greedy answer hides what the second draw gives away. From n answers drawn, c of which hold the fact, the unbiased estimate is that of
 pass@k (Chen et al. 2021, arXiv 2107.03374), averaged over rows:
 
     1 - C(n - c, k) / C(n, k)
 
-An answer holds the fact when it has the words of every marked span (atlas), or, where rows mark none (TOFU), when its ROUGE-L recall of
-the gold answer is at least a threshold. Draws depend on the seed and the row's id alone. Cost: n answers a row.
+Rows that mark their fact: `fact_in_k`, an answer is a hit when it has the words of every marked span. Rows that mark none: `answer_in_k`,
+a hit when its ROUGE-L recall of the whole gold answer is at least a threshold; an answer that gives the fact in other words is no hit, so
+that 0 there says nothing of the fact, and `best_recall`, the mean over rows of the highest recall of any draw, stands beside it. Draws
+depend on the seed and the row's id alone. Cost: n answers a row.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ import torch
 from shared.console import progress, say
 from shared.datasets import Row as Source
 from shared.weights import seeded
+from shared.words import holds as in_a_row
+from shared.words import terms
 from tu_eval.attacks.probing import Numbers, Probe
 from tu_eval.metrics.rouge import rouge_l_recall
 from tu_eval.store import Row
@@ -36,7 +39,8 @@ def sample(
     engine: TorchEngine, probes: Sequence[Probe], tokenizer: Any, stop_ids: Sequence[int], *,
     count: int, temperature: float, max_new_tokens: int, context: int | None, threshold: float, facts: bool, seed: int,
 ) -> list[Row]:  # fmt: skip
-    """Rows with `samples` drawn, `hits` among them, `found`, the first hit's text, and `cut`: how many had not ended when they had to."""
+    """Rows with all answers drawn, `samples` of them, `hits` among them, `found`, the first hit's text, what was `matched`, the
+    highest `recall` of the whole answer, and `cut`: how many had not ended when they had to."""
     rows: list[Row] = []
     with progress("drawing answers", len(probes), "rows") as bar:
         for probe in probes:
@@ -49,7 +53,9 @@ def sample(
                 made += draw(engine, prompt, min(TOGETHER, count - at), room, temperature, stop_ids, key)
             texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
             hits = [text for text, hit in zip(texts, holds(example.row, texts, threshold, facts), strict=True) if hit]
-            found = {"samples": count, "hits": len(hits), "found": hits[0] if hits else None}
+            found = {"samples": count, "hits": len(hits), "found": hits[0] if hits else None, "drawn": texts}
+            found["matched"] = f"answer (ROUGE-L recall ≥ {threshold:g})" if _spans(example.row, facts) is None else "fact"
+            found["recall"] = max(rouge_l_recall([example.row.answer] * count, texts))
             found["cut"] = sum(len(ids) == room for ids in made)
             rows.append({"setting": f"temperature {temperature:g}", "set": "forget", "example_id": example.id, **found})
             bar.advance(1)
@@ -84,16 +90,16 @@ def draw(
 
 
 def holds(row: Source, texts: Sequence[str], threshold: float, facts: bool) -> list[bool]:
-    """For each text, whether it has the fact of the row."""
-    if facts and row.extra["fact_spans"]:
-        wanted = [_words(row.answer[start:end]) for start, end in row.extra["fact_spans"]]
-        patterns = [re.compile(rf"(?<!\w){re.escape(words)}(?!\w)") for words in wanted]
-        return [all(p.search(_words(text)) for p in patterns) for text in texts]
-    return [recall >= threshold for recall in rouge_l_recall([row.answer] * len(texts), texts)]
+    """For each text, whether it has the fact of the row, or its answer where no fact is marked."""
+    spans = _spans(row, facts)
+    if spans is None:
+        return [recall >= threshold for recall in rouge_l_recall([row.answer] * len(texts), texts)]
+    wanted = [terms(row.answer[start:end]) for start, end in spans]
+    return [all(in_a_row(found, words) for words in wanted) for found in map(terms, texts)]
 
 
-def _words(text: str) -> str:
-    return " ".join(text.casefold().split())
+def _spans(row: Source, facts: bool) -> list[list[int]] | None:
+    return row.extra["fact_spans"] or None if facts else None
 
 
 def at_least_one(n: int, c: int, k: int) -> float:
@@ -102,9 +108,17 @@ def at_least_one(n: int, c: int, k: int) -> float:
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> Numbers:
-    """For k = 1, 4, 16, … and the number of draws."""
+    """For k = 1, 4, 16, … and the number of draws; rows that mark a fact and rows that mark none each by themselves."""
     rows = list(rows)
     drawn = min(row["samples"] for row in rows)
     counts = sorted({4**power for power in range(16) if 4**power < drawn} | {drawn})
-    setting = rows[0]["setting"]
-    return {(setting, f"fact_in_{k}"): math.fsum(at_least_one(row["samples"], row["hits"], k) for row in rows) / len(rows) for k in counts}
+    setting, out = rows[0]["setting"], {}
+    for matched in sorted({row["matched"] for row in rows}, reverse=True):
+        own = [row for row in rows if row["matched"] == matched]
+        kind, _, how = matched.partition(" ")
+        for k in counts:
+            value = math.fsum(at_least_one(row["samples"], row["hits"], k) for row in own) / len(own)
+            out[setting, f"{kind}_in_{k} {how}".strip()] = value
+        if kind == "answer":
+            out[setting, f"best_recall of {drawn}"] = math.fsum(row["recall"] for row in own) / len(own)
+    return out
