@@ -169,12 +169,24 @@ def qa_example(row: Row, tokenizer: Any) -> Example:
             ids.append(tokenizer.eos_token_id)
     else:
         ids = ids[: end_of_turn + 1]
+    _check_rows(row.id, ids, tokenizer)
     first = target.index(True)
     in_question = [i for i in range(first) if offsets[i][1] > question_at and offsets[i][0] < question_at + len(question)]
     span = (in_question[0], in_question[-1] + 1) if in_question else (0, 0)
     if first == 0:
         raise DataError(f"{row.id}: its first token would be a target, which no token comes before")
     return Example(row.id, ids, [i >= first for i in range(len(ids))], span, row)
+
+
+def _check_rows(name: str, ids: Sequence[int], tokenizer: Any) -> None:
+    """Raises DataError for a token that the model's embedding has no row for: added to the tokenizer, but not to the model."""
+    rows = layout_of(tokenizer).rows
+    beyond = next((i for i in ids if i >= rows), None) if rows is not None else None
+    if beyond is not None:
+        raise DataError(
+            f"{name}: its text has the token {tokenizer.convert_ids_to_tokens(beyond)!r} with id {beyond}, but the model's embedding has "
+            f"{rows} rows; resize the model's embedding to its tokenizer, or write the row otherwise"
+        )
 
 
 @dataclass(frozen=True)
@@ -314,6 +326,7 @@ def text_examples(row: Row, tokenizer: Any, length: int) -> Iterator[Example]:
     ids, special = placed.ids, special_ids(tokenizer)
     if len(ids) < 2:
         raise DataError(f"{row.id}: its text has {len(ids)} tokens, at least 2 are needed")
+    _check_rows(row.id, ids, tokenizer)
     begins = next((i for i, at in enumerate(placed.offsets) if at[0] < at[1] or ids[i] not in special), 0)
     if begins >= length:
         raise DataError(f"{row.id}: pieces of {length} tokens leave no room behind the {begins} that a text begins with")

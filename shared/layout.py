@@ -70,6 +70,8 @@ class Layout:
     """id put before every text that does not begin with it; None: nothing is put there"""
     named: int | None = None
     """the beginning token that tokenizer or configuration name"""
+    rows: int | None = None
+    """ids that the model's embedding has, 0 to rows − 1; a tokenizer may have more (tokens added without resizing). None: not known"""
 
     @property
     def writes_date(self) -> bool:
@@ -103,10 +105,10 @@ def layout_of(tokenizer: Any) -> Layout:
     return getattr(tokenizer, "layout", None) or Layout(template=_template(tokenizer, "auto"))
 
 
-def lay_out(tokenizer: Any, options: LayoutOptions, *, model: str, names_beginning: int | None = None) -> Any:
+def lay_out(tokenizer: Any, options: LayoutOptions, *, model: str, names_beginning: int | None = None, rows: int | None = None) -> Any:
     """Ties the options to the tokenizer, and returns it.
 
-    `names_beginning`: the beginning token that the model's configuration names. Raises ConfigError or ModelError naming the option.
+    `names_beginning`: the beginning token that the model's configuration names; `rows`: ids that its embedding has. Raises ConfigError or ModelError naming the option.
     """
     try:
         date = datetime.date.fromisoformat(options.template_date or DATE).isoformat()
@@ -121,7 +123,13 @@ def lay_out(tokenizer: Any, options: LayoutOptions, *, model: str, names_beginni
     if adds and named is None:
         raise ConfigError(f"--set beginning_token=add: neither the tokenizer nor the configuration of {model} names a beginning token")
     layout = Layout(
-        template=template, system=options.system or None, date=date, options=variables, beginning=named if adds else None, named=named
+        template=template,
+        system=options.system or None,
+        date=date,
+        options=variables,
+        beginning=named if adds else None,
+        named=named,
+        rows=rows,
     )
     tokenizer.layout = layout
     return tokenizer

@@ -1,21 +1,22 @@
 """Causal language models and tokenizers: found by name, loaded from safetensors only, identified by content.
 
-A name is `smollm2` (embedded), a local folder, or a hub id `org/name` or `org/name@revision`. All three become a local folder, so
-that everything after `locate` is the same for each.
+A name is `smollm2` (embedded), a local folder, or a hub id `org/name` or `org/name@revision`. All three become a local folder
+(shared/locate.py), so that everything after it is the same for each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ConfigError, ModelError, nearest
 from shared.fs import hash_file, hash_json, read_json
 from shared.layout import LayoutOptions, lay_out, layout_of
-from shared.smollm2 import smollm2_folder
+from shared.locate import NO_CODE
+from shared.locate import locate as locate
+from shared.locate import weight_files as weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -24,45 +25,6 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 # Entries of config.json that say where a model came from or how to run it, not what it computes.
 VOLATILE = ("_name_or_path", "_attn_implementation", "transformers_version", "use_cache", "dtype", "torch_dtype")
-
-
-def locate(name: str) -> Path:
-    """The local folder of a model. Raises ModelError when it cannot be found or holds no safetensors weights."""
-    if name == "smollm2":
-        return smollm2_folder()
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        if name.startswith((".", "/", "~")) or name.count("/") != 1:
-            known = ["smollm2", *(str(p.parent) for p in Path(name).parent.glob("*/config.json"))]
-            raise ModelError(
-                f"model {name}: no such folder{nearest(name, known)}; a model is a local folder, org/name[@revision], or smollm2"
-            )
-        folder = _download(name)
-    if not (folder / "config.json").exists():
-        raise ModelError(f"model {name}: {folder} has no config.json; expected a Hugging Face model folder")
-    if not weight_files(folder):
-        other = [p.name for p in sorted(folder.glob("*.bin"))]
-        hint = f"found {other[0]}, which can run code when loaded; convert it to safetensors" if other else "the folder is incomplete"
-        raise ModelError(f"model {name}: no *.safetensors weights in {folder}; {hint}")
-    return folder
-
-
-def weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    repo, _, revision = name.partition("@")
-    try:
-        patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        reason = str(error).splitlines()[0][:200]
-        raise ModelError(f"model {name}: neither a local folder nor to be had from the hub{offline}: {reason}") from None
 
 
 def quiet_transformers() -> None:
@@ -79,8 +41,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     quiet_transformers()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
+    except (OSError, ValueError, ImportError) as error:
+        _refuse_code(folder, error)
         raise ModelError(f"model {folder}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from None
     if not tokenizer.is_fast:
         raise ModelError(f"model {folder}: needs a fast tokenizer (tokenizer.json), found {type(tokenizer).__name__}")
@@ -89,8 +52,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def load_laid_out(name: str, folder: Path, options: LayoutOptions) -> PreTrainedTokenizerBase:
     """The tokenizer with the options tied to it. Raises ModelError, or ConfigError naming the option."""
-    names = _text_config(folder).get("bos_token_id")
-    return lay_out(load_tokenizer(folder), options, model=name, names_beginning=names if isinstance(names, int) else None)
+    names, rows = (_text_config(folder).get(key) for key in ("bos_token_id", "vocab_size"))
+    names, rows = (value if isinstance(value, int) else None for value in (names, rows))
+    return lay_out(load_tokenizer(folder), options, model=name, names_beginning=names, rows=rows)
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -130,13 +94,33 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
     # SDPA leaves out the soft cap of attention scores (Gemma 2) without a word.
     attention = {"attn_implementation": "eager"} if _text_config(folder).get("attn_logit_softcapping") else {}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **attention)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **attention, **NO_CODE
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        _refuse_code(folder, error)
+        if "quantization_config" in _config(folder):
+            kind = _config(folder)["quantization_config"]
+            method = kind.get("quant_method", "an unknown way") if isinstance(kind, dict) else "an unknown way"
+            why = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"model {folder}: its weights are quantised ({method}), and reading them needs more than is installed: {why}; "
+                "install what it asks for, or use the model before quantisation"
+            ) from None
         raise ModelError(f"model {folder}: cannot be loaded: {str(error).splitlines()[0]}") from None
     model, info = loaded
     if info["missing_keys"]:
         raise ModelError(f"model {folder}: weights are missing, first {sorted(info['missing_keys'])[0]}; the folder is incomplete")
     return model.to(device).eval()
+
+
+def _refuse_code(folder: Path, error: Exception) -> None:
+    """Raises ModelError for a folder that only its own code can load."""
+    if "trust_remote_code" in str(error):
+        raise ModelError(
+            f"model {folder}: it can only be loaded with Python code from its folder (auto_map), which is not run; "
+            "use a model whose architecture transformers knows"
+        ) from None
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -158,6 +142,18 @@ def context_length(folder: Path) -> int | None:
     return next((config[k] for k in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len") if config.get(k)), None)
 
 
+def block_count(folder: Path) -> int:
+    """Blocks of the model, told by its configuration. Raises ModelError for one that transformers cannot read."""
+    from transformers import AutoConfig
+
+    quiet_transformers()
+    try:
+        return AutoConfig.from_pretrained(folder, **NO_CODE).get_text_config().num_hidden_layers
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        _refuse_code(folder, error)
+        raise ModelError(f"model {folder}: its config.json cannot be read: {str(error).splitlines()[0]}") from None
+
+
 def model_fingerprint(folder: Path) -> str:
     """sha256 over the weight files' bytes and what config.json says of the computation; the folder's name plays no part."""
     digest = hashlib.sha256()
@@ -173,6 +169,27 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["truncation"] = state["padding"] = None  # set by callers at run time, not part of the vocabulary
     return hash_json([state, {k: str(v) for k, v in tokenizer.special_tokens_map.items()}])
+
+
+def vocabulary_fingerprint(tokenizer: Any) -> str:
+    """sha256 over what decides the ids of a text: the tokenizer's state and roles of its special tokens, padding aside.
+
+    Which token pads, and an entry of the vocabulary that was added for that alone, change no id of any text. Recorded beside
+    `tokenizer_fingerprint`, which counts padding too and stands in everything that earlier versions wrote.
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["truncation"] = state["padding"] = None
+    roles = {k: str(v) for k, v in tokenizer.special_tokens_map.items() if k != "pad_token"}
+    known = state["model"].get("vocab") or ()
+    named = {entry[0] for entry in known} if isinstance(known, list) else set(known)
+    only_pads = {str(tokenizer.pad_token)} - set(roles.values()) - named
+    state["added_tokens"] = [token for token in state.get("added_tokens", ()) if token["content"] not in only_pads]
+    return hash_json([state, roles])
+
+
+def tokenizer_names(tokenizer: Any) -> dict[str, str]:
+    """Both fingerprints, as they stand among those of a store."""
+    return {"tokenizer": tokenizer_fingerprint(tokenizer), "vocabulary": vocabulary_fingerprint(tokenizer)}
 
 
 def template_fingerprint(tokenizer: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from shared.datasets import Keys, load_rows
 from shared.errors import DataError, StoreError
 from shared.examples import Example, data_fingerprint, make_examples
-from shared.models import context_length, locate, template_fingerprint, tokenizer_fingerprint
+from shared.models import context_length, locate, template_fingerprint, tokenizer_names
 from shared.scores import Store, check_fits
 
 
@@ -17,7 +17,7 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
     Raises StoreError when tokenizer, chat template or data are not those of the store; `flag` is what names the data.
     """
     options = store.manifest["options"]
-    names = {"tokenizer": tokenizer_fingerprint(tokenizer), "chat_template": template_fingerprint(tokenizer)}
+    names = {**tokenizer_names(tokenizer), "chat_template": template_fingerprint(tokenizer)}
     check_fits(store, names, model=model)
     keys = Keys(options["question_key"], options["answer_key"], options.get("text_key"))
     rows = load_rows(data or options["data"], keys=keys, limit=options.get("limit"))

@@ -36,6 +36,8 @@ __all__ = ["OPTIONAL", "SCHEMA", "TOKEN_COLUMNS", "Store", "Upgrade", "Writer", 
            "rewrite", "schema"]  # fmt: skip
 
 FORMAT = 1
+ADDED = ("fingerprints.vocabulary",)
+"""fields of a plan that earlier versions did not write, and that others say already"""
 MANIFEST, PLAN, PROGRESS, NEXT = "_manifest.json", "_plan.json", "_progress", "_next"
 HARMLESS = {LOCK, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}"}
 """what a run leaves that was killed before its plan was there"""
@@ -101,6 +103,8 @@ class Writer:
 
     def _check_same(self, earlier: Any) -> None:
         for field in sorted({*_flat(earlier), *_flat(self.plan)}):
+            if field in ADDED and field not in _flat(earlier):
+                continue  # an earlier version began this run
             was, now = _flat(earlier).get(field), _flat(self.plan).get(field)
             if was != now:
                 raise StoreError(
@@ -314,9 +318,13 @@ def _verified(place: Place, entry: dict[str, Any], columns: Sequence[str] | None
 
 
 def check_fits(store: Store, fingerprints: dict[str, str], *, model: str) -> None:
-    """Refuses a store made with another tokenizer, chat template or model, naming the first field that differs."""
+    """Refuses a store made with another tokenizer, chat template or model, naming the first field that differs.
+
+    Tokenizers that differ in padding alone are the same: their `vocabulary` is, which stores of earlier versions do not name.
+    """
+    same = "vocabulary" in fingerprints and store.fingerprints.get("vocabulary") == fingerprints["vocabulary"]
     for field, value in fingerprints.items():
-        if store.fingerprints[field] != value:
+        if field != "vocabulary" and store.fingerprints[field] != value and not (field == "tokenizer" and same):
             mend = "score this model, or train the model that was scored"
             if field == "chat_template":
                 mend += " (template, system, template_date and template_options count too: left out, they are those of the scoring run)"

@@ -118,7 +118,7 @@ def load_comparison(folders: Sequence[Path], index: Path | None = None, agreemen
         raise StoreError(f"--index {index}: no run in it has results; evaluate the models, or give results folders as DIR")
     first = results[0]
     for other in results[1:]:
-        require_comparable({k: first.summary[k] for k in IDENTITY}, other, what=f"{first.folder} and")
+        require_comparable({k: first.summary.get(k) for k in (*IDENTITY, "vocabulary_fingerprint")}, other, what=f"{first.folder} and")
     settings = {run.place: run.settings for run in runs if run.settings is not None}
     trainings = [find_training(r, settings) for r in results]
     labels = _labels(results)

@@ -62,7 +62,7 @@ def open_subjects(
     if config.reference_model is None or identity["holdout_fingerprint"] is None:
         return open_subject(folder), None
     reference = models.locate(config.reference_model)
-    if models.tokenizer_fingerprint(models.load_tokenizer(reference)) != identity["tokenizer_fingerprint"]:
+    if models.vocabulary_fingerprint(models.load_tokenizer(reference)) != identity["vocabulary_fingerprint"]:
         raise ConfigError(f"reference_model {config.reference_model}: has another tokenizer than {config.model}, so losses do not compare")
     return open_subject(folder), open_subject(reference)
 

@@ -78,6 +78,7 @@ def _identity(config: EvalConfig, tokenizer: Any, parts: Sequence[Part], attacke
         "suite": config.suite,
         "limit": config.limit,
         "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
+        "vocabulary_fingerprint": models.vocabulary_fingerprint(tokenizer),
         "template_fingerprint": models.template_fingerprint(tokenizer),
         "data_fingerprint": data_fingerprint([*(e for part in parts for e in part.examples), *attacked["forget"]]),
         "holdout_fingerprint": data_fingerprint(attacked["holdout"]),

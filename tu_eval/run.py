@@ -64,6 +64,7 @@ def _load(config: EvalConfig, suite: Suite, folder: Path) -> Loaded:
         "suite": suite.name,
         "limit": config.limit,
         "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
+        "vocabulary_fingerprint": models.vocabulary_fingerprint(tokenizer),
         "template_fingerprint": models.template_fingerprint(tokenizer),
         "data_fingerprint": data_fingerprint(e for _, rows in sets for v in rows for e in v.examples),
         "holdout_fingerprint": data_fingerprint(holdout) if holdout else None,

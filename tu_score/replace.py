@@ -14,6 +14,7 @@ from typing import Any
 from shared.engines import Request
 from shared.errors import ConfigError, nearest
 from shared.examples import Example, special_ids
+from shared.layout import layout_of
 
 Span = tuple[int, int]
 
@@ -70,7 +71,7 @@ def choose_replacement(name: str, tokenizer: Any, *, seed: int) -> Replacement:
     if name == "delete":
         return Replacement()
     if name == "random":
-        ordinary = tuple(sorted(set(tokenizer.get_vocab().values()) - special_ids(tokenizer)))
+        ordinary = tuple(sorted(i for i in set(tokenizer.get_vocab().values()) - special_ids(tokenizer) if _has_row(i, tokenizer)))
         if len(ordinary) < 2:
             raise ConfigError("replacement random: the tokenizer has no two tokens that are not special; give another replacement")
         return Replacement(ordinary=ordinary, seed=seed)
@@ -79,7 +80,8 @@ def choose_replacement(name: str, tokenizer: Any, *, seed: int) -> Replacement:
 
 
 def _token_id(name: str, tokenizer: Any) -> int:
-    there = {s: getattr(tokenizer, f"{s}_token_id") for s in SPECIAL}
+    named = {s: getattr(tokenizer, f"{s}_token_id") for s in SPECIAL}
+    there = {s: i if i is not None and _has_row(i, tokenizer) else None for s, i in named.items()}
     if name == "auto":
         found = next((i for i in there.values() if i is not None), None)
         if found is None:
@@ -90,10 +92,23 @@ def _token_id(name: str, tokenizer: Any) -> int:
     if name.isdecimal():
         if int(name) >= len(tokenizer):
             raise ConfigError(f"replacement {name}: the vocabulary has {len(tokenizer)} tokens, numbered from 0")
+        if not _has_row(int(name), tokenizer):
+            raise ConfigError(f"replacement {name}: the model's embedding has {layout_of(tokenizer).rows} rows, numbered from 0")
         return int(name)
     if name not in SPECIAL:
         raise ConfigError(f"replacement {name}: expected a token id or a name{nearest(name, NAMES)}")
+    if there[name] is None and named[name] is not None:
+        raise ConfigError(
+            f"replacement {name}: the tokenizer's {name} token has id {named[name]}, but the model's embedding has "
+            f"{layout_of(tokenizer).rows} rows: it was added without resizing; see --set replacement"
+        )
     if there[name] is None:
         has = ", ".join(s for s in SPECIAL if there[s] is not None)
         raise ConfigError(f"replacement {name}: the tokenizer has no {name} token (it has {has or 'none of these'}); see --set replacement")
     return there[name]
+
+
+def _has_row(token: int, tokenizer: Any) -> bool:
+    """A token that was added to the tokenizer without resizing the model is none that the model can read."""
+    rows = layout_of(tokenizer).rows
+    return rows is None or token < rows

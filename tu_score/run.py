@@ -31,7 +31,8 @@ from shared.models import (
     locate,
     model_fingerprint,
     template_fingerprint,
-    tokenizer_fingerprint,
+    tokenizer_names,
+    vocabulary_fingerprint,
 )
 from shared.scores import Writer, claim, open_store, schema
 from shared.storage import Place
@@ -78,7 +79,7 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
     parts = within_budget([len(e.input_ids) for e in examples], config.part_tokens)
     fingerprints = {
         "model": model_fingerprint(folder),
-        "tokenizer": tokenizer_fingerprint(tokenizer),
+        **tokenizer_names(tokenizer),
         "chat_template": template_fingerprint(tokenizer),
         "data": data_fingerprint(examples),
         "base_model": model_fingerprint(locate(config.base_model)) if config.base_model else None,
@@ -191,7 +192,7 @@ def part_table(group: Sequence[Example], scored: list[dict[str, Any]], optional:
 def _check_base(name: str, tokenizer: Any, *, longest: int) -> None:
     folder = locate(name)
     base = load_tokenizer(folder)
-    if tokenizer_fingerprint(base) != tokenizer_fingerprint(tokenizer):
+    if vocabulary_fingerprint(base) != vocabulary_fingerprint(tokenizer):
         raise ModelError(
             f"--base-model {name}: its tokenizer differs from the model's, so their tokens cannot be compared; "
             "use the checkpoint before fine-tuning"

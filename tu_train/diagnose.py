@@ -34,7 +34,7 @@ from shared.models import (
     locate,
     model_fingerprint,
     template_fingerprint,
-    tokenizer_fingerprint,
+    tokenizer_names,
 )  # fmt: skip
 from shared.scored import answer_spans, scored_examples
 from shared.scores import Store, check_fits, open_store
@@ -57,7 +57,7 @@ def run_diagnose(config: DiagnoseConfig) -> Path:
     store, folder = open_store(config.scores), locate(config.model)
     tokenizer = load_laid_out(config.model, folder, as_scored(config, store.manifest["options"]))
     names = {
-        "tokenizer": tokenizer_fingerprint(tokenizer),
+        **tokenizer_names(tokenizer),
         "chat_template": template_fingerprint(tokenizer),
         "model": model_fingerprint(folder),
     }

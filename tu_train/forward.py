@@ -20,6 +20,7 @@ from shared.attention import recomputing
 from shared.console import say
 from shared.errors import ConfigError, ModelError
 from shared.logprobs import target_logprobs
+from shared.models import block_count
 from shared.packed import PackedModel
 from tu_train.batches import Item, Pass
 from tu_train.reference import Reference
@@ -117,9 +118,7 @@ def blocks(packed: PackedModel) -> nn.ModuleList:
 
 def check_layer(folder: Path, layer: int) -> None:
     """Raises ConfigError for a block that the model in `folder` does not have, before it is loaded."""
-    from transformers import AutoConfig
-
-    count = AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
+    count = block_count(folder)
     if not 0 <= layer < count:
         raise ConfigError(f"--option layer={layer}: {folder} has {count} blocks, numbered 0 to {count - 1}")
 

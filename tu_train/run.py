@@ -26,7 +26,7 @@ from shared.models import (
     locate,
     model_fingerprint,
     template_fingerprint,
-    tokenizer_fingerprint,
+    tokenizer_names,
 )  # fmt: skip
 from shared.packed import PackedModel
 from shared.scored import scored_examples
@@ -168,7 +168,7 @@ def _evaluation(
 def _names(folder: Path, tokenizer: Any) -> dict[str, str]:
     """Fingerprints of what a run starts from."""
     return {
-        "tokenizer": tokenizer_fingerprint(tokenizer),
+        **tokenizer_names(tokenizer),
         "chat_template": template_fingerprint(tokenizer),
         "model": model_fingerprint(folder),
     }

@@ -25,6 +25,7 @@ from shared.models import (
     save_model,
     template_fingerprint,
     tokenizer_fingerprint,
+    vocabulary_fingerprint,
     weight_files,
 )
 from tests.conftest import CHATML, CONTEXT, build_tokenizer
@@ -343,3 +344,85 @@ def test_of_two_processes_that_convert_smollm2_at_once_the_later_takes_what_the_
     assert locate("smollm2") == folder
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]
     assert models.model_fingerprint(folder) == models.model_fingerprint(tiny_model)
+
+
+# --- what people have instead of a model
+
+
+def test_an_adapter_is_told_from_a_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"x")
+    refused(lambda: locate(str(tmp_path)), r"holds a LoRA adapter of org/base, not a model; merge it .*merge_and_unload\(\)")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_pointer_of_git_lfs_is_told_from_the_file(copy, name):
+    (copy / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refused(lambda: locate(str(copy)), rf"{name} is a pointer of Git LFS, not the file itself; run git lfs pull")
+
+
+def test_quantised_weights_without_their_package_name_it(copy):
+    edit(copy / "config.json", quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128})
+    call = lambda: load_model(copy, dtype=torch.float32, device=CPU)  # noqa: E731
+    refused(call, r"its weights are quantised \(gptq\), and reading them needs more than is installed: .*optimum")
+
+
+def test_a_missing_folder_that_looks_like_a_hub_name_is_a_whole_sentence():
+    refused(lambda: locate("models/mine"), r"^model models/mine: neither a local folder nor to be had from the hub \(HF_HUB_OFFLINE is set\)"
+            r": the hub is not asked, and no copy is in its cache; name a local folder$")  # fmt: skip
+    refused(lambda: locate("bad name/x"), "no model of the hub can have this name; a model is a local folder")
+    refused(lambda: locate(""), "^model : no such folder")
+
+
+def test_a_file_is_no_model(copy):
+    refused(lambda: locate(str(copy / "config.json")), r"config\.json: is a file")
+
+
+# --- padding is no part of a vocabulary
+
+
+def padded(folder: Path, to: Path, token: str) -> Path:
+    """A copy of a model folder whose tokenizer pads with another token."""
+    from transformers import AutoTokenizer
+
+    shutil.copytree(folder, to)
+    tokenizer = AutoTokenizer.from_pretrained(to)
+    tokenizer.add_special_tokens({"pad_token": token})
+    tokenizer.save_pretrained(to)
+    return to
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|unk|>", "<|new pad|>", "[PAD]"])
+def test_another_pad_token_is_the_same_vocabulary(tiny_model, tmp_path, token):
+    own, other = load_tokenizer(tiny_model), load_tokenizer(padded(tiny_model, tmp_path / "padded", token))
+    assert other.pad_token == token and tokenizer_fingerprint(own) != tokenizer_fingerprint(other)
+    assert vocabulary_fingerprint(own) == vocabulary_fingerprint(other)
+    for text in ("Где живёт Ольга?", "a [PAD] b"):
+        assert own(text, split_special_tokens=True)["input_ids"] == other(text, split_special_tokens=True)["input_ids"]
+
+
+def test_other_ids_roles_or_added_tokens_are_another_vocabulary(tiny_model, copy):
+    from transformers import AutoTokenizer
+
+    before = vocabulary_fingerprint(load_tokenizer(tiny_model))
+    edit(copy / "tokenizer_config.json", eos_token="<|unk|>")
+    assert vocabulary_fingerprint(load_tokenizer(copy)) != before
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens(["Псков"])
+    assert vocabulary_fingerprint(tokenizer) != before
+
+
+def test_another_pad_token_is_no_reason_to_refuse(tiny_model, tiny_base, tmp_path, run_cli):
+    base, same = padded(tiny_base, tmp_path / "base", "<|new pad|>"), padded(tiny_model, tmp_path / "same", "<|im_end|>")
+    data = ("--data", "atlas:forget", "--limit", 3)
+    code, _, err = run_cli("tu-score", "run", "--model", tiny_model, *data, "--base-model", base, "--out", tmp_path / "scores")
+    assert code == 0, err
+    assert run_cli("tu-score", "agree", tmp_path / "scores", "--model", same)[0] == 0
+    suite = ("--suite", "atlas:people=6,facts_per_person=3,forget_people=2,holdout_people=2", "--limit", 2, "--set", "generate=false")
+    code, _, err = run_cli("tu-eval", "run", "--model", base, *suite, "--out", tmp_path / "retain")
+    assert code == 0, err
+    more = ("--retain-results", tmp_path / "retain", "--set", f"reference_model={base}")
+    code, _, err = run_cli("tu-eval", "run", "--model", tiny_model, *suite, *more, "--out", tmp_path / "results")
+    assert code == 0, err
+    code, _, err = run_cli("tu-eval", "compare", tmp_path / "retain", tmp_path / "results", "--out", tmp_path / "page.html")
+    assert code == 0, err

@@ -41,11 +41,11 @@ class Material:
 def load(config: AttackConfig, part: EvalSet, folders: dict[str, Path]) -> Material:
     """Tokenises the forget rows in every prompt, and what is relearned. The models must share tokenizer and template."""
     tokenizer = models.load_laid_out(config.model, folders["model"], config)
-    own = [models.tokenizer_fingerprint(tokenizer), models.template_fingerprint(tokenizer)]
+    own = [models.vocabulary_fingerprint(tokenizer), models.template_fingerprint(tokenizer)]
     contexts = []
     for role, folder in folders.items():
         other = models.load_laid_out(role, folder, config)
-        if [models.tokenizer_fingerprint(other), models.template_fingerprint(other)] != own:
+        if [models.vocabulary_fingerprint(other), models.template_fingerprint(other)] != own:
             raise ConfigError(f"--{role} {folder}: has another tokenizer or chat template than the model, so the numbers would not compare")
         contexts.append(models.context_length(folder))
     context = min((c for c in contexts if c is not None), default=None)
@@ -57,7 +57,7 @@ def load(config: AttackConfig, part: EvalSet, folders: dict[str, Path]) -> Mater
     texts = _texts(config, [p.example for p in asked["plain"]], tokenizer, context) if "relearn" in config.attacks else []
     identity = {
         "limit": config.limit,
-        "tokenizer_fingerprint": own[0],
+        "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
         "template_fingerprint": own[1],
         "data_fingerprint": data_fingerprint(p.example for made in asked.values() for p in made),
         "fact_tokens": hash_json([p.facts for made in asked.values() for p in made]),

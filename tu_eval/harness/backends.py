@@ -35,6 +35,8 @@ def open_hf(folder: Path, tokenizer: Any, config: BenchmarksConfig) -> tuple[Any
     import transformers
 
     model = models.load_model(folder, dtype=models.choose_dtype(config.dtype), device=models.choose_device(config.device))
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
+        tokenizer.pad_token = tokenizer.eos_token  # added without resizing: the model has no row for it, and padding is not read
     logger = logging.getLogger("lm_eval.models.huggingface")
     before = logger.level
     logger.setLevel(logging.ERROR)  # it warns of a model that comes loaded
@@ -42,7 +44,7 @@ def open_hf(folder: Path, tokenizer: Any, config: BenchmarksConfig) -> tuple[Any
         kind: Any = lm_eval.models.huggingface.HFLM
         lm = kind(
             pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=config.batch_size, max_length=config.max_length,
-            softmax_dtype="float32",
+            softmax_dtype="float32", trust_remote_code=False,
         )  # fmt: skip
     finally:
         logger.setLevel(before)
@@ -63,7 +65,7 @@ def open_vllm(folder: Path, config: BenchmarksConfig) -> tuple[Any, dict[str, An
         kind: Any = _vllm_class()
         lm = kind(
             pretrained=str(folder), dtype=config.dtype, max_length=config.max_length, batch_size="auto", seed=0, load_format="safetensors",
-            enforce_eager=device == "cpu", max_num_seqs=MAX_SEQUENCES,
+            enforce_eager=device == "cpu", max_num_seqs=MAX_SEQUENCES, trust_remote_code=False,
         )  # fmt: skip
     except LOAD_ERRORS as error:
         reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
