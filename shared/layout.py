@@ -108,7 +108,8 @@ def layout_of(tokenizer: Any) -> Layout:
 def lay_out(tokenizer: Any, options: LayoutOptions, *, model: str, names_beginning: int | None = None, rows: int | None = None) -> Any:
     """Ties the options to the tokenizer, and returns it.
 
-    `names_beginning`: the beginning token that the model's configuration names; `rows`: ids that its embedding has. Raises ConfigError or ModelError naming the option.
+    `names_beginning`: the beginning token that the model's configuration names; `rows`: ids that its embedding has. Raises ConfigError or
+    ModelError naming the option.
     """
     try:
         date = datetime.date.fromisoformat(options.template_date or DATE).isoformat()

@@ -195,9 +195,3 @@ def tokenizer_names(tokenizer: Any) -> dict[str, str]:
 def template_fingerprint(tokenizer: Any) -> str:
     """sha256 of what decides a row's text (shared/layout.py): by default of the chat template, or of the plain layout without one."""
     return layout_of(tokenizer).fingerprint()
-
-
-def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """Writes an ordinary Hugging Face folder (safetensors)."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

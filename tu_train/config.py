@@ -74,6 +74,8 @@ class LoopConfig(LayoutOptions):
     """seed of the order of rows"""
     dtype: str = "float32"
     """of the forward pass; the weights that are trained stay float32 (bfloat16 and float16 mean autocast)"""
+    save_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """of the written model; that of the model it began with unless given. Checkpoints hold float32"""
     device: str | None = None
     """cpu, cuda, cuda:N, mps; default cuda if there is one"""
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from shared.config import as_dict, write_config
+from shared.console import say
 from shared.fs import atomic_folder, write_json, write_text
-from shared.models import save_model
+from shared.models import choose_dtype, locate
 from shared.packed import PackedModel
+from shared.saved import rehearse, save_model, stored_dtype, swallowed
 from tu_train.card import model_card
 from tu_train.config import LoopConfig
 from tu_train.curves import draw_curves
@@ -29,17 +33,55 @@ def write_output(
 ) -> None:  # fmt: skip
     """`out` appears whole. `wrapper`: peft's, where adapters were trained; `about`: fingerprints; `counts`: rows and steps; `state`: what
     the method keeps beside the model."""
-    settings = as_dict(config)
+    settings, source = as_dict(config), locate(config.model)
+    dtype = output_dtype(config, source)
     with atomic_folder(out) as temporary:
         model = export_lora(wrapper, temporary, unlearned=method is not None) if wrapper else packed.model
-        save_model(model, tokenizer, temporary)
+        lost = swallowed(model, source, choose_dtype(dtype)) if dtype != "float32" else (0, 0)
+        save_model(model, tokenizer, temporary, source=source, dtype=choose_dtype(dtype))
         write_config(temporary / "_config.toml", config)
-        write_json(temporary / RECORD, {"format": 1, **about, "counts": counts, "settings": settings, "torch": torch.__version__})
-        named = {name: value for name, value in about.items() if isinstance(value, str)}
-        write_text(temporary / "README.md", model_card(name=out.name, method=method, about=named, counts=counts, settings=settings))
+        record = {"format": 1, **about, "counts": counts, "settings": settings, "output_dtype": dtype, "torch": torch.__version__}
+        write_json(temporary / RECORD, record)
         (temporary / LOG).write_bytes((work / LOG).read_bytes())
         if state:
             write_json(temporary / STATE, {name: value.tolist() for name, value in state.items()})
-        draw_curves(work / LOG, temporary / "curves.png")
+        named = {name: value for name, value in about.items() if isinstance(value, str)} | {"output_dtype": dtype}
+        card = partial(model_card, name=out.name, method=method, about=named, counts=counts, settings=settings)
+        _optional("README.md", lambda: write_text(temporary / "README.md", card()))
+        _optional("curves.png", lambda: draw_curves(work / LOG, temporary / "curves.png"))
         if (work / "tensorboard").is_dir():
             os.replace(work / "tensorboard", temporary / "tensorboard")
+    if dtype != "float32":
+        _say_dtype(out, config, dtype, *lost)
+
+
+def output_dtype(config: LoopConfig, source: Path) -> str:
+    """Of the written weights: what was asked for, or that of the model that training began with."""
+    return config.save_dtype or stored_dtype(source)
+
+
+def try_output(work: Path, config: LoopConfig, packed: PackedModel, tokenizer: Any) -> None:
+    """What can fail in writing the output fails here, before the first step. Raises ModelError."""
+    source = locate(config.model)
+    dtype = choose_dtype(output_dtype(config, source))
+    rehearse(packed.model, tokenizer, work / "rehearsal", source=source, dtype=dtype)
+
+
+def _optional(what: str, make: Callable[[], Any]) -> None:
+    """A picture that cannot be drawn is no reason to lose a trained model."""
+    try:
+        make()
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        say(f"{what} was not made: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def _say_dtype(out: Path, config: LoopConfig, dtype: str, lost: int, changed: int) -> None:
+    whose = "as asked" if config.save_dtype else f"the dtype of {config.model}"
+    share = (
+        f"; rounding to it undid {lost / changed:.0%} of the changed weights (small learning rates move less than it can tell)"
+        if lost
+        else ""
+    )
+    say(f"{out}: written in {dtype}, {whose}{share}; --set save_dtype=float32 keeps every digit in twice the bytes")

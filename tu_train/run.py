@@ -40,7 +40,7 @@ from tu_train.loop import Objective, start_state, train
 from tu_train.lora import add_lora
 from tu_train.methods import find_method, trained_globs
 from tu_train.optimizer import adamw8bit
-from tu_train.output import write_output
+from tu_train.output import try_output, write_output
 from tu_train.partners import answers_in, generated, given_answers, partner_items, with_reference
 from tu_train.reference import Reference
 from tu_train.saving import LOG, Checkpoints, check_unfinished, finished, working_folder
@@ -229,6 +229,7 @@ def _train_and_save(
     out, settings = Path(config.out), as_dict(config)
     with working_folder(out) as work, Stopping() as stopping:
         checkpoints = Checkpoints(work, {**about, "settings": settings}, config, stopping)
+        try_output(work, config, packed, tokenizer)
         trackers = open_trackers(config.trackers, name=out.name, settings=settings, folder=work)
         state = start_state(packed, objective)
         own = tuple(state)  # while training, landing adds the weights of the evaluation before

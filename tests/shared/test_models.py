@@ -22,12 +22,12 @@ from shared.models import (
     load_tokenizer,
     locate,
     model_fingerprint,
-    save_model,
     template_fingerprint,
     tokenizer_fingerprint,
     vocabulary_fingerprint,
     weight_files,
 )
+from shared.saved import save_model
 from tests.conftest import CHATML, CONTEXT, build_tokenizer
 
 CPU = torch.device("cpu")
@@ -368,8 +368,8 @@ def test_quantised_weights_without_their_package_name_it(copy):
 
 
 def test_a_missing_folder_that_looks_like_a_hub_name_is_a_whole_sentence():
-    refused(lambda: locate("models/mine"), r"^model models/mine: neither a local folder nor to be had from the hub \(HF_HUB_OFFLINE is set\)"
-            r": the hub is not asked, and no copy is in its cache; name a local folder$")  # fmt: skip
+    refused(lambda: locate("models/mine"), r"^model models/mine: neither a local folder nor to be had from the hub \(HF_HUB_OFFLINE is "
+            r"set\): the hub is not asked, and no copy is in its cache; name a local folder$")  # fmt: skip
     refused(lambda: locate("bad name/x"), "no model of the hub can have this name; a model is a local folder")
     refused(lambda: locate(""), "^model : no such folder")
 
