@@ -66,11 +66,12 @@ def _chart(comparison: Comparison, held: list[Estimate], column: Column, running
 
 
 def _axis(held: list[Estimate], column: Column) -> tuple[Callable[[float], float], str, str]:
-    """-> value to per cent of the track, and what its ends say. Zero is always on it; shares run from 0 to 1."""
+    """-> value to per cent of the track, and what its ends say. Zero is always on it; shares run from 0 to 1, others hold every whisker."""
     values = [e.value for e in held if e.value is not None]
     if column.log:
         low = max(LOWEST, min(-3.0, *(math.floor(math.log10(v)) if v > 0 else LOWEST for v in values)))
         return lambda v: _cut(100 * (1 - (math.log10(v) if v > 0 else low) / low)), f"1e{low:.0f} (log scale)", "1"
+    values += [end for e in held for end in e.span or ()]
     bottom, top = min(0.0, *values), max(1.0, *values)
     return lambda v: _cut(100 * (v - bottom) / (top - bottom)), f"{bottom:g}", f"{top:g}"
 

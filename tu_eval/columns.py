@@ -78,6 +78,12 @@ class Column:
         """A p-value, which differs by powers of ten."""
         return self.metric == "forget_quality"
 
+    @property
+    def share(self) -> bool:
+        """From 0 to 1, as all metrics are whose definition is known, but for PrivLeak (−100 up to no fixed end) and p-values."""
+        known = self.group == "Overall" or self.heading in KINDS.values() or (self.group == MORE and self.metric in LONE)
+        return known and self.metric not in ("privleak", "forget_quality")
+
 
 def columns_of(summary: dict[str, Any]) -> list[Column]:
     """Overall, then set by set, as the suite has them, then metrics that belong to no set."""

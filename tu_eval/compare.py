@@ -72,7 +72,7 @@ class Comparison:
         """A metric of a group: over its seeds where there are two or more, else with the interval over rows."""
         values = [v for i in group.members if (v := self.value(i, column.metric)) is not None]
         if len(values) >= 2:
-            return over_seeds(values, log=column.log)
+            return over_seeds(values, log=column.log, share=column.share)
         if not values:
             return Estimate(None, None, 0)
         at = next(i for i in group.members if self.value(i, column.metric) is not None)
