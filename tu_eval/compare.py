@@ -20,6 +20,9 @@ from tu_eval.metrics.privleak import privleak
 from tu_eval.results import IDENTITY, Results, load_results, require_comparable
 from tu_eval.training import IndexedRun, Training, find_training, read_index
 
+EQUAL = 1e-12
+"""relative: how far two equal numbers can be apart that were summed up in another order"""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -84,7 +87,10 @@ class Comparison:
         return [[self.estimate(group, column) for column in self.columns] for group in self.groups]
 
     def marks(self, column: int, table: list[list[Estimate]]) -> list[str]:
-        """[groups] `best`, `near` (within noise of the best) or nothing. Target and retain model take no part, nor does a lone model."""
+        """[groups] `best`, `near` (within noise of the best) or nothing. Target and retain model take no part, nor does a lone model.
+
+        Models that are equal, up to the rounding of a sum, share the best; where all are, nothing is best.
+        """
         held = [row[column] for row in table]
         running = [g for g, group in enumerate(self.groups) if group.role is None and held[g].value is not None]
         if len(running) < 2:
@@ -95,8 +101,12 @@ class Comparison:
             value = held[g].value or 0.0
             return abs(value - goal) if goal is not None else value if self.columns[column].better == DOWN else -value
 
-        least = min(lost(g) for g in running)
-        best = [g for g in running if lost(g) == least]
+        first = min(running, key=lost)
+        # Of the numbers that went in: the distance of two models from the goal has their rounding, however small it is itself.
+        rounding = {g: EQUAL * max(abs(held[g].value or 0.0), abs(held[first].value or 0.0), abs(goal or 0.0)) for g in running}
+        best = [g for g in running if lost(g) - lost(first) <= rounding[g]]
+        if len(best) == len(running):
+            return [""] * len(held)
         near = {g for g in running for b in best if held[g].near(held[b])}
         return ["best" if g in best else "near" if g in near else "" for g in range(len(held))]
 
