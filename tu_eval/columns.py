@@ -116,3 +116,12 @@ def show(value: float | None) -> str:
     if value is None:
         return "—"
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def said(value: Any) -> str:
+    """A setting's value for people."""
+    if isinstance(value, dict):
+        return ", ".join(f"{plain(str(k)).lower()} {said(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(said, value)) or "none"
+    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

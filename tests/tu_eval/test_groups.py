@@ -1,9 +1,15 @@
 """What is best among recipes, and what tells two of them apart."""
 
+import json
+
 import pytest
 
-from tests.tu_eval.made import make_results
+from tests.browser import Browser
+from tests.tu_eval.made import make_model, make_results
+from tu_eval.bars import charts
+from tu_eval.columns import said
 from tu_eval.compare import load_comparison
+from tu_eval.report import write_report
 
 
 def marks(place, metric, values, **references):
@@ -39,3 +45,65 @@ def test_equally_far_from_the_retain_model_is_equal(tmp_path):
 def test_small_differences_that_are_real_are_no_ties(tmp_path):
     assert marks(tmp_path / "a", "forget_quality", [1e-30, 1e-20, 0.0]) == ["", "best", ""]
     assert marks(tmp_path / "b", "model_utility", [0.5, 0.5 + 1e-9]) == ["", "best"]
+
+
+def run(place, name, *, about=None, seed=0, tokens="hard", evaluation=None, **settings):
+    """Results of a model that NPO unlearned with these settings; `about`: changes of training.json, `evaluation`: of its settings."""
+    model, print_ = make_model(place / "models" / name, word=name, method="npo", tokens=tokens, seed=seed, **settings)
+    if about:
+        path = model / "training.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **about}))
+    held = {"dtype": "float32", "seed": 0, "long": "error", "generate": True, "max_new_tokens": 40, **(evaluation or {})}
+    return make_results(place / name, name, seed=len(name), model=model, model_fingerprint=print_, settings=held)
+
+
+def bars(folders):
+    """(mode, what tells it apart) of every bar."""
+    comparison = load_comparison(folders)
+    return [(bar.mode, bar.apart) for _, held in charts(comparison, comparison.table())[0].methods for bar in held]
+
+
+def test_bars_of_one_method_and_mode_name_the_settings_that_differ(tmp_path):
+    few = run(tmp_path, "a", keep=0.1, retain="data/keep.jsonl", options={"beta": 0.1, "x": 2}, train_only=[])
+    many = run(tmp_path, "bb", keep=0.3, retain="data/keep.jsonl", options={"beta": 0.05, "x": 2}, train_only=["*.mlp.*"])
+    every = run(tmp_path, "all", tokens="all", retain="data/keep.jsonl")
+    told = ["keep 0.1 · train only none · beta 0.1", "keep 0.3 · train only *.mlp.* · beta 0.05"]
+    assert bars([few, many, every]) == [("all", ""), ("hard", told[0]), ("hard", told[1])]
+    assert bars([few, every]) == [("all", ""), ("hard", "")]  # alone of its kind
+
+
+def test_runs_on_other_stores_or_measured_otherwise_are_told_apart(tmp_path):
+    first = run(tmp_path, "a", scores="/data/scores/ניקוד", device="cpu")
+    second = run(tmp_path, "bb", scores="/data/scores/得点/", device="cuda", about={"store": "2" * 64})
+    assert [apart for _, apart in bars([first, second])] == ["scores ניקוד", "scores 得点"]
+    third = run(tmp_path, "ccc", scores="elsewhere/ניקוד", about={"store": "3" * 64})  # of one name: the label has to do
+    assert [apart for _, apart in bars([first, third])] == ["a", "ccc"]
+    short = run(tmp_path, "dddd", scores="/data/scores/ניקוד", evaluation={"max_new_tokens": 10, "generate": False})
+    assert [apart for _, apart in bars([first, short])] == ["generate true · max new tokens 40", "generate false · max new tokens 10"]
+    missing = run(tmp_path, "eeeee", scores="/data/scores/ניקוד", keep=0.2)
+    assert [apart for _, apart in bars([first, missing])] == ["keep not set", "keep 0.2"]
+
+
+def test_recipes_of_several_seeds_have_titles_that_tell_them_apart(tmp_path):
+    folders = [run(tmp_path, f"m{keep}-{seed}", keep=keep, seed=seed, trackers=["wandb"] * seed) for keep in (0.1, 0.3) for seed in (0, 1)]
+    comparison = load_comparison(folders)
+    assert [(g.title, len(g.members)) for g in comparison.groups] == [("npo · hard · keep 0.1", 2), ("npo · hard · keep 0.3", 2)]
+    assert [apart for _, apart in bars(folders)] == ["keep 0.1", "keep 0.3"]
+
+
+def test_the_page_shows_what_tells_bars_apart(tmp_path):
+    folders = [run(tmp_path, "a", scores="ניקוד <b>"), run(tmp_path, "bb", scores="得点", about={"store": "2" * 64})]
+    write_report(tmp_path / "r.html", load_comparison(folders))
+    with Browser() as browser:
+        page = browser.page(tmp_path / "r.html", size=(400, 800))
+        shown = "[...document.querySelector('.metric-chart:not([hidden])').querySelectorAll('.barline')]"
+        assert page.evaluate(f"{shown}.map((b) => b.querySelector('.apart').textContent)") == ["scores ניקוד <b>", "scores 得点"]
+        boxes = page.evaluate(f"{shown}.map((b) => b.getBoundingClientRect()).map((r) => [r.top, r.bottom])")
+        inside = page.evaluate(f"{shown}.map((b) => b.querySelector('.apart').getBoundingClientRect()).map((r) => [r.top, r.bottom])")
+        assert all(a <= c < d <= b for (a, b), (c, d) in zip(boxes, inside, strict=True)) and boxes[0][1] <= boxes[1][0]
+        assert page.evaluate("document.documentElement.scrollWidth") == 400 and page.errors() == []
+
+
+def test_settings_are_said_in_words():
+    assert said({"beta": 0.1, "top_k": None}) == "beta 0.1, top k not set"
+    assert [said(v) for v in (True, [], ["*.mlp.*", "ä"], {}, 1e-05, "")] == ["true", "none", "*.mlp.*, ä", "none", "1e-05", ""]
