@@ -13,12 +13,13 @@ from typing import Any
 from shared.errors import StoreError
 from tu_eval.attribution import Agreement, agreement_of, read_agreements
 from tu_eval.columns import DOWN, ZERO, Column, columns_of
-from tu_eval.groups import Group, group_results, is_reference, references
+from tu_eval.groups import Group, group_results, is_reference
 from tu_eval.intervals import Estimate, over_rows, over_seeds
 from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.metrics.privleak import privleak
-from tu_eval.results import IDENTITY, Results, load_results, require_comparable
-from tu_eval.training import IndexedRun, Training, find_training, read_index
+from tu_eval.notes import notes_of
+from tu_eval.results import IDENTITY, SUMMARY, Results, load_results, require_comparable
+from tu_eval.training import Training, find_training, read_index
 
 EQUAL = 1e-12
 """relative: how far two equal numbers can be apart that were summed up in another order"""
@@ -125,7 +126,10 @@ def load_comparison(folders: Sequence[Path], index: Path | None = None, agreemen
     found = [place for run in runs for place in run.results if place.resolve() not in given]
     results = [load_results(folder) for folder in [*folders, *found]]
     if not results:
-        raise StoreError(f"--index {index}: no run in it has results; evaluate the models, or give results folders as DIR")
+        raise StoreError(
+            f"--index {index}: none of its {len(runs)} runs has results; they are looked for as {SUMMARY} in each run's folder RUN or in a "
+            "folder in it: tu-eval run --model RUN --out RUN/results, or name results folders from elsewhere as DIR"
+        )
     first = results[0]
     for other in results[1:]:
         require_comparable({k: first.summary[k] for k in IDENTITY}, other, what=f"{first.folder} and")
@@ -137,7 +141,7 @@ def load_comparison(folders: Sequence[Path], index: Path | None = None, agreemen
     unused = [
         f"No run here was trained with the store of {a.place.name} (--agreement)." for a in agreed if all(a is not q for q, _ in quality)
     ]
-    notes = [*_notes(results), *_same_weights(results, labels), *_missing(runs, results), *unused]
+    notes = [*notes_of(results, labels, runs), *unused]
     return Comparison(results, labels, _columns(results), trainings, groups, notes, quality)
 
 
@@ -177,36 +181,3 @@ def _membership(result: Results) -> dict[str, tuple[float, float]]:
 
 def _ids(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
     return {name: [row["example_id"] for row in kept] for name, kept in rows.items()}
-
-
-def _notes(results: Sequence[Results]) -> list[str]:
-    notes = []
-    effects = {"max_new_tokens": "ROUGE and model utility", "knowmem_tokens": "answers", "dtype": "small differences", "long": "lengths"}
-    for field, effect in effects.items():
-        values = sorted({str(r.summary["settings"].get(field)) for r in results})
-        if len(values) > 1:
-            notes.append(f"The runs differ in {field} ({', '.join(values)}): mind that when comparing {effect}.")
-    if len(references(results)) > 1:
-        notes.append("Forget quality and PrivLeak were computed against different retain results, so these numbers do not compare.")
-    if results[0].summary["limit"] is not None:
-        notes.append(f"Only the first {results[0].summary['limit']} rows of each set were measured (--limit): a quick look, not a result.")
-    return notes
-
-
-def _same_weights(results: Sequence[Results], labels: Sequence[str]) -> list[str]:
-    by_weights: dict[str, list[str]] = {}
-    for result, label in zip(results, labels, strict=True):
-        by_weights.setdefault(result.summary["model_fingerprint"], []).append(label)
-    return [f"{' and '.join(same)} are the same weights, and no seeds of each other." for same in by_weights.values() if len(same) > 1]
-
-
-def _missing(runs: Sequence[IndexedRun], results: Sequence[Results]) -> list[str]:
-    """The runs of the index that the page has nothing of."""
-    measured = {str(Path(r.summary["model"]).expanduser().resolve()) for r in results}
-    notes = []
-    for run in runs:
-        if run.error:
-            notes.append(f"Not on this page: {run.name}, {run.status}: {run.error.splitlines()[0]}")
-        elif not run.results and run.place not in measured:
-            notes.append(f"Not on this page: {run.name} ({run.status}), of which there are no results.")
-    return notes

@@ -8,11 +8,11 @@ from typing import Any
 
 from shared import models
 from shared.errors import StoreError, UserError
-from shared.fs import hash_json, read_json
+from shared.fs import TEMPORARY, hash_json, read_json
 from tu_eval.columns import said
 from tu_eval.results import SUMMARY, Results
 
-TRAINING = "training.json"
+TRAINING, INDEX = "training.json", "index.json"
 CHANGES_NOTHING = frozenset(
     {
         "seed", "model", "out", "scores", "retain_scores", "device", "batch_tokens", "checkpointing", "resume", "save_every",
@@ -99,15 +99,19 @@ class IndexedRun:
 
     @property
     def results(self) -> list[Path]:
-        """Finished evaluations in the run's folder, or one level below."""
-        places = [self.folder, *(sorted(p for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else [])]
+        """Finished evaluations: the run's folder itself, or a folder in it."""
+        inside = sorted(p for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
+        # A killed run may have left a folder that has not got its name yet.
+        places = [self.folder, *(p for p in inside if not p.name.startswith(TEMPORARY))]
         return [place for place in places if (place / SUMMARY).is_file()]
 
 
 def read_index(path: Path) -> list[IndexedRun]:
     """Folders that are not absolute are taken from the index's place. Raises StoreError for a file that is no index."""
+    if path.is_dir():
+        raise StoreError(f"--index {path}: is a folder; expected the file that tu-train many writes, {path / INDEX}")
     if not path.is_file():
-        raise StoreError(f"--index {path}: no such file; expected the index.json of many runs")
+        raise StoreError(f"--index {path}: no such file; expected the {INDEX} that tu-train many writes into its --out folder")
     index = read_json(path)
     if not isinstance(index, dict) or index.get("format") != 1 or not isinstance(index.get("runs"), list):
         raise StoreError(f'--index {path}: not an index of runs of format 1; expected {{"format": 1, "runs": [...]}}')
