@@ -9,6 +9,7 @@ from tests.tu_eval.made import make_model, make_results
 from tu_eval.bars import charts
 from tu_eval.columns import said
 from tu_eval.compare import load_comparison
+from tu_eval.export import markdown
 from tu_eval.report import write_report
 
 
@@ -27,6 +28,16 @@ def marks(place, metric, values, **references):
 @pytest.mark.parametrize("metric", ["model_utility", "forget_quality", "mia_loss", "privleak"])
 def test_nothing_is_best_where_all_are_equal(tmp_path, metric, value):
     assert marks(tmp_path, metric, [value] * 3) == ["", "", ""]
+
+
+def test_page_and_markdown_of_equal_models_have_no_star_and_of_others_one(tmp_path):
+    for name, values, stars in (("same", (0.5, 0.5), 0), ("other", (0.5, 0.4), 1)):
+        places = [tmp_path / name / str(k) for k in range(2)]
+        made = [make_results(p, p.name, seed=k, metrics={"mia_loss": values[k]}, reasons={}) for k, p in enumerate(places)]
+        comparison = load_comparison(made)
+        write_report(tmp_path / "r.html", comparison)
+        cells = (tmp_path / "r.html").read_text(encoding="utf-8").split("<tbody>")[1].split("</tbody>")[0]
+        assert cells.count("★") == markdown(comparison).count("**(best)**") == stars
 
 
 def test_equal_models_share_the_best_when_another_is_worse(tmp_path):
