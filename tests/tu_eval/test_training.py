@@ -1,6 +1,7 @@
 """An index of many runs: where results are looked for, and what is said when there are none."""
 
 import json
+import shutil
 
 import pytest
 
@@ -44,3 +45,13 @@ def test_no_results_is_one_line_that_says_where_they_belong(run_cli, tmp_path):
 def test_help_says_where_results_belong(run_cli, command, parts):
     code, out, _ = run_cli(*command, "--help")
     assert code == 0 and all(part in " ".join(out.split()) for part in parts)
+
+
+def test_an_evaluation_into_the_runs_own_folder_is_found(run_cli, tiny_model, tmp_path):
+    model = tmp_path / "run"
+    shutil.copytree(tiny_model, model)
+    atlas = ("--suite", "atlas:people=12,seed=1", "--limit", 2, "--device", "cpu", "--set", "generate=false")
+    code, _, err = run_cli("tu-eval", "run", "--model", model, *atlas, "--out", model / "results")
+    assert code == 0, err
+    code, out, err = run_cli("tu-eval", "compare", "--index", index_of(tmp_path, "run"), "--out", tmp_path / "r.html")
+    assert code == 0 and "1 model" in out and "Not on this page" not in out, err
