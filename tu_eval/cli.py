@@ -46,7 +46,12 @@ Folders = Annotated[
     typer.Argument(metavar="DIR...", help="Results folders of tu-eval run, all on the same suite.", show_default=False),
 ]
 Index = Annotated[
-    Path | None, typer.Option("--index", help="index.json of many training runs: results in their folders.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--index",
+        help="index.json of tu-train many: adds the results in each run's folder, RUN/results (tu-eval run --model RUN --out RUN/results).",
+        show_default=False,
+    ),
 ]
 Agreements = Annotated[
     list[Path] | None,
@@ -140,7 +145,7 @@ def compare(
     from tu_eval.table import print_comparison
 
     if not folders and index is None:
-        raise ConfigError("compare: no results given; name results folders of tu-eval run, or an --index")
+        raise ConfigError("compare: no results given; name results folders of tu-eval run, or --index with the index.json of tu-train many")
     files = {"page": ("--out", out), "markdown": ("--markdown", markdown), "csv": ("--csv", csv), "png": ("--png", png)}
     for flag, path in files.values():
         if path is not None:

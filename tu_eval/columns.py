@@ -78,6 +78,12 @@ class Column:
         """A p-value, which differs by powers of ten."""
         return self.metric == "forget_quality"
 
+    @property
+    def share(self) -> bool:
+        """From 0 to 1, as all metrics are whose definition is known, but for PrivLeak (−100 up to no fixed end) and p-values."""
+        known = self.group == "Overall" or self.heading in KINDS.values() or (self.group == MORE and self.metric in LONE)
+        return known and self.metric not in ("privleak", "forget_quality")
+
 
 def columns_of(summary: dict[str, Any]) -> list[Column]:
     """Overall, then set by set, as the suite has them, then metrics that belong to no set."""
@@ -110,3 +116,12 @@ def show(value: float | None) -> str:
     if value is None:
         return "—"
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def said(value: Any) -> str:
+    """A setting's value for people."""
+    if isinstance(value, dict):
+        return ", ".join(f"{plain(str(k)).lower()} {said(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(said, value)) or "none"
+    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -13,12 +13,16 @@ from typing import Any
 from shared.errors import StoreError
 from tu_eval.attribution import Agreement, agreement_of, read_agreements
 from tu_eval.columns import DOWN, ZERO, Column, columns_of
-from tu_eval.groups import Group, group_results, is_reference, references
+from tu_eval.groups import Group, group_results, is_reference
 from tu_eval.intervals import Estimate, over_rows, over_seeds
 from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.metrics.privleak import privleak
-from tu_eval.results import IDENTITY, Results, load_results, require_comparable
-from tu_eval.training import IndexedRun, Training, find_training, read_index
+from tu_eval.notes import notes_of
+from tu_eval.results import IDENTITY, SUMMARY, Results, load_results, require_comparable
+from tu_eval.training import Training, find_training, read_index
+
+EQUAL = 1e-12
+"""relative: how far two equal numbers can be apart that were summed up in another order"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Comparison:
         """A metric of a group: over its seeds where there are two or more, else with the interval over rows."""
         values = [v for i in group.members if (v := self.value(i, column.metric)) is not None]
         if len(values) >= 2:
-            return over_seeds(values, log=column.log)
+            return over_seeds(values, log=column.log, share=column.share)
         if not values:
             return Estimate(None, None, 0)
         at = next(i for i in group.members if self.value(i, column.metric) is not None)
@@ -84,7 +88,10 @@ class Comparison:
         return [[self.estimate(group, column) for column in self.columns] for group in self.groups]
 
     def marks(self, column: int, table: list[list[Estimate]]) -> list[str]:
-        """[groups] `best`, `near` (within noise of the best) or nothing. Target and retain model take no part, nor does a lone model."""
+        """[groups] `best`, `near` (within noise of the best) or nothing. Target and retain model take no part, nor does a lone model.
+
+        Models that are equal, up to the rounding of a sum, share the best; where all are, nothing is best.
+        """
         held = [row[column] for row in table]
         running = [g for g, group in enumerate(self.groups) if group.role is None and held[g].value is not None]
         if len(running) < 2:
@@ -95,8 +102,12 @@ class Comparison:
             value = held[g].value or 0.0
             return abs(value - goal) if goal is not None else value if self.columns[column].better == DOWN else -value
 
-        least = min(lost(g) for g in running)
-        best = [g for g in running if lost(g) == least]
+        first = min(running, key=lost)
+        # Of the numbers that went in: the distance of two models from the goal has their rounding, however small it is itself.
+        rounding = {g: EQUAL * max(abs(held[g].value or 0.0), abs(held[first].value or 0.0), abs(goal or 0.0)) for g in running}
+        best = [g for g in running if lost(g) - lost(first) <= rounding[g]]
+        if len(best) == len(running):
+            return [""] * len(held)
         near = {g for g in running for b in best if held[g].near(held[b])}
         return ["best" if g in best else "near" if g in near else "" for g in range(len(held))]
 
@@ -115,7 +126,10 @@ def load_comparison(folders: Sequence[Path], index: Path | None = None, agreemen
     found = [place for run in runs for place in run.results if place.resolve() not in given]
     results = [load_results(folder) for folder in [*folders, *found]]
     if not results:
-        raise StoreError(f"--index {index}: no run in it has results; evaluate the models, or give results folders as DIR")
+        raise StoreError(
+            f"--index {index}: none of its {len(runs)} runs has results; they are looked for as {SUMMARY} in each run's folder RUN or in a "
+            "folder in it: tu-eval run --model RUN --out RUN/results, or name results folders from elsewhere as DIR"
+        )
     first = results[0]
     for other in results[1:]:
         require_comparable({k: first.summary.get(k) for k in (*IDENTITY, "vocabulary_fingerprint")}, other, what=f"{first.folder} and")
@@ -127,7 +141,7 @@ def load_comparison(folders: Sequence[Path], index: Path | None = None, agreemen
     unused = [
         f"No run here was trained with the store of {a.place.name} (--agreement)." for a in agreed if all(a is not q for q, _ in quality)
     ]
-    notes = [*_notes(results), *_same_weights(results, labels), *_missing(runs, results), *unused]
+    notes = [*notes_of(results, labels, runs), *unused]
     return Comparison(results, labels, _columns(results), trainings, groups, notes, quality)
 
 
@@ -167,36 +181,3 @@ def _membership(result: Results) -> dict[str, tuple[float, float]]:
 
 def _ids(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
     return {name: [row["example_id"] for row in kept] for name, kept in rows.items()}
-
-
-def _notes(results: Sequence[Results]) -> list[str]:
-    notes = []
-    effects = {"max_new_tokens": "ROUGE and model utility", "knowmem_tokens": "answers", "dtype": "small differences", "long": "lengths"}
-    for field, effect in effects.items():
-        values = sorted({str(r.summary["settings"].get(field)) for r in results})
-        if len(values) > 1:
-            notes.append(f"The runs differ in {field} ({', '.join(values)}): mind that when comparing {effect}.")
-    if len(references(results)) > 1:
-        notes.append("Forget quality and PrivLeak were computed against different retain results, so these numbers do not compare.")
-    if results[0].summary["limit"] is not None:
-        notes.append(f"Only the first {results[0].summary['limit']} rows of each set were measured (--limit): a quick look, not a result.")
-    return notes
-
-
-def _same_weights(results: Sequence[Results], labels: Sequence[str]) -> list[str]:
-    by_weights: dict[str, list[str]] = {}
-    for result, label in zip(results, labels, strict=True):
-        by_weights.setdefault(result.summary["model_fingerprint"], []).append(label)
-    return [f"{' and '.join(same)} are the same weights, and no seeds of each other." for same in by_weights.values() if len(same) > 1]
-
-
-def _missing(runs: Sequence[IndexedRun], results: Sequence[Results]) -> list[str]:
-    """The runs of the index that the page has nothing of."""
-    measured = {str(Path(r.summary["model"]).expanduser().resolve()) for r in results}
-    notes = []
-    for run in runs:
-        if run.error:
-            notes.append(f"Not on this page: {run.name}, {run.status}: {run.error.splitlines()[0]}")
-        elif not run.results and run.place not in measured:
-            notes.append(f"Not on this page: {run.name} ({run.status}), of which there are no results.")
-    return notes

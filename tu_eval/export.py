@@ -37,7 +37,7 @@ def markdown(comparison: Comparison) -> str:
     chosen = _attribution(comparison, table)
     about = [
         f"Suite {comparison.results[0].summary['suite']}. In brackets: 95 % intervals, "
-        "over seeds (t) where n is 2 or more, else over rows (bootstrap).",
+        "over seeds (t; of the log-odds for metrics from 0 to 1) where n is 2 or more, else over rows (bootstrap).",
         *(["TPR: true-positive rate at 1 % false positives."] if any(c.metric.startswith("mia_") for c in comparison.columns) else []),
         *(f"No value for {why}." for why in lacking(comparison)),
         *(f"Note: {note}" for note in comparison.notes),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
-from tu_eval.columns import plain
+from tu_eval.columns import plain, said
 from tu_eval.results import Results
 from tu_eval.training import Training
 
@@ -28,11 +28,14 @@ class Group:
     """`target`: the model that others were unlearned from; `retain`: the one that never saw the data. The others are read against these."""
     training: Training | None
     """of the first member"""
+    apart: str = ""
+    """the settings that tell it from the other groups of its method and tokens, `keep 0.1 · gamma 2`; empty if there are no others"""
 
     @property
     def about(self) -> str:
-        """Method and tokens, as far as they are known."""
-        return " · ".join(x for x in (self.training and self.training.method, self.training and self.training.tokens) if x)
+        """Method, tokens and the settings that tell it apart, as far as they are known."""
+        known = (self.training.method, self.training.tokens, self.apart) if self.training else ()
+        return " · ".join(x for x in known if x)
 
 
 def group_results(results: Sequence[Results], labels: Sequence[str], trainings: Sequence[tuple[Training | None, str]]) -> list[Group]:
@@ -45,24 +48,45 @@ def group_results(results: Sequence[Results], labels: Sequence[str], trainings: 
             if any(results[k].summary["model_fingerprint"] == result.summary["model_fingerprint"] for k in members.get(key, [])):
                 key = i
         members.setdefault(key, []).append(i)
-    titles = _titles([[labels[i] for i in m] for m in members.values()], [trainings[m[0]][0] for m in members.values()])
+    held, made = list(members.values()), [trainings[m[0]][0] for m in members.values()]
+    apart = _apart(made, [results[m[0]].summary["settings"] for m in held])
+    titles = _titles([[labels[i] for i in m] for m in held], made, apart)
     return [
-        Group(title, m, role(results[m[0]], results, trainings), trainings[m[0]][0])
-        for title, m in zip(titles, members.values(), strict=True)
+        Group(title, m, role(results[m[0]], results, trainings), training, told)
+        for title, m, training, told in zip(titles, held, made, apart, strict=True)
     ]
 
 
-def _titles(labels: list[list[str]], trainings: list[Training | None]) -> list[str]:
+def _apart(trainings: Sequence[Training | None], evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """[groups] settings, of training and evaluation, in which groups of one method and tokens differ; empty where no method is known."""
+    told = [
+        {**t.told, **{k: (str(e.get(k)), said(e.get(k))) for k in EVALUATION}} if t is not None and t.method else None
+        for t, e in zip(trainings, evaluations, strict=True)
+    ]
+    out = []
+    for one in told:
+        if one is None:
+            out.append("")
+            continue
+        same = [t for t in told if t is not None and all(t.get(k) == one.get(k) for k in ("method", "tokens"))]
+        # What differs and reads the same (two stores in folders of one name) tells nothing.
+        names = [n for n in dict.fromkeys(n for t in same for n in t) if all(len({str(_of(t, n)[k]) for t in same}) > 1 for k in (0, 1))]
+        out.append(" · ".join(f"{plain(name).lower()} {_of(one, name)[1]}" for name in names))
+    return out
+
+
+def _of(told: Mapping[str, tuple[Any, str]], name: str) -> tuple[Any, str]:
+    return told.get(name, (None, said(None)))
+
+
+def _titles(labels: list[list[str]], trainings: list[Training | None], apart: list[str]) -> list[str]:
     """A lone result keeps its label; seeds are called by method and tokens, and by settings where those do not tell recipes apart."""
     titles = []
-    for names, training in zip(labels, trainings, strict=True):
+    for names, training, told in zip(labels, trainings, apart, strict=True):
         if len(names) == 1 or training is None:
             titles.append(names[0])
         elif training.method:
-            same = [t for t in trainings if t is not None and (t.method, t.tokens) == (training.method, training.tokens)]
-            differing = [k for k in training.recipe if len({str(t.recipe.get(k)) for t in same}) > 1]
-            parts = [training.method, training.tokens, *(f"{plain(k).lower()} {training.recipe[k]}" for k in differing)]
-            titles.append(" · ".join(str(p) for p in parts if p))
+            titles.append(" · ".join(p for p in (training.method, training.tokens, told) if p))
         else:
             stem = commonprefix(names)  # noqa: RUF071 — labels, no paths
             titles.append(re.sub(r"[\s._=-]*(seed|s)?[\s._=-]*$", "", stem) or names[0])

@@ -18,7 +18,7 @@ from shared.fs import write_text
 from tu_eval import plot
 from tu_eval.attribution import attribution_table
 from tu_eval.bars import charts
-from tu_eval.columns import DOWN, MEANING, UP, ZERO, plain, show
+from tu_eval.columns import DOWN, MEANING, UP, ZERO, plain, said, show
 from tu_eval.compare import Comparison
 from tu_eval.intervals import Estimate
 from tu_eval.lacking import lacking
@@ -133,7 +133,7 @@ def _run(comparison: Comparison, index: int, settings: dict[str, str]) -> dict[s
         "label": comparison.labels[index],
         "summary": summary,
         "settings": settings,
-        "training": {plain(k): _short(v) for k, v in [*about.items(), *(training.settings if training else {}).items()]},
+        "training": {plain(k): said(v) for k, v in [*about.items(), *(training.settings if training else {}).items()]},
         "why": why,
         "fingerprints": {
             "weights": summary["model_fingerprint"],
@@ -145,14 +145,10 @@ def _run(comparison: Comparison, index: int, settings: dict[str, str]) -> dict[s
     }
 
 
-def _short(value: Any) -> str:
-    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _settings(summary: dict[str, Any]) -> dict[str, str]:
     """What the numbers may depend on besides model and data."""
     engine = {k: summary["engine"][k] for k in ("device", "batching") if k in summary["engine"]}
-    return {plain(k): _short(v) for k, v in {**summary["settings"], **engine}.items()}
+    return {plain(k): said(v) for k, v in {**summary["settings"], **engine}.items()}
 
 
 def _common(every: list[dict[str, str]]) -> tuple[dict[str, str], list[dict[str, str]]]:

@@ -8,15 +8,20 @@ from typing import Any
 
 from shared import models
 from shared.errors import StoreError, UserError
-from shared.fs import hash_json, read_json
+from shared.fs import TEMPORARY, hash_json, read_json
+from tu_eval.columns import said
 from tu_eval.results import SUMMARY, Results
 
-TRAINING = "training.json"
+TRAINING, INDEX = "training.json", "index.json"
 CHANGES_NOTHING = frozenset(
-    {"seed", "model", "out", "scores", "retain_scores", "device", "batch_tokens", "resume", "save_every", "keep_checkpoints", "eval_every"}
-)
+    {
+        "seed", "model", "out", "scores", "retain_scores", "device", "batch_tokens", "checkpointing", "resume", "save_every",
+        "keep_checkpoints", "eval_every", "trackers",
+    }
+)  # fmt: skip
 """settings in which two seeds of one recipe may differ: places, and what trades memory for time. Content is compared by fingerprints"""
-WHAT = ("task", "store", "start_model", "forget_data")
+WHAT = {"task": "task", "store": "scores", "start_model": "model", "forget_data": "forget_data"}
+"""what a run is made from, by content -> the setting that names it"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,15 @@ class Training:
     def recipe(self) -> dict[str, Any]:
         """The settings that make two runs of them seeds of one recipe."""
         return {k: v for k, v in self.settings.items() if k not in CHANGES_NOTHING}
+
+    @property
+    def told(self) -> dict[str, tuple[Any, str]]:
+        """Everything that the key is made of, in words: name -> (what is compared, what is shown)."""
+        known = {name: (value, said(value)) for name, value in self.recipe.items() if name != "options"}
+        known |= {name: (value, said(value)) for name, value in (self.recipe.get("options") or {}).items()}
+        known |= {name: (self.about.get(what), said(self.settings.get(name))) for what, name in WHAT.items()}
+        # Of a place the last part: a label has no room for more.
+        return {name: (value, shown.rstrip("/").rsplit("/", 1)[-1]) for name, (value, shown) in known.items()}
 
     @property
     def key(self) -> str:
@@ -85,15 +99,19 @@ class IndexedRun:
 
     @property
     def results(self) -> list[Path]:
-        """Finished evaluations in the run's folder, or one level below."""
-        places = [self.folder, *(sorted(p for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else [])]
+        """Finished evaluations: the run's folder itself, or a folder in it."""
+        inside = sorted(p for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
+        # A killed run may have left a folder that has not got its name yet.
+        places = [self.folder, *(p for p in inside if not p.name.startswith(TEMPORARY))]
         return [place for place in places if (place / SUMMARY).is_file()]
 
 
 def read_index(path: Path) -> list[IndexedRun]:
     """Folders that are not absolute are taken from the index's place. Raises StoreError for a file that is no index."""
+    if path.is_dir():
+        raise StoreError(f"--index {path}: is a folder; expected the file that tu-train many writes, {path / INDEX}")
     if not path.is_file():
-        raise StoreError(f"--index {path}: no such file; expected the index.json of many runs")
+        raise StoreError(f"--index {path}: no such file; expected the {INDEX} that tu-train many writes into its --out folder")
     index = read_json(path)
     if not isinstance(index, dict) or index.get("format") != 1 or not isinstance(index.get("runs"), list):
         raise StoreError(f'--index {path}: not an index of runs of format 1; expected {{"format": 1, "runs": [...]}}')

@@ -165,7 +165,9 @@ def diagnose(
 @app.command()
 def many(
     study: Annotated[Path, typer.Argument(help="TOML file with the fields of `tu-train run`; a list takes each of its values in turn.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of all runs and of index.json; an earlier one goes on.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of all runs and index.json (tu-eval compare --index); an earlier one goes on.")
+    ],
 ) -> None:
     """Every combination of a study, one run after another; finished ones are skipped, unfinished ones resumed, failed ones noted.
 

@@ -85,7 +85,7 @@ def test_seeds_of_a_recipe_are_one_entry_and_roles_are_known(folders):
     hard = group(comparison, "npo · hard")
     column = next(c for c in comparison.columns if c.metric == "model_utility")
     values = [comparison.value(i, "model_utility") for i in hard.members]
-    assert comparison.estimate(hard, column) == over_seeds(values) and len(values) == 3
+    assert comparison.estimate(hard, column) == over_seeds(values, share=True) and len(values) == 3
 
 
 def test_a_model_folder_with_other_weights_tells_nothing(tmp_path):
