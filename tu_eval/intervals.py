@@ -3,7 +3,7 @@
 Both are 95 % intervals. The bootstrap redraws the rows of each set 1,000 times (percentile method; the same draws for every model,
 since all saw the same rows) and so speaks of the questions asked, not of the training's luck; t over seeds speaks of that luck.
 A mean of three seeds ± t leaves the scale of a share, 0 to 1, easily, and cutting it off there hides that such an interval is too
-short: near the ends of the scale it holds the true mean of skewed values in 83 to 92 of 100 cases, not in 95. So the interval of a share
+short: near the ends of the scale it holds the true mean of skewed values in 83 to 95 of 100 cases, not in 95. So the interval of a share
 is that of its log-odds (delta method), taken back to the scale: it cannot leave it, and holds what it should.
 A set's number gets an interval only if the rows, averaged as they are, give the reported number again.
 """

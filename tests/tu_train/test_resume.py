@@ -255,3 +255,20 @@ def test_another_model_tokenizer_template_or_data_is_refused_by_name(command, ta
         assert f"the {what} it was started with" in refusal(out)
         file.write_bytes(good)
     assert command(out, "--resume", **more) == 0, said(out)
+
+
+def test_checkpoints_of_a_bfloat16_model_hold_float32(command, target, tmp_path):
+    """Rounded on the way, a resumed run would not have the bytes of an undisturbed one."""
+    import torch
+
+    from shared.models import load_model, load_tokenizer
+    from shared.saved import save_model, stored_dtype
+
+    narrow = tmp_path / "narrow"
+    save_model(load_model(target, dtype=torch.bfloat16, device=torch.device("cpu")), load_tokenizer(target), narrow, source=target)
+    given = {"verb": "finetune", "sources": {"--model": narrow, "--data": RETAIN, "--limit": 12}}
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert command(whole, **given) == 0, said(whole)
+    assert command(out, at=("pass", 7), **given) == -signal.SIGKILL and saved(out)
+    assert command(out, "--resume", **given) == 0, said(out)
+    assert stored_dtype(out) == "bfloat16" and weights_of(out) == weights_of(whole)
