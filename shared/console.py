@@ -44,10 +44,15 @@ class Progress:
 
     def advance(self, n: int, note: str = "") -> None:
         self.done += n
+        self.note = note or self.note
         now = time.monotonic()
-        if self.done >= self.total or now - self.said >= PLAIN_EVERY_S:
+        if self.done < self.total and now - self.said >= PLAIN_EVERY_S:
             self.said = now
-            say(f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.speed()}{self.left()} {note or self.note}".rstrip())
+            self.tell()
+
+    def tell(self) -> None:
+        """The line as it is now; the last one is said when the work is done, and what it made is written."""
+        say(f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.speed()}{self.left()} {self.note}".rstrip())
 
     def speed(self) -> str:
         rate = self.done / max(time.monotonic() - self.started, 1e-9)
@@ -67,14 +72,18 @@ class _RichProgress(Progress):
 
     def advance(self, n: int, note: str = "") -> None:
         self.done += n
-        self.bar.update(self.task, advance=n, note=f"{self.speed()} {note or self.note}")
+        self.note = note or self.note
+        self.bar.update(self.task, advance=n, note=f"{self.speed()} {self.note}")
 
 
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
     """A progress display for `total` units; plain lines (at most one every ten seconds, and the last) when stderr is no terminal."""
     if not sys.stderr.isatty():
-        yield Progress(title, total, unit)
+        plain = Progress(title, total, unit)
+        yield plain
+        if plain.done:
+            plain.tell()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -26,7 +26,9 @@ Base = Annotated[
     _text("--base-model", "A model that never saw the data, such as the one before fine-tuning; it judges best which tokens matter."),
 ]
 EngineName = Annotated[str | None, _text("--engine", "auto, torch, vllm.", "auto")]
-Spans = Annotated[str | None, _text("--spans", "Which context is masked: question, window, entity, given, none.", "question")]
+Spans = Annotated[
+    str | None, _text("--spans", "Which context is masked: auto (what the recipe reads), none, question, window, entity, given.", "auto")
+]
 SpanKey = Annotated[str | None, _text("--span-key", "For --spans given: column of [start, end) character offsets in the question or text.")]
 KeepSpans = Annotated[bool | None, _text("--keep-spans", "Also store what each span's masking takes from each token.")]
 TopK = Annotated[int | None, _text("--topk", "Also store the N likeliest tokens at each target.")]

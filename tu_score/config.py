@@ -30,9 +30,10 @@ class ScoreConfig(Recipe, LayoutOptions):
     """a model that never saw the data, for base_logprob and base_entropy"""
     engine: Literal["auto", "torch", "vllm"] = "auto"
     """auto: vLLM where it is installed and CUDA is there, else torch"""
-    spans: Literal["none", "question", "window", "entity", "given"] = "question"
-    """which context is masked: nothing, the whole question, windows over it, its names, numbers and dates, or the spans of `span_key`;
-    but for `question`, raw text has them anywhere (docs/spans.md)"""
+    spans: Literal["auto", "none", "question", "window", "entity", "given"] = "auto"
+    """which context is masked: what the recipe reads (auto: nothing, or the whole question, of raw text windows), nothing, the whole
+    question, windows over it, its names, numbers and dates, or the spans of `span_key`; but for `question`, raw text has them anywhere
+    (docs/spans.md)"""
     span_key: str | None = None
     """column of the given spans: a list of [start, end) character offsets in the question, or in the text of a raw row"""
     window_length: int = 4
@@ -88,6 +89,8 @@ class ScoreConfig(Recipe, LayoutOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.spans == "auto":
+            object.__setattr__(self, "spans", self.useful_spans if self.masks else "none")  # as it stands in the plan and in _config.toml
         for name in ("window_length", "window_stride", "horizon", "batch_tokens", "part_tokens", "head_mib", "workers", "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
@@ -109,6 +112,16 @@ class ScoreConfig(Recipe, LayoutOptions):
             raise ConfigError(f"the recipe reads {', '.join(reads)}; add --base-model, the model before it learned the data")
         if self.temperature is None and "tempered_entropy" in reads:
             raise ConfigError("the recipe reads tempered_entropy; add --set entropy_temperature=2 (or another), or choose another signal")
+
+    @property
+    def masks(self) -> bool:
+        """Does the run need masked variants, each of which costs a forward pass over what follows its span?"""
+        return self.keep_spans or self.copy_aware or not set(SPAN_COLUMNS).isdisjoint(self.recipe.columns())
+
+    @property
+    def useful_spans(self) -> Literal["window", "question"]:
+        """The plan that masks what this data has."""
+        return "window" if self.text_key is not None else "question"
 
     @property
     def recipe(self) -> Recipe:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -39,12 +40,14 @@ class Estimate:
     disk_bytes: float
     seconds: float
     timed: str
+    unmasked: str = ""
+    """what masking would add, where the recipe reads none of it"""
 
     def lines(self) -> list[str]:
         return [
             f"rows             {self.rows:,}",
             f"tokens           {self.tokens:,}",
-            f"masked variants  {self.variants:,} ({self.reads:,} tokens to read in all, before sharing)",
+            f"masked variants  {self.variants:,} ({self.reads:,} tokens to read in all, before sharing{self.unmasked})",
             f"on disk          about {readable_bytes(self.disk_bytes)} in {self.parts:,} part{'s' if self.parts > 1 else ''}",
             f"duration         about {duration(self.seconds)} ({self.timed})",
         ]
@@ -78,8 +81,17 @@ def estimate(config: ScoreConfig, *, check_out: bool) -> Estimate:
     return Estimate(
         rows=len(examples), tokens=tokens_of(examples), variants=sum(map(len, masking.spans.values())), reads=reads, parts=parts,
         disk_bytes=parts * empty + per_token * tokens_of(examples), seconds=reads / rate / config.workers,
+        unmasked=_would_add(config, tokenizer, examples, context_length(folder)),
         timed=f"{len(chosen)} rows timed: {rate:,.0f} tokens/s, {engine_about}{shared}; loading the model not counted",
     )  # fmt: skip
+
+
+def _would_add(config: ScoreConfig, tokenizer: Any, examples: Sequence[Example], context: int | None) -> str:
+    if config.spans != "none":
+        return ""
+    masking = plan_masking(replace(config, spans=config.useful_spans), tokenizer, examples, context)
+    variants, more = sum(map(len, masking.spans.values())), work(examples, masking, base=False) - tokens_of(examples)
+    return f"; --spans {config.useful_spans} would add {variants:,} and {more:,} tokens"
 
 
 def tokens_of(examples: Sequence[Example]) -> int:
