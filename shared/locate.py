@@ -74,7 +74,7 @@ def _check_whole(name: str, file: Path) -> None:
     with open(file, "rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         try:
-            header = json.loads(handle.read(length)) if length <= LONGEST_HEADER else None
+            header: Any = json.loads(handle.read(length)) if length <= LONGEST_HEADER else None
             expected = 8 + length + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
         except (ValueError, AttributeError, TypeError, KeyError, IndexError):
             expected = None
