@@ -97,7 +97,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def require_fresh(path: Path, *, what: str) -> None:
-    """Refuses an output folder that already holds something."""
+    """Refuses an output folder that already holds something, or that a finished folder cannot take the place of."""
+    place = path.resolve()
+    if place == Path.cwd() or place in Path.cwd().parents:
+        raise StoreError(f"{path}: is the folder this command runs in, or one above it; --out wants a new folder for {what}, such as ./out")
+    if path.name == "..":
+        raise StoreError(f"{path}: ends in '..'; --out wants the folder's own name for {what}")
+    if path.is_symlink():
+        raise StoreError(f"{path}: is a link, which a finished folder cannot replace; name {place} itself as --out for {what}")
+    if path.is_mount():
+        raise StoreError(f"{path}: a file system is mounted there, so it cannot be replaced; choose a folder inside it as --out for {what}")
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path}: is a file; --out wants a folder for {what}")
     above = next(p for p in path.absolute().parents if p.exists())

@@ -6,6 +6,7 @@ code of a folder is ever run; `NO_CODE` goes with every load of a configuration,
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from shared.smollm2 import smollm2_folder
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 """given to transformers wherever it loads: left out, it asks on standard input whether to run the folder's Python"""
 POINTER = b"version https://git-lfs.github.com/spec/"
+LONGEST_HEADER = 100_000_000
+"""bytes; the limit of the safetensors library itself"""
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
@@ -40,7 +43,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _check(name: str, folder: Path) -> None:
-    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+    if (folder / "adapter_config.json").exists():  # with a config.json too: transformers would load the base and add the adapter unasked
         raise ModelError(f"model {name}: {_adapter(folder)}")
     if not (folder / "config.json").exists():
         raise ModelError(f"model {name}: {folder} has no config.json; expected a Hugging Face model folder")
@@ -48,13 +51,47 @@ def _check(name: str, folder: Path) -> None:
         other = [p.name for p in sorted(folder.glob("*.bin"))]
         hint = f"found {other[0]}, which can run code when loaded; convert it to safetensors" if other else "the folder is incomplete"
         raise ModelError(f"model {name}: no *.safetensors weights in {folder}; {hint}")
-    for file in [*weight_files(folder), *sorted(folder.glob("*.json")), *sorted(folder.glob("*.model"))]:
+    for file in sorted(file for pattern in PATTERNS for file in folder.glob(pattern)):
+        if not file.is_file():
+            what = "a link to a file that is not there" if file.is_symlink() else "not a file"
+            raise ModelError(f"model {name}: {file.name} is {what}; download the folder again")
         with open(file, "rb") as handle:
             if handle.read(len(POINTER)) == POINTER:
                 raise ModelError(
                     f"model {name}: {file.name} is a pointer of Git LFS, not the file itself; "
                     "run git lfs pull in the folder, or download it again"
                 )
+    if not isinstance(read_json(folder / "config.json"), dict):
+        raise ModelError(f"model {name}: its config.json is not an object with named values")
+    for file in weight_files(folder):
+        _check_whole(name, file)
+    _check_shards(name, folder)
+
+
+def _check_whole(name: str, file: Path) -> None:
+    """Refuses a safetensors file that is cut: 8 bytes with the length of a header in JSON, the header, the tensors that it names."""
+    size = file.stat().st_size
+    with open(file, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        try:
+            header: Any = json.loads(handle.read(length)) if length <= LONGEST_HEADER else None
+            expected = 8 + length + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
+        except (ValueError, AttributeError, TypeError, KeyError, IndexError):
+            expected = None
+    if expected is None:
+        what = "cut or damaged" if length <= LONGEST_HEADER else "no safetensors file"
+        raise ModelError(f"model {name}: {file.name} ({size} bytes) is {what}; download it again")
+    if size < expected:
+        raise ModelError(f"model {name}: {file.name} is cut: it has {size} bytes, and its header says {expected}; download it again")
+
+
+def _check_shards(name: str, folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    found = read_json(index) if index.is_file() and not (folder / "model.safetensors").exists() else {}
+    shards = found.get("weight_map") if isinstance(found, dict) else None
+    missing = sorted(set(shards.values()) - {f.name for f in weight_files(folder)}) if isinstance(shards, dict) else []
+    if missing:
+        raise ModelError(f"model {name}: {missing[0]} is missing, which {index.name} names; the folder is incomplete, download it again")
 
 
 def _adapter(folder: Path) -> str:

@@ -7,6 +7,7 @@ A name is `smollm2` (embedded), a local folder, or a hub id `org/name` or `org/n
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 # Entries of config.json that say where a model came from or how to run it, not what it computes.
 VOLATILE = ("_name_or_path", "_attn_implementation", "transformers_version", "use_cache", "dtype", "torch_dtype")
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError)
+"""what transformers raises for a folder that it cannot use; AttributeError and TypeError for entries of config.json of another form"""
+QUANTISERS = {
+    "gptq": ("optimum", "gptqmodel"), "awq": ("gptqmodel",), "bitsandbytes": ("bitsandbytes",),
+    "compressed-tensors": ("compressed-tensors",),
+}  # fmt: skip
+"""`quant_method` of a configuration -> packages that transformers reads it with"""
+
+
+def first_line(error: Exception) -> str:
+    """What the error says, and its kind where it says nothing."""
+    return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
 
 
 def quiet_transformers() -> None:
@@ -42,9 +55,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     quiet_transformers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
-    except (OSError, ValueError, ImportError) as error:
+    except LOAD_ERRORS as error:
         _refuse_code(folder, error)
-        raise ModelError(f"model {folder}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"model {folder}: its tokenizer cannot be loaded: {first_line(error)}") from None
     if not tokenizer.is_fast:
         raise ModelError(f"model {folder}: needs a fast tokenizer (tokenizer.json), found {type(tokenizer).__name__}")
     return tokenizer
@@ -97,17 +110,10 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **attention, **NO_CODE
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except (*LOAD_ERRORS, SafetensorError) as error:
         _refuse_code(folder, error)
-        if "quantization_config" in _config(folder):
-            kind = _config(folder)["quantization_config"]
-            method = kind.get("quant_method", "an unknown way") if isinstance(kind, dict) else "an unknown way"
-            why = " ".join(str(error).split())[:300]
-            raise ModelError(
-                f"model {folder}: its weights are quantised ({method}), and reading them needs more than is installed: {why}; "
-                "install what it asks for, or use the model before quantisation"
-            ) from None
-        raise ModelError(f"model {folder}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        _refuse_quantised(folder, error)
+        raise ModelError(f"model {folder}: cannot be loaded: {first_line(error)}") from None
     model, info = loaded
     if info["missing_keys"]:
         raise ModelError(f"model {folder}: weights are missing, first {sorted(info['missing_keys'])[0]}; the folder is incomplete")
@@ -121,6 +127,20 @@ def _refuse_code(folder: Path, error: Exception) -> None:
             f"model {folder}: it can only be loaded with Python code from its folder (auto_map), which is not run; "
             "use a model whose architecture transformers knows"
         ) from None
+
+
+def _refuse_quantised(folder: Path, error: Exception) -> None:
+    """Raises ModelError for quantised weights, naming what reads them."""
+    if "quantization_config" not in _config(folder):
+        return
+    entry = _config(folder)["quantization_config"]
+    method = entry.get("quant_method") if isinstance(entry, dict) else None
+    missing = [p for p in QUANTISERS.get(str(method), ()) if importlib.util.find_spec(p.replace("-", "_")) is None]
+    needs = f"reading them needs a package that is not installed: pip install {' '.join(missing)}" if missing else "they cannot be read"
+    raise ModelError(
+        f"model {folder}: its weights are quantised ({method or 'config.json does not say how'}), and {needs} "
+        f"({' '.join(str(error).split())[:300]}); {'or ' if missing else ''}use the model before quantisation"
+    ) from None
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -149,9 +169,9 @@ def block_count(folder: Path) -> int:
     quiet_transformers()
     try:
         return AutoConfig.from_pretrained(folder, **NO_CODE).get_text_config().num_hidden_layers
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except LOAD_ERRORS as error:
         _refuse_code(folder, error)
-        raise ModelError(f"model {folder}: its config.json cannot be read: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"model {folder}: its config.json cannot be read: {first_line(error)}") from None
 
 
 def model_fingerprint(folder: Path) -> str:

@@ -33,6 +33,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def unfinished(out: Path) -> Path:
+    out = out if out.name not in ("", "..") else out.resolve()  # --resume of a finished run from inside its folder
     return out.with_name(out.name + ".unfinished")
 
 

@@ -186,6 +186,32 @@ def test_require_fresh_takes_only_what_holds_nothing(tmp_path):
         require_fresh(tmp_path / "a.txt", what="scores")
 
 
+@pytest.mark.parametrize("out", [".", "", "..", "/", "./", "../..", "new/..", "../here", "../link"])
+def test_require_fresh_refuses_the_working_folder_and_those_above(out, tmp_path, monkeypatch):
+    here = tmp_path / "above" / "here"
+    here.mkdir(parents=True)
+    (here.parent / "link").symlink_to(here)
+    monkeypatch.chdir(here)
+    with pytest.raises(StoreError, match="is the folder this command runs in, or one above it; --out wants a new folder for scores"):
+        require_fresh(Path(out), what="scores")
+    require_fresh(Path("new"), what="scores")
+    require_fresh(Path("../beside"), what="scores")
+
+
+def test_require_fresh_refuses_what_a_rename_cannot_replace(tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "dangling").symlink_to("absent")
+    for name, target in (("link", "real"), ("dangling", "absent")):
+        with pytest.raises(StoreError, match=rf"is a link, .*; name {tmp_path / target} itself as --out for scores$"):
+            require_fresh(tmp_path / name, what="scores")
+    with pytest.raises(StoreError, match=r"ends in '\.\.'"):
+        require_fresh(tmp_path / "absent" / "deep" / "..", what="scores")
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "real")
+    with pytest.raises(StoreError, match=r"mounted there, .*; choose a folder inside it"):
+        require_fresh(tmp_path / "real", what="scores")
+
+
 # --- hashes
 
 

@@ -1,5 +1,6 @@
 """Models and tokenizers: found or refused in one line, loaded without running code, told apart by content and by nothing else."""
 
+import importlib.util
 import json
 import os
 import re
@@ -355,16 +356,65 @@ def test_an_adapter_is_told_from_a_model(tmp_path):
     refused(lambda: locate(str(tmp_path)), r"holds a LoRA adapter of org/base, not a model; merge it .*merge_and_unload\(\)")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_an_adapter_with_a_configuration_beside_it_is_still_an_adapter(copy):
+    """transformers would load its base, from wherever that is, and add the adapter unasked."""
+    (copy / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+    refused(lambda: locate(str(copy)), r"holds a LoRA adapter of org/base, not a model")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
+def test_cut_weights_are_found_before_they_are_loaded(copy, keep):
+    file = weight_files(copy)[0]
+    locate(str(copy))
+    file.write_bytes(file.read_bytes()[:keep])
+    refused(lambda: locate(str(copy)), r"model\.safetensors .*is cut.*; download it again$")
+
+
+def test_a_page_saved_as_weights_is_no_safetensors_file(copy):
+    weight_files(copy)[0].write_text("<html>Не найдено</html>")
+    refused(lambda: locate(str(copy)), r"model\.safetensors \(\d+ bytes\) is no safetensors file; download it again$")
+
+
+def test_a_missing_shard_is_named(copy):
+    model = load_model(copy, dtype=torch.float32, device=CPU)
+    weight_files(copy)[0].unlink()
+    model.save_pretrained(copy, max_shard_size="200KB")
+    assert locate(str(copy)) == copy
+    last = weight_files(copy)[-1]
+    last.unlink()
+    refused(lambda: locate(str(copy)), rf"{re.escape(last.name)} is missing, which model\.safetensors\.index\.json names")
+
+
+@pytest.mark.parametrize(("target", "problem"), [("../absent", "a link to a file that is not there"), (None, "not a file")])
+def test_a_broken_link_or_a_folder_is_no_weights_file(copy, target, problem):
+    file = weight_files(copy)[0]
+    file.unlink()
+    file.symlink_to(target) if target else file.mkdir()
+    refused(lambda: locate(str(copy)), rf"model\.safetensors is {problem}; download the folder again$")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "chat_template.jinja"])
 def test_a_pointer_of_git_lfs_is_told_from_the_file(copy, name):
     (copy / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     refused(lambda: locate(str(copy)), rf"{name} is a pointer of Git LFS, not the file itself; run git lfs pull")
 
 
-def test_quantised_weights_without_their_package_name_it(copy):
-    edit(copy / "config.json", quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128})
-    call = lambda: load_model(copy, dtype=torch.float32, device=CPU)  # noqa: E731
-    refused(call, r"its weights are quantised \(gptq\), and reading them needs more than is installed: .*optimum")
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, r"\(gptq\), and .* not installed: pip install optimum gptqmodel \("),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, r"\(awq\), and .* not installed: pip install gptqmodel \("),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"\(bitsandbytes\), and .* not installed: pip install bitsandbytes \("),
+        ({"quant_method": "compressed-tensors"}, r"\(compressed-tensors\), and .* not installed: pip install compressed-tensors \("),
+        ({"bits": 4}, r"\(config\.json does not say how\), and they cannot be read \("),
+        ("nonsense", r"\(config\.json does not say how\), and they cannot be read \("),
+    ],
+)
+def test_quantised_weights_without_their_package_name_it(copy, entry, says, monkeypatch):
+    edit(copy / "config.json", quantization_config=entry)
+    packages, found = ("optimum", "gptqmodel", "bitsandbytes", "compressed_tensors"), importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in packages else found(name, *more))
+    refused(lambda: load_model(copy, dtype=torch.float32, device=CPU), rf"its weights are quantised {says}.*; (or )?use the model before")
 
 
 def test_a_missing_folder_that_looks_like_a_hub_name_is_a_whole_sentence():
