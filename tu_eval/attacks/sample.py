@@ -60,6 +60,8 @@ def sample(
             found["cut"] = sum(len(ids) == room for ids in made)
             rows.append({"setting": f"temperature {temperature:g}", "set": "forget", "example_id": example.id, **found})
             bar.advance(1)
+    if facts and (blind := sum(row["matched"] != "fact" for row in rows)):
+        say(f"sample: {blind} of {len(rows)} rows mark no fact that could be looked for; of these the whole answer is, as answer_in_k")
     if cut := sum(row["cut"] for row in rows):
         where = f"{max_new_tokens} tokens (--set max_new_tokens) or the model's context"
         say(f"{cut} of {count * len(rows)} drawn answers had not ended after {where}")
