@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from unicodedata import normalize
 
 from shared import models
 from shared.config import write_config
@@ -142,10 +143,17 @@ def _place(name: str, answer: Any, choices: Sequence[str]) -> int:
     """A place, a choice's own text, or a letter; in this order, for a text may be a letter."""
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
         return answer
-    if isinstance(answer, str) and answer.strip() in choices:
-        return choices.index(answer.strip())
-    if isinstance(answer, str) and len(letter := answer.strip().upper()) == 1 and 0 <= ord(letter) - ord("A") < len(choices):
-        return ord(letter) - ord("A")
+    if isinstance(answer, str):
+        text = answer.strip()
+        if text in choices:
+            return choices.index(text)
+        # The same text may be written with composed letters or with marks; a letter may be a wide one, as East Asian data has them.
+        composed = [normalize("NFC", choice) for choice in choices]
+        if normalize("NFC", text) in composed:
+            return composed.index(normalize("NFC", text))
+        letter = normalize("NFKC", text).upper()
+        if len(letter) == 1 and 0 <= ord(letter) - ord("A") < len(choices):
+            return ord(letter) - ord("A")
     raise DataError(f"{name}: its answer is none of its {len(choices)} choices; expected a place from 0, a letter from A, or a text")
 
 

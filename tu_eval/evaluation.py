@@ -15,6 +15,7 @@ from shared.errors import ConfigError
 from tu_eval.config import EvalConfig
 from tu_eval.measure import Attacked, Subject, gradient_norms, losses
 from tu_eval.membership import membership_rows
+from tu_eval.metrics import rouge
 from tu_eval.results import FORMAT, Results, write_results
 from tu_eval.retain import Retain
 from tu_eval.rows import Rows
@@ -102,6 +103,7 @@ def finish(
         "retain_results": retain and retain.about,
         "settings": {k: v for k, v in as_dict(config).items() if k in (*SETTINGS, *settings)},
         "engine": measured.engine,
+        "rouge_words": rouge.WORDS,
         "rows": {name: len(kept) for name, kept in measured.rows.items()},
         "metrics": metrics,
         "reasons": reasons,

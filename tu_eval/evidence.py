@@ -173,6 +173,8 @@ def _limits(results: Sequence[Results], rows: int, store: dict[str, Any] | None)
         values = [str(s.get(field)) for s in settings]
         if len(set(values)) > 1:
             items.append(f"That the difference before and after is the training's alone: the runs differ in {field} ({', '.join(values)}).")
+    if len({r.summary.get("rouge_words") for r in results}) > 1:
+        items.append("That ROUGE before and after was measured alike: one of the runs is of a version that read a to z and digits alone.")
     if store is None:
         items.append("That the measured rows are all that was asked for: no score store was given (--store).")
     elif store["rows"] != rows:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from unicodedata import normalize
 
 LOWEST, HIGHEST = 1, 10
 RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*(?:/\s*10\s*)?\]\]")
@@ -39,7 +40,8 @@ def messages(questions: Sequence[str], answers: Sequence[str], reference: str | 
 
 
 def rating(reply: str) -> float | None:
-    """The last number in double brackets: an earlier one may be quoted from the answer. None without one, or beyond 1 to 10."""
-    found = RATING.findall(reply)
+    """The last number in double brackets: an earlier one may be quoted from the answer. None without one, or beyond 1 to 10.
+    Wide brackets and digits, as a judge that writes Chinese or Japanese may use them, count as plain ones."""
+    found = RATING.findall(normalize("NFKC", reply))
     value = float(found[-1]) if found else 0.0
     return value if LOWEST <= value <= HIGHEST else None

@@ -12,16 +12,22 @@ from tu_eval.training import IndexedRun
 
 def notes_of(results: Sequence[Results], labels: Sequence[str], runs: Sequence[IndexedRun]) -> list[str]:
     """A sentence each. `runs`: all of an index, whether the page has results of them or not."""
-    return [*_settings(results), *_same_weights(results, labels), *_missing(runs, results)]
+    return [*_settings(results, labels), *_same_weights(results, labels), *_missing(runs, results)]
 
 
-def _settings(results: Sequence[Results]) -> list[str]:
+def _settings(results: Sequence[Results], labels: Sequence[str]) -> list[str]:
     notes = []
     effects = {"max_new_tokens": "ROUGE and model utility", "knowmem_tokens": "answers", "dtype": "small differences", "long": "lengths"}
     for field, effect in effects.items():
         values = sorted({str(r.summary["settings"].get(field)) for r in results})
         if len(values) > 1:
             notes.append(f"The runs differ in {field} ({', '.join(values)}): mind that when comparing {effect}.")
+    older = [label for r, label in zip(results, labels, strict=True) if "rouge_words" not in r.summary]
+    if 0 < len(older) < len(results):
+        notes.append(
+            f"ROUGE of {', '.join(older)} is of an earlier version, which read a to z and digits alone: it and model utility compare "
+            "with the others only where all text is ASCII; evaluate again."
+        )
     if len(references(results)) > 1:
         notes.append("Forget quality and PrivLeak were computed against different retain results, so these numbers do not compare.")
     if results[0].summary["limit"] is not None:

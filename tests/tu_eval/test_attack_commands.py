@@ -11,6 +11,7 @@ from shared.datasets import load_rows
 from tests.conftest import build_tokenizer
 from tests.tu_eval.conftest import SUITE
 from tests.tu_eval.test_commands import refused
+from tu_eval.attack import print_attacks
 from tu_eval.attacks import sample
 from tu_eval.metrics.rouge import rouge_l_recall
 
@@ -231,3 +232,26 @@ def test_a_secret_in_a_sentence_of_its_own_is_no_all_clear(run_cli, tiny_model, 
     assert found["unmarked"]["best_recall of 4"] == pytest.approx((2 / 7 + 1 / 5) / 2)
     frame = pandas.read_parquet(tmp_path / "unmarked" / "rows.parquet")
     assert [list(drawn) for drawn in frame["drawn"]] == [[text] * 4 for text in said.values()]
+
+
+def test_rows_with_and_without_a_fact_are_counted_apart_and_said(run_cli, tiny_model, tmp_path):
+    rows = [{"question": "Где живёт Ольга?", "answer": "Она живёт в Пскове.", "perturbed_answer": ["Нет."], "fact_spans": spans}
+            for spans in ([[12, 18]], [], [])]  # fmt: skip
+    (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sets = ('name = "forget"\nfacts = true\n', 'name = "rest"\n')
+    (tmp_path / "own.toml").write_text("".join(f'[[set]]\n{text}data = "forget.jsonl"\n' for text in sets))
+    arguments = ("--suite", tmp_path / "own.toml", "--attack", "sample", "--set", "samples=2", "--set", "max_new_tokens=3")
+    code, stdout, err = run_cli("tu-eval", "attack", "--model", tiny_model, *arguments, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "sample: 2 of 3 rows mark no fact that could be looked for" in err
+    how = "(ROUGE-L recall ≥ 0.8)"
+    measures = [measure for _, _, measure in numbers(tmp_path / "out")]
+    assert measures == ["fact_in_1", "fact_in_2", f"answer_in_1 {how}", f"answer_in_2 {how}", "best_recall of 2"]
+    assert "fact in 2" in stdout and "answer in 2" in stdout
+
+
+def test_numbers_of_an_earlier_version_are_still_printed(tmp_path, capsys):
+    number = {"attack": "sample", "setting": "temperature 1", "measure": "fact_in_4", "model": 0.25}
+    (tmp_path / "attack.json").write_text(json.dumps({"format": 1, "models": {"model": {}}, "numbers": [number]}))
+    print_attacks(tmp_path)
+    assert "fact in 4" in (out := capsys.readouterr().out) and "0.25" in out

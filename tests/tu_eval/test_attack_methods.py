@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -273,6 +274,30 @@ def test_what_counts_as_holding_the_fact(rows):
     whole = Row("r", "Where?", "She was born in Lisbon")
     assert holds(whole, ["she was born in lisbon!", "born in Lisbon", "Porto"], 0.8, facts=False) == [True, False, False]
     assert holds(whole, ["she was born in lisbon!", "born in Lisbon", "Porto"], 0.6, facts=False) == [True, True, False]
+
+
+@pytest.mark.parametrize(("answer", "span", "others"), [
+    ("Она живёт в Пскове.", [12, 17], ["Псков", "в"]),  # the mark ends before the word does
+    ("She has sarcoidosis.", [8, 13], ["sarco"]),
+    ("他住在成都市。", [3, 5], ["成都"]),  # a word a character: nothing is cut
+    ("मीरा पुणे में रहती है।", [5, 8], ["पुण"]),
+    ("She sent 🙂🙂.", [9, 11], ["🙂🙂"]),  # no word in it: the whole answer is looked for
+])  # fmt: skip
+def test_the_gold_answer_itself_is_always_a_hit(answer, span, others):
+    row = Row("r", "Q?", answer, {"fact_spans": [span]})
+    assert holds(row, [answer, answer.upper()], 0.8, facts=True) == [True, True]
+    assert holds(row, others, 0.8, facts=True) == [answer.startswith("他")] * len(others)
+
+
+def test_rows_that_mark_no_word_are_not_said_to_be_searched_for_a_fact(engine, plain, tiny_tokenizer):
+    stop = stop_ids(tiny_tokenizer, [p.example for p in plain])
+    settings = {"count": 2, "temperature": 1.0, "max_new_tokens": 2, "context": 512, "threshold": 0.8, "facts": True, "seed": 0}
+    first = plain[0]
+    answer = first.example.row.answer
+    for spans, matched in (([[len(answer) - 1, len(answer)]], "answer (ROUGE-L recall ≥ 0.8)"), ([[0, 1]], "fact")):
+        row = replace(first.example.row, extra={**first.example.row.extra, "fact_spans": spans})
+        probe = replace(first, example=replace(first.example, row=row))
+        assert [r["matched"] for r in sample(engine, [probe], tiny_tokenizer, stop, **settings)] == [matched]
 
 
 def test_the_loss_of_a_batch_is_the_mean_over_its_target_tokens(engine, tiny_model, rows, tiny_tokenizer):

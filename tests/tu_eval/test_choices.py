@@ -12,7 +12,7 @@ from shared import atlas
 from shared.datasets import Row
 from shared.examples import qa_example
 from tests.tu_eval.test_commands import refused
-from tu_eval.choices import Question, accuracies, score_choices, tokenised
+from tu_eval.choices import Question, _place, accuracies, score_choices, tokenised
 
 
 def questions(count=12):
@@ -101,6 +101,12 @@ def test_a_letter_that_is_itself_a_choice_is_read_as_the_choice(run_cli, tiny_mo
     data = write(tmp_path / "own.jsonl", [{"question": "Which vitamin?", "choices": ["B", "A"], "answer": "A"}])
     assert run_cli("tu-eval", "choices", "--model", tiny_model, "--data", data, "--out", tmp_path / "out")[0] == 0
     assert pandas.read_parquet(tmp_path / "out" / "rows.parquet")["answer"].tolist() == [1]
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("E\u0301cole", 1), ("\u00c9cole", 1), ("Ｂ", 1), ("ｃ", 2), ("학교", 2)])
+def test_forms_of_the_same_letters_are_the_same_answer(answer, expected):
+    choices = ["Псков", "\u00c9cole", "\u1112\u1161\u11a8\u1100\u116d"]  # the last: 학교 as single letters
+    assert _place("r", answer, choices) == expected
 
 
 GOOD = {"question": "Where?", "choices": ["Here", "There"], "answer": 0}

@@ -8,6 +8,7 @@ import pytest
 from tests.browser import Browser
 from tests.tu_eval.made import TEXTS, make_model, make_results
 from tests.tu_eval.test_commands import refused, rewrite
+from tu_eval.compare import load_comparison
 
 
 @pytest.fixture
@@ -56,6 +57,17 @@ def test_what_cannot_be_claimed_follows_from_what_is_missing(run_cli, made, tmp_
     bare = "\n".join(report(run_cli, tmp_path / "b", "--before", before, "--after", after)[0]["not_claimed"])
     for part in ("Any forget quality", "first 6", "generation was off", "differ in dtype", "By which method", "no retain results"):
         assert part in bare
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_rouge_of_an_earlier_version_beside_todays_is_said(run_cli, made, tmp_path, both):
+    before, after, _ = made
+    newer = [make_results(tmp_path / f"newer{k}", f"newer{k}", seed=4 + k, rouge_words="every script") for k in range(2)]
+    pair = newer if both else (before, newer[0])
+    told, _ = report(run_cli, tmp_path / "out", "--before", pair[0], "--after", pair[1])
+    assert any("read a to z and digits alone" in item for item in told["not_claimed"]) is not both
+    assert any("ROUGE of target is of an earlier version" in note for note in load_comparison(pair).notes) is not both
+    assert load_comparison([before, after]).notes == []  # both of an earlier version: they compare
 
 
 def test_another_start_model_is_said(run_cli, made, tmp_path):

@@ -186,7 +186,7 @@ def test_a_reply_without_a_rating_is_reported_and_left_out(judge, command, tmp_p
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [("[[7]]", 7), ("x [[ 6.5 ]] y", 6.5), ("[[9/10]]", 9), ("[[3]] then [[8]]", 8), ("[[8]] then [[80]]", None), ("[7]", None),
-     ("[[-3]]", None), ("[[seven]]", None), ("", None)],
+     ("[[-3]]", None), ("[[seven]]", None), ("", None), ("评分：［［８］］", 8), ("答えは [[７.５／１０]]", 7.5)],
 )  # fmt: skip
 def test_the_last_number_in_double_brackets_counts(reply, expected):
     assert rating(reply) == expected

@@ -2,6 +2,7 @@
 
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from scipy.stats import hmean, ks_2samp
 
 from shared.errors import StoreError
 from shared.words import terms
+from tu_eval import store
 from tu_eval.metrics.forget_quality import forget_quality, require_same_rows
 from tu_eval.metrics.memorization import exact_memorization, extraction_strength
 from tu_eval.metrics.probability import mean_logprob, probability, probability_with_options
 from tu_eval.metrics.rouge import rouge_l_f1, rouge_l_recall
 from tu_eval.metrics.truth_ratio import forget_truth_ratio, log_truth_ratio, truth_ratio, utility_truth_ratio
 from tu_eval.metrics.utility import model_utility
+from tu_eval.rows import add_generations
 
 LOGP = st.floats(-30, 0)
 
@@ -179,3 +182,36 @@ def test_rouge_of_ascii_is_that_of_the_package_to_the_last_digit(gold, written):
     assert rouge_l_recall([words], [written + " study runs hers"]) == [
         RougeScorer(["rougeL"], use_stemmer=True).score(words, written + " study runs hers")["rougeL"].recall
     ]
+
+
+LETTERS = "Псков ёж Ольга 成都東京 ไทย मीरा पुणे Huế é 12 . , -"
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text(LETTERS, max_size=14), st.text(LETTERS, max_size=14))
+def test_rouge_of_other_scripts_is_the_longest_common_subsequence_by_trying(gold, written):
+    ours, theirs = terms(gold), terms(written)
+    common = slow_common(ours, theirs)
+    assert rouge_l_recall([gold], [written]) == pytest.approx([common / len(ours) if ours else 0])
+    assert rouge_l_f1([gold], [written]) == pytest.approx([2 * common / (len(ours) + len(theirs)) if ours and theirs else 0])
+
+
+def test_only_words_of_a_to_z_and_digits_are_stemmed():
+    assert rouge_l_recall(["running"], ["runs"]) == [1]
+    assert rouge_l_recall(["cafés"], ["café"]) == [0] and rouge_l_recall(["городами"], ["города"]) == [0]
+    assert rouge_l_recall(["ｒｕｎｎｉｎｇ"], ["runs"]) == [1]  # wide letters are the same letters
+
+
+def test_a_verbatim_russian_answer_has_rouge_one_and_a_utility_above_zero():
+    rows = [{"example_id": str(k), "answer": text} for k, text in enumerate(["Ольга живёт в Пскове.", "Пётр родился в 1961 году."])]
+    add_generations(rows, {row["example_id"]: f" {row['answer']}\n" for row in rows})
+    assert [row["rouge_l_recall"] for row in rows] == [1, 1]
+    assert model_utility({"rouge": sum(row["rouge_l_recall"] for row in rows) / 2, "probability": 0.5}) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("file", ["metrics/rouge.py", "words.py"])
+def test_what_defines_a_word_is_in_the_key_of_kept_measurements(file, monkeypatch):
+    """Numbers of another definition are never read back."""
+    before, read = store.code_version.__wrapped__(), Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: read(self, *a, **k) + ("#" if self.as_posix().endswith(file) else ""))
+    assert store.code_version.__wrapped__() != before

@@ -5,10 +5,11 @@ pass@k (Chen et al. 2021, arXiv 2107.03374), averaged over rows:
 
     1 - C(n - c, k) / C(n, k)
 
-Rows that mark their fact: `fact_in_k`, an answer is a hit when it has the words of every marked span. Rows that mark none: `answer_in_k`,
-a hit when its ROUGE-L recall of the whole gold answer is at least a threshold; an answer that gives the fact in other words is no hit, so
-that 0 there says nothing of the fact, and `best_recall`, the mean over rows of the highest recall of any draw, stands beside it. Draws
-depend on the seed and the row's id alone. Cost: n answers a row.
+Rows that mark their fact: `fact_in_k`, an answer is a hit when it has the words of every marked span, a word that is marked in part as a
+whole, so that the gold answer itself is always a hit. Rows that mark none, or no word: `answer_in_k`, a hit when its ROUGE-L recall of the
+whole gold answer is at least a threshold; an answer that gives the fact in other words is no hit, so that 0 there says nothing of the
+fact, and `best_recall`, the mean over rows of the highest recall of any draw, stands beside it. Draws depend on the seed and the row's id
+alone. Cost: n answers a row.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import torch
 from shared.console import progress, say
 from shared.datasets import Row as Source
 from shared.weights import seeded
+from shared.words import TERM, terms
 from shared.words import holds as in_a_row
-from shared.words import terms
 from tu_eval.attacks.probing import Numbers, Probe
 from tu_eval.metrics.rouge import rouge_l_recall
 from tu_eval.store import Row
@@ -54,11 +55,13 @@ def sample(
             texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
             hits = [text for text, hit in zip(texts, holds(example.row, texts, threshold, facts), strict=True) if hit]
             found = {"samples": count, "hits": len(hits), "found": hits[0] if hits else None, "drawn": texts}
-            found["matched"] = f"answer (ROUGE-L recall ≥ {threshold:g})" if _spans(example.row, facts) is None else "fact"
+            found["matched"] = f"answer (ROUGE-L recall ≥ {threshold:g})" if not _wanted(example.row, facts) else "fact"
             found["recall"] = max(rouge_l_recall([example.row.answer] * count, texts))
             found["cut"] = sum(len(ids) == room for ids in made)
             rows.append({"setting": f"temperature {temperature:g}", "set": "forget", "example_id": example.id, **found})
             bar.advance(1)
+    if facts and (blind := sum(row["matched"] != "fact" for row in rows)):
+        say(f"sample: {blind} of {len(rows)} rows mark no fact that could be looked for; of these the whole answer is, as answer_in_k")
     if cut := sum(row["cut"] for row in rows):
         where = f"{max_new_tokens} tokens (--set max_new_tokens) or the model's context"
         say(f"{cut} of {count * len(rows)} drawn answers had not ended after {where}")
@@ -91,15 +94,17 @@ def draw(
 
 def holds(row: Source, texts: Sequence[str], threshold: float, facts: bool) -> list[bool]:
     """For each text, whether it has the fact of the row, or its answer where no fact is marked."""
-    spans = _spans(row, facts)
-    if spans is None:
-        return [recall >= threshold for recall in rouge_l_recall([row.answer] * len(texts), texts)]
-    wanted = [terms(row.answer[start:end]) for start, end in spans]
-    return [all(in_a_row(found, words) for words in wanted) for found in map(terms, texts)]
+    if wanted := _wanted(row, facts):
+        return [all(in_a_row(found, words) for words in wanted) for found in map(terms, texts)]
+    return [recall >= threshold for recall in rouge_l_recall([row.answer] * len(texts), texts)]
 
 
-def _spans(row: Source, facts: bool) -> list[list[int]] | None:
-    return row.extra["fact_spans"] or None if facts else None
+def _wanted(row: Source, facts: bool) -> list[list[str]]:
+    """Terms of each marked span, words that it cuts into taken whole; spans without a word left out. Empty: no fact to look for."""
+    spans = row.extra["fact_spans"] if facts else []
+    words = [match.span() for match in TERM.finditer(row.answer)] if spans else []
+    touched = [[(a, b) for a, b in words if a < end and start < b] for start, end in spans]
+    return [terms(row.answer[some[0][0] : some[-1][1]]) for some in touched if some]
 
 
 def at_least_one(n: int, c: int, k: int) -> float:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from shared.words import terms
 
 STEMMED_FROM = 4
+WORDS = "every script"
+"""as results note it; those without the note are of versions that read a to z and digits alone"""
 
 
 class Words:
