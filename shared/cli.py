@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from shared.errors import UserError
 
@@ -56,5 +58,20 @@ def run_app(app: typer.Typer) -> None:
         raise
 
 
+class Commands(TyperGroup):
+    """A mistyped flag gets one suggestion, the nearest."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            suggestions = getattr(error, "possibilities", None)
+            if suggestions and getattr(error, "option_name", None):
+                error.possibilities = difflib.get_close_matches(error.option_name, suggestions, n=1, cutoff=0)  # type: ignore[attr-defined]
+            raise
+
+
 def new_app(help_text: str) -> typer.Typer:
-    return typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+    return typer.Typer(
+        cls=Commands, help=help_text, no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False
+    )

@@ -19,6 +19,7 @@ from shared.errors import ConfigError, nearest
 from shared.fs import write_text
 
 T = TypeVar("T")
+LISTED = "the _config.toml beside every output shows those in use, docs and --help say what they do"
 UNIONS = (typing.Union, types.UnionType)
 
 
@@ -119,7 +120,7 @@ def checked(kind: type, values: Mapping[str, Any], source: str) -> dict[str, Any
     out = {}
     for name, value in values.items():
         if name not in known:
-            raise ConfigError(f"{source}: unknown field {name!r}{nearest(name, known)}")
+            raise ConfigError(f"{source}: unknown field {name!r}{nearest(name, known, listed=LISTED)}")
         out[name] = _coerce(value, hints[name], f"{source}: {name}")
     return out
 

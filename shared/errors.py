@@ -26,8 +26,20 @@ class StoreError(UserError):
     """A score store, checkpoint or result folder that is unfinished, damaged or foreign."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the closest known name, else the list of known names in brackets."""
+MANY = 12
+"""names that a person reads in one line"""
+
+
+def nearest(name: str, known: Iterable[str], *, listed: str = "") -> str:
+    """` (did you mean 'x'?)` for the closest known name, else the known names in brackets: all, or of many the three nearest.
+
+    `listed`: where all of many stand.
+    """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    if len(known) <= MANY:
+        return f" (known: {', '.join(known)})"
+    few = difflib.get_close_matches(name, known, n=3, cutoff=0)
+    return f" (nearest of {len(known)}: {', '.join(few)}{f'; {listed}' if listed else ''})"

@@ -12,10 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from shared.console import say
 from shared.errors import ConfigError, StoreError, nearest
 from shared.fs import write_text
+
+if TYPE_CHECKING:
+    from tu_train.config import LoopConfig
+
+UNMOVED = 0.02
+"""share of its first value by which a loss must change to have moved"""
 
 
 @dataclass(frozen=True)
@@ -113,3 +120,15 @@ def cut_log(path: Path, done: int) -> None:
             break
         kept.append(line)
     write_text(path, b"".join(kept).decode())
+
+
+def say_unmoved(log: Path, config: LoopConfig) -> None:
+    """A loss of hidden states that stays where it began has moved nothing, which log-likelihoods alone do not show."""
+    losses = [
+        record["forget_loss"] for line in log.read_text(encoding="utf-8").splitlines() if "forget_loss" in (record := json.loads(line))
+    ]
+    if len(losses) > 1 and abs(losses[-1] - losses[0]) < UNMOVED * abs(losses[0]):
+        say(
+            f"the forget loss went from {losses[0]:.4g} to {losses[-1]:.4g}: hardly anything has moved. The method's defaults come from "
+            f"models of 7 B parameters; on this one raise --learning-rate (now {config.learning_rate:g}) or --option steering"
+        )

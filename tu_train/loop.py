@@ -60,6 +60,10 @@ class Objective:
         )
 
 
+SHOWN = {"forget_loss": "forget loss", "forget_nll": "forget NLL", "retain_nll": "retain NLL"}
+"""what the progress line says of a step: the method's own loss, and log-likelihoods, nats a token"""
+
+
 def train(
     packed: PackedModel,
     steps: Callable[[int], Iterable[list[Pass]]],
@@ -115,7 +119,7 @@ def train(
                 method.after(state, record, objective.options)
             stop = evaluation.after(number, packed, autocast, record, state) if evaluation else None
             lines.write(record)
-            bar.advance(1, ", ".join(f"{k.replace('_nll', ' NLL')} {v:.3f}" for k, v in record.items() if k.endswith("_nll")))
+            bar.advance(1, ", ".join(f"{shown} {record[k]:.4g}" for k, shown in SHOWN.items() if k in record))
             if stop is not None:
                 return stop
             if checkpoints:

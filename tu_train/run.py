@@ -35,7 +35,7 @@ from tu_train.batches import Item, Pass, endless, item_of_example, item_of_row, 
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.evaluating import Evaluation
 from tu_train.forward import check_layer
-from tu_train.logs import open_trackers
+from tu_train.logs import open_trackers, say_unmoved
 from tu_train.loop import Objective, start_state, train
 from tu_train.lora import add_lora
 from tu_train.methods import find_method, trained_globs
@@ -235,6 +235,8 @@ def _train_and_save(
         own = tuple(state)  # while training, landing adds the weights of the evaluation before
         early = train(packed, steps_from, count, objective, config, work / LOG, state=state,
                       reference=reference, evaluation=evaluation, checkpoints=checkpoints, trackers=trackers)  # fmt: skip
+        if objective.method is not None and "layer" in objective.method.needs:
+            say_unmoved(work / LOG, config)
         if early:
             say(f"stopped early: {early}")
             about = {**about, "stopped_early": early}

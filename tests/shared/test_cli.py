@@ -103,3 +103,25 @@ def test_progress_on_a_terminal_draws_a_bar(monkeypatch, capsys):
 def test_lines_for_a_person_go_to_stderr(capsys):
     say("hello")
     assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_a_mistyped_flag_gets_one_suggestion(run_cli):
+    code, _, err = run_cli("tu-train", "run", "--methd", "npo")
+    assert code == 2 and "--method" in err and "--seed" not in err and "--set" not in err
+
+
+def test_an_unknown_field_of_many_gets_the_three_nearest(run_cli):
+    code, _, err = run_cli("tu-score", "run", "--set", "zzz=1")
+    assert code == 2 and "unknown field 'zzz' (nearest of" in err and len(err) < 300
+
+
+def test_the_last_line_of_plain_progress_is_said_when_the_work_is_done(capsys):
+    with progress("scoring", 4, "tokens") as bar:
+        bar.advance(4)
+        assert capsys.readouterr().err == "", "what was made may not be written yet"
+        bar.note = "(4 rows, 9 kB written)"
+    assert capsys.readouterr().err.endswith("(4 rows, 9 kB written)\n")
+    with pytest.raises(ValueError, match="stop"), progress("scoring", 4, "tokens") as bar:
+        bar.advance(2)
+        raise ValueError("stop")
+    assert capsys.readouterr().err == "", "work that failed is not said to be done"
