@@ -24,7 +24,7 @@ DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=
 
 def make(out, model, **fields):
     entries = {"data": DATA, "part_tokens": 200, "engine": "torch", "device": "cpu", **fields}
-    return run_score(ScoreConfig(model=str(model), out=str(out), **entries))
+    return run_score(ScoreConfig(model=str(model), out=str(out), **{"spans": "question", **entries}))
 
 
 @pytest.fixture(scope="module")

@@ -40,11 +40,11 @@ def test_a_dry_run_counts_what_the_run_then_holds(dry, run_cli, tiny_model, tiny
     unit = {"kB": 1e3, "MB": 1e6}[re.search(r"on disk .*? (kB|MB) in", dry(*options))[1]]
     assert found["on disk"] * unit == pytest.approx(size, rel=0.35)
     assert f"in {len(store.manifest['parts'])} part" in dry(*options)
-    # the last line comes before the last part is written
+    # the last line comes when the last part is written
     told = re.findall(r"\((\d+)/(\d+) rows, (\d+)/(\d+) masked variants, ([\d.]+ k?B) written\)", err)[-1]
     assert int(told[1]) == len(rows)
     assert int(told[3]) == found["masked variants"]
-    assert 0 < int(told[0]) < len(rows)
+    assert int(told[0]) == len(rows) and int(told[2]) == found["masked variants"]
 
 
 def test_a_dry_run_writes_nothing_and_needs_no_out(dry, tmp_path, monkeypatch):
@@ -90,3 +90,33 @@ def test_the_time_left_is_told_from_the_speed_so_far(monkeypatch):
     assert bar.left() == ", 1 min 30 s left"
     bar.done = 400
     assert bar.left() == ""
+
+
+def test_nothing_is_masked_for_a_recipe_that_reads_no_masked_run(dry, run_cli, tiny_model, tmp_path):
+    """The default recipe's importance is the same with and without masked variants, which cost as many tokens again."""
+    plain, masked = numbers(dry()), numbers(dry("--spans", "question"))
+    assert plain["masked variants"] == 0 and f"--spans question would add {masked['masked variants']:,.0f} and" in dry()
+    run = ("tu-score", "run", "--model", tiny_model, "--data", DATA, "--limit", 3, "--out")
+    found = {}
+    for name, more in {"auto": (), "question": ("--spans", "question"), "none": ("--spans", "none")}.items():
+        code, _, err = run_cli(*run, tmp_path / name, *more)
+        assert code == 0, err
+        found[name] = [row["importance"] for row in open_store(tmp_path / name).rows(("importance",))]
+    assert found["auto"] == found["question"] == found["none"] and any(any(v or 0 for v in row) for row in found["auto"])
+    assert open_store(tmp_path / "auto").manifest["options"]["spans"] == "none", "the plan says what was done"
+
+
+@pytest.mark.parametrize(
+    "more", [("--set", "alpha=0.5"), ("--keep-spans",), ("--set", "uncertainty=masked_entropy"), ("--set", "copy_aware=true")]
+)
+def test_what_reads_masked_runs_gets_them(dry, more):
+    assert numbers(dry(*more))["masked variants"] > 0 and "would add" not in dry(*more)
+
+
+def test_raw_text_needs_no_spans_and_gets_windows_where_they_are_read(run_cli, tiny_model, tmp_path):
+    (tmp_path / "raw.jsonl").write_text('{"text": "Ольга живёт в Пскове. Orla Venn lives in Port Sable."}\n', encoding="utf-8")
+    run = ("tu-score", "run", "--model", tiny_model, "--data", tmp_path / "raw.jsonl", "--text-key", "text", "--out")
+    for name, more, spans in (("plain", (), "none"), ("masked", ("--set", "alpha=0.5"), "window")):
+        code, _, err = run_cli(*run, tmp_path / name, *more)
+        assert code == 0, err
+        assert open_store(tmp_path / name).manifest["options"]["spans"] == spans

@@ -33,7 +33,7 @@ RECIPES = [
 
 def make(out, model, base, **fields):
     entries = {"data": DATA, "part_tokens": 200, "engine": "torch", "device": "cpu", "entropy_temperature": 2.0, **fields}
-    return run_score(ScoreConfig(model=str(model), base_model=str(base), out=str(out), **entries))
+    return run_score(ScoreConfig(model=str(model), base_model=str(base), out=str(out), **{"spans": "question", **entries}))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_recipes_that_do_not_fit(arguments, expected, run_cli, store):
 
 
 def test_a_run_refuses_a_recipe_it_gives_no_columns_to(run_cli, tiny_model, tmp_path):
-    line = ("tu-score", "run", "--model", tiny_model, "--data", DATA, "--out", tmp_path / "out", "--set", "alpha=0")
+    line = ("tu-score", "run", "--model", tiny_model, "--data", DATA, "--out", tmp_path / "out", "--spans", "question", "--set", "alpha=0")
     assert "--base-model" in one_line(run_cli(*line, "--set", "uncertainty=su"))
     assert "--set entropy_temperature" in one_line(run_cli(*line, "--set", "uncertainty=etw"))
     assert not (tmp_path / "out").exists()

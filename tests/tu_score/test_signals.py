@@ -87,7 +87,7 @@ def test_span_plans_stay_inside_the_question(tiny_tokenizer):
 def test_batch_size_does_not_change_values(budget, tmp_path, tiny_model):
     def rows(name, batch_tokens):
         return list(open_store(run_score(ScoreConfig(
-            model=str(tiny_model), data=DATA, out=str(tmp_path / name), batch_tokens=batch_tokens, limit=4,
+            model=str(tiny_model), data=DATA, out=str(tmp_path / name), batch_tokens=batch_tokens, limit=4, spans="question",
         ))).rows())  # fmt: skip
 
     for a, b in zip(rows("a", 700), rows("b", budget), strict=True):

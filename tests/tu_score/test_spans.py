@@ -541,7 +541,7 @@ def test_given_spans_need_their_column(refused):
         (("--topk", "-2"), "topk is -2"),
         (("--topk", "501"), "501"),
         (("--set", "entropy_temperature=0"), "entropy_temperature is 0.0, expected more than 0"),
-        (("--text-key", "text"), "has no question to mask; use --spans window, entity, given or none"),
+        (("--text-key", "text", "--spans", "question"), "has no question to mask; use --spans window, entity, given or none"),
     ],
 )
 def test_options_that_cannot_be_are_refused(refused, arguments, line):
