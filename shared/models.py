@@ -155,8 +155,8 @@ def require_rows(model: str, folder: Path, tokens: Iterable[tuple[str, Sequence[
     `model`: the model as the user named it, flag included; `tokens`: (example id, token ids). Their tokenizers may be the same.
     """
     rows = embedding_rows(folder)
-    for name, ids in tokens if rows is not None else ():
-        if max(ids, default=0) >= rows:
+    for name, ids in tokens:
+        if rows is not None and max(ids, default=0) >= rows:
             raise ModelError(f"{model}: {name} has a token with id {max(ids)}, but the model's embedding has {rows} rows; "
                              "resize its embedding to its tokenizer, or name another model")  # fmt: skip
 
