@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +66,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def load_laid_out(name: str, folder: Path, options: LayoutOptions) -> PreTrainedTokenizerBase:
     """The tokenizer with the options tied to it. Raises ModelError, or ConfigError naming the option."""
-    names, rows = (_text_config(folder).get(key) for key in ("bos_token_id", "vocab_size"))
-    names, rows = (value if isinstance(value, int) else None for value in (names, rows))
-    return lay_out(load_tokenizer(folder), options, model=name, names_beginning=names, rows=rows)
+    names = _text_config(folder).get("bos_token_id")
+    names = names if isinstance(names, int) else None
+    return lay_out(load_tokenizer(folder), options, model=name, names_beginning=names, rows=embedding_rows(folder))
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -160,6 +161,24 @@ def context_length(folder: Path) -> int | None:
     """Largest number of tokens the model can read, or None when its configuration names none."""
     config = _text_config(folder)
     return next((config[k] for k in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len") if config.get(k)), None)
+
+
+def embedding_rows(folder: Path) -> int | None:
+    """Ids that the model's embedding has, numbered from 0, or None when its configuration names no number."""
+    rows = _text_config(folder).get("vocab_size")
+    return rows if isinstance(rows, int) else None
+
+
+def require_rows(model: str, folder: Path, tokens: Iterable[tuple[str, Sequence[int]]]) -> None:
+    """For tokens that were made for another model: raises ModelError when the embedding in `folder` has no row for one of them.
+
+    `model`: the model as the user named it, flag included; `tokens`: (example id, token ids). Their tokenizers may be the same.
+    """
+    rows = embedding_rows(folder)
+    for name, ids in tokens:
+        if rows is not None and max(ids, default=0) >= rows:
+            raise ModelError(f"{model}: {name} has a token with id {max(ids)}, but the model's embedding has {rows} rows; "
+                             "resize its embedding to its tokenizer, or name another model")  # fmt: skip
 
 
 def block_count(folder: Path) -> int:

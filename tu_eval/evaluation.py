@@ -46,10 +46,11 @@ def store_root(config: EvalConfig) -> Path:
 
 
 def open_subjects(
-    config: EvalConfig, folder: Path, device: str, identity: Mapping[str, Any], lengths: Sequence[str]
+    config: EvalConfig, folder: Path, device: str, identity: Mapping[str, Any], lengths: Sequence[str], attacked: Attacked
 ) -> tuple[Subject, Subject | None]:
     """The model, and the reference model where one is asked for and there is a holdout: each with what is measured on it under its own
-    content. `lengths`: fields of the configuration that numbers depend on beside model and data; memory settings are not part of it."""
+    content. `lengths`: fields of the configuration that numbers depend on beside model and data; memory settings are not part of it.
+    `attacked`: what the reference model reads."""
     engine = choose_engine(config.engine, config.device)
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     if engine == "vllm":
@@ -65,6 +66,9 @@ def open_subjects(
     reference = models.locate(config.reference_model)
     if models.vocabulary_fingerprint(models.load_tokenizer(reference)) != identity["vocabulary_fingerprint"]:
         raise ConfigError(f"reference_model {config.reference_model}: has another tokenizer than {config.model}, so losses do not compare")
+    models.require_rows(
+        f"reference_model {config.reference_model}", reference, ((e.id, e.input_ids) for side in attacked.values() for e in side)
+    )
     return open_subject(folder), open_subject(reference)
 
 

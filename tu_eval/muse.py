@@ -52,9 +52,11 @@ def evaluate(config: EvalConfig) -> Results:
     fitting: Any = {"context": context, "long": config.long, "limit": config.limit}
     parts = load_parts(corpus, tokenizer, verbmem_tokens=config.verbmem_tokens, **fitting)
     attacked = {side: load_texts(corpus, side, tokenizer, **fitting) for side in ("forget", "holdout")}
+    asked = [e for part in parts for e in part.examples]
+    models.require_rows(f"--model {config.model}", folder, ((e.id, e.input_ids) for e in asked))
     identity = _identity(config, tokenizer, parts, attacked)
     retain = load_muse_retain(config.retain_results, identity) if config.retain_results else None
-    subject, reference = open_subjects(config, folder, device.type, identity, list(LENGTHS.values()))
+    subject, reference = open_subjects(config, folder, device.type, identity, list(LENGTHS.values()), attacked)
     counts = [f"{p.kind} {p.set} {len(p.examples)}" for p in parts] + [f"privleak {k} {len(v)}" for k, v in attacked.items()]
     say_layout(tokenizer, config.model)
     say(f"evaluating {config.model} on {config.suite}: {', '.join(counts)} rows")

@@ -40,7 +40,7 @@ def evaluate(config: EvalConfig) -> Results:
         forget = [(e.id, e.row.answer) for e in loaded.attacked["forget"]]
         holdout = (loaded.identity["holdout_fingerprint"], len(loaded.holdout))
         retain = load_retain(config.retain_results, loaded.identity, forget, holdout)
-    subject, reference = open_subjects(config, folder, device.type, loaded.identity, ["max_new_tokens"])
+    subject, reference = open_subjects(config, folder, device.type, loaded.identity, ["max_new_tokens"], loaded.attacked)
     say_layout(loaded.tokenizer, config.model)
     say(f"evaluating {config.model} on {suite.name}: " + ", ".join(f"{s.name} {len(rows)} rows" for s, rows in loaded.sets))
     measured = _measure(config, loaded, subject, reference)

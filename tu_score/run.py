@@ -30,6 +30,7 @@ from shared.models import (
     load_tokenizer,
     locate,
     model_fingerprint,
+    require_rows,
     template_fingerprint,
     tokenizer_names,
     vocabulary_fingerprint,
@@ -60,7 +61,7 @@ def prepare(config: ScoreConfig) -> tuple[Path, Any, list[Example]]:
     examples = make_examples(rows, tokenizer, context=context, long=config.long, text_length=config.text_length)
     _say_long(len({r.id for r in rows}) - len({e.row.id for e in examples}), examples, context, config)
     if config.base_model is not None:
-        _check_base(config.base_model, tokenizer, longest=max(len(e.input_ids) for e in examples))
+        _check_base(config.base_model, tokenizer, examples)
     return folder, tokenizer, examples
 
 
@@ -189,7 +190,7 @@ def part_table(group: Sequence[Example], scored: list[dict[str, Any]], optional:
     return pa.table(table | optional_columns(scored, optional), schema=schema(optional))
 
 
-def _check_base(name: str, tokenizer: Any, *, longest: int) -> None:
+def _check_base(name: str, tokenizer: Any, examples: Sequence[Example]) -> None:
     folder = locate(name)
     base = load_tokenizer(folder)
     if vocabulary_fingerprint(base) != vocabulary_fingerprint(tokenizer):
@@ -197,7 +198,8 @@ def _check_base(name: str, tokenizer: Any, *, longest: int) -> None:
             f"--base-model {name}: its tokenizer differs from the model's, so their tokens cannot be compared; "
             "use the checkpoint before fine-tuning"
         )
-    context = context_length(folder)
+    require_rows(f"--base-model {name}", folder, ((e.id, e.input_ids) for e in examples))
+    context, longest = context_length(folder), max(len(e.input_ids) for e in examples)
     if context is not None and longest > context:
         raise ModelError(
             f"--base-model {name}: its context holds {context} tokens, the longest example has {longest}; use another base model"

@@ -14,6 +14,7 @@ import torch
 from shared.console import say
 from shared.errors import ConfigError, DataError, StoreError
 from shared.examples import Example, answer_span_tokens
+from shared.models import locate, require_rows
 from shared.scored import answer_spans
 from shared.scores import Store, open_store
 from tu_train.batches import READ_TOP, Item, Pass, endless, endless_store, forget_items, item_of_top_row, reading, steps
@@ -170,5 +171,13 @@ def open_fitting(where: str, names: dict[str, str], config: UnlearnConfig) -> St
         if not config.allow_other_model:
             raise StoreError(f"{where}: made with another model than {config.model} has (store {str(store.fingerprints['model'])[:12]}, "
                              f"model {names['model'][:12]}): {why}; score this model, or allow it with --allow-other-model")  # fmt: skip
+        require_rows(f"--model {config.model}", locate(config.model), _tokens(store))
         say(f"{where}: made with another model than {config.model}: {why}")
     return store
+
+
+def _tokens(store: Store) -> Iterator[tuple[str, list[int]]]:
+    """(example id, all token ids that training would read of the row: its own and its top tokens)."""
+    top = ["top_ids"] if "top_ids" in store.optional else []
+    for row in store.rows(["example_id", "input_ids", *top]):
+        yield row["example_id"], [*row["input_ids"], *(i for ids in row.get("top_ids", ()) for i in ids or ())]

@@ -29,7 +29,7 @@ from shared.models import (
     weight_files,
 )
 from shared.saved import save_model
-from tests.conftest import CHATML, CONTEXT, build_tokenizer
+from tests.conftest import CHATML, CONTEXT, build_sentencepiece, build_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -449,6 +449,28 @@ def test_another_pad_token_is_the_same_vocabulary(tiny_model, tmp_path, token):
     assert vocabulary_fingerprint(own) == vocabulary_fingerprint(other)
     for text in ("Где живёт Ольга?", "a [PAD] b"):
         assert own(text, split_special_tokens=True)["input_ids"] == other(text, split_special_tokens=True)["input_ids"]
+
+
+@pytest.mark.parametrize("token", ["<unk>", "[PAD]"])
+def test_another_pad_token_is_the_same_vocabulary_in_sentencepiece_form(tmp_path, token):
+    build_sentencepiece().save_pretrained(tmp_path / "own")
+    other = build_sentencepiece()
+    other.add_special_tokens({"pad_token": token})
+    other.save_pretrained(tmp_path / "other")
+    own, other = load_tokenizer(tmp_path / "own"), load_tokenizer(tmp_path / "other")
+    assert (own.pad_token, other.pad_token) == ("</s>", token) and tokenizer_fingerprint(own) != tokenizer_fingerprint(other)
+    assert vocabulary_fingerprint(own) == vocabulary_fingerprint(other)
+
+
+@pytest.mark.parametrize("build", [build_tokenizer, build_sentencepiece])
+def test_other_merges_are_another_vocabulary(build):
+    from tokenizers import Tokenizer
+
+    own, other = build(), build()
+    state = json.loads(other.backend_tokenizer.to_str())
+    state["model"]["merges"].pop()
+    other._tokenizer = Tokenizer.from_str(json.dumps(state))
+    assert vocabulary_fingerprint(own) != vocabulary_fingerprint(other)
 
 
 def test_other_ids_roles_or_added_tokens_are_another_vocabulary(tiny_model, copy):

@@ -510,6 +510,17 @@ def test_a_local_copy_that_lacks_something_is_named(refuse, muse_dir, monkeypatc
     assert "not a readable Parquet file" in after(lambda: verbmem.write_bytes(b"PAR1"))
 
 
+def test_a_token_that_the_model_has_no_row_for_is_named(run_cli, tiny_model, tmp_path):
+    """In the words around the questions, which no row of the data holds."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["Answer:"])
+    tokenizer.save_pretrained(folder)
+    out = tmp_path / "out"
+    code, _, err = run_cli("tu-eval", "run", "--model", folder, "--suite", "muse:news", *SMALL, "--out", out)
+    assert code == 2 and re.search(r"has a token with id 500, but the model's embedding has 500 rows", err) and not out.exists()
+
+
 def test_retain_results_of_another_split_or_suite_are_refused(refuse, run_muse, tiny_base, retain_results, retain, tmp_path):
     fits = ("--set", "verbmem_tokens=24", "--set", "knowmem_tokens=16")
     books = run_muse(tiny_base, corpus="books", generate=False)

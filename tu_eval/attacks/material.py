@@ -55,6 +55,9 @@ def load(config: AttackConfig, part: EvalSet, folders: dict[str, Path]) -> Mater
     if "paraphrase" in config.attacks and not any(p.column for p in prompts):
         say(f"paraphrase: {part.data} has no column {PARAPHRASED}; only prefixes and frames are tried")
     texts = _texts(config, [p.example for p in asked["plain"]], tokenizer, context) if "relearn" in config.attacks else []
+    read = [(e.id, e.input_ids) for e in (*(p.example for made in asked.values() for p in made), *texts)]
+    for role, folder in folders.items():
+        models.require_rows(f"--{role} {folder}", folder, read)
     identity = {
         "limit": config.limit,
         "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
