@@ -83,9 +83,10 @@ class Job:
         return "-".join(str(p) for p in parts if p)
 
     def flags(self) -> list[str]:
-        """What tu-train run is told of the tokens."""
+        """What tu-train run is told of the tokens: one by one, the rule of the version that docs/attribution.md was measured with."""
         out = ["--tokens", self.tokens, "--seed", str(self.seed)]
         out += ["--keep", str(self.keep)] if self.keep is not None else []
+        out += ["--set", "whole_words=false"] if self.tokens == "hard" and self.keep is not None else []
         out += ["--set", f"threshold={self.threshold}"] if self.threshold is not None else []
         return out + (["--set", f"temperature={self.temperature}"] if self.temperature is not None else [])
 

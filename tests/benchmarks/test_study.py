@@ -73,7 +73,7 @@ def test_a_study_is_the_product_of_its_lists(tmp_path):
     assert len({job.key for job in jobs}) == len(jobs)
     assert all("/" not in job.key and " " not in job.key for job in jobs)
     one = next(j for j in jobs if (j.source, j.tokens, j.keep, j.seed, j.method) == ("entropy", "hard", 0.2, 2, "npo"))
-    assert one.flags() == ["--tokens", "hard", "--seed", "2", "--keep", "0.2"]
+    assert one.flags() == ["--tokens", "hard", "--seed", "2", "--keep", "0.2", "--set", "whole_words=false"]
 
 
 @pytest.mark.parametrize(("before", "after", "expected"), [
