@@ -21,6 +21,8 @@ from tu_eval.retain import Retain
 from tu_eval.rows import Rows
 from tu_eval.store import Row, Store, remove_stores
 
+LAYOUT = ("system", "template_date", "template_options", "beginning_token")
+"""how rows were laid out, where that was asked for"""
 SETTINGS = ("dtype", "seed", "long", "generate")
 """fields of the configuration that stand in every summary"""
 
@@ -105,7 +107,7 @@ def finish(
         "model_fingerprint": subject.store.identity["model_fingerprint"],
         **identity,
         "retain_results": retain and retain.about,
-        "settings": {k: v for k, v in as_dict(config).items() if k in (*SETTINGS, *settings)},
+        "settings": {k: v for k, v in as_dict(config).items() if k in (*SETTINGS, *settings, *LAYOUT)},
         "engine": measured.engine,
         "rouge_words": rouge.WORDS,
         "rows": {name: len(kept) for name, kept in measured.rows.items()},
