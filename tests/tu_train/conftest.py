@@ -76,9 +76,10 @@ def log_of(folder: Path) -> list[dict]:
 
 def write_store(folder: Path, parts: list[list[dict]], plan: dict | None = None) -> Store:
     """A finished store of hand-made rows; columns a row does not name are null."""
-    writer = Writer(folder, plan or {"fingerprints": {"data": "by hand"}})
+    plan = plan or {"fingerprints": {"data": "by hand"}}
+    writer, names = Writer(folder, plan), [*TOKEN_COLUMNS, *plan.get("optional", ())]
     for index, rows in enumerate(parts):
-        columns: dict[str, list] = {name: [r.get(name, [None] * len(r["input_ids"])) for r in rows] for name in TOKEN_COLUMNS}
+        columns: dict[str, list] = {name: [r.get(name, [None] * len(r["input_ids"])) for r in rows] for name in names}
         columns["example_id"] = [r["example_id"] for r in rows]
         columns["spans"] = [r.get("spans", []) for r in rows]
         writer.write_part(index, columns)
@@ -88,7 +89,11 @@ def write_store(folder: Path, parts: list[list[dict]], plan: dict | None = None)
 
 def plan_of(store: Store) -> dict:
     """The plan that a copy of a store has to carry to be taken for it."""
-    return {k: v for k, v in store.manifest.items() if k in ("options", "fingerprints", "engine", "replacement", "spans", "part_rows")}
+    return {
+        k: v
+        for k, v in store.manifest.items()
+        if k in ("options", "fingerprints", "engine", "replacement", "spans", "part_rows", "optional")
+    }
 
 
 def flip_bit(path: Path) -> None:

@@ -15,6 +15,7 @@ from shared.examples import make_examples
 from shared.models import load_model, load_tokenizer
 from shared.packed import PackedModel
 from shared.scores import open_store
+from tests.shared.test_importance import slow_words
 from tests.tu_train.conftest import RETAIN, log_of, plan_of, selection, weights_of, write_store
 from tu_train.batches import Item, Pass, cut, item_of_example, item_of_row
 from tu_train.config import LoopConfig
@@ -58,12 +59,12 @@ def pairs_of(forget_rows, retain_examples, mode):
     return list(zip((item(r, mode) for r in forget_rows), map(item_of_example, retain_examples), strict=True))
 
 
-def brute_weights(importance: list[float], mode: str) -> list[float]:
+def brute_weights(row: dict, targets: list[int], mode: str) -> list[float]:
+    importance = [row["importance"][i] for i in targets]
     if mode == "all":
         return [1.0] * len(importance)
     if mode == "hard":
-        ranked = sorted(range(len(importance)), key=lambda i: (-importance[i], i))
-        return [1.0 if i in ranked[: math.ceil(KEEP * len(importance))] else 0.0 for i in range(len(importance))]
+        return slow_words(importance, [row["word"][i] for i in targets], math.ceil(KEEP * len(importance)))
     shares = [math.exp(v / TEMPERATURE) for v in importance]
     return [len(importance) * s / sum(shares) for s in shares]
 
@@ -78,7 +79,7 @@ def brute_loss(model, forget_rows, retain_examples, method, mode):
     pushed, weights, rows = 0.0, 0.0, []
     for row in forget_rows:
         targets = [i for i, t in enumerate(row["is_target"]) if t]
-        weight = torch.tensor(brute_weights([row["importance"][i] for i in targets], mode), dtype=model.dtype)
+        weight = torch.tensor(brute_weights(row, targets, mode), dtype=model.dtype)
         logp = plain_logp(model, row["input_ids"], targets)
         pushed, weights = pushed + (weight * logp).sum(), weights + weight.sum()
         ratio = (weight * (logp - torch.tensor([row["logprob"][i] for i in targets], dtype=model.dtype))).sum()
