@@ -3,24 +3,23 @@
 tofu:forget01            TOFU: the folder in TU_TOFU_DIR, else the hub set locuslab/TOFU
 atlas:forget             the embedded generator (shared/atlas.py): full, forget, retain, holdout, world;
                          sizes may follow, the same for every command: atlas:forget:people=12,facts_per_person=4,seed=1
-path/to/file.jsonl       JSONL, JSON or Parquet, a path or an fsspec URL, with --question-key/--answer-key or --text-key
+path/to/file.jsonl       JSONL, JSON, CSV, TSV (also .gz, .xz, .bz2, .zst) or Parquet, a path or an fsspec URL, with
+                         --question-key/--answer-key or --text-key
 hub:org/name:config:split  any hub set (config may be empty)
 """
 
 from __future__ import annotations
 
-import io
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from shared import atlas
 from shared.errors import DataError, nearest
-from shared.storage import is_url, open_place
+from shared.records import SUFFIXES, file_records
 
 TOFU_HUB = "locuslab/TOFU"
 TOFU_SPLITS = (
@@ -28,9 +27,9 @@ TOFU_SPLITS = (
     *("forget01_perturbed", "forget05_perturbed", "forget10_perturbed", "retain_perturbed"),
     *("real_authors_perturbed", "world_facts_perturbed", "holdout01", "holdout05", "holdout10"),
 )
-KINDS = ("tofu:", "atlas:", "hub:")
-SUFFIXES = (".jsonl", ".json", ".parquet")
-LOCAL = "; a local copy does as well: name its .jsonl, .json or .parquet file as data"
+CHATS = ("messages", "conversations", "conversation")
+"""columns in which other tools keep whole chats"""
+LOCAL = f"; a local copy does as well: name its {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file as data"
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,54 @@ def _row(name: str, record: Any, keys: Keys) -> Row:
     if not isinstance(record, dict):
         raise DataError(f"{name}: expected an object with named values, got {type(record).__name__}")
     wanted = [keys.text] if keys.text else [keys.question, keys.answer]
+    if by_column(record, wanted):
+        raise DataError(
+            f"{name}: holds whole columns, not one row, as pandas' to_json writes them; write rows instead: "
+            "to_json(PATH, orient='records', lines=True)"
+        )
     for key in wanted:
         if key not in record:
-            flag = "--text-key" if keys.text else "--question-key, --answer-key or --text-key"
-            raise DataError(f"{name}: no key {key!r}{nearest(key, record)}; see {flag}")
+            raise DataError(f"{name}: no key {key!r}{_missing(key, record, keys)}")
         if not isinstance(record[key], str) or not record[key].strip():
-            raise DataError(f"{name}: its {key} is empty or not text; remove the row or fill it")
+            raise DataError(f"{name}: its {key} {_not_text(key, record[key])}")
     extra = {k: v for k, v in record.items() if k not in wanted}
     return Row(name, None, record[keys.text], extra) if keys.text else Row(name, record[keys.question], record[keys.answer], extra)
+
+
+def by_column(record: dict[str, Any], wanted: list[str]) -> bool:
+    """Is it a whole table: `{"question": {"0": ...}}`, `{"columns": ..., "data": ...}`, `{"0": {"question": ...}}` and the like?"""
+    values = [record.get(key) for key in wanted]
+    columns = all(isinstance(v, dict) for v in values) or (len(values) > 1 and all(isinstance(v, list) for v in values))
+    split = isinstance(record.get("data"), list) and bool({"columns", "schema"} & record.keys())
+    rows = bool(record) and all(isinstance(v, dict) and wanted[0] in v for v in record.values())
+    return columns or split or rows
+
+
+def _missing(key: str, record: dict[str, Any], keys: Keys) -> str:
+    """What to do about a key that a row lacks."""
+    chat = next((name for name in CHATS if isinstance(record.get(name), list)), None)
+    if chat is not None and keys.text is None:
+        return (
+            f"; {chat!r} holds a chat, which is not read: write a row for each question, with its text as {keys.question!r} "
+            f"and that of the reply as {keys.answer!r}"
+        )
+    flag = "--text-key" if keys.text else "--question-key, --answer-key or --text-key"
+    one = next(iter(record)) if len(record) == 1 else ""
+    cut = next((mark for mark in (";", "\t", ",") if mark in one), None)
+    hint = f"; are its columns separated by {cut!r}? save it with commas (.csv) or tabs (.tsv)" if cut else f"; see {flag}"
+    return f"{nearest(key, record)}{hint}"
+
+
+def _not_text(key: str, value: Any) -> str:
+    """What is wrong with a value, and what to do."""
+    if isinstance(value, float) and value != value:
+        return "is NaN, which stands for an empty cell; remove the row or fill it"
+    if isinstance(value, (bool, int, float)):
+        shown = str(value).lower() if isinstance(value, bool) else str(value)[:60]
+        return f'is {shown}, which is no text; quote it: "{key}": "{shown}"'
+    if isinstance(value, bytes):
+        return "is bytes, not text; write the column as strings"
+    return "is empty or not text; remove the row or fill it"
 
 
 def _tofu(split: str) -> Iterator[dict]:
@@ -97,7 +136,7 @@ def _tofu(split: str) -> Iterator[dict]:
     path = Path(folder) / f"{split}.json"
     if not path.exists():
         raise DataError(f"data tofu:{split}: {path} does not exist; TU_TOFU_DIR should be the folder with TOFU's JSON files")
-    return _json_lines(path)
+    return file_records(str(path))[1]
 
 
 def atlas_world(text: str) -> tuple[atlas.AtlasSize, int]:
@@ -142,69 +181,3 @@ def hub_records(repo: str, config: str | None, split: str, spec: str, hint: str)
         return iter(rows)
     except (OSError, ValueError, DatasetsError) as error:  # offline, no such set or split, a set of another form
         raise DataError(f"data {spec}: cannot be had from the hub: {str(error).splitlines()[0][:200]}{hint}") from None
-
-
-def file_records(spec: str) -> tuple[str, Iterator[dict]]:
-    """-> what its rows are called, and its records as they are. Raises DataError naming the file, where reading fails also later."""
-    path = Path(spec) if is_url(spec) else Path(spec).expanduser()
-    if not is_url(spec) and not path.exists():
-        if ":" in spec or not path.suffix:
-            kind = spec.split(":")[0] + ":"
-            raise DataError(f"data {spec}: unknown data spec{nearest(kind, KINDS)}; or a .jsonl, .json or .parquet path")
-        raise DataError(f"data {spec}: no such file")
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"data {spec}: expected a file that ends in {', '.join(SUFFIXES)}")
-    where = spec if is_url(spec) else path
-    return f"{path.stem}/rows", _parquet(where) if path.suffix == ".parquet" else _json_lines(where)
-
-
-def _open(where: Path | str) -> BinaryIO:
-    """A file to read, or what a URL holds, as a whole."""
-    if isinstance(where, Path):
-        return open(where, "rb")
-    folder, _, name = where.rpartition("/")
-    try:
-        return io.BytesIO(open_place(folder).read(name))
-    except FileNotFoundError:
-        raise DataError(f"data {where}: no such file") from None
-
-
-def _parquet(path: Path | str) -> Iterator[dict]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with _open(path) as handle, pyarrow.parquet.ParquetFile(handle, page_checksum_verification=True) as file:
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"data {path}: not a readable Parquet file: {str(error).splitlines()[0][:200]}") from None
-
-
-def _json_lines(path: Path | str) -> Iterator[dict]:
-    """JSON lines, or one JSON list of objects."""
-    try:
-        yield from _json_records(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"data {path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except OSError as error:
-        raise DataError(f"data {path}: cannot be read: {error.strerror}") from None
-
-
-def _json_records(path: Path | str) -> Iterator[dict]:
-    with io.TextIOWrapper(_open(path), encoding="utf-8-sig") as handle:  # some editors begin a file with a byte-order mark
-        head = handle.read(1)
-        handle.seek(0)
-        if head == "[":
-            try:
-                yield from json.load(handle)
-            except json.JSONDecodeError as error:
-                raise DataError(f"data {path}: not valid JSON: {error}") from None
-            return
-        for number, line in enumerate(handle, 1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"data {path}: line {number} is not JSON: {error.msg} at column {error.colno}") from None

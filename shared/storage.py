@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from shared.errors import ConfigError, StoreError
+from shared.errors import ConfigError, StoreError, UserError
 from shared.fs import TEMPORARY, atomic_file, fsync_folder
 
 T = TypeVar("T")
@@ -193,10 +193,10 @@ class UrlPlace:
 
 
 def reached(label: str, done: str, call: Callable[[], T]) -> T:
-    """`call()`, with what a remote file system raises turned into a StoreError; FileNotFoundError stays."""
+    """`call()`, with what a remote file system raises turned into a StoreError; FileNotFoundError and a UserError stay."""
     try:
         return call()
-    except FileNotFoundError:
+    except (FileNotFoundError, UserError):
         raise
     except Exception as error:  # each file system has its own: botocore's, aiohttp's, huggingface_hub's
         reason = str(error).splitlines()[0][:200] if str(error) else ""

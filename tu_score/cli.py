@@ -19,7 +19,7 @@ def _text(flag: str, text: str, default: str | bool = False):
 
 Model = Annotated[str | None, _text("--model", "The model to be unlearned: local folder, org/name[@revision], or smollm2.")]
 Data = Annotated[
-    str | None, _text("--data", "tofu:forget01, atlas:forget, hub:org/name:config:split, or a .jsonl, .json or .parquet file.")
+    str | None, _text("--data", "tofu:forget01, atlas:forget, hub:org/name:config:split, or a .jsonl, .json, .csv, .tsv or .parquet file.")
 ]
 Base = Annotated[
     str | None,

@@ -506,7 +506,7 @@ def test_a_local_copy_that_lacks_something_is_named(refuse, muse_dir, monkeypatc
     message = after(lambda: qa.write_text(json.dumps(["a text"])))
     assert f"{qa}: row 0: expected an object" in message
     assert f"{qa}: no rows" in after(lambda: qa.write_text("[]"))
-    assert f"{qa}: not valid JSON" in after(lambda: qa.write_text("[1,"))
+    assert f"{qa}: not valid JSON" in after(lambda: qa.write_text('[{"question": "a", "answer": "b"},'))
     assert "not a readable Parquet file" in after(lambda: verbmem.write_bytes(b"PAR1"))
 
 
