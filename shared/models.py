@@ -105,6 +105,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
     from transformers import AutoModelForCausalLM
 
     quiet_transformers()
+    _refuse_hub_code(folder)
     # SDPA leaves out the soft cap of attention scores (Gemma 2) without a word.
     attention = {"attn_implementation": "eager"} if _text_config(folder).get("attn_logit_softcapping") else {}
     try:
@@ -154,7 +155,8 @@ def _config(folder: Path) -> dict[str, Any]:
 def _text_config(folder: Path) -> dict[str, Any]:
     """What config.json says of the language model, which in a model that also sees or hears is a part of it."""
     config = _config(folder)
-    return config.get("text_config", config)
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
 
 
 def context_length(folder: Path) -> int | None:
@@ -179,6 +181,24 @@ def require_rows(model: str, folder: Path, tokens: Iterable[tuple[str, Sequence[
         if rows is not None and max(ids, default=0) >= rows:
             raise ModelError(f"{model}: {name} has a token with id {max(ids)}, but the model's embedding has {rows} rows; "
                              "resize its embedding to its tokenizer, or name another model")  # fmt: skip
+
+
+def check_readable(folder: Path, sequences: Iterable[Sequence[int]], *, what: str) -> None:
+    """The same where there are no examples. `what`: what holds the tokens, or the flag and name of the model."""
+    require_rows(what, folder, (("a text", ids) for ids in sequences))
+
+
+def _refuse_hub_code(folder: Path) -> None:
+    """Raises ModelError where config.json names code of the hub for the attention, which transformers would fetch and run."""
+    for config in (_config(folder), _text_config(folder)):
+        for key in ("attn_implementation", "_attn_implementation"):
+            named = config.get(key)
+            for value in named.values() if isinstance(named, dict) else [named]:
+                if isinstance(value, str) and "/" in value:
+                    raise ModelError(
+                        f"model {folder}: its config.json asks for attention code from the hub ({value}), which is not run; "
+                        f"take {key} out of it"
+                    )
 
 
 def block_count(folder: Path) -> int:

@@ -7,8 +7,8 @@ both on a few tokens when the model is loaded, so that an architecture nobody ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -50,8 +50,19 @@ class PackedModel:
     def head(self) -> Head:
         return head_of(self.model)
 
+    def check_ids(self, sequences: Iterable[Sequence[int]]) -> None:
+        """Raises ModelError for an id without a row in the embedding. Data is looked at before any work; this is for what is made later."""
+        embedding: Any = self.model.get_input_embeddings()
+        rows, highest = embedding.weight.shape[0], max((max(s) for s in sequences if len(s)), default=0)
+        if highest >= rows:
+            raise ModelError(
+                f"{type(self.model).__name__}: its embedding has {rows} rows, but a text has the token with id {highest}; "
+                "resize the model's embedding to its tokenizer"
+            )
+
     def hidden(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[list[int]]]:
         """-> hidden states [L, D] and, for each sequence, the row of each of its tokens. Row of token i predicts token i + 1."""
+        self.check_ids(sequences)
         if not self.packs:
             return self._padded(sequences)
         scoring = not torch.is_grad_enabled() and self.model.dtype == torch.float32

@@ -8,6 +8,7 @@ import re
 import shutil
 import struct
 from collections import Counter
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,9 @@ def save_model(
     """
     from transformers import GenerationConfig
 
+    whole: Any = model
     if dtype is not None:
-        model.to(dtype)
+        whole.to(dtype)
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
         model.save_pretrained(folder)
@@ -91,12 +93,19 @@ def swallowed(model: PreTrainedModel, source: Path, dtype: torch.dtype) -> tuple
     return lost, changed
 
 
-def rehearse(model: PreTrainedModel, tokenizer: Any, folder: Path, *, source: Path, dtype: torch.dtype) -> None:
-    """Tries in `folder`, which is removed again, what could fail when the trained model is written. Raises ModelError."""
+def rehearse(
+    model: PreTrainedModel, tokenizer: Any, folder: Path, *, source: Path, dtype: torch.dtype, adapter: Callable[[Path], Any] | None = None
+) -> None:
+    """Tries in `folder`, which is removed again, what could fail when the trained model is written. Raises ModelError.
+
+    `adapter`: writes the adapter, where one is trained.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         save_beside(model, tokenizer, folder, source=source)
+        if adapter is not None:
+            adapter(folder / "adapter")
     except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, ImportError) as error:
         why = " ".join(str(error).split())[:300]
         raise ModelError(f"model {source}: its configuration or tokenizer cannot be written, so nothing was trained: {why}") from None

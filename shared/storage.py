@@ -227,7 +227,9 @@ def is_url(where: str | Path) -> bool:
 
 
 def open_place(where: str | Path) -> Place:
-    """A path, a file:// URL, or any other URL that fsspec knows. Nothing is read or written yet."""
+    """A path, a file:// URL, or any other URL that fsspec knows. Nothing is read or written yet. Raises ConfigError for no name at all."""
+    if not str(where).strip():
+        raise ConfigError("the name of a folder is empty; expected a folder or a URL, as in --out scores")
     if isinstance(where, str) and where.startswith("file://"):
         from fsspec.implementations.local import LocalFileSystem
 

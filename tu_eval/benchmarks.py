@@ -113,7 +113,9 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
                 backends.lay_out_as(lm, config.backend, layout_of(tokenizer))
                 say_layout(tokenizer, config.model)
             system = config.system if config.chat_template else None
-            asked, questions, long = tasks.build(loaded["tasks"], lm, room, limit=config.limit, chat=config.chat_template, system=system)
+            asked, questions, long = tasks.build(
+                loaded["tasks"], lm, folder, room, limit=config.limit, chat=config.chat_template, system=system
+            )
             if long:
                 _refuse_or_say(config.long, f"{long} prompts have more than the {room} tokens that fit")
             say(f"asking {config.model} {questions} questions of {len(loaded['tasks'])} tasks")

@@ -13,6 +13,7 @@ from shared.datasets import Row
 from shared.errors import DataError, nearest
 from shared.examples import qa_example
 from shared.layout import PLAIN, encode, layout_of, render, say_layout
+from shared.models import check_readable
 from tu_eval.measure import stop_ids
 from tu_eval.store import Store
 
@@ -118,7 +119,7 @@ def write_answers(
     before: dict[str, list[str]] = {c.id: [] for c in conversations}
     out: list[dict[str, Any]] = []
     turns = [[c for c in conversations if len(c.turns) > turn] for turn in range(max(len(c.turns) for c in conversations))]
-    _check_room(conversations, tokenizer, context)
+    _check_room(conversations, folder, tokenizer, context)
     say_layout(tokenizer, config.model)
     with progress("writing answers", sum(map(len, turns)), "answers") as bar:
         for turn, asked in enumerate(turns):
@@ -143,15 +144,16 @@ def write_answers(
     return out
 
 
-def _check_room(conversations: Sequence[Conversation], tokenizer: Any, context: int | None) -> None:
-    """Raises DataError naming a conversation whose questions alone fill the model's context."""
+def _check_room(conversations: Sequence[Conversation], folder: Path, tokenizer: Any, context: int | None) -> None:
+    """Raises DataError or ModelError naming a conversation whose questions alone fill the model's context, or that it cannot read."""
     for c in conversations:
         try:
-            least = len(prompt_ids(tokenizer, c.turns, [""] * (len(c.turns) - 1)))
+            ids = prompt_ids(tokenizer, c.turns, [""] * (len(c.turns) - 1))
         except DataError as error:
             raise DataError(f"conversation {c.id}: {error}") from None
-        if context is not None and least >= context:
-            raise DataError(f"conversation {c.id}: its questions alone have {least} tokens, but the model's context holds {context}")
+        check_readable(folder, [ids], what=f"conversation {c.id}")
+        if context is not None and len(ids) >= context:
+            raise DataError(f"conversation {c.id}: its questions alone have {len(ids)} tokens, but the model's context holds {context}")
 
 
 def _write(

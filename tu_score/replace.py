@@ -97,15 +97,16 @@ def _token_id(name: str, tokenizer: Any) -> int:
         return int(name)
     if name not in SPECIAL:
         raise ConfigError(f"replacement {name}: expected a token id or a name{nearest(name, NAMES)}")
-    if there[name] is None and named[name] is not None:
+    found = there[name]
+    if found is None and named[name] is not None:
         raise ConfigError(
             f"replacement {name}: the tokenizer's {name} token has id {named[name]}, but the model's embedding has "
             f"{layout_of(tokenizer).rows} rows: it was added without resizing; see --set replacement"
         )
-    if there[name] is None:
+    if found is None:
         has = ", ".join(s for s in SPECIAL if there[s] is not None)
         raise ConfigError(f"replacement {name}: the tokenizer has no {name} token (it has {has or 'none of these'}); see --set replacement")
-    return there[name]
+    return found
 
 
 def _has_row(token: int, tokenizer: Any) -> bool:

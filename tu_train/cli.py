@@ -165,20 +165,21 @@ def diagnose(
 @app.command()
 def many(
     study: Annotated[Path, typer.Argument(help="TOML file with the fields of `tu-train run`; a list takes each of its values in turn.")],
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder of all runs and index.json (tu-eval compare --index); an earlier one goes on.")
-    ],
+    out: Annotated[str, typer.Option("--out", help="Folder of all runs and index.json (tu-eval compare --index); an earlier one goes on.")],
 ) -> None:
     """Every combination of a study, one run after another; finished ones are skipped, unfinished ones resumed, failed ones noted.
 
     What a combination has no use for (keep with tokens = "all", an option of another method) is left out of it, and equal combinations are
     one run. The first field of the file is the outermost loop. Exit code 1 if a run failed.
     """
+    from shared.storage import open_place
     from tu_train.many import run_many
 
-    runs = run_many(study, out)
+    folder = Path(out)
+    open_place(out)  # refuses an empty name, which as a path would be the working directory
+    runs = run_many(study, folder)
     failed = [run for run in runs if run.status == "failed"]
-    print(f"{len(runs) - len(failed)} of {len(runs)} runs finished: {out / 'index.json'}")
+    print(f"{len(runs) - len(failed)} of {len(runs)} runs finished: {folder / 'index.json'}")
     for run in failed:
         print(f"failed: {run.name}: {run.error}")
     if failed:

@@ -60,11 +60,11 @@ def output_dtype(config: LoopConfig, source: Path) -> str:
     return config.save_dtype or stored_dtype(source)
 
 
-def try_output(work: Path, config: LoopConfig, packed: PackedModel, tokenizer: Any) -> None:
-    """What can fail in writing the output fails here, before the first step. Raises ModelError."""
+def try_output(work: Path, config: LoopConfig, packed: PackedModel, wrapper: Any, tokenizer: Any) -> None:
+    """What can fail in writing the output fails here, before the first step. `wrapper` as in `write_output`. Raises ModelError."""
     source = locate(config.model)
     dtype = choose_dtype(output_dtype(config, source))
-    rehearse(packed.model, tokenizer, work / "rehearsal", source=source, dtype=dtype)
+    rehearse(packed.model, tokenizer, work / "rehearsal", source=source, dtype=dtype, adapter=wrapper and wrapper.save_pretrained)
 
 
 def _optional(what: str, make: Callable[[], Any]) -> None:

@@ -229,7 +229,7 @@ def _train_and_save(
     out, settings = Path(config.out), as_dict(config)
     with working_folder(out) as work, Stopping() as stopping:
         checkpoints = Checkpoints(work, {**about, "settings": settings}, config, stopping)
-        try_output(work, config, packed, tokenizer)
+        try_output(work, config, packed, wrapper, tokenizer)
         trackers = open_trackers(config.trackers, name=out.name, settings=settings, folder=work)
         state = start_state(packed, objective)
         own = tuple(state)  # while training, landing adds the weights of the evaluation before

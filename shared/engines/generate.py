@@ -43,6 +43,7 @@ class Writer:
         self, prompts: Sequence[list[int]], limits: Sequence[int], stop_ids: Sequence[int], advance: Callable[[int], None]
     ) -> list[list[int]]:
         """For each prompt at most `limits` tokens, without the one of `stop_ids` that ended it; `advance(rows)` as rows end."""
+        self.packed.check_ids(prompts)
         asked = [i for i, limit in enumerate(limits) if limit > 0]
         advance(len(limits) - len(asked))
         out: list[list[int]] = [[] for _ in prompts]
@@ -103,7 +104,7 @@ class Writer:
             for batch in self._padded_batches(prompts, limits, asked):
                 longest = max(len(prompts[i]) for i in batch)
                 pads = [longest - len(prompts[i]) for i in batch]
-                ids = torch.tensor([[stop_ids[0]] * n + prompts[i] for n, i in zip(pads, batch, strict=True)], device=model.device)
+                ids = torch.tensor([[0] * n + prompts[i] for n, i in zip(pads, batch, strict=True)], device=model.device)
                 mask = torch.tensor([[0] * n + [1] * (longest - n) for n in pads], device=model.device)
                 new = model.generate(
                     ids, attention_mask=mask, max_new_tokens=limits[batch[0]], do_sample=False, eos_token_id=stop_ids,

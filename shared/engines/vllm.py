@@ -62,6 +62,7 @@ class VllmEngine:
 
     def score(self, requests: Sequence[Request], advance: Callable[[int], None] = ignore) -> list[TokenScores]:
         """Answers in the order of the requests. Raises ModelError when one is longer than vLLM's cache or the model's context."""
+        self.vllm.check_ids(r.ids for r in requests)
         self.llm.reset_prefix_cache()
         out = [scores_from(np.zeros((0, columns(o)), np.float32), o) for o in map(self._options_of, requests)]
         asked = [i for i, r in enumerate(requests) if r.wanted]

@@ -40,6 +40,7 @@ class VllmGenerator:
         Raises ModelError when a prompt with its answer is longer than vLLM's cache or the model's context.
         """
         llm, out = self.vllm.llm, []
+        self.vllm.check_ids(prompts)
         llm.reset_prefix_cache()
         limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
         for prompt, limit in zip(prompts, limits, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from shared.engines.vllm_setup import (
     version,
 )  # fmt: skip
 from shared.errors import ModelError
-from shared.models import choose_dtype, context_length
+from shared.models import check_readable, choose_dtype, context_length
 
 BLOCK_SIZE = {"cpu": 32}
 """tokens in a block of the prefix cache; the CPU build takes multiples of 32 and its own default, 128, shares little. Elsewhere vLLM's."""
@@ -116,6 +116,10 @@ class Vllm:
             "flags": flags | memory,
             "batch_tokens": self.opening.batch_tokens,
         }
+
+    def check_ids(self, prompts: Iterable[Sequence[int]]) -> None:
+        """Raises ModelError for an id that the model has no row for."""
+        check_readable(self.opening.folder, prompts, what=f"model {self.opening.folder}")
 
     def check_length(self, length: int, what: str) -> None:
         """Raises ModelError when it is longer than vLLM's cache or the model's context."""

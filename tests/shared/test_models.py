@@ -498,3 +498,11 @@ def test_another_pad_token_is_no_reason_to_refuse(tiny_model, tiny_base, tmp_pat
     assert code == 0, err
     code, _, err = run_cli("tu-eval", "compare", tmp_path / "retain", tmp_path / "results", "--out", tmp_path / "page.html")
     assert code == 0, err
+
+
+def test_attention_code_of_the_hub_is_not_fetched(copy):
+    edit(copy / "config.json", attn_implementation="kernels-community/flash-attn")
+    refused(
+        lambda: load_model(copy, dtype=torch.float32, device=CPU),
+        r"asks for attention code from the hub \(kernels-community/flash-attn\), which is not run",
+    )

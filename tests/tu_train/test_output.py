@@ -52,6 +52,16 @@ def test_what_cannot_be_written_is_said_before_the_first_step(tiny_model, tmp_pa
     assert sorted(p.name for p in tmp_path.iterdir()) == []
 
 
+def test_an_adapter_that_cannot_be_written_is_said_before_the_first_step(tiny_model, tmp_path, run_cli, monkeypatch):
+    def refuses(self, *_, **__):
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr("peft.PeftModel.save_pretrained", refuses)
+    code, err = finetune(run_cli, tiny_model, tmp_path / "out", "--lora", 2)
+    assert code == 2 and "nothing was trained: no such layer" in err and "steps/s" not in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == []
+
+
 def test_a_disk_without_room_for_the_model_is_said_before_the_first_step(tiny_model, tmp_path, run_cli, monkeypatch):
     monkeypatch.setattr(saved.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     code, err = finetune(run_cli, tiny_model, tmp_path / "out")

@@ -35,8 +35,11 @@ def open_hf(folder: Path, tokenizer: Any, config: BenchmarksConfig) -> tuple[Any
     import transformers
 
     model = models.load_model(folder, dtype=models.choose_dtype(config.dtype), device=models.choose_device(config.device))
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
-        tokenizer.pad_token = tokenizer.eos_token  # added without resizing: the model has no row for it, and padding is not read
+    # In lm-eval's own order, but only what the model has a row for; without any lm-eval would add one.
+    named = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id)
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    tokenizer.pad_token_id = next((i for i in named if i is not None and i < rows), 0)
     logger = logging.getLogger("lm_eval.models.huggingface")
     before = logger.level
     logger.setLevel(logging.ERROR)  # it warns of a model that comes loaded

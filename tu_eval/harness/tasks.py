@@ -15,6 +15,7 @@ import jinja2
 from shared.console import say
 from shared.errors import ConfigError, DataError
 from shared.fs import hash_json
+from shared.models import check_readable
 
 SHORT = ("wmdp", "wmdp_bio", "wmdp_cyber", "wmdp_chem", "mmlu")
 FOLDERS = ("wmdp", "mmlu/default")
@@ -118,8 +119,10 @@ def set_shots(tasks: dict[str, Any], shots: int | None, seed: int) -> None:
         task.set_fewshot_seed(seed=seed)
 
 
-def build(tasks: dict[str, Any], lm: Any, room: int, *, limit: int | None, chat: bool, system: str | None = None) -> tuple[str, int, int]:
-    """Writes every question out, once, before the first forward pass. Raises DataError naming the task.
+def build(
+    tasks: dict[str, Any], lm: Any, folder: Path, room: int, *, limit: int | None, chat: bool, system: str | None = None
+) -> tuple[str, int, int]:
+    """Writes every question out, once, before the first forward pass. Raises DataError or ModelError naming the task.
 
     -> sha256 of what is asked and what is right; the number of questions; and of requests with more than `room` tokens, of which lm-eval
     would cut the beginning.
@@ -135,7 +138,9 @@ def build(tasks: dict[str, Any], lm: Any, room: int, *, limit: int | None, chat:
             for request in task.instances:
                 asked = [str(a) for a in request.args]
                 digest.update(hash_json([name, request.doc_id, request.idx, asked, str(task.doc_to_target(request.doc))]).encode())
-                long += _too_long(request, lm, room)
+                ids = _read(request, lm)
+                check_readable(folder, [ids], what=f"task {name}, question {request.doc_id}")
+                long += _too_long(request, len(ids), lm, room)
         except BUILD_ERRORS as error:
             reason = (str(error).splitlines() or [""])[0][:300]
             raise DataError(f"task {name}: lm-eval cannot make its questions: {type(error).__name__}: {reason}") from None
@@ -157,9 +162,14 @@ def _no_bar() -> Iterator[None]:
         module.tqdm = bar
 
 
-def _too_long(request: Any, lm: Any, room: int) -> bool:
+def _read(request: Any, lm: Any) -> list[int]:
+    """The tokens that the model reads."""
+    return lm.tok_encode("".join(request.args[:2]) if request.request_type == "loglikelihood" else request.args[0])
+
+
+def _too_long(request: Any, count: int, lm: Any, room: int) -> bool:
     if request.request_type == "loglikelihood":
-        return len(lm.tok_encode("".join(request.args[:2]))) > room
+        return count > room
     if request.request_type == "generate_until":
-        return len(lm.tok_encode(request.args[0])) + request.args[1].get("max_gen_toks", lm.max_gen_toks) > room
+        return count + request.args[1].get("max_gen_toks", lm.max_gen_toks) > room
     return False  # a rolling likelihood reads a text of any length in windows
