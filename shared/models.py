@@ -101,6 +101,7 @@ def choose_dtype(dtype: str) -> torch.dtype:
 
 def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """A causal LM in eval mode. Runs no code from the folder. Raises ModelError when the weights do not fit the architecture."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -112,9 +113,11 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **attention, **NO_CODE
         )
-    except (*LOAD_ERRORS, SafetensorError) as error:
+    except (*LOAD_ERRORS, SafetensorError, StrictDataclassError) as error:
         _refuse_code(folder, error)
         _refuse_quantised(folder, error)
+        if "ignore_mismatched_sizes" in str(error):  # it speaks of a report that nobody has seen
+            raise ModelError(f"model {folder}: cannot be loaded: its weights have other shapes than its config.json says") from None
         raise ModelError(f"model {folder}: cannot be loaded: {first_line(error)}") from None
     model, info = loaded
     if info["missing_keys"]:

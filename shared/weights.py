@@ -11,8 +11,9 @@
 
 Hard selection takes words whole: in order of importance, the earlier of equal ones first, until the next word would go over the count.
 The first is taken even if it is longer, so that a row has at least one. Tokens of a word whose importance differs (recipes with
-unit=token) are chosen one by one, and so are all with whole_words=false. Tokens without importance are never chosen; an example that has
-none is left out, unless the share is that of all tokens. Soft weights sum to T.
+unit=token) are chosen one by one. Tokens without importance are never chosen; an example that has none is left out, unless the share is
+that of all tokens. whole_words=false is the rule of earlier versions, for comparison with their numbers: token by token, of equal ones the
+earlier first, those without importance too where the share is larger. Soft weights sum to T.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Selection:
     temperature: float | None = None
     """soft=softmax: TEMPERATURE unless given"""
     whole_words: bool | None = None
-    """hard, keep and top: true unless given; false chooses token by token"""
+    """hard, keep and top: true unless given; false is the rule of earlier versions"""
     seed: int = 0
     """random: another seed draws other tokens"""
 
@@ -69,7 +70,7 @@ class Selection:
         if self.tokens == "hard":
             chosen = {"top": self.top, "threshold": self.threshold, "keep": self.keep}
             name = next((name for name, value in chosen.items() if value is not None), "keep")
-            how = "" if name == "threshold" else ", single tokens" if self.whole_words is False else ", whole words"
+            how = "" if name == "threshold" or self.whole_words is False else ", whole words"
             return f"hard tokens ({name} {chosen[name] or KEEP}{how})"
         if self.tokens == "random":
             return f"random tokens (keep {self.keep or KEEP}, seed {self.seed})"
@@ -133,7 +134,10 @@ def _hard(values: np.ndarray, selection: Selection, word: np.ndarray | None) -> 
     if count >= len(values):
         return np.ones(len(values), dtype=np.float32)
     weights = np.zeros(len(values), dtype=np.float32)
-    weights[most_important(values, count, None if selection.whole_words is False else word)] = 1
+    if selection.whole_words is False:
+        weights[most_important(values, count)] = 1
+        return weights
+    weights[most_important(values, count, word)] = 1
     return np.where(values > 0, weights, np.float32(0))
 
 

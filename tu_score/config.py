@@ -16,6 +16,12 @@ SPAN_COLUMNS = ("delta", "delta_mean", "masked_entropy")
 """what only masked variants tell"""
 
 
+MASKING = (
+    "keep_spans", "copy_aware", "replacement", "max_spans", "horizon", "window_length", "window_stride", "window_over",
+)  # fmt: skip
+"""fields that say how context is masked: who sets one wants it masked"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(Recipe, LayoutOptions):
     """The fields of the recipe (alpha, knowledge, norm, ...) and those of the layout (template, system, ...) are fields here too."""
@@ -91,6 +97,7 @@ class ScoreConfig(Recipe, LayoutOptions):
         super().__post_init__()
         if self.spans == "auto":
             object.__setattr__(self, "spans", self.useful_spans if self.masks else "none")  # as it stands in the plan and in _config.toml
+            object.__setattr__(self, "chosen", True)
         for name in ("window_length", "window_stride", "horizon", "batch_tokens", "part_tokens", "head_mib", "workers", "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
@@ -113,15 +120,21 @@ class ScoreConfig(Recipe, LayoutOptions):
         if self.temperature is None and "tempered_entropy" in reads:
             raise ConfigError("the recipe reads tempered_entropy; add --set entropy_temperature=2 (or another), or choose another signal")
 
+    chosen = False
+    """no field: whether `spans` was auto"""
+
     @property
     def masks(self) -> bool:
-        """Does the run need masked variants, each of which costs a forward pass over what follows its span?"""
-        return self.keep_spans or self.copy_aware or not set(SPAN_COLUMNS).isdisjoint(self.recipe.columns())
+        """Does anything ask for masked variants, each of which costs a forward pass over what follows its span?"""
+        return self._given(*MASKING) or not set(SPAN_COLUMNS).isdisjoint(self.recipe.columns())
+
+    def _given(self, *names: str) -> bool:
+        return any(getattr(self, f.name) != f.default for f in fields(self) if f.name in names)
 
     @property
     def useful_spans(self) -> Literal["window", "question"]:
         """The plan that masks what this data has."""
-        return "window" if self.text_key is not None else "question"
+        return "window" if self.text_key is not None or self._given("window_length", "window_stride", "window_over") else "question"
 
     @property
     def recipe(self) -> Recipe:

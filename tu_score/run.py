@@ -7,6 +7,7 @@ its own rows: a resumed store equals an undisturbed one.
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -35,8 +36,8 @@ from shared.models import (
     tokenizer_names,
     vocabulary_fingerprint,
 )
-from shared.scores import Writer, claim, open_store, schema
-from shared.storage import Place
+from shared.scores import PLAN, Writer, claim, open_store, schema
+from shared.storage import Place, open_place
 from tu_score.check import self_check
 from tu_score.config import ScoreConfig
 from tu_score.recipe import apply_recipe
@@ -49,7 +50,22 @@ BASE = "_base"
 
 def run_score(config: ScoreConfig) -> Path | str:
     """Scores a data set; returns the folder (or URL) of the finished store. Raises UserError for everything a user can mend."""
+    config = settled(config)
     return _score(config, *prepare(config))
+
+
+def settled(config: ScoreConfig) -> ScoreConfig:
+    """A store that an earlier version began with its default spans, question, goes on with them."""
+    if not (config.chosen and config.spans == "none"):
+        return config
+    try:
+        begun = json.loads(open_place(config.out).read(PLAN))["options"]["spans"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return config  # nothing there, or what the writer refuses with a message of its own
+    if begun != "question":
+        return config
+    say(f"{config.out}: was begun with --spans question; this run goes on with it")
+    return replace(config, spans="question")
 
 
 def prepare(config: ScoreConfig) -> tuple[Path, Any, list[Example]]:

@@ -151,7 +151,7 @@ class UnlearnConfig(LoopConfig):
     threshold: float | None = None
     """hard: importance from which on a token keeps weight 1, instead of keep; an answer without such a token is left out"""
     whole_words: bool | None = None
-    """hard, by keep or top: words are chosen whole unless this is false"""
+    """hard, by keep or top: words are chosen whole; false is the rule of earlier versions, token by token"""
     soft: SoftMode | None = None
     """soft: weights by softmax (unless given) or linear in importance"""
     temperature: float | None = None

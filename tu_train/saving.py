@@ -24,8 +24,8 @@ from tu_train.logs import Log, cut_log
 from tu_train.methods import State
 from tu_train.stop import EXIT_SAVED, Stopping
 
-FREE = ("out", "resume", "save_every", "keep_checkpoints", "device", "trackers")
-"""settings that may differ on resume: they change no result"""
+FREE = ("out", "resume", "save_every", "keep_checkpoints", "device", "trackers", "whole_words")
+"""settings that may differ on resume: they change no result, or (whole_words) the tokens' own description, which is compared, says it"""
 BY_CONTENT = ("model", "scores", "retain_scores", "retain_outside_top_tokens")
 """settings that name what is compared by its fingerprint, and what is measured on it"""
 LOG, RECORD = "log.jsonl", "training.json"

@@ -160,13 +160,19 @@ def test_an_architecture_that_reads_tokens_one_by_one_otherwise_is_found_out(cas
     assert "LlamaForCausalLM cannot keep keys and values row by row" in capsys.readouterr().err
 
 
-def test_the_models_own_attention_is_put_back(cases):
+def test_the_models_own_attention_is_put_back(cases, monkeypatch):
     engine, prompts, limits, stop, _ = cases("Llama")
     before = engine.packed.model.config._attn_implementation
     engine.generate(prompts, max_new_tokens=limits, stop_ids=stop)
     assert engine.packed.model.config._attn_implementation == before != "generation"
-    with pytest.raises(IndexError):
-        engine.generate([[VOCABULARY + 5]], max_new_tokens=3, stop_ids=stop)
+
+    def breaks(packed, *_):
+        assert packed.model.config._attn_implementation == "generation"
+        raise IndexError("in the middle of a pass")
+
+    monkeypatch.setattr(cache_module, "_hidden", breaks)
+    with pytest.raises(IndexError, match="in the middle of a pass"):
+        engine.generate(prompts, max_new_tokens=3, stop_ids=stop)
     assert engine.packed.model.config._attn_implementation == before
 
 

@@ -352,7 +352,10 @@ def test_hard_weights_take_words_whole(words, keep, top):
         found = token_weights(np.array(values), n, selection, where="x", word=numbers).tolist()
         assert found == slow_words(values, word, count)
         single = token_weights(np.array(values), n, replace(selection, whole_words=False), where="x", word=numbers)
-        assert single.tolist() == token_weights(np.array(values), n, selection, where="x").tolist(), "false, and no words: token by token"
+        ranked = sorted(range(n), key=lambda i: (-values[i], i))[:count]
+        assert single.tolist() == [float(i in ranked) for i in range(n)], "the rule of earlier versions"
+        unknown = token_weights(np.array(values), n, selection, where="x")
+        assert unknown.tolist() == [float(i in ranked and (values[i] > 0 or count >= n)) for i in range(n)], "a store without words"
 
 
 def test_whole_words_by_hand():
@@ -399,7 +402,7 @@ def test_weights_without_importance():
 
 
 @pytest.mark.parametrize(("selection", "words"), [
-    (Selection(), "hard tokens (keep 0.3, whole words)"), (Selection(top=4, whole_words=False), "hard tokens (top 4, single tokens)"),
+    (Selection(), "hard tokens (keep 0.3, whole words)"), (Selection(top=4, whole_words=False), "hard tokens (top 4)"),
     (Selection(threshold=0.5), "hard tokens (threshold 0.5)"), (Selection(tokens="all"), "all tokens"),
     (Selection(tokens="soft"), "soft tokens (softmax, temperature 0.3)"), (Selection(tokens="soft", soft="linear"), "soft tokens (linear)"),
 ])  # fmt: skip

@@ -343,3 +343,49 @@ def test_the_chat_template_gets_the_system_prompt_and_a_date_that_is_no_days(run
     assert found["same"] == found["one"] and len(set(found.values())) == 3
     code, _, err = run_cli(*arguments, "--system", "Be brief.", "--out", tmp_path / "refused")
     assert code == 2 and "--system: without --chat-template there is no system turn" in err
+
+
+# --- tokens that the model has no row for
+
+
+@pytest.fixture
+def extended(silent, tmp_path):
+    """A model whose tokenizer has more tokens than it has rows, the pad token among them."""
+    from transformers import AutoTokenizer
+
+    folder = shutil.copytree(silent, tmp_path / "extended")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<|new pad|>"})
+    tokenizer.add_tokens(["Псков"])
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_question_with_a_token_that_the_model_has_no_row_for_is_refused(extended, run_cli, tmp_path):
+    rows = [{"question": "Где Ольга?", "choices": ["Псков", "Рига"], "answer": 0}]
+    given = ("--tasks", "own", "--include", task(tmp_path / "tasks", "own", rows), "--out", tmp_path / "out")
+    code, _, err = run_cli("tu-eval", "benchmarks", "--model", extended, *given)
+    assert code == 2, err
+    line = err.strip().splitlines()[-1]
+    assert "task own, question 0: the data has a token with id 501, but this model's embedding has 500 rows; resize" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("roles", [{}, {"unk_token": None}, {"unk_token": None, "eos_token": None}])
+def test_a_batch_is_padded_with_a_token_that_the_model_can_read(extended, silent, run_cli, tmp_path, roles):
+    """And its numbers are those of the model as it was before the tokens were added."""
+    own = shutil.copytree(silent, tmp_path / "own")
+    for folder in (extended, own):
+        path = folder / "tokenizer_config.json"
+        words = json.loads(path.read_text()) | roles
+        path.write_text(json.dumps({k: v for k, v in words.items() if v is not None}))
+    rows = [{"question": "Где?" * n, "choices": ["там, за рекой", "тут"], "answer": 0} for n in (1, 3, 9)]
+    numbers = []
+    for folder in (extended, own):
+        out = tmp_path / f"out-{folder.name}"
+        given = ("--tasks", "own", "--include", task(tmp_path / "tasks", "own", rows), "--out", out)
+        code, _, err = run_cli("tu-eval", "benchmarks", "--model", folder, *given)
+        assert code == 0, err
+        numbers.append(pandas.read_parquet(out / "rows.parquet")["loglikelihoods"].tolist())
+    for mine, theirs in zip(*numbers, strict=True):
+        assert mine == pytest.approx(list(theirs), abs=1e-4)

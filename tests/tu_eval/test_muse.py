@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from shared import atlas
 from shared.engines.torch import TorchEngine
 from shared.errors import DataError
+from shared.words import terms
 from tests.conftest import build_tokenizer
 from tests.tu_eval.test_commands import refused
 from tu_eval.compare import load_comparison
@@ -248,11 +249,12 @@ WORDS = st.lists(st.sampled_from(["running", "runs", "The", "the", "19%", "a-b",
 @settings(deadline=None)
 @given(WORDS, WORDS)
 def test_f1_equals_its_formula_and_rouge_score(gold, text):
-    a, b = (re.findall("[a-z0-9]+", t.lower()) for t in (gold, text))
+    a, b = terms(gold), terms(text)
     both = common(tuple(a), tuple(b))
     expected = 0.0 if not both else 2 / (len(a) / both + len(b) / both)
     assert rouge_l_f1([gold], [text])[0] == pytest.approx(expected, abs=1e-12)
-    assert rouge_l_f1([gold], [text]) == [f1(gold, text)]
+    if gold.isascii() and text.isascii():  # the package drops every other letter
+        assert a == re.findall("[a-z0-9]+", gold.lower()) and rouge_l_f1([gold], [text]) == [f1(gold, text)]
 
 
 def test_f1_is_unstemmed():

@@ -107,7 +107,15 @@ def test_nothing_is_masked_for_a_recipe_that_reads_no_masked_run(dry, run_cli, t
 
 
 @pytest.mark.parametrize(
-    "more", [("--set", "alpha=0.5"), ("--keep-spans",), ("--set", "uncertainty=masked_entropy"), ("--set", "copy_aware=true")]
+    "more",
+    [
+        ("--set", "alpha=0.5"),
+        ("--keep-spans",),
+        ("--set", "uncertainty=masked_entropy"),
+        ("--set", "replacement=random"),
+        ("--set", "window_length=3"),
+        ("--set", "copy_aware=true"),
+    ],
 )
 def test_what_reads_masked_runs_gets_them(dry, more):
     assert numbers(dry(*more))["masked variants"] > 0 and "would add" not in dry(*more)
