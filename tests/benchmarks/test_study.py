@@ -94,8 +94,8 @@ def made(tiny_model, tiny_base, tmp_path_factory) -> Made:
     """A world of tiny models: its store only, in several parts."""
     work = tmp_path_factory.mktemp("study")
     config = ScoreConfig(
-        model=str(tiny_model), base_model=str(tiny_base), data=FORGET, out=str(work / "scores"), engine="torch", device="cpu", spans="question",
-        part_tokens=200, entropy_temperature=2.0,
+        model=str(tiny_model), base_model=str(tiny_base), data=FORGET, out=str(work / "scores"), engine="torch", device="cpu",
+        spans="question", part_tokens=200, entropy_temperature=2.0,
     )  # fmt: skip
     run_score(config)
     folder = work / "world"

@@ -67,7 +67,7 @@ def test_the_page_markdown_and_csv_show_it_beside_the_results(run_cli, folders, 
 
 def test_what_tu_score_writes_is_read(run_cli, tiny_model, tmp_path):
     store, data = tmp_path / "store", "atlas:forget:people=4,facts_per_person=2,forget_people=2,holdout_people=1"
-    assert run_cli("tu-score", "run", "--model", tiny_model, "--data", data, "--engine", "torch", "--out", store)[0] == 0
+    assert run_cli("tu-score", "run", "--model", tiny_model, "--data", data, "--spans", "question", "--out", store)[0] == 0
     code, out, err = run_cli("tu-score", "agree", store, "--model", tiny_model, "--json")
     assert code == 0, err
     (tmp_path / "agree.json").write_text(out)
