@@ -66,7 +66,7 @@ def test_an_unknown_name_suggests_the_nearest(tiny_model, monkeypatch):
     monkeypatch.chdir(tiny_model.parent)
     refused(lambda: locate("smolm2"), r"^model smolm2: no such folder \(did you mean 'smollm2'\?\); a model is a local folder, org/name")
     refused(lambda: locate(tiny_model.name + "x"), rf"did you mean '{tiny_model.name}'\?")
-    refused(lambda: locate("./absent"), r"^model \./absent: no such folder \(known: smollm2")
+    refused(lambda: locate("./absent"), r"^model \./absent: no such folder \((known: smollm2|nearest of \d+: )")
     refused(lambda: locate("/absent/deep/path"), r"^model /absent/deep/path: no such folder")
 
 
