@@ -19,7 +19,7 @@ from typing import Any
 
 from shared import atlas
 from shared.errors import DataError, nearest
-from shared.records import SUFFIXES, file_records
+from shared.data_files import SUFFIXES, file_records
 
 TOFU_HUB = "locuslab/TOFU"
 TOFU_SPLITS = (

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared import atlas, json_records, records
+from shared import atlas, data_files, json_records
 from shared.datasets import TOFU_SPLITS, Keys, Row, atlas_world, load_rows
 from shared.errors import DataError
 
@@ -335,7 +335,7 @@ def test_memory_does_not_grow_with_the_file(write, tmp_path, name):
         write(name, gzip.compress(made.encode()) if name.endswith(".gz") else made)
     tracemalloc.start()
     try:
-        assert sum(1 for _ in records.file_records(str(tmp_path / name))[1]) == 20_000
+        assert sum(1 for _ in data_files.file_records(str(tmp_path / name))[1]) == 20_000
         assert tracemalloc.get_traced_memory()[1] < 10e6
     finally:
         tracemalloc.stop()
