@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from shared import atlas
-from shared.errors import DataError, nearest
 from shared.data_files import SUFFIXES, file_records
+from shared.errors import DataError, nearest
 
 TOFU_HUB = "locuslab/TOFU"
 TOFU_SPLITS = (
