@@ -18,6 +18,7 @@ from shared.examples import make_examples, qa_example
 from tests.tu_eval.conftest import SUITE
 from tu_eval.attacks import relearn as relearning
 from tu_eval.attacks.paraphrase import PROMPTS, Prompt, choose_prompts, paraphrase, probes, summarise
+from tu_eval.attacks.probing import Probe
 from tu_eval.attacks.quantise import matrices, quantise, rounded
 from tu_eval.attacks.relearn import batch_loss, batches, choose, relearn
 from tu_eval.attacks.sample import at_least_one, draw, holds, sample
@@ -287,6 +288,21 @@ def test_the_gold_answer_itself_is_always_a_hit(answer, span, others):
     row = Row("r", "Q?", answer, {"fact_spans": [span]})
     assert holds(row, [answer, answer.upper()], 0.8, facts=True) == [True, True]
     assert holds(row, others, 0.8, facts=True) == [answer.startswith("他")] * len(others)
+
+
+@pytest.mark.parametrize(("answer", "span", "said"), [
+    ("Она живёт в Пскове.", [12, 18], "В Пскове, кажется."),
+    ("她住在成都市。", [3, 5], "在成都。"),
+    ("She has sarcoidosis.", [8, 19], "It is Sarcoidosis!"),
+])  # fmt: skip
+def test_drawn_answers_are_read_back_with_every_form_of_tokenizer(answer, span, said, any_tokenizer, monkeypatch):
+    row = Row("r", "Q?", answer, {"fact_spans": [span]})
+    probe = Probe(make_examples([row], any_tokenizer, context=512)[0], [])
+    ids = any_tokenizer(said, add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr("tu_eval.attacks.sample.draw", lambda engine, prompt, count, *_: [ids, [], ids])
+    settings = {"count": 3, "temperature": 1.0, "max_new_tokens": 200, "context": 512, "threshold": 0.8, "facts": True, "seed": 0}
+    (found,) = sample(None, [probe], any_tokenizer, [0], **settings)  # type: ignore[arg-type]
+    assert (found["matched"], found["hits"], found["found"], found["drawn"]) == ("fact", 2, said, [said, "", said])
 
 
 def test_rows_that_mark_no_word_are_not_said_to_be_searched_for_a_fact(engine, plain, tiny_tokenizer):

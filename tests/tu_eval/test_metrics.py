@@ -3,6 +3,7 @@
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,7 +204,8 @@ def test_only_words_of_a_to_z_and_digits_are_stemmed():
 
 
 def test_a_verbatim_russian_answer_has_rouge_one_and_a_utility_above_zero():
-    rows = [{"example_id": str(k), "answer": text} for k, text in enumerate(["Ольга живёт в Пскове.", "Пётр родился в 1961 году."])]
+    texts = ["Ольга живёт в Пскове.", "Пётр родился в 1961 году."]
+    rows: list[dict[str, Any]] = [{"example_id": str(k), "answer": text} for k, text in enumerate(texts)]
     add_generations(rows, {row["example_id"]: f" {row['answer']}\n" for row in rows})
     assert [row["rouge_l_recall"] for row in rows] == [1, 1]
     assert model_utility({"rouge": sum(row["rouge_l_recall"] for row in rows) / 2, "probability": 0.5}) == pytest.approx(2 / 3)
