@@ -367,7 +367,7 @@ def test_a_question_with_a_token_that_the_model_has_no_row_for_is_refused(extend
     code, _, err = run_cli("tu-eval", "benchmarks", "--model", extended, *given)
     assert code == 2, err
     line = err.strip().splitlines()[-1]
-    assert "task own, question 0: the data has a token with id 501, but this model's embedding has 500 rows; resize" in line
+    assert "task own, question 0: a text has a token with id 501, but the model's embedding has 500 rows; resize" in line
     assert not (tmp_path / "out").exists()
 
 
