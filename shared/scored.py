@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.datasets import Keys, load_rows
+from shared.datasets import Keys, Row, load_rows
 from shared.errors import DataError, StoreError
 from shared.examples import Example, data_fingerprint, make_examples
 from shared.models import context_length, locate, template_fingerprint, tokenizer_names
@@ -35,9 +35,13 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
 
 def answer_spans(example: Example, key: str, *, flag: str) -> list[tuple[int, int]]:
     """The [start, end) character offsets in the answer that a column holds, checked. Raises DataError naming the row, and `flag`."""
-    row = example.row
+    return row_spans(example.row, key, missing=f"name it with {flag}")
+
+
+def row_spans(row: Row, key: str, *, missing: str) -> list[tuple[int, int]]:
+    """The same of a row; `missing`: what to do where there is no such column."""
     if key not in row.extra:
-        raise DataError(f"{row.id}: no column {key!r} with the true spans of its answer; name it with {flag}")
+        raise DataError(f"{row.id}: no column {key!r} with the true spans of its answer; {missing}")
     spans, size = row.extra[key], len(row.answer)
     pairs = isinstance(spans, list) and all(isinstance(s, list) and len(s) == 2 and all(type(i) is int for i in s) for s in spans)
     if not pairs or not all(0 <= start < end <= size for start, end in spans):

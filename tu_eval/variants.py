@@ -12,6 +12,7 @@ from typing import Any
 from shared.datasets import Row, load_rows
 from shared.errors import DataError
 from shared.examples import Example, answer_span_tokens, make_examples, special_ids
+from shared.scored import row_spans
 from tu_eval.suites import EvalSet
 
 
@@ -54,9 +55,14 @@ def load_variants(part: EvalSet, tokenizer: Any, *, context: int | None, long: s
     for answer, *others in kept:
         example = made[answer.id]
         right, wrong = (made[others[0].id], others[1:]) if part.paraphrase else (example, others)
-        facts = answer_span_tokens(example, tokenizer, answer.extra["fact_spans"]) if part.facts else []
+        facts = answer_span_tokens(example, tokenizer, fact_spans(answer)) if part.facts else []
         out.append(Variants(example, right, [made[f.id] for f in wrong], facts))
     return out, len(rows) - len(kept)
+
+
+def fact_spans(row: Row) -> list[tuple[int, int]]:
+    """The marked facts of a row of a set with `facts`: [start, end) characters of the answer. Raises DataError naming the row."""
+    return row_spans(row, "fact_spans", missing="add it, or take `facts = true` out of the suite's set")
 
 
 def _forms(row: Row, part: EvalSet) -> list[Row]:

@@ -1,12 +1,17 @@
 """The tokens of a fact: exact under chat templates and plain layout, whatever surrounds the answer."""
 
+import json
+
 import pytest
 
 from shared import atlas
-from shared.datasets import Row
+from shared.datasets import Row, load_rows
 from shared.errors import DataError
 from shared.examples import Example, answer_span_tokens, qa_example
 from tests.conftest import CHATML, build_tokenizer
+from tu_eval.attacks.paraphrase import Prompt, probes
+from tu_eval.suites import EvalSet
+from tu_eval.variants import load_variants
 
 
 @pytest.mark.parametrize("template", [CHATML, None, "{% for m in messages %}{{ m.content }}\n{% endfor %}"])
@@ -51,3 +56,17 @@ def test_an_example_of_another_tokenizer_is_refused(tiny_tokenizer):
     example = qa_example(Row("r", "Who?", "it was Doruna"), build_tokenizer(None))
     with pytest.raises(DataError, match="not those of this tokenizer"):
         answer_span_tokens(example, tiny_tokenizer, [(0, 2)])
+
+
+@pytest.mark.parametrize("spans", [None, "12-18", [12, 18], [[12, 99]], [[-5, 3]], [[18, 12]], [[3, 3]], [[12.0, 18.0]], "no column"])
+def test_facts_that_are_marked_wrongly_are_refused_by_name(any_tokenizer, tmp_path, spans):
+    row = {"question": "Где?", "answer": "Она живёт в Пскове.", "perturbed_answer": ["Нет."], "fact_spans": spans}
+    if spans == "no column":
+        del row["fact_spans"]
+    path = tmp_path / "forget.jsonl"
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    same = {"context": None, "long": "error"}
+    with pytest.raises(DataError, match=r"forget.*/0: .*fact_spans"):
+        load_variants(EvalSet(name="forget", data=str(path), facts=True), any_tokenizer, limit=None, **same)
+    with pytest.raises(DataError, match=r"forget.*/0: .*fact_spans"):
+        probes(load_rows(str(path)), Prompt("plain"), any_tokenizer, facts=True, **same)

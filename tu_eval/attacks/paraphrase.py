@@ -18,6 +18,7 @@ from shared.errors import DataError
 from shared.examples import answer_span_tokens, make_examples
 from tu_eval.attacks.probing import Numbers, Probe, means, measure
 from tu_eval.store import Row
+from tu_eval.variants import fact_spans
 
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine
@@ -68,7 +69,7 @@ def probes(rows: Sequence[Source], prompt: Prompt, tokenizer: Any, *, context: i
     for row in rows:
         question = row.extra[prompt.column] if prompt.column else row.question or ""
         shift = len(lead) - (len(row.answer) - len(row.answer.lstrip()))
-        spans = [[start + shift, end + shift] for start, end in row.extra["fact_spans"]] if facts else []
+        spans = [[start + shift, end + shift] for start, end in fact_spans(row)] if facts else []
         text = prompt.template.replace("{question}", question.strip())
         asked.append(Source(row.id, text, lead + row.answer.strip(), {**row.extra, "fact_spans": spans}))
     out = []
