@@ -30,6 +30,7 @@ from shared.errors import StoreError
 from shared.fs import TEMPORARY, hash_json, json_text
 from shared.lock import LOCK, locked
 from shared.parts import OPTIONAL, SCHEMA, TOKEN_COLUMNS, decode, describe, encode, part_name, schema, sha256
+from shared.secret import without_secrets_in
 from shared.storage import Place, leftovers, open_place
 
 __all__ = ["OPTIONAL", "SCHEMA", "TOKEN_COLUMNS", "Store", "Upgrade", "Writer", "check_fits", "claim", "open_store", "part_name",
@@ -86,7 +87,7 @@ class Writer:
         `plan` is kept in the manifest; `plan["optional"]` names the optional columns.
         """
         self.place = open_place(where)
-        self.plan = json.loads(json.dumps({"format": FORMAT, "optional": [], **plan}))
+        self.plan = without_secrets_in(json.loads(json.dumps({"format": FORMAT, "optional": [], **plan})))
         self.schema = schema(self.plan["optional"])
         refuse_foreign(self.place)
         try:
@@ -102,6 +103,7 @@ class Writer:
         return self.place.where
 
     def _check_same(self, earlier: Any) -> None:
+        earlier = without_secrets_in(earlier)  # earlier versions wrote them down
         for field in sorted({*_flat(earlier), *_flat(self.plan)}):
             if field in ADDED and field not in _flat(earlier):
                 continue  # an earlier version began this run
@@ -240,7 +242,7 @@ def rewrite(store: Store, change: Callable[[pa.Table], pa.Table], **manifest_cha
         columns = schema(manifest_changes.get("optional", store.optional))
         try:
             parts = [_rewrite_part(place, index, change(table), columns) for index, table in enumerate(store.batches())]
-            body = {k: v for k, v in store.manifest.items() if k != "manifest_sha256"}
+            body = without_secrets_in({k: v for k, v in store.manifest.items() if k != "manifest_sha256"})
             place.write(f"{NEXT}/{MANIFEST}", _manifest_bytes({**body, **manifest_changes, **_totals(parts)}))
         except BaseException:
             _abandon(place)

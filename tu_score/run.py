@@ -37,6 +37,7 @@ from shared.models import (
     vocabulary_fingerprint,
 )
 from shared.scores import PLAN, Writer, claim, open_store, schema
+from shared.secret import without_secrets, without_secrets_in
 from shared.storage import Place, open_place
 from tu_score.check import self_check
 from tu_score.config import ScoreConfig
@@ -46,6 +47,8 @@ from tu_score.spans import Masking, plan_masking
 from tu_score.workers import Pool, open_scorer, score_parts
 
 BASE = "_base"
+ELSEWHERE = ("out", "model", "base_model", "workers")
+"""fields that change no value of the store, or that its fingerprints stand for"""
 
 
 def run_score(config: ScoreConfig) -> Path | str:
@@ -64,7 +67,7 @@ def settled(config: ScoreConfig) -> ScoreConfig:
         return config  # nothing there, or what the writer refuses with a message of its own
     if begun != "question":
         return config
-    say(f"{config.out}: was begun with --spans question; this run goes on with it")
+    say(f"{without_secrets(config.out)}: was begun with --spans question; this run goes on with it")
     return replace(config, spans="question")
 
 
@@ -104,7 +107,7 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
     with ExitStack() as at_end:
         engine = _opened(at_end, config, folder, masking)
         plan = {
-            "options": {k: v for k, v in as_dict(config).items() if k not in ("out", "model", "base_model", "workers")} | dated(tokenizer),
+            "options": without_secrets_in({k: v for k, v in as_dict(config).items() if k not in ELSEWHERE}) | dated(tokenizer),
             "fingerprints": fingerprints,
             "engine": engine.describe(),
             **masking.describe(),
@@ -115,7 +118,7 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
         if writer.finished:
             open_store(place.where)
             _tidy(writer)
-            say(f"{place.where}: this store is finished; nothing to do")
+            say(f"{without_secrets(str(place.where))}: this store is finished; nothing to do")
             return place.where
         place.write("_config.toml", as_toml(config).encode())
         base = None
