@@ -174,7 +174,9 @@ def many(
     """
     from shared.storage import open_place
     from tu_train.many import run_many
+    from tu_train.saving import check_name
 
+    check_name(out)
     folder = Path(out)
     open_place(out)  # refuses an empty name, which as a path would be the working directory
     runs = run_many(study, folder)

@@ -24,7 +24,7 @@ from shared.console import say
 from shared.datasets import load_rows
 from shared.errors import ConfigError, DataError, StoreError
 from shared.examples import Example, answer_span_tokens, make_examples, special_ids
-from shared.fs import atomic_folder, require_fresh, write_json
+from shared.fs import TEMPORARY, atomic_folder, require_fresh, write_json
 from shared.layout import as_scored, say_layout
 from shared.models import (
     choose_device,
@@ -43,6 +43,7 @@ from tu_train.batches import word_of
 from tu_train.diagnose_config import FEWEST, DiagnoseConfig
 from tu_train.gradients import all_gradients
 from tu_train.measures import measure_all
+from tu_train.saving import check_name
 from tu_train.snr_plot import draw, print_table
 from tu_train.token_classes import classes_of
 
@@ -52,6 +53,7 @@ READ = ("example_id", "input_ids", "tokens", "is_target", "importance", "word")
 
 def run_diagnose(config: DiagnoseConfig) -> Path:
     """Measures, prints the table, and returns the folder of the report. Raises UserError before any gradient is computed."""
+    check_name(config.out, TEMPORARY)
     require_fresh(Path(config.out), what="this diagnosis")
     device = choose_device(config.device)
     store, folder = open_store(config.scores), locate(config.model)

@@ -43,7 +43,7 @@ from tu_train.optimizer import adamw8bit
 from tu_train.output import try_output, write_output
 from tu_train.partners import answers_in, generated, given_answers, partner_items, with_reference
 from tu_train.reference import Reference
-from tu_train.saving import LOG, Checkpoints, check_unfinished, finished, working_folder
+from tu_train.saving import LOG, UNFINISHED, Checkpoints, check_name, check_unfinished, finished, working_folder
 from tu_train.sources import Forget, Retain, given_positions, open_fitting, read_forget, read_retain, read_retain_store, stream
 from tu_train.stop import Stopping
 from tu_train.trainable import freeze_all_but
@@ -53,6 +53,7 @@ Stream = Callable[[int], Iterator[list[Pass]]]
 
 def run_finetune(config: FinetuneConfig) -> Path:
     """Trains on every target token of a data set; returns the model's folder."""
+    check_name(config.out, UNFINISHED)
     if finished(config):
         return Path(config.out)
     _check_place(config)
@@ -82,6 +83,7 @@ def run_finetune(config: FinetuneConfig) -> Path:
 def run_unlearn(config: UnlearnConfig) -> Path:
     """Unlearns a scored forget set; returns the model's folder. The reference log-probabilities come from the store."""
     config = config.filled()
+    check_name(config.out, UNFINISHED)
     if finished(config):
         return Path(config.out)
     _check_place(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from shared.config import as_dict
+from shared.config import as_dict, writable
 from shared.console import say
-from shared.errors import StoreError
+from shared.errors import ConfigError, StoreError
 from shared.fs import fsync_folder, read_json
 from shared.lock import locked
 from shared.storage import open_place
@@ -28,13 +29,27 @@ FREE = ("out", "resume", "save_every", "keep_checkpoints", "device", "trackers",
 """settings that may differ on resume: they change no result, or (whole_words) the tokens' own description, which is compared, says it"""
 BY_CONTENT = ("model", "scores", "retain_scores", "retain_outside_top_tokens")
 """settings that name what is compared by its fingerprint, and what is measured on it"""
+UNFINISHED = ".unfinished"
+LONGEST_NAME, LONGEST_PATH = 255, 3800
+"""bytes; the system's limits, of a path less what stands below the folder"""
 LOG, RECORD = "log.jsonl", "training.json"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def unfinished(out: Path) -> Path:
     out = out if out.name not in ("", "..") else out.resolve()  # --resume of a finished run from inside its folder
-    return out.with_name(out.name + ".unfinished")
+    return out.with_name(out.name + UNFINISHED)
+
+
+def check_name(out: str, suffix: str = "", *, flag: str = "--out") -> None:
+    """Refuses a name that cannot be written down, or under which files could not be made (`suffix`: of what stands beside it)."""
+    length = len(os.fsencode(Path(writable(out, flag)).name + suffix))
+    if length > LONGEST_NAME:
+        beside = f" ({suffix} is put beside it)" if suffix else ""
+        raise ConfigError(f"{flag} {out[:40]}...: its name is {length - len(suffix)} bytes long, expected at most "
+                          f"{LONGEST_NAME - len(suffix)}{beside}")  # fmt: skip
+    if len(os.fsencode(str(Path(out).absolute()))) > LONGEST_PATH:
+        raise ConfigError(f"{flag} {out[:40]}...: the whole path is longer than {LONGEST_PATH} bytes; choose a shorter one")
 
 
 def finished(config: LoopConfig) -> bool:
