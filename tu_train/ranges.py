@@ -45,6 +45,6 @@ def check_ranges(config: Any, ranges: Mapping[str, Range], flags: Mapping[str, s
         value = getattr(config, name)
         expected = None if value is None else one.lacks(value)
         if expected is not None:
-            shown = value if abs(value) <= SEED or isinstance(value, float) else f"a number of {value.bit_length()} bits"
+            shown = f"a number of {value.bit_length()} bits" if isinstance(value, int) and abs(value) > SEED else value
             given = f"{flags[name]} {shown}:" if flags and name in flags else f"{name} is {shown},"
             raise ConfigError(f"{given} expected {expected}")
