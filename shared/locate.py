@@ -61,7 +61,7 @@ def _check(name: str, folder: Path) -> None:
                     f"model {name}: {file.name} is a pointer of Git LFS, not the file itself; "
                     "run git lfs pull in the folder, or download it again"
                 )
-    if not isinstance(read_json(folder / "config.json"), dict):
+    if not isinstance(read_json(folder / "config.json", foreign=True), dict):
         raise ModelError(f"model {name}: its config.json is not an object with named values")
     for file in weight_files(folder):
         _check_whole(name, file)
@@ -87,7 +87,7 @@ def _check_whole(name: str, file: Path) -> None:
 
 def _check_shards(name: str, folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
-    found = read_json(index) if index.is_file() and not (folder / "model.safetensors").exists() else {}
+    found = read_json(index, foreign=True) if index.is_file() and not (folder / "model.safetensors").exists() else {}
     shards = found.get("weight_map") if isinstance(found, dict) else None
     missing = sorted(set(shards.values()) - {f.name for f in weight_files(folder)}) if isinstance(shards, dict) else []
     if missing:
@@ -95,7 +95,7 @@ def _check_shards(name: str, folder: Path) -> None:
 
 
 def _adapter(folder: Path) -> str:
-    found = read_json(folder / "adapter_config.json")
+    found = read_json(folder / "adapter_config.json", foreign=True)
     base = found.get("base_model_name_or_path") if isinstance(found, dict) else None
     return (
         f"{folder} holds a LoRA adapter of {base or 'another model'}, not a model; merge it into its base with peft "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 import struct
 from collections import Counter
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ModelError
-from shared.fs import TEMPORARY
 from shared.locate import weight_files
 
 if TYPE_CHECKING:
@@ -58,7 +56,6 @@ def save_model(
     if dtype is not None:
         whole.config.dtype = str(dtype).removeprefix("torch.")
     save_beside(model, tokenizer, folder, source=source)
-    usual_modes(folder)
 
 
 def _in_dtype(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -69,18 +66,6 @@ def _in_dtype(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str,
         key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
         out[name] = made.setdefault(key, tensor.to(dtype)) if tensor.is_floating_point() and tensor.numel() else tensor
     return out
-
-
-def usual_modes(folder: Path) -> None:
-    """Files as readable as others that the user makes: safetensors writes its own for the owner alone, whatever the umask."""
-    trial = folder / f"{TEMPORARY}mode-{secrets.token_hex(8)}"
-    descriptor = os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    mode = os.fstat(descriptor).st_mode & 0o777
-    os.close(descriptor)
-    trial.unlink()
-    for path in folder.rglob("*.safetensors"):
-        if not path.is_symlink():
-            path.chmod(mode)
 
 
 def save_beside(model: PreTrainedModel, tokenizer: Any, folder: Path, *, source: Path | None = None) -> None:

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from shared.errors import StoreError
 from shared.fs import TEMPORARY, atomic_folder, fsync_folder, hash_file, hash_json, json_text, read_json
-from shared.saved import usual_modes
 from tu_train.snapshot_form import FOREIGN, check_entries, check_numbers, is_form, snapshot_parts
 
 FORMAT = 1
@@ -144,7 +143,6 @@ def save_snapshot(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         if not path.exists():  # a run told to stop right after it resumed stands where it stood
             with atomic_folder(path) as temporary:
                 save_file(snapshot.tensors, temporary / TENSORS)
-                usual_modes(temporary)
                 body = {"format": FORMAT, "step": snapshot.step, "about": snapshot.about, "numbers": snapshot.numbers}
                 body["tensors_sha256"] = hash_file(temporary / TENSORS)
                 (temporary / STATE).write_text(json_text({**body, "sha256": hash_json(body)}), encoding="utf-8")

@@ -157,7 +157,9 @@ def diagnose(
 
     settings = resolve(DiagnoseConfig, config=config, sets=sets or (), flags=flags)
     from tu_train.diagnose import run_diagnose
+    from tu_train.saving import check_name
 
+    check_name(settings.out)
     folder = run_diagnose(settings)
     print(f"diagnosis: {folder} (diagnose.json, snr.png)")
 

@@ -60,7 +60,8 @@ class Gathered:
 
     def paired(self, partners: dict[str, Item]) -> Forget:
         """The forget rows once more, with their partners."""
-        return read_forget(self.store, partial(self.make, partners=partners), self.config)
+        make: Any = self.make
+        return read_forget(self.store, partial(make, partners=partners), self.config)
 
     @property
     def evaluation(self) -> Evaluation | None:

@@ -15,6 +15,7 @@ from shared.fs import require_fresh
 from shared.layout import say_layout
 from shared.memory import keep_freed_memory
 from shared.models import choose_device, choose_dtype, load_laid_out, load_model, locate
+from shared.outputs import claimed_folder
 from shared.packed import PackedModel
 from tu_train.batches import Pass, endless, item_of_example, steps
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
@@ -163,7 +164,7 @@ def _load(config: LoopConfig, folder: Path, globs: tuple[str, ...]) -> tuple[Pac
 def _train_and_save(config: LoopConfig, packed: PackedModel, wrapper: Any, tokenizer: Any, job: Job) -> Path:
     """Trains in OUT.unfinished; the output folder appears whole when training is done."""
     out, settings, objective = Path(config.out), recorded_settings(config), job.objective
-    with working_folder(out) as work, Stopping() as stopping:
+    with working_folder(out) as work, claimed_folder(out, what="this model"), Stopping() as stopping:
         Room.clear(work)
         size = try_output(work, config, packed, wrapper, tokenizer)
         room = Room(work, size, packed.model)
