@@ -23,6 +23,7 @@ from shared.console import say
 from shared.errors import ConfigError, DataError, ModelError
 from shared.fs import atomic_folder, hash_file, require_fresh, write_json
 from shared.layout import LayoutOptions, layout_of, say_layout
+from shared.saved import GENERATION
 
 FORMAT = 1
 NUMBERS, ROWS, CONFIG = "benchmark.json", "rows.parquet", "_config.toml"
@@ -100,6 +101,7 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
         "model_fingerprint": models.model_fingerprint(folder),
         "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
         "template_fingerprint": models.template_fingerprint(tokenizer),
+        "generation_sha256": hash_file(wishes) if (wishes := folder / GENERATION).is_file() else None,
     }
     with harness.said_once():
         loaded = tasks.load_tasks(config.tasks, Path(config.include) if config.include else None)
