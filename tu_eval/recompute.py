@@ -1,7 +1,7 @@
 """Metrics once more, from the rows: a summary whose numbers were edited, with its hash made anew, does not agree with them.
 
-What needs other results (forget quality, PrivLeak) is computed again where those are given; nothing here tells edited rows from measured ones,
-which only a signature can (tu_eval/sign.py).
+What needs other results (forget quality, PrivLeak) is computed again where those are given. Nothing here tells edited rows from measured
+ones, which only a signature can (tu_eval/sign.py).
 """
 
 from __future__ import annotations
