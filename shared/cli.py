@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from shared.console import say, unbroken_streams
 from shared.errors import UserError
 
 INTERRUPTED = 130
@@ -42,19 +43,20 @@ Long = Annotated[
 
 def run_app(app: typer.Typer) -> None:
     """Runs a command; a UserError becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    unbroken_streams()
     try:
         app()
     except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        say("error: " + " ".join(str(error).split()))
         sys.exit(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        print(f"error: {error.filename or 'output'}: {error.strerror}; finished parts are kept, mend this and run again", file=sys.stderr)
+        say(f"error: {error.filename or 'output'}: {error.strerror}; finished parts are kept, mend this and run again")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
-            print("interrupted; nothing half-written is left (a scoring run goes on when started again)", file=sys.stderr)
+            say("interrupted; nothing half-written is left (a scoring run goes on when started again)")
         raise
 
 

@@ -1,19 +1,71 @@
 """What a person sees while work goes on: a rich progress bar on a terminal, plain lines elsewhere. Everything goes to stderr,
-so that a command's result on stdout can be piped. Text of the data never comes through here."""
+so that a command's result on stdout can be piped. Text of the data never comes through here. Nobody has to read it: what cannot be
+printed, because the reader went away or the terminal was closed, is dropped, and the work goes on."""
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from shared.errors import printable
 
 PLAIN_EVERY_S = 10.0
 
 
 def say(message: str) -> None:
     """One line for the person at the terminal."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+class Unbroken:
+    """A text stream of which nothing depends: when its reader has gone away, the descriptor leads to nowhere from then on."""
+
+    def __init__(self, stream: Any, *, drops: tuple[int, ...] | None):
+        """`drops`: errors that mean that nobody reads; None for any."""
+        self._stream, self._drops = stream, drops
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._do(lambda: self._stream.write(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self._do(self._stream.flush)
+
+    def _do(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except OSError as error:
+            if self._drops is not None and error.errno not in self._drops:
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+GONE = (errno.EPIPE, errno.EIO)
+"""a pipe without a reader; a terminal that was closed"""
+
+
+def unbroken_streams() -> None:
+    """stdout loses what nobody reads, stderr what cannot be written for whatever reason. No letter is an error, in no encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if not isinstance(sys.stdout, Unbroken):
+        sys.stdout, sys.stderr = Unbroken(sys.stdout, drops=GONE), Unbroken(sys.stderr, drops=None)
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -26,6 +27,15 @@ class StoreError(UserError):
     """A score store, checkpoint or result folder that is unfinished, damaged or foreign."""
 
 
+def printable(text: str) -> str:
+    """The text on one line and without power over the terminal: control characters, line ends and changes of direction are spelled out."""
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in UNPRINTABLE or c in DIRECTIONS else c for c in text)
+
+
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories: controls, halves of a pair, line and paragraph ends"""
+DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""they make what follows read backwards, a file name for instance"""
 MANY = 12
 """names that a person reads in one line"""
 
@@ -35,7 +45,7 @@ def nearest(name: str, known: Iterable[str], *, listed: str = "") -> str:
 
     `listed`: where all of many stand.
     """
-    known = list(known)
+    known = [printable(name) for name in known]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f" (did you mean {close[0]!r}?)"

@@ -48,7 +48,7 @@ def _check(name: str, folder: Path) -> None:
             what = "a link to a file that is not there" if file.is_symlink() else "not a file"
             raise ModelError(f"model {name}: {file.name} is {what}; download the folder again")
         _refuse_pointer(name, file)
-    if not isinstance(config := read_json(folder / "config.json"), dict):
+    if not isinstance(config := read_json(folder / "config.json", foreign=True), dict):
         raise ModelError(f"model {name}: its config.json is not an object with named values")
     if "configuration_files" in config:  # transformers would read another file in its place, by its own version
         raise ModelError(f"model {name}: its config.json names other files as configuration (configuration_files); "
@@ -91,7 +91,7 @@ def refuse_adapter(name: str, folder: Path) -> None:
 
 def _adapter(folder: Path) -> str:
     try:
-        found = read_json(folder / ADAPTER)
+        found = read_json(folder / ADAPTER, foreign=True)
     except (OSError, UserError):
         found = None
     base = found.get("base_model_name_or_path") if isinstance(found, dict) else None

@@ -2,8 +2,8 @@
 
 Locally the kernel holds the lock (flock) and lets go of it when the process ends, however it ends, so a dead holder is no obstacle. Where
 flock does not work (some network file systems, URLs) the file is a sign of life that the holder renews every BEAT_S seconds: one that is
-STALE_S old, or of a dead process of this machine, is taken over. Object stores have no compare-and-swap here: of two that start within
-SETTLE_S the later put wins, and the other sees that.
+not renewed while we look on for STALE_S, or is of a dead process of this machine, is taken over. No clock is compared with another's.
+Object stores have no compare-and-swap here: of two that start within SETTLE_S the later put wins, and the other sees that.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from typing import Any
 
 from shared.console import say
 from shared.errors import StoreError
+from shared.fs import NO_FOLLOW
+from shared.held import hold, let_go, still_named
 from shared.storage import LocalPlace, Place
 
 try:
@@ -36,41 +39,36 @@ NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 
 RECORD = {"pid": int, "host": str, "since": str, "beat": float}
 
-_held: set[int] = set()
-"""descriptors of this process; a forked child must not keep the lock alive"""
-
 
 @contextlib.contextmanager
-def locked(place: Place) -> Iterator[None]:
-    """Nobody else writes in `place` during the block. Raises StoreError, naming the holder, when somebody does already."""
-    descriptor = _flock(place) if isinstance(place, LocalPlace) and fcntl else None
+def locked(place: Place, name: str = LOCK) -> Iterator[None]:
+    """Nobody else holds `name` in `place` during the block. Raises StoreError, naming the holder, when somebody does already."""
+    descriptor = _flock(place, name) if isinstance(place, LocalPlace) and fcntl else None
     if descriptor is None:
-        with _alive(place):
+        with _alive(place, name):
             yield
         return
     try:
         yield
     finally:
         # Removed while it is still held: whoever waits for this very file finds that it is no longer the one of that name.
-        (Path(place.where) / LOCK).unlink(missing_ok=True)
-        _held.discard(descriptor)
-        os.close(descriptor)
+        (Path(place.where) / name).unlink(missing_ok=True)
+        let_go(descriptor)
 
 
-def _flock(place: LocalPlace) -> int | None:
+def _flock(place: LocalPlace, name: str) -> int | None:
     """The open lock file, held; None where the file system has no flock."""
     assert fcntl is not None
-    path = place.where / LOCK
+    path = place.where / name
     while True:
         descriptor = _open(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _still_named(descriptor, path):
+            if still_named(descriptor, path):
                 _take_over(place, _parse(os.pread(descriptor, 4096, 0)))
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, _record().encode(), 0)
-                _held.add(descriptor)
-                return descriptor
+                return hold(descriptor, lock=False)
         except BlockingIOError:
             holder = _parse(os.pread(descriptor, 4096, 0))
             os.close(descriptor)
@@ -85,47 +83,49 @@ def _flock(place: LocalPlace) -> int | None:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0), 0o666)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StoreError(f"{path}: is a link, and nothing is written through links here; delete it") from None
         raise StoreError(f"{path}: cannot be written: {error.strerror}; choose another --out") from None
-
-
-def _still_named(descriptor: int, path: Path) -> bool:
-    """False when the holder before removed the file between our opening and locking it."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreError(f"{path}: is no ordinary file; delete it, or choose another --out")
+    return descriptor
 
 
 @contextlib.contextmanager
-def _alive(place: Place) -> Iterator[None]:
+def _alive(place: Place, name: str) -> Iterator[None]:
     """The lock as a sign of life."""
-    holder = _read(place)
-    if _lives(holder):
+    holder = _read(place, name)
+    if _lives(place, name, holder):
         raise StoreError(_busy(place, holder))
     _take_over(place, holder)
     token, done = secrets.token_hex(8), threading.Event()
-    place.write(LOCK, _record(token).encode())
+    place.write(name, _record(token).encode())
     time.sleep(SETTLE_S)
-    if (holder := _read(place)).get("token") != token:
+    if (holder := _read(place, name)).get("token") != token:
         raise StoreError(_busy(place, holder))
-    thread = threading.Thread(target=_beat, args=(place, token, done), daemon=True)
+    thread = threading.Thread(target=_beat, args=(place, name, token, done), daemon=True)
     thread.start()
     try:
         yield
+        if (holder := _read(place, name)).get("token") != token:
+            raise StoreError(f"{place.where}: another process has written here meanwhile ({holder.get('host', 'its lock file is gone')}); "
+                             "check what lies there, or write it again to a new --out")  # fmt: skip
     finally:
         done.set()
         thread.join()
-        if _read(place).get("token") == token:
-            place.delete(LOCK)
+        if _read(place, name).get("token") == token:
+            place.delete(name)
 
 
-def _beat(place: Place, token: str, done: threading.Event) -> None:
+def _beat(place: Place, name: str, token: str, done: threading.Event) -> None:
     since = _now()
     while not done.wait(BEAT_S):
         with contextlib.suppress(StoreError, FileNotFoundError):  # a network that is away for a moment; the next beat may come through
-            place.write(LOCK, _record(token, since).encode())
+            if _read(place, name).get("token") == token:
+                place.write(name, _record(token, since).encode())
 
 
 def _record(token: str = "", since: str | None = None) -> str:
@@ -137,9 +137,9 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _read(place: Place) -> dict[str, Any]:
+def _read(place: Place, name: str) -> dict[str, Any]:
     try:
-        return _parse(place.read(LOCK))
+        return _parse(place.read(name))
     except FileNotFoundError:
         return {}
 
@@ -148,15 +148,22 @@ def _parse(data: bytes) -> dict[str, Any]:
     """Empty for a record that is not there or half-written."""
     try:
         record = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) and all(isinstance(record.get(k), t) for k, t in RECORD.items()) else {}
 
 
-def _lives(holder: dict[str, Any]) -> bool:
-    if not holder or time.time() - holder["beat"] > STALE_S:
+def _lives(place: Place, name: str, holder: dict[str, Any]) -> bool:
+    """Whether the holder renews its sign, looking on for as long as a renewal may take to come through."""
+    if not holder or (holder["host"] == socket.gethostname() and not _runs(holder["pid"])):
         return False
-    return holder["host"] != socket.gethostname() or _runs(holder["pid"])
+    say(f"{place.where}: process {holder['pid']} on {holder['host']} may be writing here; looking on for at most {STALE_S:.0f} s")
+    until = time.monotonic() + STALE_S
+    while time.monotonic() < until:
+        time.sleep(BEAT_S / 4)
+        if (now := _read(place, name)) != holder:
+            return bool(now)
+    return False
 
 
 def _runs(pid: int) -> bool:
@@ -164,7 +171,7 @@ def _runs(pid: int) -> bool:
         return True
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # another user's
         return True
@@ -180,14 +187,4 @@ def _busy(place: Place, holder: dict[str, Any]) -> str:
     who = (
         f"process {holder['pid']} on {holder['host']} has, since {holder['since']}" if holder else "another process has, since a moment ago"
     )
-    return f"{place.where}: {who}, been writing this store; wait until it is done, or choose a new --out"
-
-
-def _forget() -> None:
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    return f"{place.where}: {who}, been writing here; wait until it is done, or choose a new --out"

@@ -30,7 +30,7 @@ def weight_files(folder: Path) -> list[Path]:
 def _named(folder: Path) -> str | None:
     """`transformers_weights` of config.json."""
     file = folder / CONFIG
-    config = read_json(file) if file.is_file() else None
+    config = read_json(file, foreign=True) if file.is_file() else None
     name = config.get("transformers_weights") if isinstance(config, dict) else None
     if name is None:
         return None
@@ -41,7 +41,7 @@ def _named(folder: Path) -> str | None:
 
 def weight_map(folder: Path, index: Path) -> dict[str, str]:
     """Tensor -> file, as an index has it. Raises ModelError for an index of another form, and for a file outside of the folder."""
-    found = read_json(index)
+    found = read_json(index, foreign=True)
     shards = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(shards, dict) or not shards:
         raise ModelError(f"model {folder}: {index.name} has no weight_map from tensors to files; download it again")

@@ -151,7 +151,7 @@ def _refuse_quantised(folder: Path, error: Exception) -> None:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", foreign=True)
     if not isinstance(config, dict):
         raise ModelError(f"model {folder}: its config.json is not an object with named values")
     return config

@@ -39,8 +39,8 @@ FORMAT = 1
 ADDED = ("fingerprints.vocabulary",)
 """fields of a plan that earlier versions did not write, and that others say already"""
 MANIFEST, PLAN, PROGRESS, NEXT = "_manifest.json", "_plan.json", "_progress", "_next"
-HARMLESS = {LOCK, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}"}
-"""what a run leaves that was killed before its plan was there"""
+HARMLESS = (LOCK, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}")
+"""beginnings of what a run leaves that was killed before its plan was there"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def refuse_foreign(place: Place) -> None:
     if isinstance(place.where, Path) and place.where.exists() and not place.where.is_dir():
         raise StoreError(f"{place.where}: is a file; --out wants a folder")
     names = place.names()
-    if PLAN not in names and set(names) - HARMLESS:
+    if PLAN not in names and not all(name.startswith(HARMLESS) for name in names):
         raise StoreError(f"{place.where}: already holds files that are not a score store; choose a new --out")
 
 
@@ -151,7 +151,7 @@ class Writer:
         """Removes what only an unfinished run needs, and what a kill left half-written; carries a committed rewrite to its end."""
         self.place.clear(PROGRESS)
         for name in leftovers(self.place.names()):
-            if name != f"{TEMPORARY}{LOCK}":  # the holder's own sign of life, where flock does not work
+            if not name.startswith(f"{TEMPORARY}{LOCK}"):  # the holder's own sign of life, where flock does not work
                 self.place.delete(name)
         settle(self.place)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from shared.errors import ConfigError, StoreError, UserError
-from shared.fs import TEMPORARY, atomic_file, fsync_folder
+from shared.fs import TEMPORARY, atomic_file, fsync_folder, open_regular, remove
 
 T = TypeVar("T")
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs"}
@@ -73,13 +73,14 @@ class LocalPlace:
         return str(self.where / name)
 
     def read(self, name: str) -> bytes:
-        with self._named(name, "read"):
-            return (self.where / name).read_bytes()
+        with self._named(name, "read"), open_regular(self.where / name) as handle:
+            return handle.read()
 
     def write(self, name: str, data: bytes) -> None:
         path = self.where / name
         with self._named(name, "written"):
-            path.parent.mkdir(exist_ok=True)
+            if path.parent != self.where:
+                self._own(path.parent).mkdir(exist_ok=True)
             with atomic_file(path) as temporary:
                 temporary.write_bytes(data)
 
@@ -96,6 +97,8 @@ class LocalPlace:
     def move(self, old: str, new: str) -> None:
         source, target = self.where / old, self.where / new
         with self._named(new, "written"):
+            if not stat.S_ISREG(os.lstat(source).st_mode):
+                raise StoreError(f"{source}: is no ordinary file; delete it, then give the same command again")
             os.replace(source, target)
             for folder in {source.parent, target.parent}:
                 fsync_folder(folder)
@@ -107,8 +110,8 @@ class LocalPlace:
             fsync_folder(path.parent)
 
     def clear(self, below: str) -> None:
-        with self._named(below, "deleted"), contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.where / below)
+        with self._named(below, "deleted"):
+            remove(self.where / below)
 
     @contextlib.contextmanager
     def made(self) -> Iterator[None]:
@@ -123,6 +126,12 @@ class LocalPlace:
             with contextlib.suppress(OSError):  # not empty: what was wanted
                 for folder in new:
                     folder.rmdir()
+
+    def _own(self, folder: Path) -> Path:
+        """Raises StoreError for a link: what it points to is not part of this place."""
+        if folder.is_symlink():
+            raise StoreError(f"{folder}: is a link, and nothing is written through links here; delete it, then give the same command again")
+        return folder
 
     @contextlib.contextmanager
     def _named(self, name: str, done: str) -> Iterator[None]:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from shared import models
 from shared.config import as_dict, write_config
 from shared.console import say
-from shared.fs import atomic_folder, hash_file, require_fresh, write_json
+from shared.fs import atomic_folder, hash_file, write_json
 from shared.layout import say_layout
+from shared.outputs import claims
 from tu_eval.attacks import paraphrase, quantise, relearn, sample
 from tu_eval.attacks.config import AttackConfig, AttackName
 from tu_eval.attacks.material import Material, load
@@ -40,10 +41,10 @@ NO_NUMBERS = ("model", "before", "retain", "out", "store", "device", "batch_toke
 """fields of the configuration that say nothing of what an attack on one model does"""
 
 
+@claims("the numbers of attacks")
 def attack(config: AttackConfig) -> Path:
     """Runs the attacks and writes the folder. Raises UserError before any work for everything that cannot fit."""
     suite, out = find_suite(config.suite), Path(config.out)
-    require_fresh(out, what="the numbers of attacks")
     folders = {role: models.locate(name) for role in ROLES if (name := getattr(config, role)) is not None}
     device = models.choose_device(config.device).type
     material = load(config, next(s for s in suite.sets if s.name == "forget"), folders)

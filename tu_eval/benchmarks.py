@@ -21,8 +21,9 @@ from shared import models
 from shared.config import as_dict, write_config
 from shared.console import say
 from shared.errors import ConfigError, DataError, ModelError
-from shared.fs import atomic_folder, hash_file, require_fresh, write_json
+from shared.fs import atomic_folder, hash_file, write_json
 from shared.layout import LayoutOptions, layout_of, say_layout
+from shared.outputs import claims
 from shared.saved import GENERATION
 
 FORMAT = 1
@@ -77,6 +78,7 @@ class BenchmarksConfig(LayoutOptions):
             raise ValueError(f"--tasks {','.join(self.tasks)}: expected at least one, each once")
 
 
+@claims("the numbers of one model")
 def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
     """Writes the folder and returns what benchmark.json holds. Raises UserError before the first question for all that cannot fit."""
     if not sys.stderr.isatty():
@@ -85,7 +87,6 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
     from tu_eval.harness import backends, tasks
 
     out = Path(config.out)
-    require_fresh(out, what="the numbers of one model")
     harness.require_lm_eval()
     folder = models.locate(config.model)
     tokenizer = models.load_tokenizer(folder)

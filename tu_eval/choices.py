@@ -25,8 +25,9 @@ from shared.engines import Request
 from shared.engines.torch import TorchEngine
 from shared.errors import DataError, ModelError, nearest
 from shared.examples import Example, data_fingerprint, make_examples
-from shared.fs import atomic_folder, hash_file, require_fresh, write_json
+from shared.fs import atomic_folder, hash_file, write_json
 from shared.layout import LayoutOptions, say_layout
+from shared.outputs import claims
 from tu_eval.variants import answer_length
 
 FORMAT = 1
@@ -78,10 +79,10 @@ class Question:
     """the row's other columns"""
 
 
+@claims("the numbers of one evaluation")
 def evaluate_choices(config: ChoicesConfig) -> dict[str, Any]:
     """Writes the folder and returns what choices.json holds. Raises UserError before the model is loaded for everything that cannot fit."""
     out = Path(config.out)
-    require_fresh(out, what="the numbers of one evaluation")
     folder = models.locate(config.model)
     models.choose_device(config.device)
     tokenizer, context = models.load_laid_out(config.model, folder, config), models.context_length(folder)

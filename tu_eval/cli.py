@@ -139,26 +139,25 @@ def compare(
 ) -> None:
     """Put several evaluations of one suite on one self-contained page."""
     from shared.errors import ConfigError
+    from shared.outputs import claimed_files
     from tu_eval.compare import load_comparison
     from tu_eval.export import check_png, write_exports
-    from tu_eval.report import check_file, write_report
+    from tu_eval.report import write_report
     from tu_eval.table import print_comparison
 
     if not folders and index is None:
         raise ConfigError("compare: no results given; name results folders of tu-eval run, or --index with the index.json of tu-train many")
-    files = {"page": ("--out", out), "markdown": ("--markdown", markdown), "csv": ("--csv", csv), "png": ("--png", png)}
-    for flag, path in files.values():
-        if path is not None:
-            check_file(flag, path)
-    comparison = load_comparison(folders or [], index, agreement or ())
-    if png is not None:
-        check_png(comparison)
-    write_report(out, comparison, texts=rows)
-    write_exports(comparison, to_markdown=markdown, to_csv=csv, to_png=png)
+    named = {"--out": out, "--markdown": markdown, "--csv": csv, "--png": png}
+    files = {flag: path for flag, path in named.items() if path is not None}
+    with claimed_files(files):
+        comparison = load_comparison(folders or [], index, agreement or ())
+        if png is not None:
+            check_png(comparison)
+        write_report(out, comparison, texts=rows)
+        write_exports(comparison, to_markdown=markdown, to_csv=csv, to_png=png)
     print_comparison(comparison)
-    for name, (_, path) in files.items():
-        if path is not None:
-            typer.echo(f"{name}: {path}")
+    for flag, path in files.items():
+        typer.echo(f"{'page' if path is out else flag.removeprefix('--')}: {path}")
 
 
 @app.command()

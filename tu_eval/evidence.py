@@ -14,7 +14,8 @@ from typing import Any
 
 from shared import __version__
 from shared.errors import StoreError
-from shared.fs import atomic_folder, hash_json, require_fresh, write_json, write_text
+from shared.fs import atomic_folder, hash_json, write_json, write_text
+from shared.outputs import claimed_folder
 from tu_eval.columns import MEANING, columns_of, show
 from tu_eval.compare import Comparison, load_comparison
 from tu_eval.intervals import Estimate
@@ -44,7 +45,11 @@ def write_evidence(
     out: Path, *, before: Path, after: Path, retain: Path | None = None, store: str | None = None, show_text: bool = False
 ) -> Path:
     """Writes the folder in one step. Raises StoreError for results that do not go together, and for a store that is not the one used."""
-    require_fresh(out, what="the report")
+    with claimed_folder(out, what="the report"):
+        return _write(out, before, after, retain, store=store, show_text=show_text)
+
+
+def _write(out: Path, before: Path, after: Path, retain: Path | None, *, store: str | None, show_text: bool) -> Path:
     comparison = load_comparison([before, after, *([retain] if retain else [])])
     report = build(comparison, store=store, show_text=show_text)
     definitions = {m["name"]: m["definition"] for m in report["measured"] if m["definition"]}

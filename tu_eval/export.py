@@ -155,7 +155,7 @@ def _write_png(path: Path, comparison: Comparison) -> None:
         # A dollar sign would start a formula.
         axes.text(p.text_x, p.text_y, p.label.replace("$", r"\$"), ha=align, fontsize=9, weight="bold" if bold else "normal", zorder=4)
     with atomic_file(path) as temporary, temporary.open("wb") as handle:
-        FigureCanvasAgg(figure).print_png(handle)
+        FigureCanvasAgg(figure).print_png(handle, metadata={"Software": "token-unlearn"})
 
 
 def _frame(axes: Any, drawn: plot.Plot) -> None:

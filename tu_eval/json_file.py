@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from shared.console import readable_bytes
 from shared.errors import StoreError
+from shared.fs import read_json
 
-LARGEST = 1 << 28
-"""bytes; a summary has some thousands, a log of OpenUnlearning some millions"""
 DEEPEST = 32
 """levels; those written here have at most six"""
 
 
-def read_bounded(path: Path, *, hint: str, constants: bool = False) -> Any:
-    """Raises StoreError with `hint` as next step for what is no file, too large, no JSON, nested too deeply, or holds half a character.
-    `constants`: NaN and Infinity are taken, as Python writes them."""
-
-    def refuse(what: str) -> NoReturn:
-        raise StoreError(f"{path}: {what}; {hint}") from None
-
-    def no_number(name: str) -> NoReturn:
-        refuse(f"holds {name}, which is no number")
-
+def read_bounded(path: Path, *, hint: str, foreign: bool = False) -> Any:
+    """Raises StoreError with `hint` as next step for what is no file or no JSON, nested too deeply, or holds half a character.
+    `foreign`: Infinity and NaN are taken, as others write them."""
     if not path.is_file():
-        refuse("is no file")
-    if path.stat().st_size > LARGEST:
-        refuse(f"has {readable_bytes(path.stat().st_size)}, at most {readable_bytes(LARGEST)} are read")
-    try:
-        value = json.loads(path.read_bytes().decode("utf-8"), parse_constant=None if constants else no_number)
-    except UnicodeDecodeError:
-        refuse("is not UTF-8 text")
-    except json.JSONDecodeError as error:
-        refuse(f"not valid JSON ({error.msg}, line {error.lineno})")
-    except RecursionError:
-        refuse("is nested too deeply")
-    except ValueError:
-        refuse("holds a number of too many digits")
-    problem = _beyond(value)
-    if problem:
-        refuse(problem)
+        raise StoreError(f"{path}: is no file; {hint}")
+    value = read_json(path, foreign=foreign)
+    if problem := _beyond(value):
+        raise StoreError(f"{path}: {problem}; {hint}")
     return value
 
 

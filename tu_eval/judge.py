@@ -23,8 +23,9 @@ from shared import models
 from shared.config import as_dict, write_config
 from shared.console import progress, say
 from shared.errors import StoreError
-from shared.fs import atomic_folder, hash_file, hash_json, read_json, require_fresh, write_json
+from shared.fs import atomic_folder, hash_file, hash_json, read_json, write_json
 from shared.layout import LayoutOptions
+from shared.outputs import claims
 from tu_eval import judge_rating
 from tu_eval.judge_answers import Conversation, read_conversations, write_answers
 from tu_eval.judge_endpoint import Endpoint, JudgeError, ask, check_reachable, endpoint
@@ -78,11 +79,11 @@ class JudgeConfig(LayoutOptions):
             raise ValueError(f"retries: got {self.retries}, expected 0 to 20")
 
 
+@claims("the ratings of one model")
 def run_judge(config: JudgeConfig) -> dict[str, Any]:
     """Writes the folder and returns what judge.json holds. Raises UserError before a model is loaded for everything that cannot fit."""
     judge, out = endpoint(config.judge_model), Path(config.out)
     config = replace(config, judge_model=judge.model)
-    require_fresh(out, what="the ratings of one model")
     conversations = read_conversations(Path(config.data).expanduser(), config.limit)
     folder = models.locate(config.model)
     device = models.choose_device(config.device).type

@@ -11,15 +11,14 @@ wrong answers, so no truth ratios; what is kept is knowmem on the retain questio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from shared import models
 from shared.console import say
 from shared.errors import ConfigError, nearest
 from shared.examples import data_fingerprint
-from shared.fs import require_fresh
 from shared.layout import LayoutOptions, say_layout
+from shared.outputs import claims
 from tu_eval.config import EvalConfig
 from tu_eval.evaluation import Measured, attack_rows, finish, open_subjects
 from tu_eval.measure import Attacked, Decoding, Subject, generate, score, stop_ids
@@ -38,12 +37,12 @@ STOPS = ("\n\n", "\nQuestion", "Question:")
 """what ends an answer to a question: the model goes on with one of its own"""
 
 
+@claims("the results of one evaluation")
 def evaluate(config: EvalConfig) -> Results:
     """Runs the suite and writes the results folder. Raises UserError before any work for everything that cannot fit."""
     corpus = config.suite.partition(":")[2]
     if corpus not in MUSE:
         raise ConfigError(f"--suite {config.suite}: no such suite{nearest(config.suite, KNOWN)}")
-    require_fresh(Path(config.out), what="the results of one evaluation")
     folder = models.locate(config.model)
     device = models.choose_device(config.device)
     plain = LayoutOptions(template="plain", beginning_token=config.beginning_token)  # chat templates play no part in the results

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from shared import __version__
-from shared.errors import ConfigError
 from shared.fs import write_text
 from tu_eval import plot
 from tu_eval.attribution import attribution_table
@@ -30,15 +29,9 @@ NUMBERS = {"probability": "Probability", "truth_ratio": "R", "rouge_l_recall": "
 
 
 def write_report(path: Path, comparison: Comparison, *, texts: bool = True) -> None:
-    """Writes the page atomically; `texts=False` leaves the row browser out. Raises ConfigError when `path` cannot be a file."""
-    check_file("--out", path)
+    """Writes the page atomically; `texts=False` leaves the row browser out."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, render(comparison, texts=texts))
-
-
-def check_file(flag: str, path: Path) -> None:
-    if path.is_dir():
-        raise ConfigError(f"{flag} {path}: is a folder; expected the name of a file")
 
 
 def render(comparison: Comparison, *, texts: bool = True) -> str:

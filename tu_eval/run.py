@@ -14,8 +14,8 @@ from shared import models
 from shared.console import say
 from shared.errors import DataError
 from shared.examples import Example, data_fingerprint
-from shared.fs import require_fresh
 from shared.layout import say_layout
+from shared.outputs import claims
 from tu_eval.config import EvalConfig
 from tu_eval.evaluation import Measured, attack_rows, finish, open_subjects
 from tu_eval.measure import Decoding, Loaded, Subject, generate, score, stop_ids
@@ -28,10 +28,10 @@ from tu_eval.summary import summarise
 from tu_eval.variants import load_holdout, load_variants
 
 
+@claims("the results of one evaluation")
 def evaluate(config: EvalConfig) -> Results:
     """Runs a suite and writes the results folder. Raises UserError before any work for everything that cannot fit."""
     suite = find_suite(config.suite)
-    require_fresh(Path(config.out), what="the results of one evaluation")
     folder = models.locate(config.model)
     device = models.choose_device(config.device)
     loaded = _load(config, suite, folder)

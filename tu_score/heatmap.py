@@ -31,14 +31,8 @@ STEPS = 100
 """shades between 0 and 1"""
 
 
-def check_page(path: Path) -> None:
-    if not path.resolve().parent.is_dir() or path.is_dir():
-        raise ConfigError(f"--html {path}: expected a file name in a folder that exists")
-
-
 def write_heatmap(path: Path, store: Store, rows: Sequence[dict[str, Any]], signal: str) -> None:
     """Raises ConfigError for a path that cannot be written, StoreError when the store holds no value of `signal`."""
-    check_page(path)
     found = histograms(store)
     held = [name for name, histogram in found.items() if histogram.number]
     if signal not in held:

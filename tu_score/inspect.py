@@ -12,8 +12,9 @@ from rich.style import Style
 from rich.text import Text
 
 from shared.errors import ConfigError, StoreError
+from shared.outputs import claimed_files
 from shared.scores import Store
-from tu_score.heatmap import check_page, write_heatmap
+from tu_score.heatmap import write_heatmap
 from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, find_signal, held_signals, iter_lines, missing, shade_rows, take_rows
 from tu_score.survey import BEFORE, TopToken, top_tokens
 
@@ -35,12 +36,13 @@ def inspect_store(store: Store, *, example: str | None, rows: int, top: int | No
         print_top(tokens, signal)
         return
     if html is not None:
-        check_page(html)
-    chosen = take_rows(store, example=example, count=rows)
-    if html is not None:
-        write_heatmap(html, store, chosen, signal)
+        if not html.absolute().parent.is_dir():
+            raise ConfigError(f"--html {html}: expected a file name in a folder that exists")
+        with claimed_files({"--html": html}):
+            write_heatmap(html, store, take_rows(store, example=example, count=rows), signal)
         print(f"page: {html}")
         return
+    chosen = take_rows(store, example=example, count=rows)
     shaded = shade_rows(chosen, [signal] if signal in held_signals(list(chosen[0])) else [])
     if not any(signal in e.shades and e.shades[signal].any for e in shaded):
         raise StoreError(f"{store.folder}: {missing(signal)}")

@@ -24,7 +24,7 @@ from shared.console import say
 from shared.datasets import load_rows
 from shared.errors import ConfigError, DataError, StoreError
 from shared.examples import Example, answer_span_tokens, make_examples, special_ids
-from shared.fs import atomic_folder, require_fresh, write_json
+from shared.fs import atomic_folder, write_json
 from shared.layout import as_scored, say_layout
 from shared.models import (
     choose_device,
@@ -36,6 +36,7 @@ from shared.models import (
     template_fingerprint,
     tokenizer_names,
 )  # fmt: skip
+from shared.outputs import claims
 from shared.scored import answer_spans, scored_examples
 from shared.scores import Store, check_fits, open_store
 from shared.weights import seeded, token_weights
@@ -50,9 +51,9 @@ READ = ("example_id", "input_ids", "tokens", "is_target", "importance", "word")
 """columns of the store that are read"""
 
 
+@claims("this diagnosis")
 def run_diagnose(config: DiagnoseConfig) -> Path:
     """Measures, prints the table, and returns the folder of the report. Raises UserError before any gradient is computed."""
-    require_fresh(Path(config.out), what="this diagnosis")
     device = choose_device(config.device)
     store, folder = open_store(config.scores), locate(config.model)
     tokenizer = load_laid_out(config.model, folder, as_scored(config, store.manifest["options"]))

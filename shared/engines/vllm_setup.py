@@ -91,7 +91,7 @@ def fitting_device(device: str | None) -> str:
 
 def known_architecture(folder: Path, verb: str) -> str:
     """The one of config.json's architectures that vLLM has text for. Refused here: vLLM would fall back to a model without our pooler."""
-    named = read_json(folder / "config.json").get("architectures") or []
+    named = read_json(folder / "config.json", foreign=True).get("architectures") or []
     known = text_architectures()
     for name in named:
         if name in known:
@@ -101,7 +101,7 @@ def known_architecture(folder: Path, verb: str) -> str:
 
 def may_cache(folder: Path) -> bool | None:
     """Off where attention slides over a window: vLLM then frees blocks as it goes, and chunks would depend on what is still there."""
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", foreign=True)
     return False if config.get("sliding_window") and config.get("use_sliding_window", True) else None
 
 

@@ -8,8 +8,9 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fsspec
@@ -20,7 +21,7 @@ from shared import lock, scores
 from shared.errors import ConfigError, StoreError
 from shared.parts import OPTIONAL, SCHEMA, TOKEN_COLUMNS
 from shared.scores import Store, Upgrade, Writer, claim, open_store, rewrite, schema
-from shared.storage import open_place
+from shared.storage import LocalPlace, open_place
 
 
 def example(name: str, length: int = 6) -> dict:
@@ -324,7 +325,7 @@ def test_no_cut_file_is_accepted(store):
 def test_two_writers_in_one_process_and_a_rewrite_are_kept_apart(store):
     with claim(store.folder):
         for attempt in (lambda: claim(store.folder).__enter__(), lambda: rewrite(store, halve)):
-            with pytest.raises(StoreError, match=rf"process {os.getpid()} on .* has, since 20.*, been writing this store"):
+            with pytest.raises(StoreError, match=rf"process {os.getpid()} on .* has, since 20.*, been writing here"):
                 attempt()
         assert rows_of(store.folder)  # readers are not locked out
     assert "_lock" not in store.place.names()
@@ -416,24 +417,56 @@ def test_without_flock_a_sign_of_life_holds_the_lock(tmp_path, monkeypatch, no_f
     assert len(write(folder)) == 5
 
 
-@pytest.mark.parametrize(
-    ("change", "alive"),
-    [
-        ({}, True),
-        ({"beat": -1000}, False),
-        ({"host": "elsewhere"}, True),
-        ({"host": "elsewhere", "beat": -1000}, False),
-        ({"pid": 0}, False),
-    ],
-)
-def test_without_flock_an_old_sign_or_a_dead_process_is_taken_over(tmp_path, no_flock, change, alive):
-    record = {"pid": os.getppid(), "host": socket.gethostname(), "since": "now", "token": "x", "beat": time.time()}
-    record.update(change, beat=record["beat"] + change.get("beat", 0))
-    if change.get("pid") == 0:
-        record["pid"] = dead_pid()
+@pytest.mark.parametrize("clock", [-1000, 0, 1000])
+@pytest.mark.parametrize("host", ["here", "elsewhere"])
+@pytest.mark.parametrize("alive", [True, False])
+def test_without_flock_a_sign_counts_while_it_is_renewed_whatever_its_clock_says(tmp_path, monkeypatch, no_flock, clock, host, alive):
+    monkeypatch.setattr(lock, "BEAT_S", 0.05)
+    monkeypatch.setattr(lock, "STALE_S", 0.5)
+    record = {"pid": os.getppid(), "host": socket.gethostname() if host == "here" else host, "since": "now", "token": "x", "beat": 0.0}
+    done = threading.Event()
+
+    def renew():
+        place = LocalPlace(tmp_path)
+        while not done.wait(0.05):
+            record["beat"] = time.time() + clock
+            place.write("_lock", json.dumps(record).encode())
+
+    (tmp_path / "_lock").write_text(json.dumps({**record, "beat": time.time() + clock}))
+    if alive:
+        (thread := threading.Thread(target=renew)).start()
+        try:
+            with pytest.raises(StoreError, match=f"process {os.getppid()} on .* been writing here"):
+                write(tmp_path)
+        finally:
+            done.set()
+            thread.join()
+    else:
+        assert len(write(tmp_path)) == 5
+
+
+def test_without_flock_the_lock_of_a_dead_process_of_this_machine_is_taken_over_at_once(tmp_path, no_flock):
+    record = {"pid": dead_pid(), "host": socket.gethostname(), "since": "now", "token": "x", "beat": time.time() + 1000}
     (tmp_path / "_lock").write_text(json.dumps(record))
-    with pytest.raises(StoreError, match="been writing") if alive else nullcontext():
-        write(tmp_path)
+    assert len(write(tmp_path)) == 5
+
+
+def test_without_flock_a_writer_whose_lock_was_taken_over_does_not_say_success(tmp_path, no_flock):
+    with pytest.raises(StoreError, match=r"another process has written here meanwhile \(elsewhere\)"), claim(tmp_path) as place:
+        place.write("_lock", json.dumps({"pid": 1, "host": "elsewhere", "since": "now", "token": "y", "beat": 0.0}).encode())
+
+
+def test_a_lock_that_is_a_link_or_a_pipe_is_refused_and_nothing_is_written_through_it(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "_lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(StoreError, match="_lock: is a link, and nothing is written through links"):
+        write(tmp_path / "store")
+    (tmp_path / "store" / "_lock").unlink()
+    os.mkfifo(tmp_path / "store" / "_lock")
+    with pytest.raises(StoreError, match="_lock: is no ordinary file"):
+        write(tmp_path / "store")
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def dead_pid() -> int:
