@@ -24,6 +24,7 @@ from shared.errors import ConfigError, DataError, ModelError
 from shared.fs import atomic_folder, hash_file, write_json
 from shared.layout import LayoutOptions, layout_of, say_layout
 from shared.outputs import claims
+from shared.saved import GENERATION
 
 FORMAT = 1
 NUMBERS, ROWS, CONFIG = "benchmark.json", "rows.parquet", "_config.toml"
@@ -101,6 +102,7 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
         "model_fingerprint": models.model_fingerprint(folder),
         "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
         "template_fingerprint": models.template_fingerprint(tokenizer),
+        "generation_sha256": hash_file(wishes) if (wishes := folder / GENERATION).is_file() else None,
     }
     with harness.said_once():
         loaded = tasks.load_tasks(config.tasks, Path(config.include) if config.include else None)
