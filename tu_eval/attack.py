@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def attack(config: AttackConfig) -> Path:
         about[role] = {"label": default_label(name), "model": name, "model_fingerprint": fingerprint}
         rows[role] = _run(config, subject, material)
         subject.close()
-    numbers = summarise(config, rows)
+    numbers = summarise(config.attacks, rows)
     _write(out, config, {"format": FORMAT, "models": about, "suite": suite.name, **content}, numbers, rows)
     if not config.store:
         remove_stores(root)
@@ -98,10 +99,10 @@ def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[Att
     return {name: subject.piece(name, made[name])[0] for name in c.attacks}
 
 
-def summarise(config: AttackConfig, rows: dict[str, dict[AttackName, list[Row]]]) -> list[dict[str, Any]]:
+def summarise(attacks: Sequence[AttackName], rows: dict[str, dict[AttackName, list[Row]]]) -> list[dict[str, Any]]:
     """-> attack, setting, measure, and the number of each model that was attacked; those of the first model give the order."""
     level = None
-    if "relearn" in config.attacks and "before" in rows:
+    if "relearn" in attacks and "before" in rows:
         start = means(row for row in rows["before"]["relearn"] if row["step"] == 0)
         level = start.get(("step 0", f"probability ({relearn.REST})"))  # none where all forget rows are shown
         level = level and 0.5 * level
@@ -112,12 +113,19 @@ def summarise(config: AttackConfig, rows: dict[str, dict[AttackName, list[Row]]]
         return {"paraphrase": paraphrase.summarise, "sample": sample.summarise, "quantise": means}[name](made)
 
     out = []
-    for name in config.attacks:
+    for name in attacks:
         found = {role: numbers(name, made[name]) for role, made in rows.items()}
         for setting, measure in found["model"]:
             values = {role: found[role].get((setting, measure)) for role in found}
             out.append({"attack": name, "setting": setting, "measure": measure, **values})
     return out
+
+
+def numbers_again(about: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What `summarise` makes of a finished folder's attack.json and rows. Raises KeyError or TypeError for rows that no attack wrote."""
+    roles, attacks = list(about["models"]), list(dict.fromkeys(number["attack"] for number in about["numbers"]))
+    made = {role: {name: [r for r in rows if r["model"] == role and r["attack"] == name] for name in attacks} for role in roles}
+    return summarise(attacks, made)
 
 
 def _code() -> str:

@@ -130,9 +130,9 @@ def reference_of(results: Results, others: Sequence[Results]) -> Results | None:
 def _against(retain: Results, rows: Rows, min_k: float | None, summary: Mapping[str, Any]) -> Metrics:
     out: Metrics = {}
     theirs = retain.rows("forget")
-    ratios = [row.get("log_truth_ratio") for row in rows], [row.get("log_truth_ratio") for row in theirs]
-    if "forget_quality" in summary["metrics"] and all(side and None not in side for side in ratios):
-        out["forget_quality"] = forget_quality(*ratios)
+    mine, others = ([x for r in side if (x := r.get("log_truth_ratio")) is not None] for side in (rows, theirs))
+    if "forget_quality" in summary["metrics"] and mine and others and (len(mine), len(others)) == (len(rows), len(theirs)):
+        out["forget_quality"] = forget_quality(mine, others)
     held = _aucs(retain.membership()).get("min_k")
     same = (summary.get("membership") or {}).get("holdout_fingerprint") == (retain.summary.get("membership") or {}).get(
         "holdout_fingerprint"

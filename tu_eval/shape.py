@@ -12,6 +12,8 @@ from tu_eval.columns import LONE, columns_of
 
 SLACK = 1e-9
 """that a mean of shares may leave 0 to 1 by rounding"""
+ROUNDING = 1e-12
+"""that a value may lie outside of its interval"""
 LONGEST = 4096
 """characters of a name; more is no name"""
 
@@ -42,7 +44,7 @@ def _check_metrics(path: Path, summary: dict[str, Any]) -> None:
 def _check_membership(path: Path, summary: dict[str, Any]) -> None:
     for name, found in ((summary.get("membership") or {}).get("attacks") or {}).items():
         auc, low, high, rate = (found[k] for k in SEPARATION)
-        if not (all(0 <= x <= 1 for x in (auc, low, high, rate)) and low - SLACK <= auc <= high + SLACK):
+        if not (all(0 <= x <= 1 for x in (auc, low, high, rate)) and low - ROUNDING <= auc <= high + ROUNDING):
             raise StoreError(
                 f"{path}: membership inference by {name} has AUC {auc!r} with interval {low!r} to {high!r}; expected numbers from 0 to 1, "
                 "the AUC between the two; it was edited, evaluate again"

@@ -1,7 +1,8 @@
 """Signatures of finished folders: ed25519 over the name and sha256 of every file, in signature.json beside them (extra `[sign]`).
 
 A signature says that who holds the private key has had these very bytes; whose key it is, and whether what was signed is true, it does not
-say. What is signed is the line PREFIX and the sha256 (hex) of the canonical JSON (sorted keys, no spaces) of {"files": {name: sha256}, "format": 1}.
+say. What is signed is the line PREFIX and the sha256 (hex) of the canonical JSON (keys sorted, no spaces) of
+{"files": {name: sha256}, "format": 1}.
 """
 
 from __future__ import annotations
@@ -119,14 +120,13 @@ def check_signature(folder: Path, key: Ed25519PublicKey | None = None) -> str | 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     about = read_object(path, hint="the signature is damaged, sign again")
-    named, files = about.get("public_key"), about.get("files")
+    named, files, signed = str(about.get("public_key")), about.get("files"), str(about.get("signature"))
     try:
-        right = about.get("format") == FORMAT and isinstance(files, dict) and isinstance(named, str) and len(files) <= MOST_FILES
-        signer, signed = Ed25519PublicKey.from_public_bytes(bytes.fromhex(named)), bytes.fromhex(about["signature"])  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError):
-        right = False
-    if not right:
-        raise StoreError(f"{path}: is no signature of format {FORMAT}; sign again")
+        if about.get("format") != FORMAT or not isinstance(files, dict) or len(files) > MOST_FILES:
+            raise ValueError("not as `sign` writes it")
+        signer, signed = Ed25519PublicKey.from_public_bytes(bytes.fromhex(named)), bytes.fromhex(signed)
+    except ValueError:
+        raise StoreError(f"{path}: is no signature of format {FORMAT}; sign again") from None
     if key is not None and key.public_bytes_raw() != signer.public_bytes_raw():
         raise StoreError(f"{folder}: was signed by another key ({named[:16]}…) than the one given")
     try:
