@@ -157,7 +157,9 @@ def diagnose(
 
     settings = resolve(DiagnoseConfig, config=config, sets=sets or (), flags=flags)
     from tu_train.diagnose import run_diagnose
+    from tu_train.saving import check_name
 
+    check_name(settings.out)
     folder = run_diagnose(settings)
     print(f"diagnosis: {folder} (diagnose.json, snr.png)")
 
@@ -174,7 +176,9 @@ def many(
     """
     from shared.storage import open_place
     from tu_train.many import run_many
+    from tu_train.saving import check_name
 
+    check_name(out)
     folder = Path(out)
     open_place(out)  # refuses an empty name, which as a path would be the working directory
     runs = run_many(study, folder)
