@@ -25,6 +25,7 @@ from shared.fs import atomic_folder, hash_file, write_json
 from shared.layout import LayoutOptions, layout_of, say_layout
 from shared.outputs import claims
 from shared.saved import GENERATION
+from tu_eval.model_folder import find_model
 
 FORMAT = 1
 NUMBERS, ROWS, CONFIG = "benchmark.json", "rows.parquet", "_config.toml"
@@ -89,7 +90,7 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
 
     out = Path(config.out)
     harness.require_lm_eval()
-    folder = models.locate(config.model)
+    folder = find_model(config.model)
     tokenizer = models.load_tokenizer(folder)
     if config.chat_template and not tokenizer.chat_template:
         raise ModelError(f"model {config.model}: has no chat template, which --chat-template asks for; leave it out to ask in plain text")

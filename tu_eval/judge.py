@@ -29,6 +29,7 @@ from shared.outputs import claims
 from tu_eval import judge_rating
 from tu_eval.judge_answers import Conversation, read_conversations, write_answers
 from tu_eval.judge_endpoint import Endpoint, JudgeError, ask, check_reachable, endpoint
+from tu_eval.model_folder import find_model
 from tu_eval.store import Store, remove_stores
 
 FORMAT = 1
@@ -90,7 +91,7 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
     judge, out = endpoint(config.judge_model), Path(config.out)
     config = replace(config, judge_model=judge.model)
     conversations = read_conversations(Path(config.data).expanduser(), config.limit)
-    folder = models.locate(config.model)
+    folder = find_model(config.model)
     device = models.choose_device(config.device).type
     tokenizer, context = models.load_laid_out(config.model, folder, config), models.context_length(folder)
     check_reachable(judge, config.timeout_s, config.reply_s)
