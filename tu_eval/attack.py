@@ -29,6 +29,7 @@ from tu_eval.attacks.probing import Numbers, means
 from tu_eval.config import EvalConfig
 from tu_eval.evaluation import default_label
 from tu_eval.measure import Subject, stop_ids
+from tu_eval.model_folder import find_model
 from tu_eval.store import Row, Store, remove_stores
 from tu_eval.suites import find_suite
 
@@ -46,7 +47,7 @@ NO_NUMBERS = ("model", "before", "retain", "out", "store", "device", "batch_toke
 def attack(config: AttackConfig) -> Path:
     """Runs the attacks and writes the folder. Raises UserError before any work for everything that cannot fit."""
     suite, out = find_suite(config.suite), Path(config.out)
-    folders = {role: models.locate(name) for role in ROLES if (name := getattr(config, role)) is not None}
+    folders = {role: find_model(name) for role in ROLES if (name := getattr(config, role)) is not None}
     device = models.choose_device(config.device).type
     material = load(config, next(s for s in suite.sets if s.name == "forget"), folders)
     root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")

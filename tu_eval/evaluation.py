@@ -16,6 +16,7 @@ from tu_eval.config import EvalConfig
 from tu_eval.measure import Attacked, Subject, gradient_norms, losses
 from tu_eval.membership import membership_rows
 from tu_eval.metrics import rouge
+from tu_eval.model_folder import find_model
 from tu_eval.results import FORMAT, Results, write_results
 from tu_eval.retain import Retain
 from tu_eval.rows import Rows
@@ -65,7 +66,7 @@ def open_subjects(
 
     if config.reference_model is None or identity["holdout_fingerprint"] is None:
         return open_subject(folder), None
-    reference = models.locate(config.reference_model)
+    reference = find_model(config.reference_model)
     if models.vocabulary_fingerprint(models.load_tokenizer(reference)) != identity["vocabulary_fingerprint"]:
         raise ConfigError(f"reference_model {config.reference_model}: has another tokenizer than {config.model}, so losses do not compare")
     models.require_rows(

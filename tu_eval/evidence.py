@@ -14,11 +14,13 @@ from typing import Any
 
 from shared import __version__
 from shared.errors import StoreError
+from shared.finished import check_output
 from shared.fs import atomic_folder, hash_json, write_json, write_text
 from shared.outputs import claimed_folder
 from tu_eval.columns import MEANING, columns_of, show
 from tu_eval.compare import Comparison, load_comparison
 from tu_eval.intervals import Estimate, Span
+from tu_eval.model_folder import local_folder
 from tu_eval.plot import TOLD_APART
 from tu_eval.recompute import intervals, require_recomputable
 from tu_eval.report import fill
@@ -85,6 +87,9 @@ def build(comparison: Comparison, *, store: str | None, show_text: bool) -> dict
     named = after.summary["retain_results"]
     if retain is not None and named and any(named.get(k) not in (None, retain.summary[k]) for k in ("rows_sha256", "model_fingerprint")):
         raise StoreError(f"--retain {retain.folder}: {after.folder} was measured against other retain results")
+    for result in comparison.results:
+        if (folder := local_folder(result.summary["model"])) is not None:
+            check_output(folder)  # damaged weights may have been measured before anybody looked
     training, why = find_training(after)
     rows = comparison.rows[1].get("forget", [])
     if not rows:

@@ -20,7 +20,10 @@ from shared.models import check_readable
 SHORT = ("wmdp", "wmdp_bio", "wmdp_cyber", "wmdp_chem", "mmlu")
 FOLDERS = ("wmdp", "mmlu/default")
 """where lm-eval keeps the tasks of these names; reading all of its 14,000 takes ten seconds"""
-BUILD_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, ImportError, SyntaxError, jinja2.TemplateError)
+BUILD_ERRORS = (
+    KeyError, IndexError, TypeError, ValueError, AttributeError, ImportError, SyntaxError, ArithmeticError, AssertionError, RuntimeError,
+    jinja2.TemplateError,
+)  # fmt: skip
 """what lm-eval raises for a task's YAML, or a row of its data, that it cannot use; it has no error class of its own for it"""
 
 
