@@ -147,12 +147,14 @@ def verify(folder: Folder) -> None:
     from shared.errors import StoreError
     from shared.scores import open_store
     from shared.secret import without_secrets
-    from tu_score.verify import problems_of
+    from tu_score.verify import problems_of, unchecked
 
     store = open_store(folder)
     problems = problems_of(store)
     for problem in problems:
         typer.echo(without_secrets(problem))
+    if (not_told := unchecked(store)) is not None:
+        typer.echo(not_told)
     if problems:
         found = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found"
         raise StoreError(f"{without_secrets(folder)}: {found}; copy the folder again or score again")
