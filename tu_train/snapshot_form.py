@@ -16,6 +16,7 @@ FOREIGN = (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeE
 """what torch raises for content that it cannot use"""
 KINDS = ("model", "optimizer", "state", "rng")
 LARGEST = 2**53
+MOVES = ("lr", "fused", "foreach", "params")
 
 
 def is_form(body: Mapping[str, Any], step: int) -> bool:
@@ -67,13 +68,28 @@ def _same_form(step: int, name: str, saved: Tensor, like: Tensor) -> None:
 def check_numbers(step: int, numbers: Mapping[str, Any], optimizer: torch.optim.Optimizer, schedule: Any) -> None:
     """Options of the optimizer and the schedule have the names and kinds that those of this run have. Raises StoreError."""
     groups, now = numbers["groups"], optimizer.state_dict()["param_groups"]
-    alike = isinstance(groups, list) and len(groups) == len(now) and all(map(_alike, groups, now))
+    alike = isinstance(groups, list) and len(groups) == len(now) and all(map(_same_group, groups, now))
     counters = numbers["counters"]
     alike = alike and isinstance(counters, dict) and all(isinstance(c, dict) and all(map(_number, c.values())) for c in counters.values())
     then = numbers["schedule"]
     goes_on = then is None if schedule is None else _alike(then, schedule.state_dict()) and then.get("last_epoch") == step
     if not alike or not goes_on:
         raise StoreError(f"checkpoint of step {step}: options of its optimizer or schedule are not those of a checkpoint; delete it")
+
+
+def _same_group(then: Any, now: Mapping[str, Any]) -> bool:
+    """Options follow from the settings, which are compared: only the rate moves, and how kernels are fused depends on the device."""
+    if not isinstance(then, dict):
+        return False
+    fixed = {name: list(v) if isinstance(v, tuple) else v for name, v in now.items() if name not in MOVES}
+    return all(
+        _number(value)
+        if name == "lr"
+        else value in (None, True, False)
+        if name in ("fused", "foreach")
+        else name in fixed and value == fixed[name]
+        for name, value in then.items()
+    )
 
 
 def _alike(then: Any, now: Mapping[str, Any]) -> bool:
