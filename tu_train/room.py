@@ -1,7 +1,7 @@
 """What could spoil the end of a run, looked to before: room on the disk, set aside before the first step, and weights that are numbers.
 
-Two files in OUT.unfinished take the room: one for the model, let go right before it is written, one for the checkpoint, let go when it
-is wanted. Where the system cannot set room aside (os.posix_fallocate), free space is all that was looked at.
+Files in OUT.unfinished take the room: for the model and what stands beside it, let go right before they are written, and for a last
+checkpoint, let go when it is wanted. Where the system cannot set room aside (os.posix_fallocate), free space is all that was looked at.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from shared.console import readable_bytes, say
 from shared.errors import ModelError
 from tu_train.checkpoint import FULL
 
-RESERVED, FOR_CHECKPOINT = "reserved", "reserved-checkpoint"
-SMALL = 1 << 16
-"""bytes for what stands beside weights: log, hashes, headers"""
+RESERVED, BESIDE, FOR_CHECKPOINT = "reserved", "reserved-beside", "reserved-checkpoint"
+SMALL, LINE = 1 << 19, 500
+"""bytes for what stands beside weights (card, picture, headers), and for the log, a step"""
 
 
 class Room:
     """Bytes of the disk, taken in `folder` until they are wanted."""
 
-    def __init__(self, folder: Path, model_bytes: int, model: torch.nn.Module) -> None:
+    def __init__(self, folder: Path, model_bytes: int, steps: int, model: torch.nn.Module) -> None:
         """Raises OSError naming the file where there is no room for the model."""
         self.folder = folder
-        _take(folder / RESERVED, model_bytes + SMALL)
-        checkpoint = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) + SMALL
+        _take(folder / RESERVED, model_bytes)
+        _take(folder / BESIDE, SMALL + LINE * steps)
+        checkpoint = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) + (SMALL >> 3)
         try:
             _take(folder / FOR_CHECKPOINT, checkpoint)
         except OSError as error:
@@ -42,11 +43,12 @@ class Room:
     @staticmethod
     def clear(folder: Path) -> None:
         """What a killed run had set aside."""
-        for name in (RESERVED, FOR_CHECKPOINT):
+        for name in (RESERVED, BESIDE, FOR_CHECKPOINT):
             (folder / name).unlink(missing_ok=True)
 
     def for_model(self) -> None:
-        (self.folder / RESERVED).unlink(missing_ok=True)
+        for name in (RESERVED, BESIDE):
+            (self.folder / name).unlink(missing_ok=True)
 
     def release(self) -> None:
         """All of it."""

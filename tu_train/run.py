@@ -167,7 +167,7 @@ def _train_and_save(config: LoopConfig, packed: PackedModel, wrapper: Any, token
     with working_folder(out) as work, claimed_folder(out, what="this model"), Stopping() as stopping:
         Room.clear(work)
         size = try_output(work, config, packed, wrapper, tokenizer)
-        room = Room(work, size, packed.model)
+        room = Room(work, size, job.count, packed.model)
         checkpoints = Checkpoints(work, {**job.about, "settings": settings}, config, stopping, room)
         trackers = open_trackers(config.trackers, name=out.name, settings=settings, folder=work)
         state = start_state(packed, objective)

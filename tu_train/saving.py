@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +118,18 @@ def working_folder(out: Path) -> Iterator[Path]:
     Raises StoreError for a full disk, whatever was being written, saying whether there is a checkpoint to go on from.
     """
     folder = unfinished(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    new = not folder.exists()
+    if not folder.is_symlink():
+        folder.mkdir(parents=True, exist_ok=True)
     refuse_links(folder)
-    fsync_folder(folder.parent)
-    with locked(open_place(folder)):
+    with ExitStack() as held:
+        try:
+            fsync_folder(folder.parent)
+            held.enter_context(locked(open_place(folder)))
+        except OSError as error:
+            if new:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise not_written(folder, error, folder) from None
         try:
             yield folder
         except BaseException as error:
