@@ -22,6 +22,7 @@ from shared.console import say
 from shared.fs import atomic_folder, hash_file, write_json
 from shared.layout import say_layout
 from shared.outputs import claims
+from shared.secret import without_secrets_in
 from tu_eval.attacks import paraphrase, quantise, relearn, sample
 from tu_eval.attacks.config import AttackConfig, AttackName
 from tu_eval.attacks.material import Material, load
@@ -51,7 +52,7 @@ def attack(config: AttackConfig) -> Path:
     device = models.choose_device(config.device).type
     material = load(config, next(s for s in suite.sets if s.name == "forget"), folders)
     root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
-    settings = {k: v for k, v in as_dict(config).items() if k not in NO_NUMBERS}
+    settings = without_secrets_in({k: v for k, v in as_dict(config).items() if k not in NO_NUMBERS})
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     content = {**material.identity, "settings": settings, "device": device, "versions": versions, "attack_code": _code()}
     about, rows = {}, {}
@@ -160,14 +161,16 @@ def _write(
         table = pyarrow.Table.from_pylist(flat, schema=schema())
         pyarrow.parquet.write_table(table, folder / ROWS, compression="zstd", write_page_checksum=True)
         write_config(folder / CONFIG, config)
-        write_json(folder / NUMBERS, {**about, "numbers": numbers, "rows_sha256": hash_file(folder / ROWS)})
+        write_json(folder / NUMBERS, {**without_secrets_in(about), "numbers": numbers, "rows_sha256": hash_file(folder / ROWS)})
 
 
 def print_attacks(folder: Path) -> None:
     """The numbers as a table on stdout; of relearning the first, the last and the summary."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    from shared.errors import printable
     from shared.fs import read_json
     from tu_eval.columns import show
 
@@ -184,7 +187,8 @@ def print_attacks(folder: Path) -> None:
             table.add_section()
         name = number["attack"] if number["attack"] != last else ""
         shown = [str(v) if isinstance(v, int) else show(v) for v in (number[role] for role in roles)]
-        table.add_row(name, number["setting"], number["measure"].replace("_", " "), *shown)
+        setting, measure = printable(number["setting"]), printable(number["measure"].replace("_", " "))
+        table.add_row(name, Text(setting), Text(measure), *shown)
         last = number["attack"]
     console.print(table)
     console.print(f"attacks: {folder} ({NUMBERS}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)

@@ -20,11 +20,12 @@ from typing import Any, Literal
 from shared import models
 from shared.config import as_dict, write_config
 from shared.console import say
-from shared.errors import ConfigError, DataError, ModelError
+from shared.errors import ConfigError, DataError, ModelError, printable
 from shared.fs import atomic_folder, hash_file, write_json
 from shared.layout import LayoutOptions, layout_of, say_layout
 from shared.outputs import claims
 from shared.saved import GENERATION
+from shared.secret import without_secrets_in
 from tu_eval.model_folder import find_model
 
 FORMAT = 1
@@ -176,7 +177,7 @@ def _write(out: Path, config: BenchmarksConfig, about: dict[str, Any], rows: lis
     with atomic_folder(out) as folder:
         pyarrow.parquet.write_table(pa.Table.from_pylist(flat, schema=schema), folder / ROWS, compression="zstd", write_page_checksum=True)
         write_config(folder / CONFIG, config)
-        about = {**about, "rows_sha256": hash_file(folder / ROWS)}
+        about = {**without_secrets_in(about), "rows_sha256": hash_file(folder / ROWS)}
         write_json(folder / NUMBERS, about)
     return about
 
@@ -192,5 +193,5 @@ def print_benchmarks(about: dict[str, Any]) -> None:
             base, _, chosen = metric.partition(" ")
             error = found.get(f"{base}_stderr {chosen}".strip())
             shown = "none" if value is None else f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
-            print(f"{name} {metric}: {shown}")
+            print(printable(f"{name} {metric}: {shown}"))
     print(f"questions: {about['questions']}")

@@ -12,6 +12,7 @@ from shared import models
 from shared.config import as_dict
 from shared.engines import choose_engine, vllm_setup
 from shared.errors import ConfigError
+from shared.secret import without_secrets_in
 from tu_eval.config import EvalConfig
 from tu_eval.measure import Attacked, Subject, gradient_norms, losses
 from tu_eval.membership import membership_rows
@@ -120,7 +121,7 @@ def finish(
         else None,
     }
     rows = [row for kept in measured.rows.values() for row in kept]
-    results = write_results(Path(config.out), summary, rows, measured.membership, config)
+    results = write_results(Path(config.out), without_secrets_in(summary), rows, measured.membership, config)
     if not config.store:
         remove_stores(store_root(config))
     return results

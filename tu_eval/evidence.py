@@ -17,6 +17,7 @@ from shared.errors import StoreError
 from shared.finished import check_output
 from shared.fs import atomic_folder, hash_json, write_json, write_text
 from shared.outputs import claimed_folder
+from shared.secret import without_secrets_in
 from tu_eval.columns import MEANING, columns_of, show
 from tu_eval.compare import Comparison, load_comparison
 from tu_eval.intervals import Estimate, Span
@@ -113,6 +114,7 @@ def build(comparison: Comparison, *, store: str | None, show_text: bool) -> dict
         "measured": _measured(comparison),
         "not_claimed": [*NEVER, *conditions(before, after, retain, training, why, scored, len(rows))],
     }
+    report = without_secrets_in(report)
     return {**report, "evidence_sha256": hash_json(report)}
 
 

@@ -22,10 +22,11 @@ from typing import Any, Literal
 from shared import models
 from shared.config import as_dict, write_config
 from shared.console import progress, say
-from shared.errors import StoreError
+from shared.errors import StoreError, printable
 from shared.fs import atomic_folder, hash_file, hash_json, read_json, write_json
 from shared.layout import LayoutOptions
 from shared.outputs import claims
+from shared.secret import without_secrets_in
 from tu_eval import judge_rating
 from tu_eval.judge_answers import Conversation, read_conversations, write_answers
 from tu_eval.judge_endpoint import Endpoint, JudgeError, ask, check_reachable, endpoint
@@ -190,12 +191,12 @@ def _write(out: Path, config: JudgeConfig, about: dict[str, Any], rows: list[dic
     with atomic_folder(out) as folder:
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), folder / ROWS, compression="zstd", write_page_checksum=True)
         write_config(folder / CONFIG, config)
-        write_json(folder / NUMBERS, {**about, "rows_sha256": hash_file(folder / ROWS)})
+        write_json(folder / NUMBERS, {**without_secrets_in(about), "rows_sha256": hash_file(folder / ROWS)})
 
 
 def print_judge(about: dict[str, Any]) -> None:
     def line(name: str, value: float | None, error: float | None = None) -> None:
-        print(f"{name}: " + ("none" if value is None else f"{value:.2f}") + (f" ± {error:.2f}" if error is not None else ""))
+        print(printable(f"{name}: ") + ("none" if value is None else f"{value:.2f}") + (f" ± {error:.2f}" if error is not None else ""))
 
     line("score", about["score"], about["stderr"])
     for kind in ("turns", "categories"):

@@ -145,8 +145,9 @@ def build(
                 check_readable(folder, [ids], what=f"task {name}, question {request.doc_id}")
                 long += _too_long(request, len(ids), lm, room)
         except BUILD_ERRORS as error:
-            reason = (str(error).splitlines() or [""])[0][:300]
-            raise DataError(f"task {name}: lm-eval cannot make its questions: {type(error).__name__}: {reason}") from None
+            # What is wrong with a row is said with the row's own text, but by templates.
+            reason = f": {(str(error).splitlines() or [''])[0][:300]}" if isinstance(error, jinja2.TemplateError) else " in one of its rows"
+            raise DataError(f"task {name}: lm-eval cannot make its questions: {type(error).__name__}{reason}") from None
         questions += len({request.doc_id for request in task.instances})
         task.build_all_requests = lambda **_: None  # lm-eval would do it again
     return digest.hexdigest(), questions, long
