@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,7 +24,7 @@ from shared import lock
 from shared.errors import ConfigError
 from shared.scores import MANIFEST, Writer, open_store
 from shared.storage import open_place
-from tests.tu_score import killed
+from tests.tu_score import killed, silent
 from tu_score import workers
 from tu_score.config import ScoreConfig
 from tu_score.run import run_score
@@ -320,3 +322,53 @@ def test_each_worker_has_cuda_devices_of_its_own(monkeypatch, visible, options, 
 
 def test_no_workers_is_refused(command):
     assert command("--workers", "0") == (2, ["error: workers is 0, expected at least 1"])
+
+
+def test_a_stopped_worker_does_not_stop_the_run_for_ever(command, tmp_path, monkeypatch):
+    assert command(out=tmp_path / "one")[0] == 0
+    write_part, stopped = Writer.write_part, []
+
+    def stop_all(writer, index, columns):
+        write_part(writer, index, columns)
+        if not stopped:
+            stopped.extend(child.pid for child in multiprocessing.active_children())
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write_part", stop_all)
+        patch.setattr(workers, "BEAT_S", 0.2)
+        patch.setattr(workers, "SILENT_S", 20.0)
+        patch.setattr(workers, "PATIENCE_S", 0.5)
+        code, lines = command("--workers", "2")
+    assert code == 2 and "gave no sign of life for 20 s, so it was ended; finished parts are kept" in lines[-1]
+    assert len(stopped) == 2 and not multiprocessing.active_children()
+    assert command()[0] == 0
+    same_but_for_names(tmp_path / "store", tmp_path / "one")
+
+
+def test_a_worker_that_lives_and_does_nothing_is_ended(command, monkeypatch):
+    monkeypatch.setattr(workers, "work", silent.work)
+    monkeypatch.setattr(workers, "BEAT_S", 0.2)
+    monkeypatch.setattr(workers, "STUCK_S", 2.0)
+    monkeypatch.setattr(workers, "PATIENCE_S", 0.5)
+    code, lines = command("--workers", "2")
+    assert code == 2 and "lives, but has finished nothing for 2 s" in lines[-1]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent(how, tmp_path, tiny_model):
+    """While a worker computes, and where nobody closes the pipe."""
+    command = [sys.executable, "-m", "tu_score", "run", "--model", tiny_model, "--data", "atlas:forget", "--out", tmp_path / "store"]
+    process = subprocess.Popen([*command, "--workers", "2", "--set", "part_tokens=100", "--spans", "window"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "store").glob("part-*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert children and process.poll() is None
+    process.send_signal(how)
+    process.wait(60)
+    while any(Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes() for child in children):
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.2)
