@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from shared.errors import ConfigError, nearest
 from shared.fs import write_text
+from shared.secret import without_secrets_in
 
 T = TypeVar("T")
 LISTED = "the _config.toml beside every output shows those in use, docs and --help say what they do"
@@ -67,8 +68,8 @@ def write_config(path: Path, config: Any) -> None:
 
 
 def as_toml(config: Any) -> str:
-    """Tables come last: in TOML every line after a table's head belongs to the table."""
-    values = as_dict(config)
+    """Tables come last: in TOML every line after a table's head belongs to the table. Credentials in URLs are cut out."""
+    values = without_secrets_in(as_dict(config))
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     lines = [f"{k} = {_toml(v)}\n" for k, v in values.items() if k not in tables]
     for name, table in tables.items():

@@ -11,15 +11,16 @@ hub:org/name:config:split  any hub set (config may be empty)
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from shared import atlas
-from shared.data_files import SUFFIXES, file_records
+from shared.data_files import NAME, SUFFIXES, file_records, reason
 from shared.errors import DataError, nearest
+from shared.secret import without_secrets
 
 TOFU_HUB = "locuslab/TOFU"
 TOFU_SPLITS = (
@@ -54,8 +55,8 @@ class Keys:
 
 def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> list[Row]:
     """Rows of a data spec, the first `limit` of them. Raises DataError naming the spec, split, row, line or key that is wrong."""
-    if limit is not None and limit < 1:
-        raise DataError(f"--limit {limit}: expected at least 1")
+    if limit is not None and not 1 <= limit < 2**63:
+        raise DataError(f"--limit {limit}: expected at least 1" if limit < 1 else "--limit is too large: expected less than 2^63")
     if spec.startswith("tofu:"):
         name, records = "tofu/" + spec[5:], _tofu(spec[5:])
     elif spec.startswith("atlas:"):
@@ -69,7 +70,7 @@ def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> li
     for index, record in enumerate(islice(records, limit)):
         rows.append(_row(f"{name}/{record.get('row', index) if spec.startswith('atlas:') else index}", record, keys))
     if not rows:
-        raise DataError(f"data {spec}: no rows")
+        raise DataError(f"data {without_secrets(spec)}: no rows")
     return rows
 
 
@@ -89,6 +90,12 @@ def _row(name: str, record: Any, keys: Keys) -> Row:
             raise DataError(f"{name}: its {key} {_not_text(key, record[key])}")
     extra = {k: v for k, v in record.items() if k not in wanted}
     return Row(name, None, record[keys.text], extra) if keys.text else Row(name, record[keys.question], record[keys.answer], extra)
+
+
+def kind_of(value: Any) -> str:
+    """What a value of the data is, for messages, which never show the value itself."""
+    kinds = {str: "text", bool: "true or false", int: "a number", float: "a number", bytes: "bytes", list: "a list", dict: "an object"}
+    return "empty (null)" if value is None else kinds.get(type(value), f"of another type ({type(value).__name__})")
 
 
 def by_column(record: dict[str, Any], wanted: list[str]) -> bool:
@@ -112,7 +119,16 @@ def _missing(key: str, record: dict[str, Any], keys: Keys) -> str:
     one = next(iter(record)) if len(record) == 1 else ""
     cut = next((mark for mark in (";", "\t", ",") if mark in one), None)
     hint = f"; are its columns separated by {cut!r}? save it with commas (.csv) or tabs (.tsv)" if cut else f"; see {flag}"
-    return f"{nearest(key, record)}{hint}"
+    return f"{columns_near(key, record)}{hint}"
+
+
+def columns_near(key: str, record: Iterable[str]) -> str:
+    """`nearest` among column names. Where some look like text (a CSV file without a header has its first row there) none is shown."""
+    names = list(record)
+    if all(NAME.fullmatch(name) for name in names):
+        return nearest(key, names)
+    close = nearest(key, [name for name in names if NAME.fullmatch(name)])
+    return close if "did you mean" in close else f" among its {len(names)} columns; does the file lack a header with their names?"
 
 
 def _not_text(key: str, value: Any) -> str:
@@ -120,8 +136,7 @@ def _not_text(key: str, value: Any) -> str:
     if isinstance(value, float) and value != value:
         return "is NaN, which stands for an empty cell; remove the row or fill it"
     if isinstance(value, (bool, int, float)):
-        shown = str(value).lower() if isinstance(value, bool) else str(value)[:60]
-        return f'is {shown}, which is no text; quote it: "{key}": "{shown}"'
+        return f'is {kind_of(value)}, which is no text; quote it: "{key}": "..."'
     if isinstance(value, bytes):
         return "is bytes, not text; write the column as strings"
     return "is empty or not text; remove the row or fill it"
@@ -180,4 +195,4 @@ def hub_records(repo: str, config: str | None, split: str, spec: str, hint: str)
         rows: Any = datasets.load_dataset(repo, config, split=split)
         return iter(rows)
     except (OSError, ValueError, DatasetsError) as error:  # offline, no such set or split, a set of another form
-        raise DataError(f"data {spec}: cannot be had from the hub: {str(error).splitlines()[0][:200]}{hint}") from None
+        raise DataError(f"data {spec}: cannot be had from the hub: {reason(error)}{hint}") from None

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from shared.console import say
-from shared.datasets import Row
+from shared.datasets import Row, kind_of
 from shared.errors import ConfigError, DataError
 from shared.fs import hash_json
 from shared.layout import PLAIN, encode, layout_of, render, special_ids, turns_of
@@ -184,7 +184,7 @@ def _check_rows(name: str, ids: Sequence[int], tokenizer: Any) -> None:
     beyond = next((i for i in ids if i >= rows), None) if rows is not None else None
     if beyond is not None:
         raise DataError(
-            f"{name}: its text has the token {tokenizer.convert_ids_to_tokens(beyond)!r} with id {beyond}, but the model's embedding has "
+            f"{name}: its text has a token with id {beyond}, but the model's embedding has "
             f"{rows} rows; resize the model's embedding to its tokenizer, or write the row otherwise"
         )
 
@@ -224,7 +224,7 @@ def system_of(row: Row) -> str | None:
     """The row's own system prompt, in its column `system`; None where that is missing or empty. Raises DataError naming the row."""
     system = row.extra.get("system")
     if system is not None and not isinstance(system, str):
-        raise DataError(f"{row.id}: its system is {str(system)[:40]!r}, expected the text of a system prompt, or null")
+        raise DataError(f"{row.id}: its system is {kind_of(system)}, expected the text of a system prompt, or null")
     return (system or "").strip() or None
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from shared.config import checked
 from shared.errors import ConfigError
 from shared.norms import NormName, Summary, moments, normalise, per_example
 from shared.words import gather
@@ -75,7 +76,7 @@ class Recipe:
     @classmethod
     def recorded(cls, values: Mapping[str, Any]) -> Recipe:
         """Of a manifest; earlier versions knew neither unit nor copies."""
-        return cls(**{"unit": "token", "copies": "keep", **values})
+        return cls(**checked(cls, {"unit": "token", "copies": "keep", **values}, "the store's recipe"))
 
     def resolved(self, held: Container[str]) -> Recipe:
         """With a signal in place of `auto`: the first of AUTO whose column is `held`."""

@@ -243,10 +243,17 @@ def render(tokenizer: Any, turns: Sequence[Turn], *, asks: bool = False) -> str:
             f"the chat template cannot be read: line {error.lineno}: {error.message}; mend it, or use --template plain"
         ) from None
     except (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        why = " ".join(str(error).split())[:200] or type(error).__name__
+        why = " ".join(_without_turns(str(error), turns).split())[:200] or type(error).__name__
         has = any(turn["role"] == "system" for turn in turns)
         hint = "leave out --system and the column system" if has else "a system prompt can be given with --system TEXT"
         raise DataError(f"the chat template refuses these turns: {why}; {hint}, or use --template plain") from None
+
+
+def _without_turns(text: str, turns: Sequence[Turn]) -> str:
+    """A template may quote what it refuses, and that is text of the data."""
+    for content in sorted((turn["content"] for turn in turns), key=len, reverse=True):
+        text = text.replace(repr(content)[1:-1], "…").replace(content, "…") if content else text
+    return text
 
 
 def turns_of(question: str, answer: str, system: str | None) -> list[Turn]:

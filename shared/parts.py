@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared.errors import StoreError
+from shared.pages import unpacked_sizes
 
 TOKEN_COLUMNS = {
     "input_ids": pa.int32(),
@@ -56,6 +58,14 @@ def schema(optional: Iterable[str] = ()) -> pa.Schema:
 
 
 SCHEMA = schema()
+PER_TOKEN = (*TOKEN_COLUMNS, "word", "copied", "tempered_entropy")
+REPEATED_COLUMNS = ("example_id", "tokens")
+REPEATED = ["example_id", "tokens.list.element"]
+"""texts, of which a file may name one a million times in a few bytes"""
+LARGEST_RATIO, LARGEST_PART = 64, 1 << 28
+"""bytes that a part may unpack to: so many for each of its own, and so many more"""
+BYTES_A_TOKEN, LARGEST_TEXT = 256, 1 << 26
+"""of all texts together, on average, and so many more"""
 
 
 def part_name(index: int) -> str:
@@ -80,20 +90,64 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def decode(data: bytes, label: str, columns: Sequence[str] | None = None, expected: pa.Schema | None = None) -> pa.Table:
+def decode(
+    data: bytes, label: str, columns: Sequence[str] | None = None, expected: pa.Schema | None = None, *, rows: int, tokens: int
+) -> pa.Table:
     """A part whose hash has been compared, or those columns of it. One thread: parts are small, and memory stays that of one part.
 
-    Raises StoreError when it is no Parquet file, a page is damaged, or its columns are not the `expected` ones.
+    Raises StoreError when it is no Parquet file, a page is damaged, its columns are not the `expected` ones, or it holds other numbers of
+    rows and tokens than the manifest says (which is looked up before anything is unpacked: a few bytes can unpack to gigabytes).
     """
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             if expected is not None and file.schema_arrow != expected:
                 raise StoreError(f"{label}: its columns are not those of the store's format; it was written by something else")
-            return file.read(columns=None if columns is None else list(columns), use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+            named = [name for name in file.schema_arrow.names if columns is None or name in columns]  # of those asked for, those there are
+            _check_size(file.metadata, data, label, named, rows, tokens)
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, read_dictionary=REPEATED) as file:
+            return _plain(file.read(columns=named, use_threads=False), label, tokens)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise StoreError(
             f"{label}: not a readable part: {str(error).splitlines()[0][:200]}; copy the folder again or score again"
         ) from None
+
+
+def _check_size(about: pq.FileMetaData, data: bytes, label: str, named: Sequence[str], rows: int, tokens: int) -> None:
+    """Raises StoreError for a part that holds more than the manifest says, by its own table of contents or by its pages."""
+    if about.num_rows != rows:
+        raise StoreError(f"{label}: holds {about.num_rows} rows, its manifest says {rows}; copy the folder again or score again")
+    chunks = [about.row_group(g).column(c) for g in range(about.num_row_groups) for c in range(about.num_columns)]
+    unpacked = 0
+    for chunk in chunks:
+        name = chunk.path_in_schema.partition(".")[0]
+        if name not in named:
+            continue
+        if name in PER_TOKEN and chunk.num_values > tokens + rows:  # an empty list counts as one
+            raise StoreError(
+                f"{label}: {name} holds more values than the {tokens} tokens of its manifest; copy the folder again or score again"
+            )
+        unpacked += max(chunk.total_uncompressed_size, sum(unpacked_sizes(data, chunk)))
+    if unpacked > LARGEST_RATIO * len(data) + LARGEST_PART:
+        raise StoreError(f"{label}: its {len(data)} bytes unpack to {unpacked}, more than any part's; copy the folder again or score again")
+
+
+def _plain(table: pa.Table, label: str, tokens: int) -> pa.Table:
+    """Texts that were read as (entries, indices) written out, if that is no more than a part holds."""
+    for name in REPEATED_COLUMNS:
+        place = table.schema.get_field_index(name)
+        if place < 0:
+            continue
+        column = table.column(place).combine_chunks()
+        values = column.flatten() if pa.types.is_list(column.type) else column
+        if pa.types.is_dictionary(values.type):
+            sizes = pc.binary_length(values.dictionary).fill_null(0)  # type: ignore[attr-defined]
+            size = pc.sum(sizes.take(values.indices.drop_null())).as_py() or 0  # type: ignore[attr-defined]
+            if size > LARGEST_TEXT + BYTES_A_TOKEN * tokens:
+                raise StoreError(f"{label}: the texts of its {tokens} tokens have {size} bytes; copy the folder again or score again")
+            kind = pa.list_(pa.field("element", pa.string())) if pa.types.is_list(column.type) else pa.string()
+            column = column.cast(kind)
+        table = table.set_column(place, pa.field(name, column.type), column)
+    return table
 
 
 def flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ModelError
-from shared.locate import weight_files
+from shared.model_files import weight_files
 
 if TYPE_CHECKING:
     import torch

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.datasets import Keys, Row, load_rows
+from shared.datasets import Keys, Row, kind_of, load_rows
 from shared.errors import DataError, StoreError
 from shared.examples import Example, data_fingerprint, make_examples
 from shared.models import context_length, locate, template_fingerprint, tokenizer_names
 from shared.scores import Store, check_fits
+from shared.secret import lacks_secrets, without_secrets
 
 
 def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, *, flag: str = "--data") -> list[Example]:
@@ -20,14 +21,17 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
     names = {**tokenizer_names(tokenizer), "chat_template": template_fingerprint(tokenizer)}
     check_fits(store, names, model=model)
     keys = Keys(options["question_key"], options["answer_key"], options.get("text_key"))
-    rows = load_rows(data or options["data"], keys=keys, limit=options.get("limit"))
+    spec = data or options["data"]
+    if data is None and lacks_secrets(spec):
+        raise StoreError(f"{store.folder}: scored from {spec}, whose credentials are not kept; name the data that was scored with {flag}")
+    rows = load_rows(spec, keys=keys, limit=options.get("limit"))
     examples = make_examples(
         rows, tokenizer, context=context_length(locate(model)), long=options["long"], text_length=options["text_length"]
     )
     found, expected = data_fingerprint(examples), store.fingerprints["data"]
     if found != expected:
         raise StoreError(
-            f"{store.folder}: scored from other data than {data or options['data']} gives (store {str(expected)[:12]}, data {found[:12]}); "
+            f"{store.folder}: scored from other data than {without_secrets(spec)} gives (store {str(expected)[:12]}, data {found[:12]}); "
             f"name the data that was scored with {flag}"
         )
     return examples
@@ -43,7 +47,12 @@ def row_spans(row: Row, key: str, *, missing: str) -> list[tuple[int, int]]:
     if key not in row.extra:
         raise DataError(f"{row.id}: no column {key!r} with the true spans of its answer; {missing}")
     spans, size = row.extra[key], len(row.answer)
-    pairs = isinstance(spans, list) and all(isinstance(s, list) and len(s) == 2 and all(type(i) is int for i in s) for s in spans)
-    if not pairs or not all(0 <= start < end <= size for start, end in spans):
-        raise DataError(f"{row.id}: its {key} is {str(spans)[:60]}, expected [[start, end], ...] in characters of the answer, 0 to {size}")
+    wrong = next((n for n, s in enumerate(spans) if not _is_span(s, size)), None) if isinstance(spans, list) else None
+    if wrong is not None or not isinstance(spans, list):  # what stands there is not shown: it may be text of the answer
+        what = f"is {kind_of(spans)}" if wrong is None else f"has as entry {wrong} what is no span of it"
+        raise DataError(f"{row.id}: its {key} {what}, expected [[start, end], ...] in characters of the answer, 0 to {size}")
     return [(start, end) for start, end in spans]
+
+
+def _is_span(span: Any, size: int) -> bool:
+    return isinstance(span, list) and len(span) == 2 and all(type(i) is int for i in span) and 0 <= span[0] < span[1] <= size

@@ -7,18 +7,21 @@
     _manifest.json   written last: a folder with it is a finished store, a folder without it an unfinished run
     _next/           while parts are being replaced (`rewrite`)
 
-A part is trusted only with the hash recorded for it, and its pages carry checksums that are verified on every read.
+What comes from somewhere else is not believed: the manifest has the form of shared/manifest.py, a part that of shared/parts.py, its
+values are those of shared/sound.py. A part is trusted only with the hash recorded for it, and its pages carry checksums that are verified
+on every read.
 
-A rewrite puts the new parts and then the new manifest into `_next`: with `_next/_manifest.json` it is committed. Then each file is renamed
-over the old one, the manifest last. A reader takes the manifest of `_next` when there is one, and each part from wherever the bytes of its
-hash are, so that a kill at any moment leaves the old state or the new one.
+A rewrite puts the new parts, the hash of the manifest that it replaces and then the new manifest into `_next`: with `_next/_manifest.json`
+it is committed. Then each file is renamed over the old one, the manifest last. A reader takes the manifest of `_next` when there is one
+that replaces this store's, and each part from wherever the bytes of its hash are, so that a kill at any moment leaves the old state or the
+new one.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,18 +32,34 @@ import pyarrow as pa
 from shared.errors import StoreError
 from shared.fs import TEMPORARY, hash_json, json_text
 from shared.lock import LOCK, locked
+from shared.manifest import PART, Said, check_form, parse
 from shared.parts import OPTIONAL, SCHEMA, TOKEN_COLUMNS, decode, describe, encode, part_name, schema, sha256
-from shared.storage import Place, leftovers, open_place
+from shared.secret import without_secrets_in
+from shared.shape import LARGEST, misfit
+from shared.sound import require_sound
+from shared.storage import LocalPlace, Place, leftovers, open_place
 
 __all__ = ["OPTIONAL", "SCHEMA", "TOKEN_COLUMNS", "Store", "Upgrade", "Writer", "check_fits", "claim", "open_store", "part_name",
            "rewrite", "schema"]  # fmt: skip
 
 FORMAT = 1
-ADDED = ("fingerprints.vocabulary",)
+ADDED = ("fingerprints.vocabulary", "vocabulary_size")
 """fields of a plan that earlier versions did not write, and that others say already"""
-MANIFEST, PLAN, PROGRESS, NEXT = "_manifest.json", "_plan.json", "_progress", "_next"
+MANIFEST, PLAN, PROGRESS, NEXT, REPLACES = "_manifest.json", "_plan.json", "_progress", "_next", "_replaces.json"
 HARMLESS = (LOCK, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}")
 """beginnings of what a run leaves that was killed before its plan was there"""
+
+
+PLANNED = ("options", "fingerprints", "engine", "replacement", "spans", "part_rows", "rows", "tokens")
+"""fields by which a manifest is known as one of the same plan"""
+
+
+class Damaged(StoreError):
+    """A manifest that is not as its writer left it."""
+
+
+class Unfinished(StoreError):
+    """There is no manifest."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +92,7 @@ def refuse_foreign(place: Place) -> None:
     if isinstance(place.where, Path) and place.where.exists() and not place.where.is_dir():
         raise StoreError(f"{place.where}: is a file; --out wants a folder")
     names = place.names()
-    if PLAN not in names and not all(name.startswith(HARMLESS) for name in names):
+    if not {PLAN, MANIFEST} & set(names) and not all(name.startswith(HARMLESS) for name in names):
         raise StoreError(f"{place.where}: already holds files that are not a score store; choose a new --out")
 
 
@@ -86,22 +105,59 @@ class Writer:
         `plan` is kept in the manifest; `plan["optional"]` names the optional columns.
         """
         self.place = open_place(where)
-        self.plan = json.loads(json.dumps({"format": FORMAT, "optional": [], **plan}))
+        self.plan = without_secrets_in(json.loads(json.dumps({"format": FORMAT, "optional": [], **plan})))
         self.schema = schema(self.plan["optional"])
         refuse_foreign(self.place)
-        try:
-            self._check_same(_json(self.place, PLAN)[0])
-        except FileNotFoundError:
+        self.kept = self._kept()
+        """the manifest of a finished store; its parts may be damaged"""
+        earlier = self._earlier()
+        if earlier is not None:
+            self._check_same(earlier)
+        if earlier is None or self.lost_plan:
             if isinstance(self.place.where, Path):
                 self.place.where.mkdir(parents=True, exist_ok=True)
             self.place.write(PLAN, _json_bytes(self.plan))
-        self.parts: dict[int, dict[str, Any]] = self._finished()
+        self.parts: dict[int, dict[str, Any]] = self._sound_parts() | self._finished()
 
     @property
     def folder(self) -> Path | str:
         return self.place.where
 
+    def _kept(self) -> dict[str, Any] | None:
+        """Raises StoreError for a store of a format that this version does not read."""
+        self.lost_manifest = self.lost_plan = False
+        """there was one, but damaged"""
+        try:
+            settle(self.place)
+        except Damaged:
+            _abandon(self.place)
+        try:
+            return open_store(self.place.where).manifest
+        except Damaged:
+            self.lost_manifest = True
+        except Unfinished:
+            pass
+        return None
+
+    def _earlier(self) -> Any:
+        """The plan that the place holds; of a finished store whose plan is damaged, what its manifest says of it. None: there is none."""
+        try:
+            return _json(self.place, PLAN)
+        except FileNotFoundError:
+            if self.kept is None and not self.lost_manifest:
+                return None
+            why = f"{self.place.label(PLAN)}: missing"
+        except StoreError as error:
+            why = str(error).partition(";")[0]
+        if self.kept is None:
+            raise StoreError(f"{why}; delete the folder, or choose a new --out, and score again")
+        self.lost_plan = True
+        return {name: self.kept[name] for name in self.plan if name in self.kept}
+
     def _check_same(self, earlier: Any) -> None:
+        if not isinstance(earlier, dict):
+            earlier = {"format": None}
+        earlier = without_secrets_in(earlier)  # earlier versions wrote them down
         for field in sorted({*_flat(earlier), *_flat(self.plan)}):
             if field in ADDED and field not in _flat(earlier):
                 continue  # an earlier version began this run
@@ -112,23 +168,65 @@ class Writer:
                     "choose a new --out, or delete the folder"
                 )
 
+    def _sound_parts(self) -> dict[int, dict[str, Any]]:
+        """Parts of a finished store that are what its manifest says of them."""
+        entries = self.kept["parts"] if self.kept is not None else []
+        sound = {}
+        for index, entry in enumerate(entries):
+            with suppress(StoreError):
+                _verified(self.place, entry, ["input_ids"], self.schema)
+                sound[index] = entry
+        return sound
+
     def _finished(self) -> dict[int, dict[str, Any]]:
         """Parts of an unfinished run that are what was recorded of them; the others are scored again."""
         done = {}
         for name in self.place.names(PROGRESS):
             try:
-                entry = _json(self.place, f"{PROGRESS}/{name}")[0]
+                entry = _json(self.place, f"{PROGRESS}/{name}")
                 index = int(name.removesuffix(".json"))
-                data = self.place.read(part_name(index))
-                if entry == describe(index, decode(data, name, ["input_ids"]), data):
+                if (
+                    name != f"{index:05d}.json"
+                    or misfit(entry, PART)
+                    or entry["file"] != part_name(index)
+                    or not self._planned(index, entry)
+                ):
+                    continue
+                table = _verified(self.place, entry, ["input_ids"], self.schema)
+                if len(table) == entry["rows"]:
                     done[index] = entry
             except (FileNotFoundError, StoreError, ValueError):
                 continue  # torn or damaged, or the part of it is
         return done
 
+    def _planned(self, index: int, entry: dict[str, Any]) -> bool:
+        """Is it the part of that number, with the rows that the plan gives it?"""
+        parts = self.plan.get("part_rows")
+        if entry["file"] != part_name(index):
+            return False
+        return parts is None or (0 <= index < len(parts) and parts[index][1] - parts[index][0] == entry["rows"])
+
     @property
     def finished(self) -> bool:
-        return self.place.exists(MANIFEST)
+        """A store that is whole: a manifest, and every part that it names as it says."""
+        return self.kept is not None and all(entry == self.parts.get(index) for index, entry in enumerate(self.kept["parts"]))
+
+    @property
+    def damage(self) -> str | None:
+        """What has to be scored again of a store that was finished once, and why; None where it was not, or is whole."""
+        if self.lost_manifest:
+            return f"{MANIFEST} is damaged, so no part can be trusted"
+        if self.kept is None or self.finished:
+            return None
+        lost = [index for index in range(len(self.kept["parts"])) if index not in self.parts]
+        if not lost:
+            return "it was being mended"
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        return f"{part_name(lost[0])}{more} of {len(self.kept['parts'])} parts missing or damaged"
+
+    def as_store(self) -> Store:
+        """What is written so far, as a store to be read; its parts in order, whatever their numbers."""
+        return Store(self.place.where, Said({**self.plan, **_totals([self.parts[i] for i in sorted(self.parts)])}, str(self.place.where)))
 
     def write_part(self, index: int, columns: dict[str, Any] | pa.Table) -> None:
         """`columns`: a table, or one list (or Arrow array) a column of the schema, one entry a row."""
@@ -188,8 +286,18 @@ class Store:
     def __len__(self) -> int:
         return self.manifest["rows"]
 
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Ids that the scored model reads, from 0 on; None in stores of versions that did not write it."""
+        return self.manifest.get("vocabulary_size")
+
     def table(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """One part, all of its bytes verified; of its columns, those named. Raises StoreError when it is missing or damaged."""
+        """One part, all of its bytes verified; of its columns, those named. Raises StoreError when it is missing or damaged, or holds
+        what no reader could use (shared/sound.py)."""
+        return require_sound(self.unchecked(index, columns), self.place.label(part_name(index)), self.vocabulary_size)
+
+    def unchecked(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The same, whatever its values are; for `tu-score verify`."""
         entry = self.manifest["parts"][index]
         if self.written == FORMAT:
             return _verified(self.place, entry, columns, schema(self.optional))
@@ -219,12 +327,14 @@ def open_store(folder: str | Path) -> Store:
         manifest = _committed(place) or _manifest(place, MANIFEST)
     except FileNotFoundError:
         if place.exists(PLAN):
-            raise StoreError(f"{folder}: an unfinished scoring run; run the same tu-score command again to finish it") from None
-        raise StoreError(f"{folder}: no score store here (no {MANIFEST}); expected the --out of a tu-score run") from None
+            raise Unfinished(f"{folder}: an unfinished scoring run; run the same tu-score command again to finish it") from None
+        raise Unfinished(f"{folder}: no score store here (no {MANIFEST}); expected the --out of a tu-score run") from None
     written = manifest["format"]
     for step in range(written, FORMAT):
         manifest = {**UPGRADES[step].manifest(manifest), "format": step + 1}
-    return Store(place.where, manifest, written)
+    if written != FORMAT:
+        check_form(manifest, place.label(MANIFEST))
+    return Store(place.where, Said(manifest, str(place.where)), written)
 
 
 def rewrite(store: Store, change: Callable[[pa.Table], pa.Table], **manifest_changes: Any) -> Store:
@@ -240,7 +350,8 @@ def rewrite(store: Store, change: Callable[[pa.Table], pa.Table], **manifest_cha
         columns = schema(manifest_changes.get("optional", store.optional))
         try:
             parts = [_rewrite_part(place, index, change(table), columns) for index, table in enumerate(store.batches())]
-            body = {k: v for k, v in store.manifest.items() if k != "manifest_sha256"}
+            body = without_secrets_in({k: v for k, v in store.manifest.items() if k != "manifest_sha256"})
+            place.write(f"{NEXT}/{REPLACES}", _json_bytes({"manifest": sha256(place.read(MANIFEST))}))
             place.write(f"{NEXT}/{MANIFEST}", _manifest_bytes({**body, **manifest_changes, **_totals(parts)}))
         except BaseException:
             _abandon(place)
@@ -270,31 +381,83 @@ def settle(place: Place) -> None:
 
 def _abandon(place: Place) -> None:
     """The manifest goes first: with it, parts that are already gone would be missing."""
-    place.delete(f"{NEXT}/{MANIFEST}")
+    if not _is_link(place, NEXT):
+        place.delete(f"{NEXT}/{MANIFEST}")
     place.clear(NEXT)
 
 
+def _is_link(place: Place, name: str) -> bool:
+    """What a link points to is not part of the store."""
+    return isinstance(place.where, Path) and (place.where / name).is_symlink()
+
+
 def _committed(place: Place) -> dict[str, Any] | None:
-    """The manifest of a rewrite that was committed and not carried to its end."""
+    """The manifest of a rewrite of this store that was committed and not carried to its end."""
+    if _is_link(place, NEXT):
+        return None
     try:
-        return _manifest(place, f"{NEXT}/{MANIFEST}")
+        manifest = _manifest(place, f"{NEXT}/{MANIFEST}")
     except FileNotFoundError:
+        return None
+    return manifest if _replaces(place, manifest) else None
+
+
+def _replaces(place: Place, manifest: dict[str, Any]) -> bool:
+    """Was this manifest made from the one that the store has? One of another store must not take its place.
+
+    Where the store's own is gone or damaged, or an earlier version made the new one, which did not write down what it replaces, both have
+    to be of one plan.
+    """
+    try:
+        old = place.read(MANIFEST)
+    except FileNotFoundError:
+        old = None
+    try:
+        replaced = _json(place, f"{NEXT}/{REPLACES}")
+    except FileNotFoundError:
+        replaced = None
+    own = _own_manifest(place)
+    if own is not None and replaced is not None:
+        return own == manifest or (isinstance(replaced, dict) and replaced.get("manifest") == sha256(old or b""))
+    if own is None:
+        try:
+            own = _json(place, PLAN)
+        except (FileNotFoundError, StoreError):
+            return False
+    fields = [name for name in PLANNED if name in own] if isinstance(own, dict) else []
+    return bool(fields) and all(without_secrets_in(own.get(name)) == without_secrets_in(manifest.get(name)) for name in fields)
+
+
+def _own_manifest(place: Place) -> dict[str, Any] | None:
+    """The store's own manifest, if it is there and whole."""
+    try:
+        return _manifest(place, MANIFEST)
+    except (FileNotFoundError, StoreError):
         return None
 
 
 def _manifest(place: Place, name: str) -> dict[str, Any]:
     """A manifest as it was written, in its own format. Raises StoreError when it is damaged or of a format that cannot be read."""
-    manifest, data = _json(place, name)
+    data = place.read(name)
+    try:
+        manifest = parse(data, place.label(name))
+    except StoreError as error:
+        raise Damaged(str(error)) from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if isinstance(found, int) and found > FORMAT:
+    if type(found) is int and FORMAT < found < LARGEST:
         raise StoreError(f"{place.where}: store format {found}, this version reads up to {FORMAT}; upgrade token-unlearn")
     body = {k: v for k, v in manifest.items() if k != "manifest_sha256"} if isinstance(manifest, dict) else {}
-    if not isinstance(found, int) or _json_bytes(manifest) != data or manifest.get("manifest_sha256") != hash_json(body):
-        raise StoreError(f"{place.label(name)}: damaged (its content does not fit its hash); copy the folder again or score again")
-    if any(step not in UPGRADES for step in range(found, FORMAT)):
+    if type(found) is not int or _json_bytes(manifest) != data or manifest.get("manifest_sha256") != hash_json(body):
+        raise Damaged(f"{place.label(name)}: damaged (its content does not fit its hash); copy the folder again or score again")
+    if found < FORMAT and (found < 1 or any(step not in UPGRADES for step in range(found, FORMAT))):
         oldest = min((n for n in range(1, FORMAT + 1) if all(s in UPGRADES for s in range(n, FORMAT))), default=FORMAT)
         raise StoreError(f"{place.where}: store format {found}, the oldest that this version reads is {oldest}; score again, "
                          "or read it with the token-unlearn that wrote it")  # fmt: skip
+    if found == FORMAT:
+        try:
+            check_form(manifest, place.label(name))
+        except StoreError as error:
+            raise Damaged(str(error)) from None
     return manifest
 
 
@@ -303,11 +466,11 @@ def _verified(place: Place, entry: dict[str, Any], columns: Sequence[str] | None
     name, found = entry["file"], None
     for candidate in (name, f"{NEXT}/{name}", name):  # a rewrite may move it from the second to the first between our looks
         try:
-            data = place.read(candidate)
+            data = _read_part(place, candidate, entry["bytes"])
         except FileNotFoundError:
             continue
         if sha256(data) == entry["sha256"]:
-            return decode(data, place.label(candidate), columns, expected)
+            return decode(data, place.label(candidate), columns, expected, rows=entry["rows"], tokens=entry["tokens"])
         found = data if found is None else found
     if found is None:
         raise StoreError(f"{place.label(name)}: the manifest names this part, but it is missing; copy the folder again or score again")
@@ -315,6 +478,14 @@ def _verified(place: Place, entry: dict[str, Any], columns: Sequence[str] | None
         f"{place.label(name)}: its bytes are not those written (got {len(found)}, expected {entry['bytes']}, or a changed bit; "
         "or the store was rewritten while it was read); copy the folder again or score again"
     )
+
+
+def _read_part(place: Place, name: str, size: int) -> bytes:
+    """Of a file that is longer than it should be, no more than shows that."""
+    if isinstance(place, LocalPlace) and (place.where / name).is_file() and (place.where / name).stat().st_size > size:
+        with open(place.where / name, "rb") as handle:
+            return handle.read(size + 1)
+    return place.read(name)
 
 
 def check_fits(store: Store, fingerprints: dict[str, str], *, model: str) -> None:
@@ -347,15 +518,9 @@ def _json_bytes(value: Any) -> bytes:
     return json_text(value).encode()
 
 
-def _json(place: Place, name: str) -> tuple[Any, bytes]:
-    """A file's JSON and its bytes. Raises StoreError naming the file when it is not valid JSON."""
-    data = place.read(name)
-    try:
-        return json.loads(data.decode("utf-8")), data
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise StoreError(
-            f"{place.label(name)}: not valid JSON ({error}); the file is damaged, copy the folder again or score again"
-        ) from None
+def _json(place: Place, name: str) -> Any:
+    """A file's JSON. Raises StoreError naming the file when it is not valid JSON."""
+    return parse(place.read(name), place.label(name))
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

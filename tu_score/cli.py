@@ -115,12 +115,14 @@ def run(
     from tu_score.run import run_score
 
     store = open_store(run_score(resolved))
-    check = store.manifest["self_check"]
+    from shared.secret import without_secrets
+
+    check, where = store.manifest["self_check"], without_secrets(str(store.folder))
     gap = f"{len(check['rows'])} rows scored again alone differ by at most {check['largest_nats']:.2g} nats"
-    typer.echo(f"scores: {store.folder}  ({len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts)")
+    typer.echo(f"scores: {where}  ({len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts)")
     typer.echo(f"self-check: ok, {gap} (bound {check['bound_nats']:g})")
-    typer.echo(f"next: tu-score inspect {store.folder} --html heatmap.html")
-    typer.echo(f"      tu-train run --model {resolved.model} --scores {store.folder} --retain DATA --method npo --tokens hard --out FOLDER")
+    typer.echo(f"next: tu-score inspect {where} --html heatmap.html")
+    typer.echo(f"      tu-train run --model {resolved.model} --scores {where} --retain DATA --method npo --tokens hard --out FOLDER")
 
 
 @app.command()
@@ -144,14 +146,18 @@ def verify(folder: Folder) -> None:
     """Check a store from manifest to last token, and say what is wrong."""
     from shared.errors import StoreError
     from shared.scores import open_store
-    from tu_score.verify import problems_of
+    from shared.secret import without_secrets
+    from tu_score.verify import problems_of, unchecked
 
     store = open_store(folder)
     problems = problems_of(store)
     for problem in problems:
-        typer.echo(problem)
+        typer.echo(without_secrets(problem))
+    if (not_told := unchecked(store)) is not None:
+        typer.echo(not_told)
     if problems:
-        raise StoreError(f"{folder}: {len(problems)} problem{'s' if len(problems) > 1 else ''} found; copy the folder again or score again")
+        found = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found"
+        raise StoreError(f"{without_secrets(folder)}: {found}; copy the folder again or score again")
     typer.echo(f"ok: {len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts")
 
 
@@ -163,11 +169,12 @@ def recipe(folder: Folder, recipe: RecipeText = None, config: ConfigFile = None,
 
     resolved = resolve(Recipe, config=config, sets=[*(recipe.split(",") if recipe else ()), *(sets or ())])
     from shared.scores import open_store
+    from shared.secret import without_secrets
     from tu_score.recipe import apply_recipe
 
     store = apply_recipe(open_store(folder), resolved)
-    now = Recipe.recorded(store.manifest["recipe"]).describe()
-    typer.echo(f"{store.folder}: importance of {len(store):,} rows ({store.manifest['tokens']:,} tokens) is now {now}")
+    now, where = Recipe.recorded(store.manifest["recipe"]).describe(), without_secrets(str(store.folder))
+    typer.echo(f"{where}: importance of {len(store):,} rows ({store.manifest['tokens']:,} tokens) is now {now}")
 
 
 @app.command()

@@ -22,6 +22,7 @@ from shared.errors import ConfigError, StoreError
 from shared.fs import write_text
 from shared.importance import Recipe
 from shared.scores import Store
+from shared.secret import without_secrets
 from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, missing, shade_rows
 from tu_score.survey import Histogram, histograms
 
@@ -57,7 +58,7 @@ def _facts(store: Store) -> dict[str, str]:
     manifest, options = store.manifest, store.manifest["options"]
     check, engine = manifest["self_check"], manifest["engine"]
     return {
-        "data": options["data"],
+        "data": without_secrets(str(options["data"])),
         "model": manifest["fingerprints"]["model"][:12],
         "spans": _spans(options),
         "replacement": _replacement(manifest["replacement"]),

@@ -22,9 +22,10 @@ from shared.config import as_dict, as_toml
 from shared.console import progress, readable_bytes, say
 from shared.datasets import load_rows
 from shared.engines import Engine
-from shared.errors import ModelError
+from shared.errors import ModelError, StoreError
 from shared.examples import Example, data_fingerprint, make_examples
-from shared.layout import dated, say_layout
+from shared.importance import Recipe
+from shared.layout import dated, layout_of, say_layout
 from shared.models import (
     context_length,
     load_laid_out,
@@ -37,15 +38,18 @@ from shared.models import (
     vocabulary_fingerprint,
 )
 from shared.scores import PLAN, Writer, claim, open_store, schema
+from shared.secret import without_secrets, without_secrets_in
 from shared.storage import Place, open_place
 from tu_score.check import self_check
 from tu_score.config import ScoreConfig
-from tu_score.recipe import apply_recipe
+from tu_score.recipe import apply_recipe, survey, with_importance
 from tu_score.signals import add_importance, add_words, nullable, optional_columns
 from tu_score.spans import Masking, plan_masking
 from tu_score.workers import Pool, open_scorer, score_parts
 
 BASE = "_base"
+ELSEWHERE = ("out", "model", "base_model", "workers")
+"""fields that change no value of the store, or that its fingerprints stand for"""
 
 
 def run_score(config: ScoreConfig) -> Path | str:
@@ -60,11 +64,11 @@ def settled(config: ScoreConfig) -> ScoreConfig:
         return config
     try:
         begun = json.loads(open_place(config.out).read(PLAN))["options"]["spans"]
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, RecursionError, StoreError):
         return config  # nothing there, or what the writer refuses with a message of its own
     if begun != "question":
         return config
-    say(f"{config.out}: was begun with --spans question; this run goes on with it")
+    say(f"{without_secrets(config.out)}: was begun with --spans question; this run goes on with it")
     return replace(config, spans="question")
 
 
@@ -104,19 +108,21 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
     with ExitStack() as at_end:
         engine = _opened(at_end, config, folder, masking)
         plan = {
-            "options": {k: v for k, v in as_dict(config).items() if k not in ("out", "model", "base_model", "workers")} | dated(tokenizer),
+            "options": without_secrets_in({k: v for k, v in as_dict(config).items() if k not in ELSEWHERE}) | dated(tokenizer),
             "fingerprints": fingerprints,
             "engine": engine.describe(),
             **masking.describe(),
+            "vocabulary_size": layout_of(tokenizer).rows or len(tokenizer),
             "optional": config.optional,
             "part_rows": [list(p) for p in parts],
         }
         writer = Writer(place.where, plan)
         if writer.finished:
-            open_store(place.where)
             _tidy(writer)
-            say(f"{place.where}: this store is finished; nothing to do")
+            say(f"{without_secrets(str(place.where))}: this store is finished, and its parts are whole; nothing to do")
             return place.where
+        if writer.damage is not None:
+            say(f"{without_secrets(str(place.where))}: {writer.damage}; what is lost is scored again")
         place.write("_config.toml", as_toml(config).encode())
         base = None
         if config.base_model is not None:
@@ -127,14 +133,34 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
         tokens = sum(len(e.input_ids) for e in examples)
         say_layout(tokenizer, config.model)
         say(f"{len(examples)} rows, {tokens:,} tokens, {masked} masked variants, {len(parts)} parts, {about(engine)}")
+        _require_no_others(writer, len(parts))
         _score_parts(examples, parts, writer, engine, config, masking, tokenizer, base)
         check = self_check(examples, parts, writer, engine, config, masking)
     if config.lacking:
         say(f"no importance was written: the recipe reads {', '.join(config.lacking)}, and --spans {config.spans} gives none of it")
-    applied = None if config.lacking or config.scope == "store" else as_dict(config.recipe)
-    writer.finish(self_check=check, recipe=applied, created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    writer.finish(self_check=check, recipe=_applied(writer, config), created_at=now)
     _tidy(writer)
     return place.where
+
+
+def _applied(writer: Writer, config: ScoreConfig) -> dict[str, Any] | None:
+    """The recipe for the manifest. A store that is mended keeps the one that was applied to it since: its other parts have it."""
+    own = None if config.lacking or config.scope == "store" else as_dict(config.recipe)
+    later = writer.kept["recipe"] if writer.kept is not None else None
+    if later is None or later == own:
+        return own
+    recipe, store = Recipe.recorded(later), writer.as_store()
+    summaries = survey(store, recipe)
+    for index in sorted(writer.parts):
+        writer.write_part(index, with_importance(writer.read_part(index), recipe, summaries, store))
+    return dict(later)
+
+
+def _require_no_others(writer: Writer, parts: int) -> None:
+    """Raises StoreError for parts that a record names and the plan does not."""
+    if beyond := sorted(set(writer.parts) - set(range(parts))):
+        raise StoreError(f"{writer.folder}: holds part {beyond[0]}, and this run has {parts}; delete the folder, or choose a new --out")
 
 
 def _opened(at_end: ExitStack, config: ScoreConfig, folder: Path, masking: Masking) -> Engine | Pool:
@@ -225,6 +251,8 @@ def _check_base(name: str, tokenizer: Any, examples: Sequence[Example]) -> None:
 def _base_signals(config: ScoreConfig, tokenizer: Any, examples: list[Example]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Scores the same data under the base model into a store inside this one; parts and resume are those of any store."""
     assert config.base_model is not None
+    if (inner := Path(config.out, BASE)).is_symlink():
+        raise StoreError(f"{inner}: is a link, and nothing is written through links here; delete it, then give the same command again")
     say(f"base model {config.base_model}: scoring")
     plain = replace(
         config,

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.console import say
-from shared.datasets import Row
-from shared.errors import ConfigError, DataError, nearest
+from shared.datasets import Row, columns_near, kind_of
+from shared.errors import ConfigError, DataError
 from shared.examples import Example, Placed, context_span_tokens, place, special_ids
 from shared.fs import hash_json
 from tu_score.config import ScoreConfig
 from tu_score.entities import entity_spans
 from tu_score.replace import Replacement, Span, choose_replacement
+
+FAR = 10**12
+"""characters; no text is that long"""
 
 
 @dataclass(frozen=True)
@@ -161,13 +164,15 @@ def _context(row: Row) -> str:
 def _given(row: Row, key: str) -> list[Span]:
     """Character spans that the row's own column gives. Raises DataError naming the row."""
     if key not in row.extra:
-        raise DataError(f"{row.id}: no key {key!r}{nearest(key, row.extra)}; see --span-key")
+        raise DataError(f"{row.id}: no key {key!r}{columns_near(key, row.extra)}; see --span-key")
     value, length = row.extra[key], len(_context(row))
     what = "text" if row.question is None else "question"
-    for span in value if isinstance(value, list) else [value]:
+    for entry, span in enumerate(value if isinstance(value, list) else [value]):
         if not (isinstance(span, list) and len(span) == 2 and all(type(n) is int for n in span)):
-            raise DataError(f"{row.id}: its {key} should be a list of [start, end) character offsets in its {what}, got {str(value)[:60]}")
+            raise DataError(f"{row.id}: its {key} should be a list of [start, end) character offsets in its {what}, got {kind_of(value)}")
         start, end = span
+        if abs(start) > FAR or abs(end) > FAR:
+            raise DataError(f"{row.id}: its {key} reaches past every text with its entry {entry}; expected 0 <= start < end <= {length}")
         if not 0 <= start < end:
             raise DataError(f"{row.id}: its {key} holds [{start}, {end}), which is no span: expected 0 <= start < end")
         if end > length:

@@ -181,18 +181,18 @@ def test_every_failing_write_of_a_rewrite_leaves_the_old_state_or_the_new_and_no
     old, before = rows_of(store.folder), bytes_of(store.folder)
     copy, calls = shutil.copytree(store.folder, tmp_path / "counted"), []
     with hooked(monkeypatch, lambda k, name, _: calls.append(name)):
-        new = list(rewrite(open_store(copy), halve, recipe=1).rows())
+        new = list(rewrite(open_store(copy), halve, recipe={"alpha": 1}).rows())
     after, states = bytes_of(copy), []
     for n in (n for n, name in enumerate(calls) if name in CAN_FAIL):
         copy = shutil.copytree(store.folder, tmp_path / f"fail{n}")
         with hooked(monkeypatch, failing_at(n)), suppress(StoreError):
-            rewrite(open_store(copy), halve, recipe=1)
+            rewrite(open_store(copy), halve, recipe={"alpha": 1})
         states.append(rows_of(copy) == new)
         assert states[-1] or rows_of(copy) == old
         assert not list(copy.rglob(".tmp-*")) and not (copy / "_lock").exists()
         if not states[-1]:
             assert bytes_of(copy) == before
-        rewrite(open_store(copy), halve if not states[-1] else lambda table: table, recipe=1)
+        rewrite(open_store(copy), halve if not states[-1] else lambda table: table, recipe={"alpha": 1})
         assert bytes_of(copy) == after
     assert states == sorted(states) and {False, True} == set(states)  # one moment at which the new state is there
 
@@ -278,7 +278,7 @@ def test_no_flipped_bit_is_accepted(tmp_path, monkeypatch):
 
     with hooked(monkeypatch, stop), pytest.raises(StoreError, match="stopped"):
         rewrite(open_store(stores[1]), halve)
-    assert sorted(os.listdir(stores[1] / "_next")) == ["_manifest.json", "part-00001.parquet", "part-00002.parquet"]
+    assert sorted(os.listdir(stores[1] / "_next")) == ["_manifest.json", "_replaces.json", "part-00001.parquet", "part-00002.parquet"]
     shutil.copytree(stores[1] / "_next", stores[2] / "_next")
     (stores[2] / "_next" / "_manifest.json").unlink()
     true = {folder: list(open_store(folder).batches()) for folder in stores}

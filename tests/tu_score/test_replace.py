@@ -32,4 +32,5 @@ def test_a_pad_token_beyond_the_embedding_is_never_used(tiny_model, tmp_path, ru
     assert code == 0, err
     (tmp_path / "d.jsonl").write_text('{"question": "Где?", "answer": "Вот он, Псков"}\n', encoding="utf-8")
     code, _, err = run_cli(*run, "--data", tmp_path / "d.jsonl", "--out", tmp_path / "refused")
-    assert code == 2 and "d/rows/0: its text has the token 'Псков' with id" in err and "the model's embedding has 500 rows" in err
+    assert code == 2 and "d/rows/0: its text has a token with id" in err
+    assert "Псков" not in err and "the model's embedding has 500 rows" in err
