@@ -16,7 +16,6 @@ FOREIGN = (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeE
 """what torch raises for content that it cannot use"""
 KINDS = ("model", "optimizer", "state", "rng")
 LARGEST = 2**53
-MOVES = ("lr", "fused", "foreach", "params")
 
 
 def is_form(body: Mapping[str, Any], step: int) -> bool:
@@ -81,27 +80,28 @@ def _same_group(then: Any, now: Mapping[str, Any]) -> bool:
     """Options follow from the settings, which are compared: only the rate moves, and how kernels are fused depends on the device."""
     if not isinstance(then, dict):
         return False
-    fixed = {name: list(v) if isinstance(v, tuple) else v for name, v in now.items() if name not in MOVES}
-    return all(
-        _number(value)
-        if name == "lr"
-        else value in (None, True, False)
-        if name in ("fused", "foreach")
-        else name in fixed and value == fixed[name]
-        for name, value in then.items()
-    )
+    fixed = {name: list(v) if isinstance(v, tuple) else v for name, v in now.items() if name != "params"}
+    return all(name in fixed and _moved(name, value, fixed[name]) for name, value in then.items())
+
+
+def _moved(name: str, value: Any, now: Any) -> bool:
+    if name == "lr":
+        return _number(value)
+    if name in ("fused", "foreach"):
+        return value is None or isinstance(value, bool)
+    return type(value) is type(now) and value == now  # or True would pass for 1
 
 
 def _alike(then: Any, now: Mapping[str, Any]) -> bool:
     """No other names than now, and values of the same kind; a number stays a number. Some names are newer than some checkpoints."""
-    return isinstance(then, dict) and all(name in now and name != "params" and _kind(value, now[name]) for name, value in then.items())
+    return isinstance(then, dict) and all(name in now and _kind(value, now[name]) for name, value in then.items())
 
 
 def _kind(value: Any, now: Any) -> bool:
     if isinstance(now, (list, tuple)):
         return isinstance(value, list) and len(value) == len(now) and all(map(_kind, value, now))
     if isinstance(now, bool) or now is None:
-        return value is None or isinstance(value, bool)  # whether kernels are fused depends on the device
+        return value is None or isinstance(value, bool)
     return _number(value) if isinstance(now, (int, float)) else type(value) is type(now)
 
 
