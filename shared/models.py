@@ -154,6 +154,10 @@ def _config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json", foreign=True)
     if not isinstance(config, dict):
         raise ModelError(f"model {folder}: its config.json is not an object with named values")
+    try:
+        json.dumps(config, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        raise ModelError(f"model {folder}: its config.json is nested too deeply, or holds half of a character; download it again") from None
     return config
 
 

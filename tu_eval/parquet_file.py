@@ -25,7 +25,9 @@ def read_table(path: Path, expected: pyarrow.Schema, *, rows: int, required: fro
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True, read_dictionary=_texts(expected))
+        named = set(pyarrow.parquet.read_schema(path).names)
+        texts = [name for name in _texts(expected) if name in named]
+        file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts)
         if file.metadata.num_rows != rows:
             raise StoreError(f"{path}: has {file.metadata.num_rows} rows, its summary says {rows}; evaluate again")
         there = set(file.schema_arrow.names)
@@ -38,7 +40,7 @@ def read_table(path: Path, expected: pyarrow.Schema, *, rows: int, required: fro
         _require_texts_fit(path, table)
         fields = [expected.field(name) for name in names]
         return [{name: row.get(name) for name in expected.names} for row in table.cast(pyarrow.schema(fields)).to_pylist()]
-    except (pyarrow.ArrowException, OSError, ValueError, NotImplementedError, OverflowError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, NotImplementedError, OverflowError) as error:
         told = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise StoreError(f"{path}: cannot be read ({told}); evaluate again") from None
 
