@@ -1,6 +1,7 @@
 """Frozen dataclass <-> TOML, and how a command line fills one: defaults, then --config FILE.toml, then flags and --set field=value.
 
-Every value is checked against its field's type; an unknown name is an error that suggests the nearest known one.
+Every value is checked against its field's type; an unknown name is an error that suggests the nearest known one. What could not be written
+down again beside the output (infinite numbers, text that is not UTF-8) is refused here, before any work.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ from shared.secret import without_secrets_in
 T = TypeVar("T")
 LISTED = "the _config.toml beside every output shows those in use, docs and --help say what they do"
 UNIONS = (typing.Union, types.UnionType)
+LARGEST_INT = 2**63 - 1
+"""of TOML, and of what a library below takes as a count or a seed"""
+LARGEST_FILE = 10_000_000
+"""bytes of a configuration that are read"""
+SHOWN = 80
+"""characters of a value that an error repeats"""
 
 
 def resolve(kind: type[T], *, config: Path | None = None, sets: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> T:
@@ -95,20 +102,33 @@ def _toml(value: Any) -> str:
 def read_toml(path: Path, flag: str = "--config ") -> dict[str, Any]:
     """Raises ConfigError, beginning with the flag and the file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as handle:
+            text = handle.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         raise ConfigError(f"{flag}{path}: no such file") from None
     except OSError as error:
         raise ConfigError(f"{flag}{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(text) > LARGEST_FILE:
+        raise ConfigError(f"{flag}{path}: more than {LARGEST_FILE // 1_000_000} MB, which is no configuration")
+    try:
+        return _loads(text.decode())
+    except ValueError as error:
         raise ConfigError(f"{flag}{path}: not valid TOML: {error}") from None
+
+
+def _loads(text: str) -> dict[str, Any]:
+    """Raises ValueError, also for nesting and numbers that Python's reader gives up on in other ways."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _parse(raw: str, hint: Any) -> Any:
     """A TOML value, or the bare text: where it is no TOML (--set replacement=pad), or text is wanted (a revision such as 1e5)."""
     try:
-        value = tomllib.loads(f"x = {raw}")["x"]
-    except tomllib.TOMLDecodeError:
+        value = _loads(f"x = {raw}")["x"]
+    except ValueError:
         return raw
     text = hint is str or (typing.get_origin(hint) in UNIONS and str in typing.get_args(hint))
     return raw if text and not isinstance(value, str) else value
@@ -126,6 +146,23 @@ def checked(kind: type, values: Mapping[str, Any], source: str) -> dict[str, Any
     return out
 
 
+def writable(text: str, where: str) -> str:
+    """The text, where it can stand in UTF-8 files and names. Raises ConfigError."""
+    bad = "a NUL character" if "\0" in text else None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        bad = "bytes that are not UTF-8"
+    if bad:
+        raise ConfigError(f"{where}: {_shown(text)} has {bad}, so it could not be written down beside the output; choose another")
+    return text
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value) if isinstance(value, str) else repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
 def _coerce(value: Any, hint: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in UNIONS:
@@ -137,19 +174,39 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         if value not in args:
-            raise ConfigError(f"{where}: got {value!r}{nearest(str(value), map(str, args))}")
+            raise ConfigError(f"{where}: got {_shown(value)}{nearest(str(value)[:SHOWN], map(str, args))}")
         return value
     if origin is dict:
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}: got {value!r}, expected a table of name = value")
-        return {name: _coerce(entry, args[1], f"{where}.{name}") for name, entry in value.items()}
+            raise ConfigError(f"{where}: got {_shown(value)}, expected a table of name = value")
+        return {writable(name, where): _coerce(entry, args[1], f"{where}.{name}") for name, entry in value.items()}
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_coerce(v, args[0], where) for v in items)
+    return _any(value, where) if hint is Any else _plain(value, hint, where)
+
+
+def _any(value: Any, where: str) -> Any:
+    """Where a field takes values of any kind: those that TOML and JSON both know, so no dates."""
+    if isinstance(value, dict):
+        return {writable(str(name), where): _any(entry, f"{where}.{name}") for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_any(entry, where) for entry in value]
+    if not isinstance(value, (str, int, float)):
+        raise ConfigError(f"{where}: got {_shown(value)}, expected a text, a number, true, false, a list or a table")
+    return _plain(value, type(value), where)
+
+
+def _plain(value: Any, hint: type, where: str) -> Any:
+    """A number, truth value or text."""
+    if isinstance(value, int) and not isinstance(value, bool) and hint in (int, float) and abs(value) > LARGEST_INT:
+        raise ConfigError(f"{where}: got a number of {len(f'{abs(value):x}') * 4} bits, expected one within -2^63 and 2^63")
+    if isinstance(value, float) and hint is float and not math.isfinite(value):
+        raise ConfigError(f"{where}: got {value}, expected a finite number")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)  # a path or name that happens to look like a number
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where}: got {value!r}, expected {hint.__name__}")
-    return value
+        raise ConfigError(f"{where}: got {_shown(value)}, expected {hint.__name__}")
+    return writable(value, where) if isinstance(value, str) else value

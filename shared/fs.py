@@ -126,9 +126,11 @@ def write_json(path: Path, value: Any) -> None:
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
     """The file, for reading. Raises StoreError when the name is that of a pipe (which would wait for ever) or a device (without an end)."""
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as handle:
-        if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
-            raise StoreError(f"{path}: is no ordinary file; copy the folder again")
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreError(f"{path}: is no ordinary file; copy the folder again")
+    with open(descriptor, "rb") as handle:
         yield handle
 
 

@@ -31,10 +31,10 @@ def json_records(text: TextIO, where: str) -> Iterator[dict]:
         return
     for index, line in enumerate(chain([lead + first + text.readline()], text), number):
         if line.strip():
-            yield _line_record(line, f"data {where}: line {index}")
+            yield line_record(line, f"data {where}: line {index}")
 
 
-def _line_record(line: str, place: str) -> Any:
+def line_record(line: str, place: str) -> Any:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:

@@ -6,21 +6,21 @@ code of a folder is ever run; `NO_CODE` goes with every load of a configuration,
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from shared.errors import ModelError, nearest
+from shared.errors import ModelError, UserError, nearest
 from shared.fs import read_json
+from shared.model_files import READ, check_weights, require_inside, weight_files
 from shared.smollm2 import smollm2_folder
 
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 """given to transformers wherever it loads: left out, it asks on standard input whether to run the folder's Python"""
+BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""entries of config.json, by architecture"""
+ADAPTER = "adapter_config.json"
 POINTER = b"version https://git-lfs.github.com/spec/"
-LONGEST_HEADER = 100_000_000
-"""bytes; the limit of the safetensors library itself"""
-PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
 def locate(name: str) -> Path:
@@ -38,65 +38,64 @@ def locate(name: str) -> Path:
     return folder
 
 
-def weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
-
-
 def _check(name: str, folder: Path) -> None:
-    if (folder / "adapter_config.json").exists():  # with a config.json too: transformers would load the base and add the adapter unasked
-        raise ModelError(f"model {name}: {_adapter(folder)}")
+    refuse_adapter(name, folder)
     if not (folder / "config.json").exists():
         raise ModelError(f"model {name}: {folder} has no config.json; expected a Hugging Face model folder")
-    if not weight_files(folder):
-        other = [p.name for p in sorted(folder.glob("*.bin"))]
-        hint = f"found {other[0]}, which can run code when loaded; convert it to safetensors" if other else "the folder is incomplete"
-        raise ModelError(f"model {name}: no *.safetensors weights in {folder}; {hint}")
-    for file in sorted(file for pattern in PATTERNS for file in folder.glob(pattern)):
+    read = sorted(file for pattern in READ for file in folder.glob(pattern))
+    for file in read:
         if not file.is_file():
             what = "a link to a file that is not there" if file.is_symlink() else "not a file"
             raise ModelError(f"model {name}: {file.name} is {what}; download the folder again")
-        with open(file, "rb") as handle:
-            if handle.read(len(POINTER)) == POINTER:
-                raise ModelError(
-                    f"model {name}: {file.name} is a pointer of Git LFS, not the file itself; "
-                    "run git lfs pull in the folder, or download it again"
-                )
-    if not isinstance(read_json(folder / "config.json", foreign=True), dict):
+        _refuse_pointer(name, file)
+    if not isinstance(config := read_json(folder / "config.json", foreign=True), dict):
         raise ModelError(f"model {name}: its config.json is not an object with named values")
-    for file in weight_files(folder):
-        _check_whole(name, file)
-    _check_shards(name, folder)
+    if "configuration_files" in config:  # transformers would read another file in its place, by its own version
+        raise ModelError(f"model {name}: its config.json names other files as configuration (configuration_files); "
+                         "put the one that is meant in its place")  # fmt: skip
+    files = weight_files(folder)
+    if not files:
+        other = [p.name for p in sorted(folder.glob("*.bin"))]
+        hint = f"found {other[0]}, which can run code when loaded; convert it to safetensors" if other else "the folder is incomplete"
+        raise ModelError(f"model {name}: no *.safetensors weights in {folder}; {hint}")
+    require_inside(name, folder, [*read, *files])
+    _check_blocks(name, config, check_weights(name, folder))
 
 
-def _check_whole(name: str, file: Path) -> None:
-    """Refuses a safetensors file that is cut: 8 bytes with the length of a header in JSON, the header, the tensors that it names."""
-    size = file.stat().st_size
+def _refuse_pointer(name: str, file: Path) -> None:
     with open(file, "rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        try:
-            header: Any = json.loads(handle.read(length)) if length <= LONGEST_HEADER else None
-            expected = 8 + length + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-        except (ValueError, AttributeError, TypeError, KeyError, IndexError):
-            expected = None
-    if expected is None:
-        what = "cut or damaged" if length <= LONGEST_HEADER else "no safetensors file"
-        raise ModelError(f"model {name}: {file.name} ({size} bytes) is {what}; download it again")
-    if size < expected:
-        raise ModelError(f"model {name}: {file.name} is cut: it has {size} bytes, and its header says {expected}; download it again")
+        if handle.read(len(POINTER)) == POINTER:
+            raise ModelError(
+                f"model {name}: {file.name} is a pointer of Git LFS, not the file itself; "
+                "run git lfs pull in the folder, or download it again"
+            )
 
 
-def _check_shards(name: str, folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    found = read_json(index, foreign=True) if index.is_file() and not (folder / "model.safetensors").exists() else {}
-    shards = found.get("weight_map") if isinstance(found, dict) else None
-    missing = sorted(set(shards.values()) - {f.name for f in weight_files(folder)}) if isinstance(shards, dict) else []
-    if missing:
-        raise ModelError(f"model {name}: {missing[0]} is missing, which {index.name} names; the folder is incomplete, download it again")
+def _check_blocks(name: str, config: dict[str, Any], tensors: int) -> None:
+    """Refuses more blocks than there are tensors: transformers would build each before it misses the first."""
+    inner = config.get("text_config")
+    said = [v for c in (config, inner) if isinstance(c, dict) for k in BLOCKS if isinstance(v := c.get(k), int)]
+    most = max(said, default=0)
+    if most > tensors:
+        shown = most if most < 10**15 else "over 10^15"
+        raise ModelError(
+            f"model {name}: its config.json says {shown} blocks, but its weights are {tensors} tensors; download the folder again"
+        )
+
+
+def refuse_adapter(name: str, folder: Path) -> None:
+    """Raises ModelError for an adapter, with a config.json beside it too: transformers would load the base and add the adapter unasked."""
+    if os.path.lexists(folder / ADAPTER):
+        raise ModelError(f"model {name}: {_adapter(folder)}")
 
 
 def _adapter(folder: Path) -> str:
-    found = read_json(folder / "adapter_config.json", foreign=True)
+    try:
+        found = read_json(folder / ADAPTER, foreign=True)
+    except (OSError, UserError):
+        found = None
     base = found.get("base_model_name_or_path") if isinstance(found, dict) else None
+    base = base if isinstance(base, str) else None
     return (
         f"{folder} holds a LoRA adapter of {base or 'another model'}, not a model; merge it into its base with peft "
         f"(PeftModel.from_pretrained(base, '{folder}').merge_and_unload().save_pretrained(OUT), and the tokenizer beside it), and name OUT"
@@ -109,7 +108,7 @@ def _download(name: str) -> Path:
 
     repo, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=PATTERNS))
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(READ)))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
         said = " (HF_HUB_OFFLINE is set)" if offline else ""

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ConfigError, ModelError, nearest
-from shared.fs import hash_file, hash_json, read_json
+from shared.fs import hash_json, read_json
 from shared.layout import LayoutOptions, lay_out, layout_of
-from shared.locate import NO_CODE
+from shared.locate import NO_CODE, refuse_adapter
 from shared.locate import locate as locate
-from shared.locate import weight_files as weight_files
+from shared.model_files import weight_files as weight_files
+from shared.model_files import weights_digest
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +108,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
 
     quiet_transformers()
     _refuse_hub_code(folder)
+    refuse_adapter(str(folder), folder)
     # SDPA leaves out the soft cap of attention scores (Gemma 2) without a word.
     attention = {"attn_implementation": "eager"} if _text_config(folder).get("attn_logit_softcapping") else {}
     try:
@@ -152,6 +154,10 @@ def _config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json", foreign=True)
     if not isinstance(config, dict):
         raise ModelError(f"model {folder}: its config.json is not an object with named values")
+    try:
+        json.dumps(config, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        raise ModelError(f"model {folder}: its config.json is nested too deeply, or holds half of a character; download it again") from None
     return config
 
 
@@ -217,10 +223,14 @@ def block_count(folder: Path) -> int:
 
 
 def model_fingerprint(folder: Path) -> str:
-    """sha256 over the weight files' bytes and what config.json says of the computation; the folder's name plays no part."""
+    """sha256 over the bytes of the weights that are loaded and what config.json says of the computation; the folder's name plays no part.
+
+    Where safetensors files lie in the folder that are not loaded, their names and bytes count too. Adapters are never applied
+    (shared/locate.py).
+    """
     digest = hashlib.sha256()
-    for file in weight_files(folder):
-        digest.update(hash_file(file).encode())
+    for entry in weights_digest(folder):
+        digest.update(entry.encode())
     config = _config(folder)
     digest.update(hash_json({k: v for k, v in config.items() if k not in VOLATILE}).encode())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ModelError
-from shared.locate import weight_files
+from shared.model_files import weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def stored_dtype(folder: Path) -> str:
 def save_model(
     model: PreTrainedModel, tokenizer: Any, folder: Path, *, source: Path | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Writes the weights, in `dtype` (the model is changed to it), then the rest.
+    """Writes the weights, in `dtype`, then the rest. The model itself keeps its numbers as they are.
 
     `source`: the folder that the model came from, whose generation settings are copied as they are: some (Llama 2's, Vicuna's) contradict
     themselves, and transformers refuses to write those.
@@ -48,14 +48,24 @@ def save_model(
     from transformers import GenerationConfig
 
     whole: Any = model
-    if dtype is not None:
-        whole.to(dtype)
-    own, model.generation_config = model.generation_config, GenerationConfig()
+    own, whole.generation_config = whole.generation_config, GenerationConfig()
     try:
-        model.save_pretrained(folder)
+        whole.save_pretrained(folder, state_dict=None if dtype is None else _in_dtype(whole.state_dict(), dtype))
     finally:
-        model.generation_config = own
+        whole.generation_config = own
+    if dtype is not None:
+        whole.config.dtype = str(dtype).removeprefix("torch.")
     save_beside(model, tokenizer, folder, source=source)
+
+
+def _in_dtype(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tensors that share their numbers (tied weights) share them afterwards too."""
+    made: dict[tuple, torch.Tensor] = {}
+    out = {}
+    for name, tensor in tensors.items():
+        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+        out[name] = made.setdefault(key, tensor.to(dtype)) if tensor.is_floating_point() and tensor.numel() else tensor
+    return out
 
 
 def save_beside(model: PreTrainedModel, tokenizer: Any, folder: Path, *, source: Path | None = None) -> None:
@@ -95,8 +105,9 @@ def swallowed(model: PreTrainedModel, source: Path, dtype: torch.dtype) -> tuple
 
 def rehearse(
     model: PreTrainedModel, tokenizer: Any, folder: Path, *, source: Path, dtype: torch.dtype, adapter: Callable[[Path], Any] | None = None
-) -> None:
-    """Tries in `folder`, which is removed again, what could fail when the trained model is written. Raises ModelError.
+) -> int:
+    """Tries in `folder`, which is removed again, what could fail when the trained model is written, and returns how many bytes that will
+    take. Raises ModelError.
 
     `adapter`: writes the adapter, where one is trained.
     """
@@ -106,14 +117,16 @@ def rehearse(
         save_beside(model, tokenizer, folder, source=source)
         if adapter is not None:
             adapter(folder / "adapter")
+        beside = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, ImportError) as error:
         why = " ".join(str(error).split())[:300]
         raise ModelError(f"model {source}: its configuration or tokenizer cannot be written, so nothing was trained: {why}") from None
     finally:
         shutil.rmtree(folder)
-    size, free = sum(p.numel() for p in model.parameters()) * dtype.itemsize, shutil.disk_usage(folder.parent).free
+    size, free = sum(p.numel() for p in model.parameters()) * dtype.itemsize + beside, shutil.disk_usage(folder.parent).free
     if free < size:
         from shared.console import readable_bytes
 
         raise ModelError(f"{folder.parent}: the trained model takes {readable_bytes(size)}, the disk has {readable_bytes(free)} left; "
                          "nothing was trained: make room, or choose another --out")  # fmt: skip
+    return size

@@ -19,6 +19,7 @@ earlier first, those without importance too where the share is larger. Soft weig
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,8 @@ from shared.errors import ConfigError, StoreError
 TokenMode = Literal["all", "hard", "soft", "given", "random"]
 SoftMode = Literal["softmax", "linear"]
 KEEP, TEMPERATURE = 0.3, 0.3
+LEAST = 1e-100
+"""temperature; importance divided by less is beyond a float"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +84,12 @@ class Selection:
     def _check_ranges(self) -> None:
         if self.keep is not None and not 0.0 < self.keep <= 1.0:
             raise ConfigError(f"--keep {self.keep}: expected a share of the target tokens, more than 0 and at most 1")
-        if self.top is not None and self.top < 1:
-            raise ConfigError(f"--set top={self.top}: expected at least 1 token")
+        if self.top is not None and not 1 <= self.top < 2**31:
+            raise ConfigError(f"--set top={self.top}: expected at least 1 token{', and at most 2^31 - 1' if self.top > 0 else ''}")
         if self.threshold is not None and not 0.0 < self.threshold <= 1.0:
             raise ConfigError(f"--set threshold={self.threshold}: expected an importance, more than 0 and at most 1")
-        if self.temperature is not None and not self.temperature > 0:
-            raise ConfigError(f"temperature is {self.temperature}, expected more than 0")
+        if self.temperature is not None and not LEAST <= self.temperature < math.inf:
+            raise ConfigError(f"temperature is {self.temperature}, expected a finite number more than 0 (at least {LEAST:g})")
 
 
 def token_weights(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from shared.console import say
 from shared.fs import atomic_folder, hash_file, write_json
 from shared.layout import say_layout
 from shared.outputs import claims
+from shared.secret import without_secrets_in
 from tu_eval.attacks import paraphrase, quantise, relearn, sample
 from tu_eval.attacks.config import AttackConfig, AttackName
 from tu_eval.attacks.material import Material, load
@@ -28,6 +30,7 @@ from tu_eval.attacks.probing import Numbers, means
 from tu_eval.config import EvalConfig
 from tu_eval.evaluation import default_label
 from tu_eval.measure import Subject, stop_ids
+from tu_eval.model_folder import find_model
 from tu_eval.store import Row, Store, remove_stores
 from tu_eval.suites import find_suite
 
@@ -45,11 +48,11 @@ NO_NUMBERS = ("model", "before", "retain", "out", "store", "device", "batch_toke
 def attack(config: AttackConfig) -> Path:
     """Runs the attacks and writes the folder. Raises UserError before any work for everything that cannot fit."""
     suite, out = find_suite(config.suite), Path(config.out)
-    folders = {role: models.locate(name) for role in ROLES if (name := getattr(config, role)) is not None}
+    folders = {role: find_model(name) for role in ROLES if (name := getattr(config, role)) is not None}
     device = models.choose_device(config.device).type
     material = load(config, next(s for s in suite.sets if s.name == "forget"), folders)
     root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
-    settings = {k: v for k, v in as_dict(config).items() if k not in NO_NUMBERS}
+    settings = without_secrets_in({k: v for k, v in as_dict(config).items() if k not in NO_NUMBERS})
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     content = {**material.identity, "settings": settings, "device": device, "versions": versions, "attack_code": _code()}
     about, rows = {}, {}
@@ -65,7 +68,7 @@ def attack(config: AttackConfig) -> Path:
         about[role] = {"label": default_label(name), "model": name, "model_fingerprint": fingerprint}
         rows[role] = _run(config, subject, material)
         subject.close()
-    numbers = summarise(config, rows)
+    numbers = summarise(config.attacks, rows)
     _write(out, config, {"format": FORMAT, "models": about, "suite": suite.name, **content}, numbers, rows)
     if not config.store:
         remove_stores(root)
@@ -98,10 +101,10 @@ def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[Att
     return {name: subject.piece(name, made[name])[0] for name in c.attacks}
 
 
-def summarise(config: AttackConfig, rows: dict[str, dict[AttackName, list[Row]]]) -> list[dict[str, Any]]:
+def summarise(attacks: Sequence[AttackName], rows: dict[str, dict[AttackName, list[Row]]]) -> list[dict[str, Any]]:
     """-> attack, setting, measure, and the number of each model that was attacked; those of the first model give the order."""
     level = None
-    if "relearn" in config.attacks and "before" in rows:
+    if "relearn" in attacks and "before" in rows:
         start = means(row for row in rows["before"]["relearn"] if row["step"] == 0)
         level = start.get(("step 0", f"probability ({relearn.REST})"))  # none where all forget rows are shown
         level = level and 0.5 * level
@@ -112,12 +115,19 @@ def summarise(config: AttackConfig, rows: dict[str, dict[AttackName, list[Row]]]
         return {"paraphrase": paraphrase.summarise, "sample": sample.summarise, "quantise": means}[name](made)
 
     out = []
-    for name in config.attacks:
+    for name in attacks:
         found = {role: numbers(name, made[name]) for role, made in rows.items()}
         for setting, measure in found["model"]:
             values = {role: found[role].get((setting, measure)) for role in found}
             out.append({"attack": name, "setting": setting, "measure": measure, **values})
     return out
+
+
+def numbers_again(about: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What `summarise` makes of a finished folder's attack.json and rows. Raises KeyError or TypeError for rows that no attack wrote."""
+    roles, attacks = list(about["models"]), list(dict.fromkeys(number["attack"] for number in about["numbers"]))
+    made = {role: {name: [r for r in rows if r["model"] == role and r["attack"] == name] for name in attacks} for role in roles}
+    return summarise(attacks, made)
 
 
 def _code() -> str:
@@ -151,14 +161,16 @@ def _write(
         table = pyarrow.Table.from_pylist(flat, schema=schema())
         pyarrow.parquet.write_table(table, folder / ROWS, compression="zstd", write_page_checksum=True)
         write_config(folder / CONFIG, config)
-        write_json(folder / NUMBERS, {**about, "numbers": numbers, "rows_sha256": hash_file(folder / ROWS)})
+        write_json(folder / NUMBERS, {**without_secrets_in(about), "numbers": numbers, "rows_sha256": hash_file(folder / ROWS)})
 
 
 def print_attacks(folder: Path) -> None:
     """The numbers as a table on stdout; of relearning the first, the last and the summary."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    from shared.errors import printable
     from shared.fs import read_json
     from tu_eval.columns import show
 
@@ -175,7 +187,8 @@ def print_attacks(folder: Path) -> None:
             table.add_section()
         name = number["attack"] if number["attack"] != last else ""
         shown = [str(v) if isinstance(v, int) else show(v) for v in (number[role] for role in roles)]
-        table.add_row(name, number["setting"], number["measure"].replace("_", " "), *shown)
+        setting, measure = printable(number["setting"]), printable(number["measure"].replace("_", " "))
+        table.add_row(name, Text(setting), Text(measure), *shown)
         last = number["attack"]
     console.print(table)
     console.print(f"attacks: {folder} ({NUMBERS}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)

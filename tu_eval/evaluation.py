@@ -12,10 +12,12 @@ from shared import models
 from shared.config import as_dict
 from shared.engines import choose_engine, vllm_setup
 from shared.errors import ConfigError
+from shared.secret import without_secrets_in
 from tu_eval.config import EvalConfig
 from tu_eval.measure import Attacked, Subject, gradient_norms, losses
 from tu_eval.membership import membership_rows
 from tu_eval.metrics import rouge
+from tu_eval.model_folder import find_model
 from tu_eval.results import FORMAT, Results, write_results
 from tu_eval.retain import Retain
 from tu_eval.rows import Rows
@@ -65,7 +67,7 @@ def open_subjects(
 
     if config.reference_model is None or identity["holdout_fingerprint"] is None:
         return open_subject(folder), None
-    reference = models.locate(config.reference_model)
+    reference = find_model(config.reference_model)
     if models.vocabulary_fingerprint(models.load_tokenizer(reference)) != identity["vocabulary_fingerprint"]:
         raise ConfigError(f"reference_model {config.reference_model}: has another tokenizer than {config.model}, so losses do not compare")
     models.require_rows(
@@ -119,7 +121,7 @@ def finish(
         else None,
     }
     rows = [row for kept in measured.rows.values() for row in kept]
-    results = write_results(Path(config.out), summary, rows, measured.membership, config)
+    results = write_results(Path(config.out), without_secrets_in(summary), rows, measured.membership, config)
     if not config.store:
         remove_stores(store_root(config))
     return results

@@ -6,7 +6,7 @@ evidence.json holds everything, evidence.html says it for people. Rows of the fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,17 +14,25 @@ from typing import Any
 
 from shared import __version__
 from shared.errors import StoreError
+from shared.finished import check_output
 from shared.fs import atomic_folder, hash_json, write_json, write_text
 from shared.outputs import claimed_folder
+from shared.secret import without_secrets_in
 from tu_eval.columns import MEANING, columns_of, show
 from tu_eval.compare import Comparison, load_comparison
-from tu_eval.intervals import Estimate
+from tu_eval.intervals import Estimate, Span
+from tu_eval.model_folder import local_folder
 from tu_eval.plot import TOLD_APART
+from tu_eval.recompute import intervals, require_recomputable
 from tu_eval.report import fill
 from tu_eval.results import Results
+from tu_eval.sign import check_signature
 from tu_eval.training import Training, find_training
 
-FORMAT = 1
+FORMAT = 2
+"""1 said `training.known`"""
+RECORDED = "as recorded, not verified: anyone could have edited the file"
+"""of what stands in training.json"""
 NEVER = (
     "That the knowledge is gone. The numbers bound what these questions, asked in this way, bring out; "
     "what no question asked may still be there.",
@@ -35,6 +43,8 @@ NEVER = (
     "That who holds the weights cannot bring the knowledge back by further training or by reading the weights.",
     "Anything about other copies: earlier checkpoints, backups, the training data itself, caches, logs, models made from this one.",
     "That another seed of the training would give the same numbers; this is one model.",
+    "That the files behind this report are what tu-eval wrote. Their hashes are checked, and the metrics are computed again from the rows, "
+    "but who can write the files can make other rows with other hashes; only a signature tells (tu-eval verify).",
     "That the hashes below keep the rows secret: who can guess a row's exact text can compute its hash and find it here.",
 )
 """holds for every report"""
@@ -52,13 +62,21 @@ def write_evidence(
 def _write(out: Path, before: Path, after: Path, retain: Path | None, *, store: str | None, show_text: bool) -> Path:
     comparison = load_comparison([before, after, *([retain] if retain else [])])
     report = build(comparison, store=store, show_text=show_text)
-    definitions = {m["name"]: m["definition"] for m in report["measured"] if m["definition"]}
     with atomic_folder(out) as folder:
         write_json(folder / "evidence.json", report)
-        write_text(
-            folder / "evidence.html", fill("evidence.html.j2", report=report, definitions=definitions, show=show, version=__version__)
-        )
+        write_text(folder / "evidence.html", page(report))
     return out
+
+
+def page(report: dict[str, Any]) -> str:
+    """The report as HTML; tu-eval verify makes it once more. Raises StoreError for a report that has not the form of ours."""
+    import jinja2
+
+    try:
+        definitions = {m["name"]: m["definition"] for m in report["measured"] if m["definition"]}
+        return fill("evidence.html.j2", report=report, definitions=definitions, show=show, version=__version__)
+    except (jinja2.TemplateError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise StoreError(f"evidence.json: has not the form of a report ({type(error).__name__}); it was edited, make it again") from None
 
 
 def build(comparison: Comparison, *, store: str | None, show_text: bool) -> dict[str, Any]:
@@ -70,9 +88,14 @@ def build(comparison: Comparison, *, store: str | None, show_text: bool) -> dict
     named = after.summary["retain_results"]
     if retain is not None and named and any(named.get(k) not in (None, retain.summary[k]) for k in ("rows_sha256", "model_fingerprint")):
         raise StoreError(f"--retain {retain.folder}: {after.folder} was measured against other retain results")
+    for result in comparison.results:
+        if (folder := local_folder(result.summary["model"])) is not None:
+            check_output(folder)  # damaged weights may have been measured before anybody looked
     training, why = find_training(after)
-    scored = _store(store, before, training) if store else None
-    rows = comparison.rows[1]["forget"]
+    rows = comparison.rows[1].get("forget", [])
+    if not rows:
+        raise StoreError(f"--after {after.folder}: has no rows of a forget set, so there is nothing to report on")
+    scored = _store(store, before, training, rows) if store else None
     report = {
         "format": FORMAT,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,10 +103,18 @@ def build(comparison: Comparison, *, store: str | None, show_text: bool) -> dict
         "suite": {k: after.summary[k] for k in ("suite", "limit", "data_fingerprint", "rows")},
         "asked": {"rows": len(rows), "hashes": [_named(row, show_text) for row in rows], "store": scored},
         "models": {role: _model(r) for role, r in (("before", before), ("after", after), ("retain", retain)) if r is not None},
-        "training": {"known": training is not None, "why_not": why, **(training.about if training else {})},
+        "training": {
+            **(training.about if training else {}),
+            "recorded": training is not None,
+            "verified": False,
+            "said": RECORDED if training else "",
+            "why_not": why,
+        },
+        "signed_by": {role: check_signature(r.folder) for role, r in (("before", before), ("after", after), ("retain", retain)) if r},
         "measured": _measured(comparison),
         "not_claimed": [*NEVER, *conditions(before, after, retain, training, why, scored, len(rows))],
     }
+    report = without_secrets_in(report)
     return {**report, "evidence_sha256": hash_json(report)}
 
 
@@ -97,24 +128,27 @@ def _model(result: Results) -> dict[str, Any]:
     return {k: result.summary[k] for k in (*kept, "summary_sha256")}
 
 
-def _store(where: str, before: Results, training: Training | None) -> dict[str, Any]:
+def _store(where: str, before: Results, training: Training | None, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     from shared.scores import open_store
+    from tu_eval.asked import rows_in
 
     store = open_store(where)
     if store.fingerprints["model"] != before.summary["model_fingerprint"]:
         raise StoreError(f"--store {where}: scores another model than --before {before.folder} measured; give that model's store")
     if training is not None and training.about.get("store") not in (None, store.sha256):
         raise StoreError(f"--store {where}: is not the store that the model was unlearned with, as its training.json says; give that one")
-    return {"sha256": store.sha256, "rows": len(store), "data": store.manifest["options"]["data"], "fingerprints": store.fingerprints}
+    matched, others = rows_in(store, rows, texts=before.summary["suite"].startswith("muse:"), where=where)
+    counts = {"sha256": store.sha256, "rows": len(store), "matched": matched, "others": others}
+    return {**counts, "data": store.manifest["options"]["data"], "fingerprints": store.fingerprints}
 
 
 def _measured(comparison: Comparison) -> list[dict[str, Any]]:
-    """One entry a metric, with its definition."""
-    out = []
+    """One entry a metric, with its definition. Intervals are drawn again."""
+    out, drawn = [], [intervals(r) for r in comparison.results]
     for column in columns_of(
         {"rows": comparison.results[0].summary["rows"], "metrics": dict.fromkeys(c.metric for c in comparison.columns)}
     ):
-        held = [_one(comparison, i, column.metric) for i in range(len(comparison.results))]
+        held = [_one(comparison, drawn, i, column.metric) for i in range(len(comparison.results))]
         first, second = held[0].value, held[1].value
         entry = {
             "metric": column.metric, "set": column.group, "name": column.heading, "definition": MEANING.get(column.heading, ""),
@@ -126,8 +160,8 @@ def _measured(comparison: Comparison) -> list[dict[str, Any]]:
     return out
 
 
-def _one(comparison: Comparison, index: int, metric: str) -> Estimate:
-    return Estimate(comparison.value(index, metric), comparison.spans[index].get(metric))
+def _one(comparison: Comparison, drawn: Sequence[Mapping[str, Span]], index: int, metric: str) -> Estimate:
+    return Estimate(comparison.value(index, metric), drawn[index].get(metric) or comparison.spans[index].get(metric))
 
 
 def _plain(e: Estimate) -> dict[str, Any]:
@@ -162,8 +196,20 @@ def conditions(
     )
     items.append("Anything about quantised weights: the model was measured as it is stored, and rounding can bring knowledge back.")
     items += _limits([before, after], rows, store)
+    items += _recorded([before, after], retain)
     items += _history(before, training, why)
     return items
+
+
+def _recorded(results: Sequence[Results], retain: Results | None) -> list[str]:
+    """Metrics that are taken from a summary as they stand there."""
+    left: set[str] = set()
+    for result in results:
+        again = require_recomputable(result, [retain] if retain is not None else [])
+        left |= {m for m, value in result.summary["metrics"].items() if value is not None and m not in again}
+    if not left:
+        return []
+    return [f"That {', '.join(sorted(left))} follow from the rows: as recorded, not verified, for want of the retain results."]
 
 
 def _limits(results: Sequence[Results], rows: int, store: dict[str, Any] | None) -> list[str]:
@@ -182,17 +228,24 @@ def _limits(results: Sequence[Results], rows: int, store: dict[str, Any] | None)
         items.append("That ROUGE before and after was measured alike: one of the runs is of a version that read a to z and digits alone.")
     if store is None:
         items.append("That the measured rows are all that was asked for: no score store was given (--store).")
-    elif store["rows"] != rows:
-        items.append(f"That all that was asked for was measured: the store holds {store['rows']} rows, the suite's forget set {rows}.")
+    elif store["matched"] is None:
+        items.append("That the measured rows are what was asked for: the score store holds plain texts, which were not compared with them.")
+    else:
+        if store["matched"] < rows:
+            items.append(f"That all that was measured was asked for: {rows - store['matched']} of {rows} rows are not in the score store.")
+        if store["others"]:
+            items.append(f"That all that was asked for was measured: {store['others']} of the {store['rows']} rows of the score store are "
+                         "none of the suite's forget set.")  # fmt: skip
     return items
 
 
 def _history(before: Results, training: Training | None, why: str) -> list[str]:
     if training is None:
         return [f"By which method the model was changed: {why}."]
+    items = [f"That the model was made as said below: its training.json is {RECORDED}."]
     start = training.about.get("start_model")
     if start != before.summary["model_fingerprint"]:
         said = f"names {str(start)[:12]}" if start else "names none"
-        return [f"That the model was made from the one measured before: training.json {said} as start, before is "
-                f"{before.summary['model_fingerprint'][:12]}."]  # fmt: skip
-    return []
+        items.append(f"That the model was made from the one measured before: training.json {said} as start, before is "
+                     f"{before.summary['model_fingerprint'][:12]}.")  # fmt: skip
+    return items

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, printable
 from shared.fs import atomic_file, write_text
 from tu_eval import plot
 from tu_eval.attribution import FIGURES, attribution_table
@@ -68,7 +68,7 @@ def _cell(text: str) -> str:
     """No label can end a cell or a row, or become markup."""
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def table_csv(comparison: Comparison) -> str:
@@ -93,8 +93,8 @@ def table_csv(comparison: Comparison) -> str:
             "suite",
             "model",
             "model_fingerprint",
-            *metrics,
-            *rates,
+            *map(_plain, metrics),
+            *map(_plain, rates),
             *(f"importance_{name}" for name in FIGURES),
         ]
     )
@@ -108,8 +108,15 @@ def table_csv(comparison: Comparison) -> str:
             *(comparison.true_positives([i], metric) for metric in attacks),
             *(agreed and agreed.figures[name] for name in FIGURES),
         ]
-        writer.writerow([*("" if n is None else n for n in names), *("" if v is None else repr(v) for v in values)])
+        writer.writerow([*map(_plain, names), *("" if v is None else repr(v) for v in values)])
     return out.getvalue()
+
+
+def _plain(value: Any) -> str:
+    """A name as a cell. One that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay numbers."""
+    if not isinstance(value, str):
+        return "" if value is None else str(value)
+    return f"'{printable(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else printable(value)
 
 
 def write_exports(comparison: Comparison, *, to_markdown: Path | None, to_csv: Path | None, to_png: Path | None) -> None:

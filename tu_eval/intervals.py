@@ -90,7 +90,9 @@ def over_rows(rows: Mapping[str, Rows], metrics: Mapping[str, float | None], uti
             draws["model_utility"] = np.where((parts <= 0).any(0), 0.0, len(parts) / (1 / parts).sum(0))
     edges = (50 * (1 - LEVEL), 50 * (1 + LEVEL))
     found = {metric: np.nanpercentile(drawn, edges) for metric, drawn in draws.items()}
-    return {metric: (float(low), float(high)) for metric, (low, high) in found.items() if math.isfinite(low + high)}
+    held = {metric: (float(low), float(high)) for metric, (low, high) in found.items() if math.isfinite(low + high)}
+    # Of few rows nearly all draws may lie on one side of what all of them together give.
+    return {metric: (min(low, value), max(high, value)) for metric, (low, high) in held.items() if (value := metrics[metric]) is not None}
 
 
 def _values(kind: str, name: str, rows: Rows, reported: float | None) -> list[float | None] | None:

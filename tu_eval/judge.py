@@ -22,17 +22,21 @@ from typing import Any, Literal
 from shared import models
 from shared.config import as_dict, write_config
 from shared.console import progress, say
-from shared.errors import StoreError
+from shared.errors import StoreError, printable
 from shared.fs import atomic_folder, hash_file, hash_json, read_json, write_json
 from shared.layout import LayoutOptions
 from shared.outputs import claims
+from shared.secret import without_secrets_in
 from tu_eval import judge_rating
 from tu_eval.judge_answers import Conversation, read_conversations, write_answers
 from tu_eval.judge_endpoint import Endpoint, JudgeError, ask, check_reachable, endpoint
+from tu_eval.model_folder import find_model
 from tu_eval.store import Store, remove_stores
 
 FORMAT = 1
 NUMBERS, ROWS, CONFIG = "judge.json", "rows.parquet", "_config.toml"
+LONGEST_S = 86_400
+"""seconds that a setting may ask for; sockets take no endless ones"""
 ANSWERS = ("dtype", "max_new_tokens")
 """fields of the configuration on which the answers depend"""
 
@@ -64,6 +68,8 @@ class JudgeConfig(LayoutOptions):
     """tokens in flight while answers are written; memory, not results, depends on it"""
     timeout_s: float = 120.0
     """that the judge may be silent"""
+    reply_s: float = 600.0
+    """that a whole reply may take, from the request to its last byte"""
     retries: int = 5
     """after a status of 429 or 5xx, or a broken connection; waits of 1, 2, 4, ... seconds, or as long as the server says (at most 60)"""
 
@@ -73,8 +79,9 @@ class JudgeConfig(LayoutOptions):
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit}: expected at least 1")
-        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
-            raise ValueError(f"timeout_s: got {self.timeout_s}, expected more than 0")
+        for name in ("timeout_s", "reply_s"):
+            if not 0 < (value := getattr(self, name)) <= LONGEST_S:
+                raise ValueError(f"{name}: got {value}, expected more than 0, at most {LONGEST_S}")
         if not 0 <= self.retries <= 20:
             raise ValueError(f"retries: got {self.retries}, expected 0 to 20")
 
@@ -85,10 +92,10 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
     judge, out = endpoint(config.judge_model), Path(config.out)
     config = replace(config, judge_model=judge.model)
     conversations = read_conversations(Path(config.data).expanduser(), config.limit)
-    folder = models.locate(config.model)
+    folder = find_model(config.model)
     device = models.choose_device(config.device).type
     tokenizer, context = models.load_laid_out(config.model, folder, config), models.context_length(folder)
-    check_reachable(judge, config.timeout_s)
+    check_reachable(judge, config.timeout_s, config.reply_s)
     content = {
         "model_fingerprint": models.model_fingerprint(folder),
         "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
@@ -132,7 +139,7 @@ def _rate(
             reply = _kept(place, key)
             if reply is None:
                 try:
-                    reply = ask(judge, asked, options, timeout_s=config.timeout_s, retries=config.retries)
+                    reply = ask(judge, asked, options, timeout_s=config.timeout_s, reply_s=config.reply_s, retries=config.retries)
                 except JudgeError as error:
                     raise JudgeError(f"{error}; {done} of {len(rows)} replies are kept in {root}, the same command goes on there") from None
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -184,12 +191,12 @@ def _write(out: Path, config: JudgeConfig, about: dict[str, Any], rows: list[dic
     with atomic_folder(out) as folder:
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), folder / ROWS, compression="zstd", write_page_checksum=True)
         write_config(folder / CONFIG, config)
-        write_json(folder / NUMBERS, {**about, "rows_sha256": hash_file(folder / ROWS)})
+        write_json(folder / NUMBERS, {**without_secrets_in(about), "rows_sha256": hash_file(folder / ROWS)})
 
 
 def print_judge(about: dict[str, Any]) -> None:
     def line(name: str, value: float | None, error: float | None = None) -> None:
-        print(f"{name}: " + ("none" if value is None else f"{value:.2f}") + (f" ± {error:.2f}" if error is not None else ""))
+        print(printable(f"{name}: ") + ("none" if value is None else f"{value:.2f}") + (f" ± {error:.2f}" if error is not None else ""))
 
     line("score", about["score"], about["stderr"])
     for kind in ("turns", "categories"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from shared.console import progress, say
 from shared.datasets import Row
 from shared.errors import DataError, nearest
 from shared.examples import qa_example
+from shared.json_records import line_record
 from shared.layout import PLAIN, encode, layout_of, render, say_layout
 from shared.models import check_readable
 from tu_eval.measure import stop_ids
@@ -55,10 +55,7 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
 
 
 def _conversation(line: str, where: str) -> Conversation:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON: {error.msg} at column {error.colno}") from None
+    record = line_record(line, where)
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected an object with named values, got {type(record).__name__}")
     name = record.get("id", record.get("question_id"))

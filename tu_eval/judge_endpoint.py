@@ -19,14 +19,13 @@ from typing import Any
 
 from shared.console import say
 from shared.errors import ConfigError
+from tu_eval.judge_fetch import TooLong, fetch
 
 URL, KEY, MODEL = "TU_JUDGE_URL", "TU_JUDGE_KEY", "TU_JUDGE_MODEL"
 PATH = "/chat/completions"
 RETRIED = (408, 429, 500, 502, 503, 504, 529)
 """statuses that may pass; any other than 200 ends the run"""
 LONGEST_WAIT_S = 60.0
-LARGEST_REPLY = 1 << 23
-"""bytes; a judgement is a few thousand"""
 SECRET = 8
 """characters from which on a key is one; below, it is a word that a server of one's own was given for form's sake"""
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -82,22 +81,14 @@ def endpoint(model: str | None, environment: Mapping[str, str] = os.environ) -> 
     return Endpoint(urllib.parse.urlunsplit((parts.scheme, parts.netloc, whole, parts.query, "")), name, key or None)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-def _open(request: urllib.request.Request, timeout_s: float) -> bytes:
-    with urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout_s) as answer:
-        return answer.read(LARGEST_REPLY + 1)
-
-
-def check_reachable(judge: Endpoint, timeout_s: float) -> None:
+def check_reachable(judge: Endpoint, timeout_s: float, reply_s: float) -> None:
     """Something answers there, with whatever status: asked before a model works for hours. Sends neither key nor text."""
     try:
-        _open(urllib.request.Request(judge.url, method="GET"), timeout_s)  # noqa: S310 — http or https, checked
+        fetch(urllib.request.Request(judge.url, method="GET"), timeout_s, reply_s)  # noqa: S310 — http or https, checked
     except urllib.error.HTTPError as error:
         error.close()
+    except TooLong as error:
+        raise JudgeError(f"judge {judge.shown}: {error}; see {URL}") from None
     except (OSError, http.client.HTTPException) as error:
         raise JudgeError(f"judge {judge.shown}: cannot be reached: {judge.cleared(_reason(error))}; see {URL}") from None
 
@@ -108,10 +99,11 @@ def ask(
     options: Mapping[str, Any],
     *,
     timeout_s: float,
+    reply_s: float,
     retries: int,
 ) -> str:
     """The judge's reply, empty where it gave none. Raises JudgeError after `retries` further attempts, or at once where another one would
-    not help."""
+    not help. `timeout_s`: that the judge may be silent; `reply_s`: that a whole reply may take."""
     body = json.dumps({"model": judge.model, "messages": list(messages), **options}).encode()
     request = urllib.request.Request(judge.url, data=body, headers={"Content-Type": "application/json"}, method="POST")  # noqa: S310
     if judge.key:
@@ -119,11 +111,12 @@ def ask(
     for attempt in range(retries + 1):
         wait = min(2.0**attempt, LONGEST_WAIT_S)
         try:
-            return _content(judge, _open(request, timeout_s))
+            return _content(judge, fetch(request, timeout_s, reply_s))
+        except TooLong as error:
+            raise JudgeError(f"judge {judge.shown}: {error}; see {URL}, or --set reply_s") from None
         except urllib.error.HTTPError as error:
-            with error:
-                told = f"HTTP {error.code}"
-                reason = f"{told} {judge.cleared(error.read(2000).decode(errors='replace'))}"
+            told = f"HTTP {error.code}"
+            reason = f"{told} {judge.cleared(_body(error))}"
             if error.code not in RETRIED:
                 hint = f"; see {KEY if error.code in (401, 403) else URL}" if error.code != 400 else ""
                 raise JudgeError(f"judge {judge.shown}: refused: {_short(reason)}{hint}") from None
@@ -138,13 +131,21 @@ def ask(
 
 def _content(judge: Endpoint, raw: bytes) -> str:
     try:
-        if len(raw) > LARGEST_REPLY:
-            raise ValueError("too long")
         content = json.loads(raw)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):  # also of too many digits, or nested without end
         shown = _short(judge.cleared(raw[:400].decode(errors="replace")))
         raise JudgeError(f"judge {judge.shown}: not a reply of chat completions: {shown!r}; see {URL}") from None
-    return judge.cleared(content) if isinstance(content, str) else ""
+    # Half a character (a lone surrogate) can be in JSON, but in no file.
+    return judge.cleared(content.encode("utf-8", "replace").decode()) if isinstance(content, str) else ""
+
+
+def _body(error: urllib.error.HTTPError) -> str:
+    """The beginning of what a refusal says; nothing where it does not come in time."""
+    try:
+        with error:
+            return error.read(2000).decode(errors="replace")
+    except (TooLong, OSError, http.client.HTTPException):
+        return ""
 
 
 def _asked_to_wait(header: str | None) -> float:

@@ -24,6 +24,7 @@ from tu_eval.evaluation import Measured, attack_rows, finish, open_subjects
 from tu_eval.measure import Attacked, Decoding, Subject, generate, score, stop_ids
 from tu_eval.membership import separations
 from tu_eval.metrics.rouge import rouge_l_f1
+from tu_eval.model_folder import find_model
 from tu_eval.muse_data import Part, load_parts, load_texts
 from tu_eval.results import Results
 from tu_eval.retain import load_muse_retain
@@ -43,7 +44,7 @@ def evaluate(config: EvalConfig) -> Results:
     corpus = config.suite.partition(":")[2]
     if corpus not in MUSE:
         raise ConfigError(f"--suite {config.suite}: no such suite{nearest(config.suite, KNOWN)}")
-    folder = models.locate(config.model)
+    folder = find_model(config.model)
     device = models.choose_device(config.device)
     plain = LayoutOptions(template="plain", beginning_token=config.beginning_token)  # chat templates play no part in the results
     tokenizer, context = models.load_laid_out(config.model, folder, plain), models.context_length(folder)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tu_eval.groups import references
+from tu_eval.model_folder import local_folder
 from tu_eval.results import Results
 from tu_eval.training import IndexedRun
 
@@ -44,7 +44,7 @@ def _same_weights(results: Sequence[Results], labels: Sequence[str]) -> list[str
 
 def _missing(runs: Sequence[IndexedRun], results: Sequence[Results]) -> list[str]:
     """The runs of the index that the page has nothing of."""
-    measured = {str(Path(r.summary["model"]).expanduser().resolve()) for r in results}
+    measured = {str(folder.resolve()) for r in results if (folder := local_folder(r.summary["model"])) is not None}
     notes = []
     for run in runs:
         if run.error:

@@ -14,6 +14,7 @@ from typing import Any
 
 from shared import __version__
 from shared.fs import write_text
+from shared.secret import without_secrets
 from tu_eval import plot
 from tu_eval.attribution import attribution_table
 from tu_eval.bars import charts
@@ -126,7 +127,7 @@ def _run(comparison: Comparison, index: int, settings: dict[str, str]) -> dict[s
         "label": comparison.labels[index],
         "summary": summary,
         "settings": settings,
-        "training": {plain(k): said(v) for k, v in [*about.items(), *(training.settings if training else {}).items()]},
+        "training": {plain(k): without_secrets(said(v)) for k, v in [*about.items(), *(training.settings if training else {}).items()]},
         "why": why,
         "fingerprints": {
             "weights": summary["model_fingerprint"],

@@ -8,16 +8,22 @@ The folder appears whole or not at all. The summary holds the hashes of the rows
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.config import write_config
 from shared.errors import StoreError
-from shared.fs import atomic_folder, hash_file, hash_json, read_json, write_json
+from shared.fs import atomic_folder, hash_file, hash_json, write_json
+from tu_eval.json_file import read_object
 from tu_eval.membership import ATTACKS
 from tu_eval.open_unlearning import write_log
+from tu_eval.parquet_file import read_table, require_between, rows_of
+from tu_eval.shape import check_summary
 from tu_eval.store import Row
 
 if TYPE_CHECKING:
@@ -28,6 +34,14 @@ ROWS, SUMMARY, CONFIG = "rows.parquet", "summary.json", "_config.toml"
 MEMBERSHIP, LOG = "membership.parquet", "TOFU_EVAL.json"
 IDENTITY = ("suite", "limit", "tokenizer_fingerprint", "template_fingerprint", "data_fingerprint")
 """fields of the summary that two results must share to be compared, the plainest reason first"""
+REQUIRED = frozenset({"set", "example_id", "question", "answer"})
+"""columns that every version wrote"""
+SHARES = ("probability", "probability_options", "rouge_l_recall", "fact_probability", "exact_memorization", "extraction_strength")
+RANGES = {
+    **dict.fromkeys((*SHARES, "verbmem", "knowmem"), (0.0, 1.0 + 1e-9)), "nll_sum": (-1e-3, math.inf), "target_tokens": (0, 2**31),
+    "log_truth_ratio": (-math.inf, math.inf), "truth_ratio": (0.0, math.inf),
+}  # fmt: skip
+"""columns of rows.parquet -> the least and the most"""
 
 
 @dataclass(frozen=True)
@@ -42,22 +56,30 @@ class Results:
         return self.summary["label"]
 
     def rows(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Rows of one set, or of all, in order. Raises StoreError naming the file if it is damaged."""
-        return [row for row in _read(self.folder / ROWS) if name is None or row["set"] == name]
+        """Rows of one set, or of all, in order. Raises StoreError naming the file if it is damaged, or holds what no evaluation writes."""
+        return [row for row in self._rows if name is None or row["set"] == name]
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        path, counts = self.folder / ROWS, self.summary["rows"]
+        rows = read_table(path, schema(self.summary["suite"]), rows=sum(counts.values()), required=REQUIRED)
+        if Counter(row["set"] for row in rows) != {name: n for name, n in counts.items() if n}:
+            raise StoreError(f"{path}: holds other sets of rows than {SUMMARY} says; evaluate again")
+        if any(row[name] is None for row in rows for name in ("example_id", "answer")):
+            raise StoreError(f"{path}: has a row without its id or answer; evaluate again")
+        require_between(path, rows, RANGES)
+        return rows
 
     def membership(self) -> list[dict[str, Any]]:
         """Membership scores of forget and holdout rows; none where the suite has no holdout, or in results of an older version."""
-        return _read(self.folder / MEMBERSHIP) if self.summary.get("membership") else []
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path, page_checksum_verification=True).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0][:200]}); evaluate again") from None
+        if not self.summary.get("membership"):
+            return []
+        path = self.folder / MEMBERSHIP
+        forget = self.summary["rows"].get("forget", 0) if not self.summary["suite"].startswith("muse:") else None
+        count = rows_of(path) if forget is None else forget + self.summary["membership"]["holdout_rows"]
+        rows = read_table(path, membership_schema(), rows=count, required=frozenset({"set", "example_id"}))
+        require_between(path, rows, dict.fromkeys(ATTACKS, (-math.inf, math.inf)))
+        return rows
 
 
 def schema(suite: str) -> pyarrow.Schema:
@@ -109,13 +131,16 @@ def load_results(folder: Path) -> Results:
         raise StoreError(f"{folder}: no such folder; expected the --out of a finished tu-eval run")
     if not path.exists():
         raise StoreError(f"{folder}: holds no {SUMMARY}; it is not a results folder, or its tu-eval run did not finish")
-    summary = read_json(path)
-    if not isinstance(summary, dict) or "format" not in summary:
+    summary = read_object(path, hint="the file is damaged, evaluate again")
+    if "format" not in summary:
         raise StoreError(f"{path}: not the summary of an evaluation")
     if summary["format"] != FORMAT:
-        raise StoreError(f"{path}: has format {summary['format']}, this version reads {FORMAT}; update token-unlearn or evaluate again")
+        raise StoreError(
+            f"{path}: has format {str(summary['format'])[:20]}, this version reads {FORMAT}; update token-unlearn or evaluate again"
+        )
     if hash_json({k: v for k, v in summary.items() if k != "summary_sha256"}) != summary.get("summary_sha256"):
         raise StoreError(f"{path}: does not match its own hash; it was damaged or edited, evaluate again")
+    check_summary(path, summary)
     for path, expected in ((folder / ROWS, summary["rows_sha256"]), (folder / MEMBERSHIP, summary.get("membership_sha256"))):
         if expected is not None and not path.exists():
             raise StoreError(f"{path}: is missing; evaluate again")

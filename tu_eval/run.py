@@ -20,6 +20,7 @@ from tu_eval.config import EvalConfig
 from tu_eval.evaluation import Measured, attack_rows, finish, open_subjects
 from tu_eval.measure import Decoding, Loaded, Subject, generate, score, stop_ids
 from tu_eval.membership import separations
+from tu_eval.model_folder import find_model
 from tu_eval.results import Results
 from tu_eval.retain import load_retain
 from tu_eval.rows import add_generations, row_of
@@ -32,7 +33,7 @@ from tu_eval.variants import load_holdout, load_variants
 def evaluate(config: EvalConfig) -> Results:
     """Runs a suite and writes the results folder. Raises UserError before any work for everything that cannot fit."""
     suite = find_suite(config.suite)
-    folder = models.locate(config.model)
+    folder = find_model(config.model)
     device = models.choose_device(config.device)
     loaded = _load(config, suite, folder)
     retain = None

@@ -8,9 +8,13 @@ from typing import Any
 
 from shared import models
 from shared.errors import StoreError, UserError
-from shared.fs import TEMPORARY, hash_json, read_json
+from shared.finished import check_output
+from shared.fs import TEMPORARY, hash_json
 from tu_eval.columns import said
+from tu_eval.json_file import read_bounded, read_object
+from tu_eval.model_folder import local_folder
 from tu_eval.results import SUMMARY, Results
+from tu_eval.shape import text
 
 TRAINING, INDEX = "training.json", "index.json"
 CHANGES_NOTHING = frozenset(
@@ -67,20 +71,35 @@ class Training:
 
 def find_training(results: Results, indexed: dict[str, dict[str, Any]] | None = None) -> tuple[Training | None, str]:
     """-> how the model was trained, or None and why that is not known. `indexed`: settings by absolute model folder."""
-    folder = Path(results.summary["model"]).expanduser()
-    path = folder / TRAINING
-    settings = (indexed or {}).get(str(folder.resolve()))
+    folder = local_folder(results.summary["model"])
+    if folder is None:
+        return None, "the model's folder is not on this machine"
+    path, settings = folder / TRAINING, (indexed or {}).get(str(folder.resolve()))
     if not path.is_file() and settings is None:
-        return None, f"no {TRAINING} in the model's folder" if folder.is_dir() else "the model's folder is not on this machine"
+        return None, f"no {TRAINING} in the model's folder"
     try:
-        if models.model_fingerprint(folder) != results.summary["model_fingerprint"]:
+        fingerprint = models.model_fingerprint(folder)
+        if fingerprint != results.summary["model_fingerprint"]:
             return None, "the model's folder holds other weights than those measured"
-        about = read_json(path) if path.is_file() else {"settings": settings}
+        check_output(folder, fingerprint)
+        about = read_bounded(path, hint="train again") if path.is_file() else {"settings": settings}
     except (UserError, OSError) as error:
         return None, " ".join(str(error).split())
     if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
         return None, f"{TRAINING} holds no settings"
+    if wrong := _of_another_form(about):
+        return None, f"{TRAINING} has another form than training writes ({wrong})"
     return Training(about), ""
+
+
+def _of_another_form(about: dict[str, Any]) -> str:
+    """The first field that is not what it must be to be compared and shown, or nothing."""
+    settings = about["settings"]
+    texts = {**{k: about.get(k) for k in (*WHAT, "retain_data")}, **{k: settings.get(k) for k in ("method", "tokens")}}
+    wrong = [name for name, value in texts.items() if value is not None and not text(value)]
+    seed, options = settings.get("seed"), settings.get("options")
+    wrong += ["seed"] if isinstance(seed, bool) or not isinstance(seed, int | None) else []
+    return next(iter([*wrong, *(["options"] if not isinstance(options, dict | None) else [])]), "")
 
 
 @dataclass(frozen=True)
@@ -95,12 +114,12 @@ class IndexedRun:
 
     @property
     def place(self) -> str:
-        return str(self.folder.resolve())
+        return str(self.folder.absolute()) if local_folder(str(self.folder)) is None else str(self.folder.resolve())
 
     @property
     def results(self) -> list[Path]:
         """Finished evaluations: the run's folder itself, or a folder in it."""
-        inside = sorted(p for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
+        inside = sorted(p for p in self.folder.iterdir() if p.is_dir()) if local_folder(str(self.folder)) is not None else []
         # A killed run may have left a folder that has not got its name yet.
         places = [self.folder, *(p for p in inside if not p.name.startswith(TEMPORARY))]
         return [place for place in places if (place / SUMMARY).is_file()]
@@ -112,13 +131,15 @@ def read_index(path: Path) -> list[IndexedRun]:
         raise StoreError(f"--index {path}: is a folder; expected the file that tu-train many writes, {path / INDEX}")
     if not path.is_file():
         raise StoreError(f"--index {path}: no such file; expected the {INDEX} that tu-train many writes into its --out folder")
-    index = read_json(path)
-    if not isinstance(index, dict) or index.get("format") != 1 or not isinstance(index.get("runs"), list):
+    index = read_object(path, hint="expected what tu-train many writes; make it again")
+    if index.get("format") != 1 or not isinstance(index.get("runs"), list):
         raise StoreError(f'--index {path}: not an index of runs of format 1; expected {{"format": 1, "runs": [...]}}')
     runs = []
     for number, run in enumerate(index["runs"]):
         if not isinstance(run, dict) or not isinstance(run.get("folder"), str):
             raise StoreError(f"--index {path}: run {number} names no folder; the file is damaged, make it again")
+        if not all(text(run.get(name) or "") for name in ("folder", "name", "status")) or "\0" in run["folder"]:
+            raise StoreError(f"--index {path}: run {number} has a folder, name or status that is none; the file is damaged, make it again")
         settings = run.get("settings") if isinstance(run.get("settings"), dict) else None
         error = str(run["error"]).strip() if run.get("error") else None
         runs.append(IndexedRun(str(run.get("name") or run["folder"]), path.parent / run["folder"], settings, str(run.get("status")), error))

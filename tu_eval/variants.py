@@ -13,6 +13,7 @@ from shared.datasets import Row, load_rows
 from shared.errors import DataError
 from shared.examples import Example, answer_span_tokens, make_examples, special_ids
 from shared.scored import row_spans
+from shared.secret import without_secrets
 from tu_eval.suites import EvalSet
 
 
@@ -50,7 +51,9 @@ def load_variants(part: EvalSet, tokenizer: Any, *, context: int | None, long: s
     made = {e.id: e for e in make_examples([f for form in forms for f in form], tokenizer, context=context, long=long)}
     kept = [form for form in forms if all(f.id in made for f in form)]
     if not kept:
-        raise DataError(f"data {part.data}: no row is left: every one was skipped as longer than the model's context (see --long)")
+        raise DataError(
+            f"data {without_secrets(part.data)}: no row is left: every one was skipped as longer than the model's context (see --long)"
+        )
     out = []
     for answer, *others in kept:
         example = made[answer.id]
@@ -84,5 +87,5 @@ def _renamed(row: Row, kind: str, answers: Sequence[Any]) -> Iterator[Row]:
 
 def _column(row: Row, name: str, part: EvalSet) -> Any:
     if name not in row.extra:
-        raise DataError(f"{row.id}: no {name}; the suite needs the set {part.data} with paraphrased and wrong answers")
+        raise DataError(f"{row.id}: no {name}; the suite needs the set {without_secrets(part.data)} with paraphrased and wrong answers")
     return row.extra[name]

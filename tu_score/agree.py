@@ -23,6 +23,7 @@ import numpy as np
 
 from shared.errors import ConfigError, DataError, StoreError
 from shared.examples import Example, answer_span_tokens
+from shared.finished import check_output
 from shared.importance import SIGNALS, Recipe, columns_of, signal
 from shared.layout import LayoutOptions, as_scored
 from shared.models import load_laid_out, locate
@@ -68,7 +69,9 @@ def agreement(store: Store, *, truth: str, key: str, model: str, data: str | Non
     """
     if truth != "spans":
         raise ConfigError(f"--truth {truth}: expected spans, character offsets in the column of the data that --truth-key names")
-    tokenizer = load_laid_out(model, locate(model), as_scored(LayoutOptions(), store.manifest["options"]))
+    folder = locate(model)
+    check_output(folder)
+    tokenizer = load_laid_out(model, folder, as_scored(LayoutOptions(), store.manifest["options"]))
     true = true_tokens(scored_examples(store, tokenizer, model, data), tokenizer, key)
     scores, starts, word = _scores(store)
     if len(true) != starts[-1]:

@@ -95,6 +95,7 @@ def run(
 ) -> None:
     """Score a data set and write the store; a killed run goes on when the same command is given again."""
     from shared.config import resolve
+    from shared.errors import ConfigError
     from tu_score.config import ScoreConfig
 
     flags = {
@@ -106,6 +107,8 @@ def run(
     if dry_run and config is None:
         flags["out"] = out or "-"  # a dry run needs none
     resolved = resolve(ScoreConfig, config=config, sets=sets or (), flags=flags)
+    if resolved.out.startswith("memory:"):
+        raise ConfigError(f"--out {resolved.out}: is a place that is gone when the command ends; name a folder, or a URL such as s3://")
     if dry_run:
         from tu_score.estimate import estimate
 

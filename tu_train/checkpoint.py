@@ -9,12 +9,11 @@ alone, because the order of rows is a function of (seed, epoch). Reading runs no
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import re
-import shlex
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shared.errors import ConfigError, StoreError
+from shared.errors import StoreError
 from shared.fs import TEMPORARY, atomic_folder, fsync_folder, hash_file, hash_json, json_text, read_json
+from tu_train.snapshot_form import FOREIGN, check_entries, check_numbers, is_form, snapshot_parts
 
 FORMAT = 1
 NAME = re.compile(r"checkpoint-(\d{6,})")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 TENSORS, STATE = "state.safetensors", "state.json"
-SETTINGS = "settings."
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OVER = "over"
 
 
 @dataclass
@@ -44,6 +44,11 @@ class Snapshot:
     """settings and fingerprints, compared on resume field by field"""
     numbers: dict[str, Any] = field(default_factory=dict)
     """what is no tensor: options of the parameter groups, schedule, counters of the optimizer"""
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to train, only the model to write: such a checkpoint has no optimizer."""
+        return self.numbers.get(OVER) is True
 
 
 def capture(
@@ -70,34 +75,36 @@ def capture(
 
 
 def restore(snapshot: Snapshot, model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule: Any, state: dict[str, Tensor]) -> None:
-    """The counterpart of `capture`, in place. Raises StoreError when the parameters that train are not those of the snapshot."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "state": {}, "rng": {}}
-    for name, value in snapshot.tensors.items():
-        kind, _, rest = name.partition("/")
-        parts[kind][rest] = value
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    for name in sorted(trained.keys() ^ parts["model"].keys()):
-        where = "the checkpoint lacks it" if name in trained else "this run does not train it"
-        raise StoreError(f"checkpoint of step {snapshot.step}: parameter {name}: {where}; resume with the settings it was made with")
+    """The counterpart of `capture`, in place. Raises StoreError for a snapshot that does not fit: other parameters train, or its content
+    is not what `capture` makes."""
+    try:
+        parts = snapshot_parts(snapshot.step, snapshot.tensors, model, state)
+        _put_back(parts, model, state)
+        if snapshot.over:
+            return
+        check_numbers(snapshot.step, snapshot.numbers, optimizer, schedule)
+        _restore_optimizer(snapshot, parts["optimizer"], model, optimizer)
+        if schedule is not None:
+            schedule.load_state_dict(snapshot.numbers["schedule"])
+        torch.set_rng_state(parts["rng"]["cpu"])
+        for k in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+            if f"cuda:{k}" in parts["rng"]:
+                torch.cuda.set_rng_state(parts["rng"][f"cuda:{k}"], k)
+    except FOREIGN as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise StoreError(f"checkpoint of step {snapshot.step}: its content is not that of a checkpoint ({what}); delete it") from None
+
+
+def _put_back(parts: dict[str, dict[str, Tensor]], model: torch.nn.Module, state: dict[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, parameter in trained.items():
-            saved = parts["model"][name]
-            if saved.shape != parameter.shape:
-                raise StoreError(f"checkpoint of step {snapshot.step}: parameter {name} has shape {tuple(saved.shape)}, "
-                                 f"the model's has {tuple(parameter.shape)}; resume with the model it was made with")  # fmt: skip
-            parameter.copy_(saved)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(parts["model"][name])
         for name, value in parts["state"].items():
             if name in state:
                 state[name].copy_(value)
             else:
                 state[name] = value.clone()
-    _restore_optimizer(snapshot, parts["optimizer"], model, optimizer)
-    if schedule is not None:
-        schedule.load_state_dict(snapshot.numbers["schedule"])
-    torch.set_rng_state(parts["rng"]["cpu"])
-    for k in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        if f"cuda:{k}" in parts["rng"]:
-            torch.cuda.set_rng_state(parts["rng"][f"cuda:{k}"], k)
 
 
 def _restore_optimizer(snapshot: Snapshot, tensors: dict[str, Tensor], model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -113,6 +120,7 @@ def _restore_optimizer(snapshot: Snapshot, tensors: dict[str, Tensor], model: to
         {**now, **{k: tuple(v) if isinstance(now.get(k), tuple) else v for k, v in then.items()}}  # JSON knows no tuples
         for now, then in zip(groups, snapshot.numbers["groups"], strict=True)
     ]
+    check_entries(snapshot.step, entries, optimizer)
     optimizer.load_state_dict({"state": entries, "param_groups": restored})
 
 
@@ -171,7 +179,7 @@ def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
 
 def latest_snapshot(folder: Path) -> Snapshot | None:
     """The newest checkpoint, or None. Raises StoreError naming the file when it is damaged: it is never trained on."""
-    _, path = max(_checkpoints(folder), default=(0, None))
+    step, path = max(_checkpoints(folder), default=(0, None))
     if path is None:
         return None
     others = [step for step, other in _checkpoints(folder) if other != path]
@@ -182,61 +190,26 @@ def latest_snapshot(folder: Path) -> Snapshot | None:
             raise StoreError(f"{path / name}: missing; {advice}")
     try:
         body = read_json(path / STATE)
-    except StoreError:
+    except (StoreError, ValueError, RecursionError):
         raise StoreError(f"{path / STATE}: not valid JSON; {advice}") from None
-    if not isinstance(body, dict) or body.pop("sha256", None) != hash_json(body):
+    if not isinstance(body, dict) or body.pop("sha256", None) != _hash(body):
         raise StoreError(f"{path / STATE}: fails its checksum; {advice}")
-    if body["format"] != FORMAT:
-        raise StoreError(f"{path / STATE}: format {body['format']}, this version reads {FORMAT}; resume with the version that wrote it")
+    if body.get("format") != FORMAT:
+        found = str(body.get("format"))[:20]
+        raise StoreError(f"{path / STATE}: format {found}, this version reads {FORMAT}; resume with the version that wrote it")
+    if not is_form(body, step):
+        raise StoreError(f"{path / STATE}: not of the form of a checkpoint of step {step}; {advice}")
     if hash_file(path / TENSORS) != body["tensors_sha256"]:
         raise StoreError(f"{path / TENSORS}: fails its checksum; {advice}")
-    return Snapshot(body["step"], load_file(path / TENSORS), body["about"], body["numbers"])
+    try:
+        tensors = load_file(path / TENSORS)
+    except (SafetensorError, *FOREIGN) as error:
+        raise StoreError(f"{path / TENSORS}: cannot be read ({type(error).__name__}); {advice}") from None
+    return Snapshot(body["step"], tensors, body["about"], body["numbers"])
 
 
-def check_same(then: Mapping[str, Any], now: Mapping[str, Any], overridable: Collection[str]) -> None:
-    """Refuses to go on with other settings, or from another store, model or data, than the checkpoint was made with.
-
-    `overridable`: names (the last part of a dotted one) that may differ, because they change no result. Raises ConfigError naming the
-    field, both values, and how to give the old one. Settings come first: they are the user's words for what a fingerprint stands for.
-    """
-    old, new = _flat(then), _flat(now)
-    for name in sorted(old.keys() | new.keys(), key=lambda n: (not n.startswith(SETTINGS), n)):
-        last = name.rpartition(".")[2]
-        before, after = old.get(name), new.get(name)
-        if before == after or last in overridable:
-            continue
-        if name.startswith(SETTINGS):
-            raise ConfigError(f"--resume: {last} is {_shown(after)}, but the run was started with {_shown(before)}; "
-                              f"{_way_back(name.removeprefix(SETTINGS), before)}, or start anew with another --out")  # fmt: skip
-        what = name.replace("_", " ")
-        raise ConfigError(f"--resume: the {what} is {_shown(after)}, but the run was started with {_shown(before)}; "
-                          f"give the {what} it was started with, or start anew with another --out")  # fmt: skip
-
-
-def _way_back(field: str, before: Any) -> str:
-    """What to type to get the old value."""
-    table, dot, entry = field.partition(".")
-    if before is None:
-        return f"leave out {entry or field}"
-    if dot and table == "options":
-        return f"--option {entry}={before}"
-    text = before if isinstance(before, str) else json.dumps(before, ensure_ascii=False)
-    return f"--set {shlex.quote(f'{field}={text}')}"
-
-
-def _shown(value: Any) -> str:
-    """Of a sha256, enough to tell two apart."""
-    if value is None:
-        return "not given"
-    return value[:12] if isinstance(value, str) and SHA256.fullmatch(value) else repr(value)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names; tuples as lists, which is what JSON gives back."""
-    out: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            out |= _flat(value, f"{prefix}{name}.")
-        else:
-            out[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
-    return out
+def _hash(body: dict[str, Any]) -> str | None:
+    try:
+        return hash_json(body)
+    except (ValueError, RecursionError):  # lone surrogates
+        return None

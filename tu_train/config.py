@@ -9,6 +9,19 @@ from shared.datasets import Keys
 from shared.errors import ConfigError
 from shared.layout import LayoutOptions
 from shared.weights import Selection, SoftMode, TokenMode
+from tu_train.ranges import ABOVE, COUNT, MANY, NONE_OR_MORE, SEED, Range, check_ranges
+
+LOOP = {
+    "epochs": COUNT, "batch_size": COUNT, "batch_tokens": COUNT, "accumulate": COUNT, "keep_checkpoints": COUNT, "limit": COUNT,
+    "text_length": Range(2, MANY), "learning_rate": ABOVE, "clip": ABOVE, "lora_alpha": ABOVE, "weight_decay": Range(),
+    "warmup": Range(0, 1, expected="a share of the steps, 0 to 1"), "seed": Range(0, SEED), "lora": Range(0, 65_536),
+    "save_every": NONE_OR_MORE,
+}  # fmt: skip
+"""fields that every training has"""
+UNLEARN = {
+    "gamma": Range(), "alpha": Range(), "eval_every": NONE_OR_MORE, "eval_rows": NONE_OR_MORE,
+}  # fmt: skip
+"""those of unlearning; what chooses tokens, Selection checks"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,20 +93,7 @@ class LoopConfig(LayoutOptions):
     """cpu, cuda, cuda:N, mps; default cuda if there is one"""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "batch_tokens", "accumulate", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"--limit {self.limit}: expected at least 1")
-        for name in ("learning_rate", "clip", "lora_alpha"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value}, expected more than 0")
-        for name in ("weight_decay", "seed", "lora", "save_every"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
-        if not 0 <= self.warmup <= 1:
-            raise ConfigError(f"warmup is {self.warmup}, expected a share of the steps, 0 to 1")
+        check_ranges(self, LOOP, {"limit": "--limit"})
         if self.dtype == "float16":
             raise ConfigError("--dtype float16: training in float16 needs loss scaling, which is not built; use bfloat16 or float32")
 
@@ -186,6 +186,7 @@ class UnlearnConfig(LoopConfig):
         from tu_train.evaluating import parse_stop
         from tu_train.methods import check_options
 
+        check_ranges(self, UNLEARN)
         check_options(self.method, self.options)
         _ = self.selection
         if self.retain is not None and self.retain_scores is not None:
@@ -198,9 +199,6 @@ class UnlearnConfig(LoopConfig):
             )
         if self.alternates == "generate" and self.alternate_key is not None:
             raise ConfigError("--set alternates=generate writes what alternate_key reads from a column; give one of them")
-        for name in ("eval_every", "eval_rows"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if self.stop_when is not None:
             parse_stop(self.stop_when)
             if not self.eval_every:

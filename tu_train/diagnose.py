@@ -29,19 +29,19 @@ from shared.layout import as_scored, say_layout
 from shared.models import (
     choose_device,
     context_length,
+    embedding_rows,
     load_laid_out,
     load_model,
     locate,
-    model_fingerprint,
-    template_fingerprint,
-    tokenizer_names,
 )  # fmt: skip
 from shared.outputs import claims
 from shared.scored import answer_spans, scored_examples
 from shared.scores import Store, check_fits, open_store
+from shared.secret import without_secrets_in
 from shared.weights import seeded, token_weights
-from tu_train.batches import word_of
+from tu_train.batches import check_row, importance_of, word_of
 from tu_train.diagnose_config import FEWEST, DiagnoseConfig
+from tu_train.gathered import fingerprints
 from tu_train.gradients import all_gradients
 from tu_train.measures import measure_all
 from tu_train.snr_plot import draw, print_table
@@ -57,13 +57,9 @@ def run_diagnose(config: DiagnoseConfig) -> Path:
     device = choose_device(config.device)
     store, folder = open_store(config.scores), locate(config.model)
     tokenizer = load_laid_out(config.model, folder, as_scored(config, store.manifest["options"]))
-    names = {
-        **tokenizer_names(tokenizer),
-        "chat_template": template_fingerprint(tokenizer),
-        "model": model_fingerprint(folder),
-    }
+    names = fingerprints(folder, tokenizer)
     check_fits(store, names, model=config.model)
-    rows = sampled_rows(store, config)
+    rows = sampled_rows(store, config, embedding_rows(folder))
     weights = weightings(rows, config)
     if config.given_key is not None:
         weights["given"] = given_weights(store, rows, tokenizer, config)
@@ -77,7 +73,7 @@ def run_diagnose(config: DiagnoseConfig) -> Path:
         "format": 1,
         "store": store.sha256,
         "model": names["model"],
-        "settings": as_dict(config),
+        "settings": without_secrets_in(as_dict(config)),
         **measure_all(gradients, weights, kinds),
     }
     with atomic_folder(Path(config.out)) as temporary:
@@ -92,7 +88,7 @@ def targets_of(row: dict[str, Any]) -> list[int]:
     return [i for i, t in enumerate(row["is_target"]) if t]
 
 
-def sampled_rows(store: Store, config: DiagnoseConfig) -> list[dict[str, Any]]:
+def sampled_rows(store: Store, config: DiagnoseConfig, rows: int | None = None) -> list[dict[str, Any]]:
     """Rows drawn by the seed, in the order of the store; only the parts that hold one are read. Raises StoreError for too few."""
     if len(store) < FEWEST:
         raise StoreError(f"{config.scores}: holds {len(store)} rows, diagnose needs at least {FEWEST} to tell signal from noise; "
@@ -105,6 +101,8 @@ def sampled_rows(store: Store, config: DiagnoseConfig) -> list[dict[str, Any]]:
         if len(inside):
             held = store.part(part, [name for name in READ if name != "word" or name in store.optional])
             out += [held[i] for i in inside]
+    for row in out:
+        check_row(row, where=config.scores, columns=("tokens", "importance", "word"), rows=rows)
     return out
 
 
@@ -112,11 +110,10 @@ def weightings(rows: Sequence[dict[str, Any]], config: DiagnoseConfig) -> dict[s
     """Weights of all target tokens, [N] float64, of each weighting that needs no ground truth."""
     out: dict[str, list[np.ndarray]] = {"all": [], "hard": [], "soft": [], "random": []}
     for row in rows:
-        stored = [row["importance"][i] for i in targets_of(row)]
-        values = None if any(v is None for v in stored) else np.array(stored, dtype=np.float64)
+        values = importance_of(row, targets_of(row), where=config.scores)
         for name, selection in config.selections.items():
             word = word_of(row, targets_of(row))
-            out[name].append(token_weights(values, len(stored), selection, where=config.scores, word=word).astype(np.float64))
+            out[name].append(token_weights(values, len(targets_of(row)), selection, where=config.scores, word=word).astype(np.float64))
         out["random"].append(seeded(config.seed, row["example_id"]).permutation(out["hard"][-1]))
     flat = {name: np.concatenate(each) for name, each in out.items()}
     if not flat["hard"].any():

@@ -9,9 +9,14 @@ from shared.datasets import Keys
 from shared.errors import ConfigError
 from shared.layout import LayoutOptions
 from shared.weights import Selection, SoftMode
+from tu_train.ranges import MANY, SEED, Range, check_ranges
 
 FEWEST = 3
 """rows, so that a covariance is left when the jackknife leaves one out"""
+DIAGNOSE = {
+    "rows": Range(FEWEST, MANY), "retain_rows": Range(FEWEST, MANY), "sketch": Range(16, 2**26), "seed": Range(0, SEED),
+    "text_length": Range(2, MANY),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +67,7 @@ class DiagnoseConfig(LayoutOptions):
     """cpu, cuda, cuda:N, mps; default cuda if there is one"""
 
     def __post_init__(self) -> None:
-        for name, least in (("rows", FEWEST), ("retain_rows", FEWEST), ("sketch", 16), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        check_ranges(self, DIAGNOSE)
         if self.forget_data is not None and self.given_key is None:
             raise ConfigError("--set forget_data says where true spans are, but no --given-key names their column")
         _ = self.selections

@@ -7,6 +7,7 @@ NLL: nats a target token, over all of them. Probability: of an answer exp(−its
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Sequence
@@ -37,9 +38,12 @@ def parse_stop(text: str) -> tuple[str, str, float]:
     if name not in NUMBERS:
         raise ConfigError(f"--stop-when {text}: {name} is unknown{nearest(name, NUMBERS)}")
     try:
-        return name, sign, float(bound)
+        limit = float(bound)
     except ValueError:
-        raise ConfigError(f"--stop-when {text}: {bound!r} is no number") from None
+        limit = math.nan
+    if not math.isfinite(limit):
+        raise ConfigError(f"--stop-when {text}: {bound!r} is no finite number")
+    return name, sign, limit
 
 
 @dataclass(frozen=True)

@@ -92,15 +92,18 @@ def train(
     if config.checkpointing or (config.checkpointing is None and not config.lora):
         checkpoint_activations(packed, required=config.checkpointing is True)
     state = start_state(packed, objective) if state is None else state
-    first = checkpoints.restore(model, optimizer, schedule, state) if checkpoints else 0
+    first = checkpoints.restore(model, optimizer, schedule, state, total_steps) if checkpoints else 0
+    if checkpoints and checkpoints.over:
+        return checkpoints.ended
     if evaluation and not first:
         evaluation.begin(packed, autocast, state)
+    record, stop = None, None
     with Log(log, trackers) as lines, progress("training", total_steps, "steps") as bar:
         bar.done = first
         for number, passes in enumerate(steps(first), first):
             totals = Totals.of(passes, method)
             alpha = objective.alpha * (method.retain_weight(state) if method and method.retain_weight else 1.0)
-            record: dict[str, float] = {"step": number, "learning_rate": float(schedule.get_last_lr()[0]), "loss": 0.0}
+            record = {"step": number, "learning_rate": float(schedule.get_last_lr()[0]), "loss": 0.0}
             for one in passes:
                 with autocast:
                     seen = look(packed, one, *objective.readings, reference)
@@ -118,13 +121,17 @@ def train(
             if method and method.after:
                 method.after(state, record, objective.options)
             stop = evaluation.after(number, packed, autocast, record, state) if evaluation else None
+            require_finite_record(record)
             lines.write(record)
             bar.advance(1, ", ".join(f"{shown} {record[k]:.4g}" for k, shown in SHOWN.items() if k in record))
             if stop is not None:
-                return stop
+                break
             if checkpoints:
                 checkpoints.after(number + 1, model, optimizer, schedule, state, lines)
-    return None
+        lines.sync()
+    if checkpoints:
+        checkpoints.end(first if record is None else int(record["step"]) + 1, stop)
+    return stop
 
 
 def start_state(packed: PackedModel, objective: Objective) -> State:
@@ -199,3 +206,11 @@ def require_finite(record: dict[str, float], name: str, passes: list[Pass]) -> N
         f"step {record['step']}: {name.replace('_', ' ')} {record[name]}, not finite, stopped before the update; the batch: "
         f"{', '.join(names[:NAMED])}{more}; lower learning_rate, or train in float32"
     )
+
+
+def require_finite_record(record: dict[str, float]) -> None:
+    """Raises ModelError for a number of the log that is none: an evaluation after an update that broke the weights."""
+    for name, value in record.items():
+        if not np.isfinite(value):
+            raise ModelError(f"step {record['step']}: {name.replace('_', ' ')} is {value} after the update; lower learning_rate or "
+                             "weight_decay, or train in float32")  # fmt: skip

@@ -23,6 +23,8 @@ The hash of that ends the name of its folder, so a run is finished whatever the 
 trains anew only what changed. DIR/index.json is written after each run, and before the first:
 
     {"format": 1, "runs": [{"name", "folder" (inside DIR), "settings", "status": waiting | finished | failed, "error": text or null}]}
+
+A run is finished when its folder is complete by its own training.json; whatever else has its name is not.
 """
 
 from __future__ import annotations
@@ -37,20 +39,24 @@ from typing import Any, Literal, get_origin, get_type_hints
 
 from shared.config import as_dict, checked, read_toml, resolve
 from shared.console import say
-from shared.datasets import load_rows
+from shared.datasets import Keys, load_rows
 from shared.errors import ConfigError, StoreError, UserError
 from shared.fs import hash_file, hash_json, write_json
 from shared.lock import locked
 from shared.models import locate, model_fingerprint
 from shared.scores import open_store
+from shared.secret import lacks_secrets, without_secrets, without_secrets_in
 from shared.storage import open_place
 from shared.weights import Selection
 from tu_train.config import UnlearnConfig
 from tu_train.methods import find_method
+from tu_train.record import complete, recorded_settings
 from tu_train.run import run_unlearn
+from tu_train.saving import UNFINISHED, tidy, unfinished
 
 INDEX = "index.json"
-UNFINISHED = ".unfinished"
+LONGEST = 150
+"""characters of a run's name in that of its folder; the hash behind it tells runs apart"""
 NOT_OF_THE_RESULT = ("out", "resume", "save_every", "keep_checkpoints")
 NAMES = ("model", "scores", "retain", "retain_scores", "forget_data", "refusals")
 """fields whose content counts, not their text"""
@@ -73,7 +79,7 @@ class Run:
     error: str | None = None
 
     def entry(self) -> dict[str, Any]:
-        return {"name": self.name, "folder": Path(self.config.out).name, "settings": as_dict(self.config), "status": self.status,
+        return {"name": self.name, "folder": Path(self.config.out).name, "settings": recorded_settings(self.config), "status": self.status,
                 "error": self.error}  # fmt: skip
 
 
@@ -85,7 +91,10 @@ def run_many(study: Path, out: Path) -> list[Run]:
     out.mkdir(parents=True, exist_ok=True)
     with locked(open_place(out)):
         waiting = [run for run in runs if run.status == "waiting"]
-        say(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished")
+        done = [run for run in runs if run.status == "finished"]
+        say(f"{len(runs)} runs, {len(done)} of them finished")
+        for run in done:
+            tidy(Path(run.config.out))
         _write_index(out, runs)
         for number, run in enumerate(waiting, start=1):
             say(f"run {number} of {len(waiting)}: {run.name}")
@@ -96,11 +105,12 @@ def run_many(study: Path, out: Path) -> list[Run]:
 
 def _run(run: Run) -> None:
     try:
-        run_unlearn(replace(run.config, resume=_unfinished(Path(run.config.out)).exists()))
+        run_unlearn(replace(run.config, resume=unfinished(Path(run.config.out)).exists()))
     except Exception as error:  # whatever it is, a night's other runs do not depend on it
         if not isinstance(error, UserError):
             traceback.print_exc()
-        run.status, run.error = "failed", " ".join(f"{'' if isinstance(error, UserError) else type(error).__name__ + ': '}{error}".split())
+        said = f"{'' if isinstance(error, UserError) else type(error).__name__ + ': '}{error}"
+        run.status, run.error = "failed", without_secrets(" ".join(said.split()))
         say(f"{run.name} failed: {run.error}")
     else:
         run.status = "finished"
@@ -108,10 +118,6 @@ def _run(run: Run) -> None:
 
 def _write_index(out: Path, runs: list[Run]) -> None:
     write_json(out / INDEX, {"format": 1, "runs": [run.entry() for run in runs]})
-
-
-def _unfinished(folder: Path) -> Path:
-    return folder.with_name(folder.name + UNFINISHED)
 
 
 def plan(study: Path, out: Path) -> list[Run]:
@@ -124,11 +130,25 @@ def plan(study: Path, out: Path) -> list[Run]:
         config = _config(values, study, name)
         content = _content(config, contents)
         if content not in runs:
-            found = sorted(out.glob(f"[!.]*-{content}"))  # a killed run's half-written folder begins with a dot
-            begun = [p.with_suffix("") for p in sorted(out.glob(f"[!.]*-{content}{UNFINISHED}"))]
-            folder = (*found, *begun, out / f"{name}-{content}")[0]
-            runs[content] = Run(name, replace(config, out=str(folder)), content, "finished" if found else "waiting")
+            runs[content] = _placed(Run(name, config, content), out)
     return list(runs.values())
+
+
+def _placed(run: Run, out: Path) -> Run:
+    """With its folder: that of the finished run, or of one that was begun, wherever a study put it, or a new one."""
+    own = out / f"{run.name[:LONGEST]}-{run.content}"
+    begun = [p.with_suffix("") for p in sorted(out.glob(f"[!.]*-{run.content}{UNFINISHED}"))]
+    folder, status, error = (*begun, own)[0], "waiting", None
+    for found in sorted(out.glob(f"[!.]*-{run.content}")):  # a killed run's half-written folder begins with a dot
+        try:
+            record = complete(found)
+        except StoreError as damaged:
+            folder, status, error = found, "failed", f"{damaged}; delete {found} to train it again"
+            continue
+        if record is not None:
+            folder, status, error = found, "finished", None
+            break
+    return replace(run, config=replace(run.config, out=str(folder)), status=status, error=error)
 
 
 def _axes(study: Path) -> dict[str, list[Any]]:
@@ -219,8 +239,13 @@ def _content(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> str:
         if name is not None and key not in known:
             known[key] = name if (field, name) == ("retain", "none") else hashes[field](name)
         parts[field] = known.get(key)
+    if columns := _columns(config):
+        key = ("columns", str(config.forget_data or config.scores), *columns, *reading)
+        if key not in known:
+            known[key] = _hash_columns(config, columns)
+        parts["columns"] = known[key]
     settings = {k: v for k, v in as_dict(config).items() if k not in (*NOT_OF_THE_RESULT, *NAMES)}
-    return hash_json({"settings": settings, **parts})[:HASH_LENGTH]
+    return hash_json({"settings": without_secrets_in(settings), **parts})[:HASH_LENGTH]
 
 
 def _hash_rows(spec: str, config: UnlearnConfig) -> str:
@@ -228,6 +253,29 @@ def _hash_rows(spec: str, config: UnlearnConfig) -> str:
     wanted = (config.given_key, config.alternate_key)
     rows = load_rows(spec, keys=config.keys, limit=config.limit)
     return hash_json([[r.id, r.question, r.answer, *(repr(r.extra.get(key)) for key in wanted if key)] for r in rows])
+
+
+def _columns(config: UnlearnConfig) -> list[str]:
+    """Columns of the scored data that the run reads, beyond those that the hash of forget_data holds already."""
+    read = {
+        config.given_key if config.tokens == "given" else None,
+        config.alternate_key if "alternate" in find_method(config.method).needs and config.alternates == "column" else None,
+        config.eval_key if config.eval_every else None,
+        config.paraphrase_key if config.eval_every else None,
+    }
+    held = {config.given_key, config.alternate_key} if config.forget_data is not None else set()
+    return sorted(name for name in read - held if name is not None)
+
+
+def _hash_columns(config: UnlearnConfig, columns: list[str]) -> str:
+    """Of what stands in them now: the store's own fingerprint is that of its texts alone."""
+    options = open_store(config.scores).manifest["options"]
+    spec = config.forget_data or options["data"]
+    if lacks_secrets(spec):
+        raise ConfigError(f"{config.scores}: scored from {spec}, whose credentials are not kept; name the data with forget_data")
+    keys = Keys(options["question_key"], options["answer_key"], options.get("text_key"))
+    rows = load_rows(spec, keys=keys, limit=options.get("limit"))
+    return hash_json([[r.id, *(repr(r.extra.get(name)) for name in columns)] for r in rows])
 
 
 def _hash_refusals(name: str) -> str:

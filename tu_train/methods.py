@@ -33,6 +33,8 @@ State = dict[str, "Tensor"]
 """what a method carries from step to step, kept in checkpoints"""
 WHOLE = frozenset({"layer", "seed", "first", "top", "every"})
 """options that count something"""
+MOST = {"momentum": 1.0, "budget": 1.0, **dict.fromkeys(WHOLE, 2.0**53)}
+"""largest values that mean something: shares, and whole numbers that a float holds exactly"""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,8 @@ def check_options(name: str, given: Mapping[str, float]) -> dict[str, float]:
         expected = "more than 0" if option in method.positive else "0 or more"
         if not math.isfinite(value) or value < 0 or (value == 0 and option in method.positive):
             raise ConfigError(f"--option {option}={value:g}: --method {name} expects {expected}")
+        if value > MOST.get(option, math.inf):
+            raise ConfigError(f"--option {option}={value:g}: --method {name} expects at most {MOST[option]:g}")
         if option in WHOLE and value != int(value):
             raise ConfigError(f"--option {option}={value:g}: --method {name} expects a whole number")
     return {**method.options, **{option: float(value) for option, value in given.items()}}

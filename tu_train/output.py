@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from shared.config import as_dict, write_config
+from shared.config import write_config
 from shared.console import say
+from shared.finished import RECORD, output_record
 from shared.fs import atomic_folder, write_json, write_text
 from shared.models import choose_dtype, locate
 from shared.packed import PackedModel
@@ -21,7 +22,9 @@ from tu_train.config import LoopConfig
 from tu_train.curves import draw_curves
 from tu_train.lora import export_lora
 from tu_train.methods import Method, State
-from tu_train.saving import LOG, RECORD
+from tu_train.record import as_begun, recorded_settings
+from tu_train.room import require_finite_weights
+from tu_train.saving import LOG
 
 STATE = "method.json"
 """ATWU's gate, RMU's direction, PDU's multiplier; not safetensors, of which loaders take every file in the folder for weights"""
@@ -33,15 +36,14 @@ def write_output(
 ) -> None:  # fmt: skip
     """`out` appears whole. `wrapper`: peft's, where adapters were trained; `about`: fingerprints; `counts`: rows and steps; `state`: what
     the method keeps beside the model."""
-    settings, source = as_dict(config), locate(config.model)
+    settings, source = recorded_settings(config), locate(config.model)
     dtype = output_dtype(config, source)
     with atomic_folder(out) as temporary:
         model = export_lora(wrapper, temporary, unlearned=method is not None) if wrapper else packed.model
         lost = swallowed(model, source, choose_dtype(dtype)) if dtype != "float32" else (0, 0)
+        require_finite_weights(model, {}, choose_dtype(dtype))
         save_model(model, tokenizer, temporary, source=source, dtype=choose_dtype(dtype))
-        write_config(temporary / "_config.toml", config)
-        record = {"format": 1, **about, "counts": counts, "settings": settings, "output_dtype": dtype, "torch": torch.__version__}
-        write_json(temporary / RECORD, record)
+        write_config(temporary / "_config.toml", as_begun(config))
         (temporary / LOG).write_bytes((work / LOG).read_bytes())
         if state:
             write_json(temporary / STATE, {name: value.tolist() for name, value in state.items()})
@@ -50,7 +52,9 @@ def write_output(
         _optional("README.md", lambda: write_text(temporary / "README.md", card()))
         _optional("curves.png", lambda: draw_curves(work / LOG, temporary / "curves.png"))
         if (work / "tensorboard").is_dir():
-            os.replace(work / "tensorboard", temporary / "tensorboard")
+            shutil.copytree(work / "tensorboard", temporary / "tensorboard")  # where the model is not written in the end, it is still there
+        record = {"format": 1, **about, "counts": counts, "settings": settings, "output_dtype": dtype, "torch": torch.__version__}
+        write_json(temporary / RECORD, {**record, **output_record(temporary)})
     if dtype != "float32":
         _say_dtype(out, config, dtype, *lost)
 
@@ -60,11 +64,14 @@ def output_dtype(config: LoopConfig, source: Path) -> str:
     return config.save_dtype or stored_dtype(source)
 
 
-def try_output(work: Path, config: LoopConfig, packed: PackedModel, wrapper: Any, tokenizer: Any) -> None:
-    """What can fail in writing the output fails here, before the first step. `wrapper` as in `write_output`. Raises ModelError."""
+def try_output(work: Path, config: LoopConfig, packed: PackedModel, wrapper: Any, tokenizer: Any) -> int:
+    """What can fail in writing the output fails here, before the first step. `wrapper` as in `write_output`. Raises ModelError.
+
+    -> bytes that the output will take
+    """
     source = locate(config.model)
     dtype = choose_dtype(output_dtype(config, source))
-    rehearse(packed.model, tokenizer, work / "rehearsal", source=source, dtype=dtype, adapter=wrapper and wrapper.save_pretrained)
+    return rehearse(packed.model, tokenizer, work / "rehearsal", source=source, dtype=dtype, adapter=wrapper and wrapper.save_pretrained)
 
 
 def _optional(what: str, make: Callable[[], Any]) -> None:

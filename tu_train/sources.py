@@ -97,13 +97,14 @@ def read_retain(items: list[Item], forget: Forget, config: UnlearnConfig) -> Ret
     return Retain(len(kept), lambda n: endless(kept, seed=config.seed, start=n), kept[: config.eval_rows])
 
 
-def read_retain_store(store: Store, forget: Forget, config: UnlearnConfig) -> Retain:
-    """The same for a scored retain set, of which one part is in memory at a time. Raises StoreError where it has no top tokens."""
+def read_retain_store(store: Store, forget: Forget, config: UnlearnConfig, rows: int | None = None) -> Retain:
+    """The same for a scored retain set, of which one part is in memory at a time. Raises StoreError where it has no top tokens, or ids
+    beyond the `rows` of the embedding."""
     if "top_ids" not in store.optional:
         raise StoreError(
             f"{store.folder}: holds no top tokens, which the KL retain term needs; score the retain set with tu-score run --topk 64"
         )
-    make = partial(item_of_top_row, where=str(store.folder))
+    make = partial(item_of_top_row, where=str(store.folder), rows=rows)
     shared, first, count, missed, tokens = [], [], 0, 0.0, 0
     for item in map(make, _limited(store, config.limit)):
         if fingerprint(item.ids) in forget.seen:
@@ -114,6 +115,8 @@ def read_retain_store(store: Store, forget: Forget, config: UnlearnConfig) -> Re
         if len(first) < config.eval_rows:
             first.append(item)
     _warn(shared, count + len(shared), str(store.folder))
+    if not tokens:
+        raise DataError(f"{store.folder}: no row of the retain set has a target token; score data with answers")
 
     def around(epoch: int) -> Iterator[Item]:
         items = forget_items(store, make, seed=config.seed, epoch=epoch, limit=config.limit, columns=READ_TOP)

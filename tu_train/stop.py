@@ -1,4 +1,5 @@
-"""Being told to stop: SIGTERM or SIGINT (Ctrl-C) asks the loop to save at the next step boundary; the command then exits with EXIT_SAVED.
+"""Being told to stop: SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal or the connection went away) asks the loop to save at the next step
+boundary; the command then exits with EXIT_SAVED. A signal that was ignored when the command began (SIGHUP under nohup) stays ignored.
 
 A second signal ends the process at once, as it would have without us; the last checkpoint stays good.
 """
@@ -15,7 +16,7 @@ from shared.console import say
 
 EXIT_SAVED = 75
 """exit code of a run that was told to stop, saved and can go on with --resume (EX_TEMPFAIL of sysexits.h: try again later)"""
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 class Stopping:
@@ -27,7 +28,7 @@ class Stopping:
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
-            self._before = {s: signal.signal(s, self._ask) for s in SIGNALS}
+            self._before = {s: signal.signal(s, self._ask) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -36,7 +37,8 @@ class Stopping:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         self._put_back()
-        with suppress(RuntimeError):  # the signal came in the middle of another line to stderr, which Python lets nobody interrupt
+        # In the middle of another line to stderr Python lets nobody interrupt; and with the terminal its stderr went away.
+        with suppress(RuntimeError, OSError):
             say(f"{signal.Signals(number).name}: saving after this step; once more ends at once")
 
     def _put_back(self) -> None:

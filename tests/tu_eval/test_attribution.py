@@ -97,6 +97,6 @@ def test_other_files_are_refused_in_one_line(run_cli, folders, tmp_path):
     values = json.loads(good.read_text())
     values["signals"]["importance"]["per_answer"]["ap"] = float("nan")
     (tmp_path / "nan.json").write_text(json.dumps(values))
-    assert "no number" in refusal(tmp_path / "nan.json")
+    assert "NaN" in refusal(tmp_path / "nan.json")
     with pytest.raises(StoreError):
         read_agreements([folders[0] / "summary.json"])

@@ -26,7 +26,7 @@ def marks(place, metric, values, **references):
 
 @pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("metric", ["model_utility", "forget_quality", "mia_loss", "privleak"])
-def test_nothing_is_best_where_all_are_equal(tmp_path, metric, value):
+def test_nothing_is_best_where_all_are_equal(made_up, tmp_path, metric, value):
     assert marks(tmp_path, metric, [value] * 3) == ["", "", ""]
 
 
@@ -40,7 +40,7 @@ def test_page_and_markdown_of_equal_models_have_no_star_and_of_others_one(tmp_pa
         assert cells.count("★") == markdown(comparison).count("**(best)**") == stars
 
 
-def test_equal_models_share_the_best_when_another_is_worse(tmp_path):
+def test_equal_models_share_the_best_when_another_is_worse(made_up, tmp_path):
     assert marks(tmp_path / "a", "forget_quality", [0.5, 0.5, 0.4]) == ["best", "best", ""]
     assert marks(tmp_path / "b", "model_utility", [0.1 + 0.2, 0.3, 0.29]) == ["best", "best", ""]  # 0.30000000000000004
     assert marks(tmp_path / "c", "mia_loss", [0.7, 0.8, 0.7]) == ["best", "", "best"]
@@ -48,12 +48,12 @@ def test_equal_models_share_the_best_when_another_is_worse(tmp_path):
     assert marks(tmp_path / "e", "model_utility", [0.5, None, 0.5]) == ["", "", ""]  # of those that have a value
 
 
-def test_equally_far_from_the_retain_model_is_equal(tmp_path):
+def test_equally_far_from_the_retain_model_is_equal(made_up, tmp_path):
     assert marks(tmp_path / "a", "forget_probability", [0.4, 0.2], target=0.9, retain=0.3) == ["", ""]
     assert marks(tmp_path / "b", "forget_probability", [0.4, 0.2, 0.1], target=0.9, retain=0.3) == ["best", "best", ""]
 
 
-def test_small_differences_that_are_real_are_no_ties(tmp_path):
+def test_small_differences_that_are_real_are_no_ties(made_up, tmp_path):
     assert marks(tmp_path / "a", "forget_quality", [1e-30, 1e-20, 0.0]) == ["", "best", ""]
     assert marks(tmp_path / "b", "model_utility", [0.5, 0.5 + 1e-9]) == ["", "best"]
 

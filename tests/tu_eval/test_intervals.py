@@ -65,7 +65,7 @@ def seeds(place, values, **settings):
     return out
 
 
-def test_the_comparison_keeps_shares_on_their_scale_and_others_as_they_are(tmp_path):
+def test_the_comparison_keeps_shares_on_their_scale_and_others_as_they_are(made_up, tmp_path):
     low = [{"model_utility": u, "forget_rouge": 1 - u, "privleak": -80 + 60 * u} for u in (0.0, 0.1, 0.9)]
     comparison = load_comparison(seeds(tmp_path / "a", low))
     table = comparison.table()

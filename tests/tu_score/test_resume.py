@@ -12,11 +12,13 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pytest
 import safetensors.torch
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from shared import lock
 from shared.errors import ConfigError
@@ -200,6 +202,21 @@ def test_a_second_run_is_told_who_holds_the_store(command, tmp_path):
     assert command()[0] == 0
 
 
+class Shelf(MemoryFileSystem):
+    """What a bucket is for a test; as `memory://` it would be refused, because it is gone when a command ends."""
+
+    protocol = "shelf"
+    store: ClassVar = {}
+    pseudo_dirs: ClassVar = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).replace("shelf://", "memory://", 1))
+
+
+fsspec.register_implementation("shelf", Shelf, clobber=True)
+
+
 def test_an_output_that_cannot_be_reached_is_refused_before_a_model_is_loaded(command, monkeypatch):
     def unreachable(*arguments, **more):
         raise ConnectionError("the endpoint does not answer")
@@ -210,14 +227,14 @@ def test_an_output_that_cannot_be_reached_is_refused_before_a_model_is_loaded(co
     monkeypatch.setattr("tu_score.run.open_scorer", load)
     code, lines = command(out="nosuch://bucket/store")
     assert code == 2 and len(lines) == 1 and "nosuch://bucket/store: cannot be used" in lines[0]
-    monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", unreachable)
-    code, lines = command(out="memory://bucket/store")
-    assert code == 2 and len(lines) == 1 and "memory://bucket/store" in lines[0] and "the endpoint does not answer" in lines[0]
+    monkeypatch.setattr(type(fsspec.filesystem("shelf")), "ls", unreachable)
+    code, lines = command(out="shelf://bucket/store")
+    assert code == 2 and len(lines) == 1 and "shelf://bucket/store" in lines[0] and "the endpoint does not answer" in lines[0]
 
 
 def test_a_store_behind_a_url_is_written_read_and_resumed_by_every_command(command, run_cli, tmp_path, monkeypatch, tiny_model):
     monkeypatch.setattr(lock, "SETTLE_S", 0.0)
-    files, url = fsspec.filesystem("memory"), "memory://bucket/store"
+    files, url = fsspec.filesystem("shelf"), "shelf://bucket/store"
     data = tmp_path / "rows.jsonl"
     data.write_text('{"question": "Who is it?", "answer": "It is Ada."}\n')
     files.pipe_file("/bucket/rows.jsonl", data.read_bytes())
@@ -227,16 +244,16 @@ def test_a_store_behind_a_url_is_written_read_and_resumed_by_every_command(comma
         there = {name: open_store(url).place.read(name) for name in open_store(url).place.names()}
         here, _ = contents(tmp_path / "here")
         assert {n: d for n, d in there.items() if n.startswith("part")} == {n: d for n, d in here.items() if n.startswith("part")}
-        assert set(there) == {*here, MANIFEST} and b'out = "memory://bucket/store"' in there["_config.toml"]
+        assert set(there) == {*here, MANIFEST} and b'out = "shelf://bucket/store"' in there["_config.toml"]
         assert "nothing to do" in command(out=url)[1][-1]
         for arguments in (("verify", url), ("inspect", url, "--html", tmp_path / "page.html"), ("recipe", url, "--recipe", "norm=rank")):
             code, _, err = run_cli("tu-score", *arguments)
             assert code == 0, err
         assert open_store(url).manifest["recipe"]["norm"] == "rank"
-        for spec in (data, "memory://bucket/rows.jsonl"):
-            assert command("--data", spec, out=f"memory://bucket/{Path(spec).parent.name}")[0] == 0
-        code, lines = command("--data", "memory://bucket/none.jsonl", out=tmp_path / "none")
-        assert code == 2 and lines == ["error: data memory://bucket/none.jsonl: no such file"]
+        for spec in (data, "shelf://bucket/rows.jsonl"):
+            assert command("--data", spec, out=f"shelf://bucket/{Path(spec).parent.name}")[0] == 0
+        code, lines = command("--data", "shelf://bucket/none.jsonl", out=tmp_path / "none")
+        assert code == 2 and lines == ["error: data shelf://bucket/none.jsonl: no such file"]
     finally:
         files.store.clear()
 

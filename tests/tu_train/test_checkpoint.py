@@ -12,8 +12,9 @@ from shared.config import as_dict, resolve
 from shared.errors import ConfigError, StoreError
 from tests.tu_train.conftest import flip_bit
 from tu_train import checkpoint
-from tu_train.checkpoint import Snapshot, capture, check_same, latest_snapshot, restore, save_snapshot
+from tu_train.checkpoint import Snapshot, capture, latest_snapshot, restore, save_snapshot
 from tu_train.config import FinetuneConfig
+from tu_train.same import check_same
 
 ABOUT = {"store": "abc", "settings": {"learning_rate": 1e-5, "options": {"beta": 0.1}, "out": "there", "train_only": ("a*",)}}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError, ModelError
+from shared.finished import output_record
 from tests.tu_train.conftest import RETAIN, score
 from tu_train import many
 
@@ -26,8 +27,15 @@ def study(target, scores, tmp_path):
     return make
 
 
+def finish(folder: Path, model: Path) -> Path:
+    """A folder as a finished run leaves it."""
+    shutil.copytree(model, folder)
+    (folder / "training.json").write_text(json.dumps({"format": 1, "settings": {}, "counts": {}, **output_record(folder)}))
+    return folder
+
+
 @pytest.fixture
-def trained(monkeypatch):
+def trained(monkeypatch, target):
     """Stands in for training: the configurations it was asked for; `trained.fault` maps a method to what its run raises."""
 
     class Calls(list):
@@ -40,7 +48,7 @@ def trained(monkeypatch):
         calls.append(config)
         if config.method in calls.fault:
             raise calls.fault[config.method]
-        Path(config.out).mkdir()
+        finish(Path(config.out), target)
 
     monkeypatch.setattr(many, "run_unlearn", train)
     return calls
@@ -171,3 +179,91 @@ def test_retain_none_is_a_run_of_its_own_and_trains(study, tmp_path):
     assert len({r.content for r in runs}) == 4 and [r.status for r in runs] == ["finished"] * 4
     counts = [json.loads((Path(r.config.out) / "training.json").read_text())["counts"]["retain_rows"] for r in runs]
     assert counts == [6, 6, 0, 0]
+
+
+# --- finished means complete
+
+
+@pytest.mark.parametrize("there", ["an empty folder", "a file", "a dangling link", "a folder without a record", "only a record"])
+def test_what_only_has_the_name_of_a_run_is_none(there, study, tmp_path, trained, target):
+    out = tmp_path / "out"
+    (run,) = many.plan(study('method = "graddiff"\ntokens = "all"\n'), out)
+    folder = Path(run.config.out)
+    out.mkdir()
+    if there == "a file":
+        folder.write_text("")
+    elif there == "a dangling link":
+        folder.symlink_to(tmp_path / "nowhere")
+    else:
+        folder.mkdir()
+    if there == "a folder without a record":
+        shutil.copytree(target, folder, dirs_exist_ok=True)
+        (folder / "training.json").unlink()
+    elif there == "only a record":
+        (folder / "training.json").write_text('{"settings": {}}')
+    (run,) = many.plan(study('method = "graddiff"\ntokens = "all"\n'), out)
+    assert run.status == ("failed" if there == "only a record" else "waiting")
+
+
+def test_a_finished_run_whose_weights_have_changed_fails_and_the_others_go_on(study, tmp_path, trained, run_cli):
+    out = tmp_path / "out"
+    runs = many.run_many(study(TWO), out)
+    weights = Path(runs[0].config.out) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    (Path(runs[1].config.out) / "training.json").unlink()
+    shutil.rmtree(runs[1].config.out)
+    code, said, _ = run_cli("tu-train", "many", study(TWO), "--out", out)
+    assert code == 1 and f"delete {runs[0].config.out} to train it again" in said
+    assert [r["status"] for r in index(out)] == ["failed", "finished"]
+
+
+def test_what_a_run_that_was_killed_after_its_end_left_is_removed(study, tmp_path, trained):
+    out = tmp_path / "out"
+    (run,) = many.run_many(study('method = "graddiff"\ntokens = "all"\n'), out)
+    left = Path(run.config.out + ".unfinished")
+    (left / "checkpoint-000001").mkdir(parents=True)
+    assert [r.status for r in many.run_many(study('method = "graddiff"\ntokens = "all"\n'), out)] == ["finished"]
+    assert not left.exists()
+
+
+# --- columns that a run reads
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "value"),
+    [
+        ('tokens = "given"\n', "fact_spans", [[1, 2]]),
+        ('tokens = "all"\nmethod = "altpo"\nalternate_key = "other"\n', "other", "Another one."),
+        ('tokens = "all"\neval_every = 1\neval_key = "spans"\n', "spans", [[1, 2]]),
+        ('tokens = "all"\neval_every = 1\nparaphrase_key = "again"\n', "again", "Once more."),
+    ],
+)
+def test_an_edited_column_makes_another_run(text, column, value, study, target, tmp_path, trained):
+    rows = [{"question": f"Who is {n}?", "answer": f"{n} is a baker.", "fact_spans": [[0, 1]], "other": "B.", "spans": [[0, 1]],
+             "again": "A baker."} for n in "ABCD"]  # fmt: skip
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    store = score(target, tmp_path / "store", data=str(data))
+    path = study(text)
+    path.write_text(
+        path.read_text().replace(next(x for x in path.read_text().splitlines() if x.startswith("scores")), f'scores = "{store}"')
+    )
+    (first,) = many.run_many(path, tmp_path / "out")
+    data.write_text("\n".join(json.dumps({**row, "unread": 1}) for row in rows))
+    (same,) = many.run_many(path, tmp_path / "out")
+    data.write_text("\n".join(json.dumps({**row, column: value}) for row in rows))
+    (changed,) = many.run_many(path, tmp_path / "out")
+    assert first.content == same.content != changed.content and len(trained) == 2
+
+
+def test_columns_that_a_run_does_not_read_leave_the_names_of_earlier_versions(study, tmp_path):
+    (run,) = many.plan(study('method = "graddiff"\ntokens = "all"\nforget_data = "atlas:forget"\n'), tmp_path / "out")
+    assert not many._columns(run.config)
+
+
+def test_credentials_stand_in_no_index(study, tmp_path, trained):
+    trained.fault = {"graddiff": ModelError("data https://me:hunter2@host/x?token=abc: gone")}
+    path = study('method = "graddiff"\ntokens = "all"\nrefusals = "https://me:hunter2@host/x"\n')
+    path.write_text(path.read_text().replace('refusals = "https://me:hunter2@host/x"\n', ""))
+    many.run_many(path, tmp_path / "out")
+    assert "hunter2" not in (tmp_path / "out" / "index.json").read_text() and "abc" not in index(tmp_path / "out")[0]["error"]

@@ -239,6 +239,7 @@ def test_another_store_retain_store_or_retain_data_is_refused_by_name(command, t
 def test_another_model_tokenizer_template_or_data_is_refused_by_name(command, target, tmp_path):
     model, data, out = tmp_path / "model", tmp_path / "rows.jsonl", tmp_path / "out"
     shutil.copytree(target, model)
+    (model / "training.json").unlink()  # or its own hashes would tell first
     rows = [json.dumps({"question": f"Who is {name}?", "answer": f"{name} is a baker."}) for name in "ABCDEF"]
     data.write_text("\n".join(rows))
     more = {"verb": "finetune", "sources": {"--model": model, "--data": data}}

@@ -13,6 +13,7 @@ from shared.datasets import Keys, load_rows
 from shared.errors import ConfigError, DataError
 from shared.examples import Example, data_fingerprint, make_examples
 from shared.fs import hash_json
+from shared.secret import without_secrets
 from tu_eval.attacks.config import AttackConfig
 from tu_eval.attacks.paraphrase import PARAPHRASED, Prompt, choose_prompts, probes
 from tu_eval.attacks.probing import Probe
@@ -53,7 +54,7 @@ def load(config: AttackConfig, part: EvalSet, folders: dict[str, Path]) -> Mater
     prompts = choose_prompts(sources, config.prompts, config.question_columns) if "paraphrase" in config.attacks else [Prompt("plain")]
     asked = {p.name: probes(sources, p, tokenizer, context=context, long=config.long, facts=part.facts) for p in prompts}
     if "paraphrase" in config.attacks and not any(p.column for p in prompts):
-        say(f"paraphrase: {part.data} has no column {PARAPHRASED}; only prefixes and frames are tried")
+        say(f"paraphrase: {without_secrets(part.data)} has no column {PARAPHRASED}; only prefixes and frames are tried")
     texts = _texts(config, [p.example for p in asked["plain"]], tokenizer, context) if "relearn" in config.attacks else []
     read = [(e.id, e.input_ids) for e in (*(p.example for made in asked.values() for p in made), *texts)]
     for role, folder in folders.items():

@@ -20,7 +20,10 @@ from shared.models import check_readable
 SHORT = ("wmdp", "wmdp_bio", "wmdp_cyber", "wmdp_chem", "mmlu")
 FOLDERS = ("wmdp", "mmlu/default")
 """where lm-eval keeps the tasks of these names; reading all of its 14,000 takes ten seconds"""
-BUILD_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, ImportError, SyntaxError, jinja2.TemplateError)
+BUILD_ERRORS = (
+    KeyError, IndexError, TypeError, ValueError, AttributeError, ImportError, SyntaxError, ArithmeticError, AssertionError, RuntimeError,
+    jinja2.TemplateError,
+)  # fmt: skip
 """what lm-eval raises for a task's YAML, or a row of its data, that it cannot use; it has no error class of its own for it"""
 
 
@@ -142,8 +145,9 @@ def build(
                 check_readable(folder, [ids], what=f"task {name}, question {request.doc_id}")
                 long += _too_long(request, len(ids), lm, room)
         except BUILD_ERRORS as error:
-            reason = (str(error).splitlines() or [""])[0][:300]
-            raise DataError(f"task {name}: lm-eval cannot make its questions: {type(error).__name__}: {reason}") from None
+            # What is wrong with a row is said with the row's own text, but by templates.
+            reason = f": {(str(error).splitlines() or [''])[0][:300]}" if isinstance(error, jinja2.TemplateError) else " in one of its rows"
+            raise DataError(f"task {name}: lm-eval cannot make its questions: {type(error).__name__}{reason}") from None
         questions += len({request.doc_id for request in task.instances})
         task.build_all_requests = lambda **_: None  # lm-eval would do it again
     return digest.hexdigest(), questions, long
