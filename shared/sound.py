@@ -76,6 +76,9 @@ def problems(table: pa.Table, vocabulary: int | None) -> Iterator[str]:
         yield from _spans(columns["spans"], lengths["spans"], lengths[held[0]] if held else None)
     if "delta_span" in columns:
         yield from _which(columns["delta_span"], lengths["delta_span"], lengths.get("spans"))
+    yield from _likeliest([columns[name] for name in ("top_ids", "top_logprobs") if name in columns], vocabulary)
+    if "span_deltas" in table.column_names:
+        yield from _drops(table.column("span_deltas").combine_chunks(), lengths.get("spans"), lengths[held[0]] if held else None)
     if "is_target" in columns:
         yield from _targets(columns, lengths["is_target"])
 
@@ -113,6 +116,36 @@ def _which(column: pa.ListArray, lengths: np.ndarray, spans: np.ndarray | None) 
     most = np.repeat(spans, lengths)[there] if spans is not None else LARGEST_VOCABULARY
     if not bool(((values >= 0) & (values < most)).all()):
         yield "delta_span names no span"
+
+
+def _likeliest(columns: list[pa.ListArray], vocabulary: int | None) -> Iterator[str]:
+    """top_ids and top_logprobs, a list a target each."""
+    flat = [column.flatten() for column in columns]
+    counts = [pc.list_value_length(entries).fill_null(-1).to_numpy(zero_copy_only=False) for entries in flat]  # type: ignore[attr-defined]
+    if len(counts) == 2 and not np.array_equal(*counts):
+        yield "top_ids and top_logprobs have lists of unequal length"
+        return
+    for entries in flat:
+        values = entries.flatten()
+        low, high = (0, (vocabulary or LARGEST_VOCABULARY) - 1) if pa.types.is_integer(values.type) else (LEAST_LOGPROB, SLACK)
+        there = values.drop_null().to_numpy(zero_copy_only=False)
+        if values.null_count or not bool(((there >= low) & (there <= high)).all()):
+            yield f"top_ids or top_logprobs outside {low:g} to {high:g}, or no number"
+
+
+def _drops(column: pa.ListArray, spans: np.ndarray | None, lengths: np.ndarray | None) -> Iterator[str]:
+    """span_deltas: a list a span, in it an entry a token."""
+    outer = pc.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]
+    flat = column.flatten()
+    inner = pc.list_value_length(flat).fill_null(-1).to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]
+    if (outer < 0).any() or (spans is not None and not np.array_equal(outer, spans)):
+        yield "span_deltas is not a list a span"
+    elif (inner < 0).any() or (lengths is not None and not np.array_equal(inner, np.repeat(lengths, outer))):
+        yield "span_deltas is not a list a span with an entry a token"
+    else:
+        values = flat.flatten().drop_null().to_numpy(zero_copy_only=False)
+        if not bool((np.abs(values) <= -LEAST_LOGPROB).all()):
+            yield "span_deltas is not finite"
 
 
 def _targets(columns: dict[str, pa.ListArray], lengths: np.ndarray) -> Iterator[str]:

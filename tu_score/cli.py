@@ -95,6 +95,7 @@ def run(
 ) -> None:
     """Score a data set and write the store; a killed run goes on when the same command is given again."""
     from shared.config import resolve
+    from shared.errors import ConfigError
     from tu_score.config import ScoreConfig
 
     flags = {
@@ -106,6 +107,8 @@ def run(
     if dry_run and config is None:
         flags["out"] = out or "-"  # a dry run needs none
     resolved = resolve(ScoreConfig, config=config, sets=sets or (), flags=flags)
+    if resolved.out.startswith("memory:"):
+        raise ConfigError(f"--out {resolved.out}: is a place that is gone when the command ends; name a folder, or a URL such as s3://")
     if dry_run:
         from tu_score.estimate import estimate
 
@@ -147,12 +150,14 @@ def verify(folder: Folder) -> None:
     from shared.errors import StoreError
     from shared.scores import open_store
     from shared.secret import without_secrets
-    from tu_score.verify import problems_of
+    from tu_score.verify import problems_of, unchecked
 
     store = open_store(folder)
     problems = problems_of(store)
     for problem in problems:
         typer.echo(without_secrets(problem))
+    if (not_told := unchecked(store)) is not None:
+        typer.echo(not_told)
     if problems:
         found = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found"
         raise StoreError(f"{without_secrets(folder)}: {found}; copy the folder again or score again")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from shared.errors import ConfigError, StoreError
+from shared.errors import ConfigError, StoreError, printable
 from shared.outputs import claimed_files
 from shared.scores import Store
 from tu_score.heatmap import write_heatmap
@@ -54,7 +54,7 @@ def print_examples(examples: Sequence[ShadedExample], signal: str) -> None:
     brackets = not console.is_terminal  # piped text has no bold: brackets stand in for it
     for example in examples:
         probability = math.exp(example.mean_logprob)
-        console.print(Text(f"{example.id}", style="bold"), Text(f"  answer probability a token {probability:.3f}", style=DIM))
+        console.print(Text(printable(example.id), style="bold"), Text(f"  answer probability a token {probability:.3f}", style=DIM))
         console.print(_shaded(example, example.shades[signal], brackets))
         console.print()
     strongest = "in brackets" if brackets else "bold and underlined"
@@ -66,9 +66,9 @@ def print_top(tokens: Sequence[TopToken], signal: str) -> None:
     console = Console(highlight=False, soft_wrap=True)
     sign = "+" if SIGNALS[signal].signed else ""
     values = [f"{t.value:{sign}.4f}" for t in tokens]
-    wide, long = max(map(len, values)), max(len(t.example) for t in tokens)
+    wide, long = max(map(len, values)), max(len(printable(t.example)) for t in tokens)
     for token, value in zip(tokens, values, strict=True):
-        line = Text(f"{value:>{wide}}  {token.example:<{long}}  ")
+        line = Text(f"{value:>{wide}}  {printable(token.example):<{long}}  ")
         line.append(token.before.rjust(BEFORE), style=DIM).append(f"[{token.text}]", style=STRONG).append(token.after, style=DIM)
         console.print(line)
 

@@ -6,18 +6,20 @@ one by one. A part that cannot be read is one problem, and the rest is checked a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from shared.errors import StoreError
+from shared.errors import StoreError, printable
 from shared.scores import TOKEN_COLUMNS, Store
+from shared.sound import ENTROPIES, FULL, LARGEST_VOCABULARY, LEAST_LOGPROB, SLACK, bounds
+from shared.sound import problems as column_problems
 
-LOGPROB_SLACK = 1e-6
-"""nats; a certain token may come out a rounding above 0"""
+NULL = np.inf
+"""stands for null in arrays of signals, where infinity is refused in the end"""
+FLOATS = [name for name, kind in TOKEN_COLUMNS.items() if kind == pa.float32()]
 
 
 def problems_of(store: Store) -> list[str]:
@@ -27,30 +29,52 @@ def problems_of(store: Store) -> list[str]:
     for index, entry in enumerate(store.manifest["parts"]):
         rows, tokens = rows + entry["rows"], tokens + entry["tokens"]
         try:
-            part = store.part(index)
+            table = store.unchecked(index)
         except (StoreError, pa.ArrowException, OSError) as error:
-            problems.append(" ".join(str(error).split()))
+            problems.append(printable(" ".join(str(error).split())))
             continue
-        name = store.place.label(entry["file"])
+        name, part = store.place.label(entry["file"]), table.to_pylist()
         found = len(part), sum(len(r["input_ids"] or ()) for r in part)
         if found != (entry["rows"], entry["tokens"]):
             problems.append(f"{name}: {found[0]} rows and {found[1]} tokens, the manifest says {entry['rows']} and {entry['tokens']}")
+        before = len(problems)
         for row in part:
-            problems += [f"{name}: {row['example_id']}: {problem}" for problem in row_problems(row)]
+            shown = printable(str(row["example_id"]))
+            problems += [f"{name}: {shown}: {problem}" for problem in row_problems(row, store.vocabulary_size)]
             if row["example_id"] in seen:
-                problems.append(f"{name}: {row['example_id']}: the id stands in the store twice")
+                problems.append(f"{name}: {shown}: the id stands in the store twice")
             seen.add(row["example_id"])
+        if len(problems) == before:  # what a reader would refuse is named here, whatever the rules above leave open
+            problems += [f"{name}: {problem}" for problem in column_problems(table, store.vocabulary_size)]
     if (rows, tokens) != (store.manifest["rows"], store.manifest["tokens"]):
         problems.append(f"{store.folder}: the parts hold {rows} rows and {tokens} tokens, the manifest says "
                         f"{store.manifest['rows']} and {store.manifest['tokens']}")  # fmt: skip
+    if (planned := _planned(store)) is not None and planned != [entry["rows"] for entry in store.manifest["parts"]]:
+        problems.append(f"{store.folder}: its parts have other numbers of rows than its plan gives them (part_rows)")
     known = {entry["file"] for entry in store.manifest["parts"]}
     strangers = [n for n in store.place.names() if n.endswith(".parquet") and n[0] not in "._" and n not in known]
-    return problems + [f"{store.place.label(name)}: not a part of this store, but pandas would read it along" for name in strangers]
+    return problems + [
+        f"{store.place.label(printable(name))}: not a part of this store, but pandas would read it along" for name in strangers
+    ]
 
 
-def row_problems(row: dict[str, Any]) -> Iterator[str]:
+def unchecked(store: Store) -> str | None:
+    """What cannot be told of a store that an earlier version made; None where all of it can."""
+    if store.vocabulary_size is not None:
+        return None
+    return "not checked: token ids against the vocabulary, whose size earlier versions did not write down"
+
+
+def _planned(store: Store) -> list[int] | None:
+    ranges = store.manifest.get("part_rows")
+    if ranges is None:
+        return None
+    return [pair[1] - pair[0] if len(pair) == 2 else -1 for pair in ranges]
+
+
+def row_problems(row: dict[str, Any], vocabulary: int | None = None) -> Iterator[str]:
     """What is wrong with one row."""
-    missing = [name for name in TOKEN_COLUMNS if row[name] is None]
+    missing = [name for name in ("example_id", *TOKEN_COLUMNS, "spans") if row[name] is None]
     if missing:
         yield f"no {', '.join(missing)}"
         return
@@ -59,81 +83,117 @@ def row_problems(row: dict[str, Any]) -> Iterator[str]:
     if uneven or length < 2:
         yield f"lists of unequal or too small length (input_ids {length}, {', '.join(uneven)})"
         return
-    values = {name: np.array(row[name], dtype=np.float64) for name, kind in TOKEN_COLUMNS.items() if kind == pa.float32()}
+    null = [name for name in FULL if any(value is None for value in row[name])]
+    if null:
+        yield f"{', '.join(null)} null somewhere"
+        return
+    if not all(0 <= i < (vocabulary or LARGEST_VOCABULARY) for i in row["input_ids"]):
+        yield f"input_ids holds an id below 0{'' if vocabulary is None else f', or beyond the vocabulary of {vocabulary}'}"
+    values = {name: np.array([NULL if v is None else v for v in row[name]], dtype=np.float64) for name in FLOATS}
     target = np.array(row["is_target"], dtype=bool)
     for name in ("logprob", "entropy", "base_logprob", "base_entropy"):
-        yield from _plain(name, values[name], optional=name.startswith("base_"))
-    yield from _masked(row, values, target)
-    yield from _optional(row, target)
-    weight = values["importance"]
-    if not np.isnan(weight[~target]).all():
-        yield "importance off target is not null"
-    if np.isnan(weight[target]).any() and not np.isnan(weight).all():
-        yield "importance is null at some targets only"
-    if (weight < 0).any() or (weight > 1).any():
-        yield "importance outside 0 to 1"
+        yield from _plain(name, values[name], vocabulary, optional=name.startswith("base_"))
+    yield from _masked(row, values, target, vocabulary)
+    yield from _optional(row, target, vocabulary)
+    yield from _importance(row, target)
     if target[0] or not target.any():
         yield "the first token is a target" if target[0] else "no target"
 
 
-def _plain(name: str, values: np.ndarray, *, optional: bool) -> Iterator[str]:
-    """A signal of every token but the first."""
-    if optional and np.isnan(values).all():
+def _importance(row: dict[str, Any], target: np.ndarray) -> Iterator[str]:
+    given = [v for v in row["importance"] if v is not None]
+    null = np.array([v is None for v in row["importance"]])
+    if not null[~target].all():
+        yield "importance off target is not null"
+    if null[target].any() and not null.all():
+        yield "importance is null at some targets only"
+    if any(v != v for v in given):
+        yield "importance is NaN, where a number or null belongs"
+    if any(v < 0 or v > 1 for v in given):
+        yield "importance outside 0 to 1"
+
+
+def _plain(name: str, values: np.ndarray, vocabulary: int | None, *, optional: bool) -> Iterator[str]:
+    """A signal of every token but the first; null is NULL, so that NaN is told from it."""
+    null = np.isinf(values) & (values > 0)
+    if optional and null.all():
         return
-    null = np.isnan(values)
     if not null[0] or null[1:].any():
         yield f"{name} is null elsewhere than exactly at the first token"
-    finite = values[~null]
-    if np.isinf(finite).any():
+    yield from _in_bounds(name, values[~null], vocabulary)
+
+
+def _in_bounds(name: str, values: np.ndarray, vocabulary: int | None) -> Iterator[str]:
+    """Of a signal's values that are there."""
+    low_high = bounds(name, vocabulary)
+    if not np.isfinite(values).all():
         yield f"{name} is not finite"
-    elif name.endswith("entropy") and (finite < -LOGPROB_SLACK).any():
-        yield f"{name} below 0"
-    elif name.endswith("logprob") and (finite > LOGPROB_SLACK).any():
-        yield f"{name} above 0"
+    elif low_high is not None and len(values):
+        low, high = low_high
+        if values.max() > high:
+            yield f"{name} above {'log(vocabulary)' if name in ENTROPIES else f'{round(high):d}'}"
+        if values.min() < low:
+            yield f"{name} below {round(low):d}"
 
 
-def _masked(row: dict[str, Any], values: dict[str, np.ndarray], target: np.ndarray) -> Iterator[str]:
+def _masked(row: dict[str, Any], values: dict[str, np.ndarray], target: np.ndarray, vocabulary: int | None) -> Iterator[str]:
     """The signals of masked variants, and the spans they speak of."""
-    spans = row["spans"] if row["spans"] is not None else []
-    if any(not 0 <= s["start"] < s["end"] <= len(target) for s in spans):
+    ends = [(s["start"], s["end"]) if s is not None else (None, None) for s in row["spans"]]
+    if any(start is None or end is None for start, end in ends):
+        yield "a span is null"
+    elif not all(0 <= start < end <= len(target) for start, end in ends):
         yield "a span lies outside the row"
-    which = [math.nan if i is None else i for i in row["delta_span"]]
-    null = np.isnan(which)
-    if not (null[~target]).all() or any(i >= len(spans) or i < 0 for i in which if i == i):
+    null = np.array([i is None for i in row["delta_span"]])
+    if not null[~target].all() or not all(0 <= i < len(ends) for i in row["delta_span"] if i is not None):
         yield "delta_span off target is not null, or names no span"
     for name in ("delta", "delta_mean", "masked_entropy"):
-        if (np.isnan(values[name]) != null).any():
+        absent = np.isinf(values[name]) & (values[name] > 0)
+        if (absent != null).any():
             yield f"{name} is not null exactly where delta_span is"
-        if np.isinf(values[name]).any():
-            yield f"{name} is not finite"
-    if (values["masked_entropy"] < -LOGPROB_SLACK).any():
-        yield "masked_entropy below 0"
+        yield from _in_bounds(name, values[name][~absent], vocabulary)
 
 
-def _optional(row: dict[str, Any], target: np.ndarray) -> Iterator[str]:
+def _optional(row: dict[str, Any], target: np.ndarray, vocabulary: int | None) -> Iterator[str]:
     """The columns that not every store has."""
-    named = ("word", "copied", "tempered_entropy", "top_ids", "top_logprobs")
-    uneven = [name for name in named if name in row and len(row[name] or ()) != len(target)]
+    named = [name for name in ("word", "copied", "tempered_entropy", "top_ids", "top_logprobs") if name in row]
+    uneven = [name for name in named if len(row[name] or ()) != len(target)]
     if uneven:
         yield f"{', '.join(uneven)} of another length than the row"
         return
     if "word" in row and any(v is not None and (v < 0 or not t) for v, t in zip(row["word"], target, strict=True)):
         yield "word off target is not null, or below 0"
-    if "copied" in row and any((v is not None) != t for v, t in zip(row["copied"], target, strict=True)):
-        yield "copied is null elsewhere than exactly off target"
-    if "tempered_entropy" in row:
-        yield from _plain("tempered_entropy", np.array(row["tempered_entropy"], dtype=np.float64), optional=False)
-    for name in ("top_ids", "top_logprobs"):
+    for name in ("copied", "top_ids", "top_logprobs"):
         if name in row and any((v is not None) != t for v, t in zip(row[name], target, strict=True)):
             yield f"{name} is null elsewhere than exactly off target"
-    if "top_logprobs" in row and any(sorted(v, reverse=True) != v or max(v) > LOGPROB_SLACK for v in row["top_logprobs"] if v):
-        yield "top_logprobs above 0, or not in order"
-    if {"top_ids", "top_logprobs"} <= set(row) and len({len(v) for v in (*row["top_ids"], *row["top_logprobs"]) if v is not None}) > 1:
-        yield "top_ids and top_logprobs have lists of unequal length"
-    if "span_deltas" not in row:
+    if "tempered_entropy" in row:
+        values = np.array([NULL if v is None else v for v in row["tempered_entropy"]], dtype=np.float64)
+        yield from _plain("tempered_entropy", values, vocabulary, optional=False)
+    yield from _likeliest([row[name] for name in ("top_ids", "top_logprobs") if name in row], vocabulary)
+    if "span_deltas" in row:
+        yield from _drops(row, len(target))
+
+
+def _likeliest(columns: list[list], vocabulary: int | None) -> Iterator[str]:
+    """top_ids and top_logprobs."""
+    if len(columns) < 2:
         return
+    ids, logprobs = ([v for v in column if v is not None] for column in columns)
+    if any(entry is None for v in (*ids, *logprobs) for entry in v):
+        yield "top_ids or top_logprobs hold a null"
+        return
+    if any(not all(LEAST_LOGPROB <= p <= SLACK for p in v) or sorted(v, reverse=True) != v for v in logprobs):
+        yield "top_logprobs above 0, or not in order, or absurdly small"
+    if not all(0 <= i < (vocabulary or LARGEST_VOCABULARY) for v in ids for i in v):
+        yield "top_ids holds an id below 0 or beyond the vocabulary"
+    if len({len(v) for v in (*ids, *logprobs)}) > 1:
+        yield "top_ids and top_logprobs have lists of unequal length"
+
+
+def _drops(row: dict[str, Any], length: int) -> Iterator[str]:
     drops = row["span_deltas"]
-    if drops is None or [len(v or ()) for v in drops] != [len(target)] * len(row["spans"] or ()):
+    if drops is None or [len(v or ()) for v in drops] != [length] * len(row["spans"]):
         yield "span_deltas is not a list a span with an entry a token"
+    elif any(v is not None and not abs(v) <= -LEAST_LOGPROB for span in drops for v in span):
+        yield "span_deltas is not finite"
     elif any(drops[k][t] != row["delta"][t] for t, k in enumerate(row["delta_span"]) if k is not None and 0 <= k < len(drops)):
         yield "delta is not what span_deltas holds of its span"

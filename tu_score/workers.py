@@ -7,9 +7,12 @@ vLLM this is data parallelism, one engine a process: its offline LLM() takes no 
 
 from __future__ import annotations
 
+import contextlib
+import math
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,6 +30,16 @@ from tu_score.signals import score_examples
 from tu_score.spans import Masking
 
 PATIENCE_S = 5.0
+BEAT_S = 5.0
+"""a worker says that it lives, whatever it is doing"""
+SILENT_S = 120.0
+"""after so long without a word a worker counts as lost: it was stopped, or its machine sleeps"""
+LISTEN_S = 1.0
+"""between two looks at who is silent"""
+START_S = 480.0
+"""more than that for a worker that begins, which reads its libraries first, from a slow disk maybe"""
+STUCK_S = 3600.0
+"""after so long without a forward pass that ended a worker counts as lost, though it lives"""
 
 Scored = list[dict[str, Any]]
 Advance = Callable[[int], None]
@@ -60,6 +73,10 @@ class Worker:
     number: int
     process: BaseProcess
     connection: Connection
+    silent_s: float = -START_S
+    """for how long we have listened in vain"""
+    stuck_s: float = 0.0
+    """for how long nothing has come but that it lives"""
 
 
 class Pool:
@@ -74,7 +91,7 @@ class Pool:
         for number in range(config.workers):
             ours, theirs = context.Pipe()
             # As many threads as this process has: the order of sums in a matrix product is part of the bytes.
-            arguments = (theirs, config, folder, masking, devices and devices[number], torch.get_num_threads())
+            arguments = (theirs, config, folder, masking, devices and devices[number], torch.get_num_threads(), BEAT_S)
             process = context.Process(target=work, args=arguments)  # no daemon: vLLM starts processes of its own
             process.start()
             theirs.close()
@@ -82,7 +99,7 @@ class Pool:
         self.about = {}
         try:
             for worker in self.workers:
-                self.about = self._receive(worker)[1]
+                self.about = self._receive(worker, stuck_s=math.inf)[1]  # a large model may load for hours
         except BaseException:
             self.close()
             raise
@@ -98,37 +115,84 @@ class Pool:
     def parts(self, parts: Mapping[int, Sequence[Example]], advance: Advance) -> Iterator[tuple[int, Scored]]:
         """A worker has one part at a time: with another part in the pipe it and the parent could wait for each other to read."""
         waiting = iter(parts.items())
-        open_parts = sum([self._hand_out(worker, waiting) for worker in self.workers])
-        while open_parts:
-            for connection in wait([w.connection for w in self.workers]):
-                worker = next(w for w in self.workers if w.connection is connection)
-                kind, answer = self._receive(worker)
+        busy = [worker for worker in self.workers if self._hand_out(worker, waiting)]
+        while busy:
+            for worker in self._heard(busy, STUCK_S):
+                kind, answer = self._word(worker)
                 if kind == "tokens":
                     advance(answer)
+                if kind != "part":
                     continue
-                open_parts += self._hand_out(worker, waiting) - 1  # before the parent writes, so that the worker does not wait for that
+                if not self._hand_out(worker, waiting):  # before the parent writes, so that the worker does not wait for that
+                    busy.remove(worker)
                 yield answer
+
+    def _heard(self, workers: Sequence[Worker], stuck_s: float) -> list[Worker]:
+        """Those of which a word has come; none, if none came for a while. Raises UserError when one is lost: only time in which we
+        listened counts, so that a parent that was busy itself blames nobody."""
+        start = time.monotonic()
+        ready = wait([worker.connection for worker in workers], timeout=LISTEN_S)
+        waited = min(time.monotonic() - start, 2 * LISTEN_S)  # this process may have been stopped, too
+        heard = [worker for worker in workers if worker.connection in ready]
+        for worker in workers:
+            worker.silent_s = 0.0 if worker in heard else worker.silent_s + waited
+            worker.stuck_s += waited
+            if worker.silent_s > SILENT_S or worker.stuck_s > stuck_s:
+                raise self._lost(worker, stuck_s)
+        return heard
+
+    def _lost(self, worker: Worker, stuck_s: float) -> UserError:
+        silent = worker.silent_s > SILENT_S
+        worker.process.kill()  # it may be stopped, and would not end at anything else
+        what = f"gave no sign of life for {SILENT_S:.0f} s" if silent else f"lives, but has finished nothing for {stuck_s:.0f} s"
+        return UserError(
+            f"worker {worker.number} (process {worker.process.pid}) {what}, so it was ended; finished parts are kept: give the same "
+            "command again, with fewer --workers if memory ran out"
+        )
 
     def _hand_out(self, worker: Worker, waiting: Iterator[tuple[int, Sequence[Example]]]) -> bool:
         part = next(waiting, None)
         if part is not None:
+            worker.silent_s = worker.stuck_s = 0.0
             self._send(worker, ("part", part))
         return part is not None
 
     def _send(self, worker: Worker, message: tuple[str, Any]) -> None:
-        try:
-            worker.connection.send(message)
-        except OSError:
-            self._receive(worker)  # its last word, if it left one
-            raise self._dead(worker) from None
+        failed: list[OSError] = []
 
-    def _receive(self, worker: Worker) -> tuple[str, Any]:
+        def send() -> None:
+            try:
+                worker.connection.send(message)
+            except OSError as error:
+                failed.append(error)
+
+        sender = threading.Thread(target=send, daemon=True)  # a worker that was stopped takes nothing
+        sender.start()
+        sender.join(SILENT_S)
+        if sender.is_alive():
+            worker.silent_s = math.inf
+            raise self._lost(worker, STUCK_S)
+        if failed:
+            self._receive(worker)  # its last word, if it left one
+            raise self._dead(worker)
+
+    def _receive(self, worker: Worker, *, stuck_s: float | None = None) -> tuple[str, Any]:
+        """The next word of a worker but those that say that it is at it."""
+        while True:
+            if self._heard([worker], STUCK_S if stuck_s is None else stuck_s):
+                kind, answer = self._word(worker)
+                if kind not in ("alive", "tokens"):
+                    return kind, answer
+
+    def _word(self, worker: Worker) -> tuple[str, Any]:
         try:
             kind, answer = worker.connection.recv()
         except (EOFError, OSError):
             raise self._dead(worker) from None
         if kind == "refused":
             raise answer
+        if kind != "alive":
+            worker.stuck_s = 0.0
         return kind, answer
 
     def _dead(self, worker: Worker) -> UserError:
@@ -147,6 +211,9 @@ class Pool:
             worker.process.join(PATIENCE_S)
             if worker.process.is_alive():  # in the middle of a part that nobody waits for
                 worker.process.terminate()
+                worker.process.join(PATIENCE_S)
+            if worker.process.is_alive():  # stopped, or beyond listening
+                worker.process.kill()
                 worker.process.join()
 
 
@@ -168,11 +235,31 @@ def share_devices(config: ScoreConfig) -> list[str] | None:
     return [",".join(known[k * each : (k + 1) * each]) for k in range(config.workers)]
 
 
-def work(connection: Connection, config: ScoreConfig, folder: Path, masking: Masking, device: str | None, threads: int) -> None:
+class Line:
+    """A worker's end of the pipe; two threads speak."""
+
+    def __init__(self, connection: Connection):
+        self.connection, self.lock = connection, threading.Lock()
+        self.recv = connection.recv
+
+    def send(self, message: tuple[str, Any]) -> None:
+        with self.lock:
+            self.connection.send(message)
+
+    def beat(self, every_s: float) -> None:
+        with contextlib.suppress(OSError):  # the parent has closed the pipe
+            while True:
+                self.send(("alive", None))
+                time.sleep(every_s)
+
+
+def work(pipe: Connection, config: ScoreConfig, folder: Path, masking: Masking, device: str | None, threads: int, beat_s: float) -> None:
     """A worker's life: load the engine, answer until the parent closes the pipe."""
+    connection = Line(pipe)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=connection.beat, args=(beat_s,), daemon=True).start()
     import torch
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(threads)
@@ -186,7 +273,7 @@ def work(connection: Connection, config: ScoreConfig, folder: Path, masking: Mas
         pass
 
 
-def _serve(connection: Connection, engine: Engine, config: ScoreConfig, masking: Masking) -> None:
+def _serve(connection: Line, engine: Engine, config: ScoreConfig, masking: Masking) -> None:
     """Until the pipe is closed, which is an EOFError."""
     while True:
         kind, asked = connection.recv()

@@ -174,12 +174,14 @@ def many(
     What a combination has no use for (keep with tokens = "all", an option of another method) is left out of it, and equal combinations are
     one run. The first field of the file is the outermost loop. Exit code 1 if a run failed.
     """
+    from shared.fs import refuse_url
     from shared.storage import open_place
     from tu_train.many import run_many
     from tu_train.saving import check_name
 
     check_name(out)
     folder = Path(out)
+    refuse_url(folder, what="the runs of a study")
     open_place(out)  # refuses an empty name, which as a path would be the working directory
     runs = run_many(study, folder)
     failed = [run for run in runs if run.status == "failed"]

@@ -24,11 +24,21 @@ SMALL, LINE = 1 << 19, 500
 
 
 class Room:
-    """Bytes of the disk, taken in `folder` until they are wanted."""
+    """Bytes of the disk, taken in `folder` until they are wanted, or the block ends; what a killed run had taken is let go of first."""
 
-    def __init__(self, folder: Path, model_bytes: int, steps: int, model: torch.nn.Module) -> None:
-        """Raises OSError naming the file where there is no room for the model."""
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def __enter__(self) -> Room:
+        self.release()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def take(self, model_bytes: int, steps: int, model: torch.nn.Module) -> None:
+        """Raises OSError naming the file where there is no room for the model."""
+        folder = self.folder
         _take(folder / RESERVED, model_bytes)
         _take(folder / BESIDE, SMALL + LINE * steps)
         checkpoint = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) + (SMALL >> 3)
@@ -40,19 +50,14 @@ class Room:
             say(f"{folder}: no room for a checkpoint beside the model ({readable_bytes(checkpoint)} more); should the model not be "
                 "written in the end, training would be lost")  # fmt: skip
 
-    @staticmethod
-    def clear(folder: Path) -> None:
-        """What a killed run had set aside."""
-        for name in (RESERVED, BESIDE, FOR_CHECKPOINT):
-            (folder / name).unlink(missing_ok=True)
-
     def for_model(self) -> None:
         for name in (RESERVED, BESIDE):
             (self.folder / name).unlink(missing_ok=True)
 
     def release(self) -> None:
         """All of it."""
-        self.clear(self.folder)
+        for name in (RESERVED, BESIDE, FOR_CHECKPOINT):
+            (self.folder / name).unlink(missing_ok=True)
 
 
 def _take(path: Path, size: int) -> None:

@@ -164,10 +164,8 @@ def _load(config: LoopConfig, folder: Path, globs: tuple[str, ...]) -> tuple[Pac
 def _train_and_save(config: LoopConfig, packed: PackedModel, wrapper: Any, tokenizer: Any, job: Job) -> Path:
     """Trains in OUT.unfinished; the output folder appears whole when training is done."""
     out, settings, objective = Path(config.out), recorded_settings(config), job.objective
-    with working_folder(out) as work, claimed_folder(out, what="this model"), Stopping() as stopping:
-        Room.clear(work)
-        size = try_output(work, config, packed, wrapper, tokenizer)
-        room = Room(work, size, job.count, packed.model)
+    with working_folder(out) as work, claimed_folder(out, what="this model"), Stopping() as stopping, Room(work) as room:
+        room.take(try_output(work, config, packed, wrapper, tokenizer), job.count, packed.model)
         checkpoints = Checkpoints(work, {**job.about, "settings": settings}, config, stopping, room)
         trackers = open_trackers(config.trackers, name=out.name, settings=settings, folder=work)
         state = start_state(packed, objective)

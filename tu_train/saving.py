@@ -126,10 +126,13 @@ def working_folder(out: Path) -> Iterator[Path]:
         try:
             fsync_folder(folder.parent)
             held.enter_context(locked(open_place(folder)))
-        except OSError as error:
-            if new:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise not_written(folder, error, folder) from None
+        except (OSError, StoreError) as error:
+            cause = error.__context__ if isinstance(error, StoreError) else error
+            if isinstance(cause, OSError) and cause.errno in FULL:  # not where somebody else writes there
+                if new:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise not_written(folder, cause, folder) from None
+            raise
         try:
             yield folder
         except BaseException as error:

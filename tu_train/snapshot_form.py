@@ -67,7 +67,7 @@ def _same_form(step: int, name: str, saved: Tensor, like: Tensor) -> None:
 def check_numbers(step: int, numbers: Mapping[str, Any], optimizer: torch.optim.Optimizer, schedule: Any) -> None:
     """Options of the optimizer and the schedule have the names and kinds that those of this run have. Raises StoreError."""
     groups, now = numbers["groups"], optimizer.state_dict()["param_groups"]
-    alike = isinstance(groups, list) and len(groups) == len(now) and all(map(_alike, groups, now))
+    alike = isinstance(groups, list) and len(groups) == len(now) and all(map(_same_group, groups, now))
     counters = numbers["counters"]
     alike = alike and isinstance(counters, dict) and all(isinstance(c, dict) and all(map(_number, c.values())) for c in counters.values())
     then = numbers["schedule"]
@@ -76,16 +76,32 @@ def check_numbers(step: int, numbers: Mapping[str, Any], optimizer: torch.optim.
         raise StoreError(f"checkpoint of step {step}: options of its optimizer or schedule are not those of a checkpoint; delete it")
 
 
+def _same_group(then: Any, now: Mapping[str, Any]) -> bool:
+    """Options follow from the settings, which are compared: only the rate moves, and how kernels are fused depends on the device."""
+    if not isinstance(then, dict):
+        return False
+    fixed = {name: list(v) if isinstance(v, tuple) else v for name, v in now.items() if name != "params"}
+    return all(name in fixed and _moved(name, value, fixed[name]) for name, value in then.items())
+
+
+def _moved(name: str, value: Any, now: Any) -> bool:
+    if name == "lr":
+        return _number(value)
+    if name in ("fused", "foreach"):
+        return value is None or isinstance(value, bool)
+    return type(value) is type(now) and value == now  # or True would pass for 1
+
+
 def _alike(then: Any, now: Mapping[str, Any]) -> bool:
     """No other names than now, and values of the same kind; a number stays a number. Some names are newer than some checkpoints."""
-    return isinstance(then, dict) and all(name in now and name != "params" and _kind(value, now[name]) for name, value in then.items())
+    return isinstance(then, dict) and all(name in now and _kind(value, now[name]) for name, value in then.items())
 
 
 def _kind(value: Any, now: Any) -> bool:
     if isinstance(now, (list, tuple)):
         return isinstance(value, list) and len(value) == len(now) and all(map(_kind, value, now))
     if isinstance(now, bool) or now is None:
-        return value is None or isinstance(value, bool)  # whether kernels are fused depends on the device
+        return value is None or isinstance(value, bool)
     return _number(value) if isinstance(now, (int, float)) else type(value) is type(now)
 
 

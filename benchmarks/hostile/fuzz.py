@@ -56,8 +56,10 @@ TARGETS: dict[str, Target] = {
     "tu-score inspect": Target(("tu-score", "inspect", "scores", "--html", "out.html"), STORE, ("out.html",)),
     "tu-score inspect, text": Target(("tu-score", "inspect", "scores", "--top", "5"), STORE, ()),
     "tu-score verify": Target(("tu-score", "verify", "scores"), STORE, ()),
-    "tu-score recipe": Target(("tu-score", "recipe", "scores", "--recipe", "|delta|"), STORE, ("scores",)),
-    "tu-score agree": Target(("tu-score", "agree", "scores", "--model", "model", "--json"), (*STORE, "forget.jsonl", "model/tokenizer*"), ()),
+    "tu-score recipe": Target(("tu-score", "recipe", "scores", "--recipe", "norm=rank"), STORE, ("scores",)),
+    "tu-score agree": Target(
+        ("tu-score", "agree", "scores", "--model", "model", "--json"), (*STORE, "forget.jsonl", "model/tokenizer*"), ()
+    ),
     "tu-train run": Target((*TRAIN, "--config", "train.toml", "--out", "out"), (*STORE, *WEIGHTS, "retain.jsonl", "train.toml")),
     "tu-train run --resume": Target(
         (*world.HALF, *CPU, "--out", "half", "--resume"), ("half.unfinished/*", "half.unfinished/*/*", "retain.jsonl", *STORE),
@@ -75,7 +77,11 @@ TARGETS: dict[str, Target] = {
     "tu-eval run": Target(
         ("tu-eval", "run", *MODEL, "--suite", "suite.toml", "--retain-results", "results", "--out", "out"), (*WEIGHTS, *SUITE, "results/*")
     ),
-    "tu-eval attack": Target(("tu-eval", "attack", *MODEL, "--suite", "suite.toml", "--set", "relearn_rows=2", "--out", "out"), (*WEIGHTS, *SUITE)),
+    "tu-eval attack": Target(
+        ("tu-eval", "attack", *MODEL, "--suite", "suite.toml", "--set", "relearn_rows=2", "--set", "relearn_steps=2", "--set", "samples=2",
+         "--set", "max_new_tokens=4", "--out", "out"),
+        (*WEIGHTS, *SUITE),
+    ),
     "tu-eval choices": Target(("tu-eval", "choices", *MODEL, "--data", "choices.jsonl", "--out", "out"), (*WEIGHTS, "choices.jsonl")),
     "tu-eval compare": Target(("tu-eval", "compare", "results", "results-after", "--out", "out.html", "--csv", "out.csv"), RESULTS,
                               ("out.html", "out.csv")),
@@ -137,7 +143,7 @@ def run(names: Sequence[str], mutations: int, *, workers: int = 1, seed: int = 0
 def prepare_world(folder: Path) -> None:
     """`world.make`, settings of two commands, and files of somebody else."""
     world.make(folder)
-    (folder / "score.toml").write_text('part_tokens = 200\nspans = "window"\nwindow = 4\nstride = 4\nlimit = 4\nseed = 1\n')
+    (folder / "score.toml").write_text('part_tokens = 200\nspans = "window"\nwindow_length = 4\nwindow_stride = 4\nlimit = 4\nseed = 1\n')
     (folder / "train.toml").write_text("batch_size = 2\nclip = 1.0\nwarmup = 0.1\nweight_decay = 0.01\nkeep = 0.3\nseed = 1\n")
     (folder / "outside").mkdir()
     for name in ("secret", "victim"):

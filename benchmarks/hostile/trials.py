@@ -5,7 +5,10 @@ The parent runs no operation of torch and has no threads; a fork after either ma
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
+import io
 import os
 import resource
 import signal
@@ -16,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LATER = (
-    "matplotlib.backends.backend_agg", "matplotlib.figure", "pandas", "rich.console", "rich.progress", "rich.table", "scipy.stats",
-    "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama",
-    "datasets", "shared.engines.torch", "shared.engines.generate", "tu_eval.attack", "tu_eval.choices", "tu_eval.compare",
-    "tu_eval.evidence", "tu_eval.export", "tu_eval.judge", "tu_eval.muse", "tu_eval.run", "tu_eval.table", "tu_score.agree",
-    "tu_score.estimate", "tu_score.inspect", "tu_score.recipe", "tu_score.run", "tu_score.verify", "tu_train.card", "tu_train.curves",
-    "tu_train.diagnose", "tu_train.many", "tu_train.output", "tu_train.run",
+    "matplotlib.backends.backend_agg", "matplotlib.figure", "pandas", "rich.console", "rich.progress", "rich.table",
+    "scipy.stats", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama", "datasets", "pydantic", "rich._emoji_codes", "rouge_score.rouge_scorer",
+    "PIL.PngImagePlugin", "shared.engines.torch", "shared.engines.generate", "tu_eval.attack", "tu_eval.choices",
+    "tu_eval.compare", "tu_eval.evidence", "tu_eval.export", "tu_eval.judge", "tu_eval.suite_file", "tu_eval.muse", "tu_eval.run",
+    "tu_eval.table", "tu_score.agree", "tu_score.estimate", "tu_score.inspect", "tu_score.recipe", "tu_score.run",
+    "tu_score.verify", "tu_train.card", "tu_train.curves", "tu_train.diagnose", "tu_train.many", "tu_train.output",
+    "tu_train.run",
 )  # fmt: skip
 """what the commands import where they need it"""
 COMMANDS = {"tu-score": "tu_score.cli", "tu-train": "tu_train.cli", "tu-eval": "tu_eval.cli"}
@@ -37,6 +42,11 @@ def prepare() -> None:
     torch.set_num_threads(1)
     for name in (*COMMANDS.values(), *LATER):
         importlib.import_module(name)
+    for command in COMMANDS:  # what typer imports where it needs it
+        sys.argv = [command, "no such command"]
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+            run_command()
+    gc.freeze()  # the collector of a child would touch, and so copy, every page
 
 
 @dataclass(frozen=True)

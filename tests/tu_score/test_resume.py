@@ -7,20 +7,24 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pytest
 import safetensors.torch
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from shared import lock
 from shared.errors import ConfigError
 from shared.scores import MANIFEST, Writer, open_store
 from shared.storage import open_place
-from tests.tu_score import killed
+from tests.tu_score import killed, silent
 from tu_score import workers
 from tu_score.config import ScoreConfig
 from tu_score.run import run_score
@@ -198,6 +202,21 @@ def test_a_second_run_is_told_who_holds_the_store(command, tmp_path):
     assert command()[0] == 0
 
 
+class Shelf(MemoryFileSystem):
+    """What a bucket is for a test; as `memory://` it would be refused, because it is gone when a command ends."""
+
+    protocol = "shelf"
+    store: ClassVar = {}
+    pseudo_dirs: ClassVar = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).replace("shelf://", "memory://", 1))
+
+
+fsspec.register_implementation("shelf", Shelf, clobber=True)
+
+
 def test_an_output_that_cannot_be_reached_is_refused_before_a_model_is_loaded(command, monkeypatch):
     def unreachable(*arguments, **more):
         raise ConnectionError("the endpoint does not answer")
@@ -208,14 +227,14 @@ def test_an_output_that_cannot_be_reached_is_refused_before_a_model_is_loaded(co
     monkeypatch.setattr("tu_score.run.open_scorer", load)
     code, lines = command(out="nosuch://bucket/store")
     assert code == 2 and len(lines) == 1 and "nosuch://bucket/store: cannot be used" in lines[0]
-    monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", unreachable)
-    code, lines = command(out="memory://bucket/store")
-    assert code == 2 and len(lines) == 1 and "memory://bucket/store" in lines[0] and "the endpoint does not answer" in lines[0]
+    monkeypatch.setattr(type(fsspec.filesystem("shelf")), "ls", unreachable)
+    code, lines = command(out="shelf://bucket/store")
+    assert code == 2 and len(lines) == 1 and "shelf://bucket/store" in lines[0] and "the endpoint does not answer" in lines[0]
 
 
 def test_a_store_behind_a_url_is_written_read_and_resumed_by_every_command(command, run_cli, tmp_path, monkeypatch, tiny_model):
     monkeypatch.setattr(lock, "SETTLE_S", 0.0)
-    files, url = fsspec.filesystem("memory"), "memory://bucket/store"
+    files, url = fsspec.filesystem("shelf"), "shelf://bucket/store"
     data = tmp_path / "rows.jsonl"
     data.write_text('{"question": "Who is it?", "answer": "It is Ada."}\n')
     files.pipe_file("/bucket/rows.jsonl", data.read_bytes())
@@ -225,16 +244,16 @@ def test_a_store_behind_a_url_is_written_read_and_resumed_by_every_command(comma
         there = {name: open_store(url).place.read(name) for name in open_store(url).place.names()}
         here, _ = contents(tmp_path / "here")
         assert {n: d for n, d in there.items() if n.startswith("part")} == {n: d for n, d in here.items() if n.startswith("part")}
-        assert set(there) == {*here, MANIFEST} and b'out = "memory://bucket/store"' in there["_config.toml"]
+        assert set(there) == {*here, MANIFEST} and b'out = "shelf://bucket/store"' in there["_config.toml"]
         assert "nothing to do" in command(out=url)[1][-1]
         for arguments in (("verify", url), ("inspect", url, "--html", tmp_path / "page.html"), ("recipe", url, "--recipe", "norm=rank")):
             code, _, err = run_cli("tu-score", *arguments)
             assert code == 0, err
         assert open_store(url).manifest["recipe"]["norm"] == "rank"
-        for spec in (data, "memory://bucket/rows.jsonl"):
-            assert command("--data", spec, out=f"memory://bucket/{Path(spec).parent.name}")[0] == 0
-        code, lines = command("--data", "memory://bucket/none.jsonl", out=tmp_path / "none")
-        assert code == 2 and lines == ["error: data memory://bucket/none.jsonl: no such file"]
+        for spec in (data, "shelf://bucket/rows.jsonl"):
+            assert command("--data", spec, out=f"shelf://bucket/{Path(spec).parent.name}")[0] == 0
+        code, lines = command("--data", "shelf://bucket/none.jsonl", out=tmp_path / "none")
+        assert code == 2 and lines == ["error: data shelf://bucket/none.jsonl: no such file"]
     finally:
         files.store.clear()
 
@@ -303,3 +322,53 @@ def test_each_worker_has_cuda_devices_of_its_own(monkeypatch, visible, options, 
 
 def test_no_workers_is_refused(command):
     assert command("--workers", "0") == (2, ["error: workers is 0, expected at least 1"])
+
+
+def test_a_stopped_worker_does_not_stop_the_run_for_ever(command, tmp_path, monkeypatch):
+    assert command(out=tmp_path / "one")[0] == 0
+    write_part, stopped = Writer.write_part, []
+
+    def stop_all(writer, index, columns):
+        write_part(writer, index, columns)
+        if not stopped:
+            stopped.extend(child.pid for child in multiprocessing.active_children())
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write_part", stop_all)
+        patch.setattr(workers, "BEAT_S", 0.2)
+        patch.setattr(workers, "SILENT_S", 20.0)
+        patch.setattr(workers, "PATIENCE_S", 0.5)
+        code, lines = command("--workers", "2")
+    assert code == 2 and "gave no sign of life for 20 s, so it was ended; finished parts are kept" in lines[-1]
+    assert len(stopped) == 2 and not multiprocessing.active_children()
+    assert command()[0] == 0
+    same_but_for_names(tmp_path / "store", tmp_path / "one")
+
+
+def test_a_worker_that_lives_and_does_nothing_is_ended(command, monkeypatch):
+    monkeypatch.setattr(workers, "work", silent.work)
+    monkeypatch.setattr(workers, "BEAT_S", 0.2)
+    monkeypatch.setattr(workers, "STUCK_S", 2.0)
+    monkeypatch.setattr(workers, "PATIENCE_S", 0.5)
+    code, lines = command("--workers", "2")
+    assert code == 2 and "lives, but has finished nothing for 2 s" in lines[-1]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent(how, tmp_path, tiny_model):
+    """While a worker computes, and where nobody closes the pipe."""
+    command = [sys.executable, "-m", "tu_score", "run", "--model", tiny_model, "--data", "atlas:forget", "--out", tmp_path / "store"]
+    process = subprocess.Popen([*command, "--workers", "2", "--set", "part_tokens=100", "--spans", "window"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "store").glob("part-*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert children and process.poll() is None
+    process.send_signal(how)
+    process.wait(60)
+    while any(Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes() for child in children):
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.2)
