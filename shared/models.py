@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import ConfigError, ModelError, nearest
+from shared.errors import ConfigError, ModelError, UserError, nearest
 from shared.fs import hash_json, read_json
 from shared.layout import LayoutOptions, lay_out, layout_of
 from shared.locate import NO_CODE, refuse_adapter
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 # Entries of config.json that say where a model came from or how to run it, not what it computes.
 VOLATILE = ("_name_or_path", "_attn_implementation", "transformers_version", "use_cache", "dtype", "torch_dtype")
-LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError)
-"""what transformers raises for a folder that it cannot use; AttributeError and TypeError for entries of config.json of another form"""
+LOAD_ERRORS = (
+    OSError, ValueError, LookupError, RuntimeError, ImportError, AttributeError, TypeError, ArithmeticError, AssertionError, MemoryError,
+)  # fmt: skip
+"""what transformers raises for a folder that it cannot use; the later ones for entries of its files that have another form, or no bounds"""
+TRIED = "Ab 1,é\n"
+"""a text that every tokenizer can take"""
 QUANTISERS = {
     "gptq": ("optimum", "gptqmodel"), "awq": ("gptqmodel",), "bitsandbytes": ("bitsandbytes",),
     "compressed-tensors": ("compressed-tensors",),
@@ -37,7 +42,7 @@ QUANTISERS = {
 """`quant_method` of a configuration -> packages that transformers reads it with"""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What the error says, and its kind where it says nothing."""
     return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
 
@@ -50,18 +55,43 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
+@contextmanager
+def _reading(folder: Path, what: str) -> Iterator[None]:
+    """Whatever the libraries raise over a folder's files in the block becomes a ModelError that says `what` cannot be done."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        # tokenizers says most of its faults in a bare Exception, and the worst in a panic that is no Exception at all.
+        bare = type(error) is Exception or type(error).__name__ == "PanicException"
+        if not bare and not isinstance(error, (*LOAD_ERRORS, SafetensorError, StrictDataclassError)):
+            raise
+        _refuse_code(folder, error)
+        _refuse_quantised(folder, error)
+        if "ignore_mismatched_sizes" in str(error):  # it speaks of a report that nobody has seen
+            raise ModelError(f"model {folder}: cannot be loaded: its weights have other shapes than its config.json says") from None
+        raise ModelError(f"model {folder}: {what}: {first_line(error)[:300]}") from None
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """A fast tokenizer (offsets are needed to find spans). Raises ModelError otherwise."""
+    """A fast tokenizer (offsets are needed to find spans), tried on a short text. Raises ModelError otherwise."""
     from transformers import AutoTokenizer
 
     quiet_transformers()
-    try:
+    with _reading(folder, "its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
-    except LOAD_ERRORS as error:
-        _refuse_code(folder, error)
-        raise ModelError(f"model {folder}: its tokenizer cannot be loaded: {first_line(error)}") from None
-    if not tokenizer.is_fast:
-        raise ModelError(f"model {folder}: needs a fast tokenizer (tokenizer.json), found {type(tokenizer).__name__}")
+        if not tokenizer.is_fast:
+            raise ModelError(f"model {folder}: needs a fast tokenizer (tokenizer.json), found {type(tokenizer).__name__}")
+        made = tokenizer(TRIED, return_offsets_mapping=True, add_special_tokens=False)
+        tokenizer(TRIED, return_offsets_mapping=True, split_special_tokens=True)
+        tokenizer.decode(made["input_ids"], skip_special_tokens=True)
+        named = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+        json.dumps([named, tokenizer.all_special_ids, len(tokenizer), tokenizer.chat_template], ensure_ascii=False).encode()
+        vocabulary_fingerprint(tokenizer)
     return tokenizer
 
 
@@ -102,8 +132,6 @@ def choose_dtype(dtype: str) -> torch.dtype:
 
 def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """A causal LM in eval mode. Runs no code from the folder. Raises ModelError when the weights do not fit the architecture."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     quiet_transformers()
@@ -111,23 +139,17 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
     refuse_adapter(str(folder), folder)
     # SDPA leaves out the soft cap of attention scores (Gemma 2) without a word.
     attention = {"attn_implementation": "eager"} if _text_config(folder).get("attn_logit_softcapping") else {}
-    try:
+    with _reading(folder, "cannot be loaded"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **attention, **NO_CODE
         )
-    except (*LOAD_ERRORS, SafetensorError, StrictDataclassError) as error:
-        _refuse_code(folder, error)
-        _refuse_quantised(folder, error)
-        if "ignore_mismatched_sizes" in str(error):  # it speaks of a report that nobody has seen
-            raise ModelError(f"model {folder}: cannot be loaded: its weights have other shapes than its config.json says") from None
-        raise ModelError(f"model {folder}: cannot be loaded: {first_line(error)}") from None
     model, info = loaded
     if info["missing_keys"]:
         raise ModelError(f"model {folder}: weights are missing, first {sorted(info['missing_keys'])[0]}; the folder is incomplete")
     return model.to(device).eval()
 
 
-def _refuse_code(folder: Path, error: Exception) -> None:
+def _refuse_code(folder: Path, error: BaseException) -> None:
     """Raises ModelError for a folder that only its own code can load."""
     if "trust_remote_code" in str(error):
         raise ModelError(
@@ -136,7 +158,7 @@ def _refuse_code(folder: Path, error: Exception) -> None:
         ) from None
 
 
-def _refuse_quantised(folder: Path, error: Exception) -> None:
+def _refuse_quantised(folder: Path, error: BaseException) -> None:
     """Raises ModelError for quantised weights, naming what reads them."""
     if "quantization_config" not in _config(folder):
         return
@@ -171,13 +193,18 @@ def _text_config(folder: Path) -> dict[str, Any]:
 def context_length(folder: Path) -> int | None:
     """Largest number of tokens the model can read, or None when its configuration names none."""
     config = _text_config(folder)
-    return next((config[k] for k in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len") if config.get(k)), None)
+    name = next((k for k in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len") if config.get(k)), None)
+    if name is None:
+        return None
+    if isinstance(config[name], bool) or not isinstance(config[name], int) or config[name] < 1:
+        raise ModelError(f"model {folder}: its config.json has {str(config[name])[:40]!r} as {name}, expected a number of tokens")
+    return config[name]
 
 
 def embedding_rows(folder: Path) -> int | None:
     """Ids that the model's embedding has, numbered from 0, or None when its configuration names no number."""
     rows = _text_config(folder).get("vocab_size")
-    return rows if isinstance(rows, int) else None
+    return rows if isinstance(rows, int) and not isinstance(rows, bool) else None
 
 
 def require_rows(model: str, folder: Path, tokens: Iterable[tuple[str, Sequence[int]]]) -> None:
@@ -215,11 +242,8 @@ def block_count(folder: Path) -> int:
     from transformers import AutoConfig
 
     quiet_transformers()
-    try:
+    with _reading(folder, "its config.json cannot be read"):
         return AutoConfig.from_pretrained(folder, **NO_CODE).get_text_config().num_hidden_layers
-    except LOAD_ERRORS as error:
-        _refuse_code(folder, error)
-        raise ModelError(f"model {folder}: its config.json cannot be read: {first_line(error)}") from None
 
 
 def model_fingerprint(folder: Path) -> str:
