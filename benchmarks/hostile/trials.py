@@ -5,6 +5,7 @@ The parent runs no operation of torch and has no threads; a fork after either ma
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -47,6 +48,7 @@ def prepare() -> None:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
             run_command()
     gc.freeze()  # the collector of a child would touch, and so copy, every page
+    atexit.register(gc.unfreeze)
 
 
 @dataclass(frozen=True)
