@@ -103,7 +103,8 @@ def run_unlearn(config: UnlearnConfig) -> Path:
     if retain is not None and retain.outside is not None:
         read.about["retain_outside_top_tokens"] = retain.outside
         say(
-            f"{shown(str(config.retain_scores))}: KL sees {retain.outside:.2%} of the probability, outside the stored top tokens, as one token"
+            f"{shown(str(config.retain_scores))}: KL sees {retain.outside:.2%} of the probability, outside the stored top tokens, "
+            "as one token"
         )
     trained_on = retain if objective.retain != "none" else None
     count = config.epochs * -(-forget.count // config.rows_a_step)

@@ -103,7 +103,8 @@ def read_retain_store(store: Store, forget: Forget, config: UnlearnConfig, rows:
     beyond the `rows` of the embedding."""
     if "top_ids" not in store.optional:
         raise StoreError(
-            f"{shown(str(store.folder))}: holds no top tokens, which the KL retain term needs; score the retain set with tu-score run --topk 64"
+            f"{shown(str(store.folder))}: holds no top tokens, which the KL retain term needs; "
+            "score the retain set with tu-score run --topk 64"
         )
     where = shown(str(store.folder))
     make = partial(item_of_top_row, where=where, rows=rows)
@@ -174,7 +175,8 @@ def open_fitting(where: str, names: dict[str, str], config: UnlearnConfig) -> St
     if store.fingerprints["model"] != names["model"]:
         why = "its importance and reference log-probabilities speak of the model that was scored"
         if not config.allow_other_model:
-            raise StoreError(f"{shown(where)}: made with another model than {config.model} has (store {str(store.fingerprints['model'])[:12]}, "
+            theirs = str(store.fingerprints["model"])[:12]
+            raise StoreError(f"{shown(where)}: made with another model than {config.model} has (store {theirs}, "
                              f"model {names['model'][:12]}): {why}; score this model, or allow it with --allow-other-model")  # fmt: skip
         require_rows(f"--model {config.model}", locate(config.model), _tokens(store))
         say(f"{shown(where)}: made with another model than {config.model}: {why}")

@@ -61,7 +61,8 @@ def test_credentials_stand_in_no_file_and_no_line_and_a_run_goes_on_with_others(
 def test_credentials_stand_in_no_line_of_unlearning_and_in_no_index(behind_a_url, run_cli, target, tmp_path):
     store = score(target, tmp_path / "store", data=URL)
     for retain, code_ in ((URL, 2), (RETAIN, 0)):
-        code, said, err = run_cli("tu-train", "run", "--model", target, "--scores", store, "--retain", retain, "--epochs", 1, "--device", "cpu",
+        code, said, err = run_cli("tu-train", "run", "--model", target, "--scores", store, "--retain", retain, "--epochs", 1, "--device",
+                                  "cpu",
                                   "--set", f"forget_data={URL}", "--method", "dpo", "--out", tmp_path / "out")  # fmt: skip
         assert code == code_ and "hunter2" not in said + err, err
     clean(tmp_path / "out")
