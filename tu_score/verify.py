@@ -138,13 +138,13 @@ def _in_bounds(name: str, values: np.ndarray, vocabulary: int | None) -> Iterato
 
 def _masked(row: dict[str, Any], values: dict[str, np.ndarray], target: np.ndarray, vocabulary: int | None) -> Iterator[str]:
     """The signals of masked variants, and the spans they speak of."""
-    ends = [(s["start"], s["end"]) if s is not None else (None, None) for s in row["spans"]]
-    if any(start is None or end is None for start, end in ends):
+    ends = [(s["start"], s["end"]) for s in row["spans"] if s is not None and None not in (s["start"], s["end"])]
+    if len(ends) < len(row["spans"]):
         yield "a span is null"
     elif not all(0 <= start < end <= len(target) for start, end in ends):
         yield "a span lies outside the row"
     null = np.array([i is None for i in row["delta_span"]])
-    if not null[~target].all() or not all(0 <= i < len(ends) for i in row["delta_span"] if i is not None):
+    if not null[~target].all() or not all(0 <= i < len(row["spans"]) for i in row["delta_span"] if i is not None):
         yield "delta_span off target is not null, or names no span"
     for name in ("delta", "delta_mean", "masked_entropy"):
         absent = np.isinf(values[name]) & (values[name] > 0)

@@ -37,6 +37,7 @@ from shared.models import (
 from shared.outputs import claims
 from shared.scored import answer_spans, scored_examples
 from shared.scores import Store, check_fits, open_store
+from shared.secret import without_secrets as shown
 from shared.secret import without_secrets_in
 from shared.weights import seeded, token_weights
 from tu_train.batches import check_row, importance_of, word_of
@@ -91,7 +92,7 @@ def targets_of(row: dict[str, Any]) -> list[int]:
 def sampled_rows(store: Store, config: DiagnoseConfig, rows: int | None = None) -> list[dict[str, Any]]:
     """Rows drawn by the seed, in the order of the store; only the parts that hold one are read. Raises StoreError for too few."""
     if len(store) < FEWEST:
-        raise StoreError(f"{config.scores}: holds {len(store)} rows, diagnose needs at least {FEWEST} to tell signal from noise; "
+        raise StoreError(f"{shown(config.scores)}: holds {len(store)} rows, diagnose needs at least {FEWEST} to tell signal from noise; "
                          "score more rows")  # fmt: skip
     chosen = np.sort(np.random.default_rng([config.seed, 1]).permutation(len(store))[: config.rows])
     starts = np.cumsum([0] + [p["rows"] for p in store.manifest["parts"]])
@@ -102,7 +103,7 @@ def sampled_rows(store: Store, config: DiagnoseConfig, rows: int | None = None) 
             held = store.part(part, [name for name in READ if name != "word" or name in store.optional])
             out += [held[i] for i in inside]
     for row in out:
-        check_row(row, where=config.scores, columns=("tokens", "importance", "word"), rows=rows)
+        check_row(row, where=shown(config.scores), columns=("tokens", "importance", "word"), rows=rows)
     return out
 
 
@@ -110,14 +111,16 @@ def weightings(rows: Sequence[dict[str, Any]], config: DiagnoseConfig) -> dict[s
     """Weights of all target tokens, [N] float64, of each weighting that needs no ground truth."""
     out: dict[str, list[np.ndarray]] = {"all": [], "hard": [], "soft": [], "random": []}
     for row in rows:
-        values = importance_of(row, targets_of(row), where=config.scores)
+        values = importance_of(row, targets_of(row), where=shown(config.scores))
         for name, selection in config.selections.items():
             word = word_of(row, targets_of(row))
-            out[name].append(token_weights(values, len(targets_of(row)), selection, where=config.scores, word=word).astype(np.float64))
+            out[name].append(
+                token_weights(values, len(targets_of(row)), selection, where=shown(config.scores), word=word).astype(np.float64)
+            )
         out["random"].append(seeded(config.seed, row["example_id"]).permutation(out["hard"][-1]))
     flat = {name: np.concatenate(each) for name, each in out.items()}
     if not flat["hard"].any():
-        raise ConfigError(f"--set threshold={config.threshold}: no token of the {len(rows)} rows drawn from {config.scores} is that "
+        raise ConfigError(f"--set threshold={config.threshold}: no token of the {len(rows)} rows drawn from {shown(config.scores)} is that "
                           "important; choose a lower one, or --keep")  # fmt: skip
     return flat
 
@@ -132,7 +135,7 @@ def given_weights(store: Store, rows: Sequence[dict[str, Any]], tokenizer: Any, 
         true = set(answer_span_tokens(example, tokenizer, answer_spans(example, str(config.given_key), flag="--given-key")))
         out += [float(i in true) for i in targets_of(row)]
     if not any(out):
-        raise DataError(f"{config.scores}: no target token of the {len(rows)} rows drawn lies in a span of {config.given_key}; "
+        raise DataError(f"{shown(config.scores)}: no target token of the {len(rows)} rows drawn lies in a span of {config.given_key}; "
                         "draw more with --rows, or name another column with --given-key")  # fmt: skip
     return np.array(out)
 
@@ -157,8 +160,10 @@ def retain_examples(config: DiagnoseConfig, rows: Sequence[dict[str, Any]], fold
     if len(own) < len(examples):
         shared = [e.id for e in examples if tuple(e.input_ids) in forget]
         more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
-        say(f"{config.retain}: {', '.join(shared[:3])}{more} are forget rows too; they are left out")
+        say(f"{shown(config.retain)}: {', '.join(shared[:3])}{more} are forget rows too; they are left out")
     if len(own) < FEWEST:
-        raise DataError(f"{config.retain}: {len(own)} rows that are no forget rows, expected at least {FEWEST}; name other --retain data")
+        raise DataError(
+            f"{shown(config.retain)}: {len(own)} rows that are no forget rows, expected at least {FEWEST}; name other --retain data"
+        )
     chosen = np.sort(np.random.default_rng([config.seed, 3]).permutation(len(own))[: config.retain_rows])
     return [own[i] for i in chosen]

@@ -17,6 +17,7 @@ from shared.layout import as_scored, layout_of
 from shared.models import context_length, embedding_rows, load_laid_out, locate, model_fingerprint, template_fingerprint, tokenizer_names
 from shared.scored import scored_examples
 from shared.scores import Store, open_store
+from shared.secret import without_secrets as shown
 from tu_train.batches import Item, item_of_example, item_of_row, only
 from tu_train.config import LoopConfig, UnlearnConfig
 from tu_train.evaluating import Evaluation
@@ -87,7 +88,7 @@ def gather(config: UnlearnConfig) -> Gathered:
         if wants_partner or reads_columns else []  # fmt: skip
     given = given_positions(examples, tokenizer, config.given_key) if config.tokens == "given" else None
     make = partial(
-        item_of_row, selection=config.selection, where=config.scores, all_targets="all targets" in method.needs, given=given,
+        item_of_row, selection=config.selection, where=shown(config.scores), all_targets="all targets" in method.needs, given=given,
         rows=embedding_rows(folder),
     )  # fmt: skip
     about: dict[str, Any] = {"task": "unlearn", "store": store.sha256, **start(names), "forget_data": store.fingerprints["data"]}

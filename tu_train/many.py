@@ -272,7 +272,9 @@ def _hash_columns(config: UnlearnConfig, columns: list[str]) -> str:
     options = open_store(config.scores).manifest["options"]
     spec = config.forget_data or options["data"]
     if lacks_secrets(spec):
-        raise ConfigError(f"{config.scores}: scored from {spec}, whose credentials are not kept; name the data with forget_data")
+        raise ConfigError(
+            f"{without_secrets(config.scores)}: scored from {spec}, whose credentials are not kept; name the data with forget_data"
+        )
     keys = Keys(options["question_key"], options["answer_key"], options.get("text_key"))
     rows = load_rows(spec, keys=keys, limit=options.get("limit"))
     return hash_json([[r.id, *(repr(r.extra.get(name)) for name in columns)] for r in rows])

@@ -17,6 +17,7 @@ from shared.memory import keep_freed_memory
 from shared.models import choose_device, choose_dtype, load_laid_out, load_model, locate
 from shared.outputs import claimed_folder
 from shared.packed import PackedModel
+from shared.secret import without_secrets as shown
 from tu_train.batches import Pass, endless, item_of_example, steps
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.evaluating import Evaluation
@@ -101,7 +102,9 @@ def run_unlearn(config: UnlearnConfig) -> Path:
     retain = read.retain
     if retain is not None and retain.outside is not None:
         read.about["retain_outside_top_tokens"] = retain.outside
-        say(f"{config.retain_scores}: KL sees {retain.outside:.2%} of the probability, outside the stored top tokens, as one token")
+        say(
+            f"{shown(str(config.retain_scores))}: KL sees {retain.outside:.2%} of the probability, outside the stored top tokens, as one token"
+        )
     trained_on = retain if objective.retain != "none" else None
     count = config.epochs * -(-forget.count // config.rows_a_step)
     say_layout(read.tokenizer, config.model)

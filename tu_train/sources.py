@@ -17,6 +17,7 @@ from shared.examples import Example, answer_span_tokens
 from shared.models import locate, require_rows
 from shared.scored import answer_spans
 from shared.scores import Store, open_store
+from shared.secret import without_secrets as shown
 from tu_train.batches import READ_TOP, Item, Pass, endless, endless_store, forget_items, item_of_top_row, reading, steps
 from tu_train.config import UnlearnConfig
 from tu_train.retain import outside
@@ -70,10 +71,10 @@ def read_forget(store: Store, make: Make, config: UnlearnConfig) -> Forget:
 
 def _nothing_chosen(config: UnlearnConfig) -> str:
     if config.tokens != "hard":
-        return f"--tokens {config.tokens}: no token of {config.scores} is chosen"
+        return f"--tokens {config.tokens}: no token of {shown(config.scores)} is chosen"
     if config.threshold is not None:
-        return f"--set threshold={config.threshold}: no token of {config.scores} is that important; choose a lower one, or --keep"
-    none = f"--tokens hard: no token of {config.scores} has any importance"
+        return f"--set threshold={config.threshold}: no token of {shown(config.scores)} is that important; choose a lower one, or --keep"
+    none = f"--tokens hard: no token of {shown(config.scores)} has any importance"
     return f"{none}; another recipe (tu-score recipe) may give some, or use --tokens all"
 
 
@@ -92,7 +93,7 @@ def fingerprint(ids: list[int]) -> bytes:
 def read_retain(items: list[Item], forget: Forget, config: UnlearnConfig) -> Retain:
     """Raises DataError when nothing is left once the rows that are forget rows too are dropped."""
     shared = [i.name for i in items if fingerprint(i.ids) in forget.seen]
-    _warn(shared, len(items), str(config.retain))
+    _warn(shared, len(items), shown(str(config.retain)))
     kept = [i for i in items if fingerprint(i.ids) not in forget.seen]
     return Retain(len(kept), lambda n: endless(kept, seed=config.seed, start=n), kept[: config.eval_rows])
 
@@ -102,9 +103,10 @@ def read_retain_store(store: Store, forget: Forget, config: UnlearnConfig, rows:
     beyond the `rows` of the embedding."""
     if "top_ids" not in store.optional:
         raise StoreError(
-            f"{store.folder}: holds no top tokens, which the KL retain term needs; score the retain set with tu-score run --topk 64"
+            f"{shown(str(store.folder))}: holds no top tokens, which the KL retain term needs; score the retain set with tu-score run --topk 64"
         )
-    make = partial(item_of_top_row, where=str(store.folder), rows=rows)
+    where = shown(str(store.folder))
+    make = partial(item_of_top_row, where=where, rows=rows)
     shared, first, count, missed, tokens = [], [], 0, 0.0, 0
     for item in map(make, _limited(store, config.limit)):
         if fingerprint(item.ids) in forget.seen:
@@ -114,9 +116,9 @@ def read_retain_store(store: Store, forget: Forget, config: UnlearnConfig, rows:
         missed += outside(torch.from_numpy(item.top_logp).double()).sum().item()
         if len(first) < config.eval_rows:
             first.append(item)
-    _warn(shared, count + len(shared), str(store.folder))
+    _warn(shared, count + len(shared), where)
     if not tokens:
-        raise DataError(f"{store.folder}: no row of the retain set has a target token; score data with answers")
+        raise DataError(f"{where}: no row of the retain set has a target token; score data with answers")
 
     def around(epoch: int) -> Iterator[Item]:
         items = forget_items(store, make, seed=config.seed, epoch=epoch, limit=config.limit, columns=READ_TOP)
@@ -172,10 +174,10 @@ def open_fitting(where: str, names: dict[str, str], config: UnlearnConfig) -> St
     if store.fingerprints["model"] != names["model"]:
         why = "its importance and reference log-probabilities speak of the model that was scored"
         if not config.allow_other_model:
-            raise StoreError(f"{where}: made with another model than {config.model} has (store {str(store.fingerprints['model'])[:12]}, "
+            raise StoreError(f"{shown(where)}: made with another model than {config.model} has (store {str(store.fingerprints['model'])[:12]}, "
                              f"model {names['model'][:12]}): {why}; score this model, or allow it with --allow-other-model")  # fmt: skip
         require_rows(f"--model {config.model}", locate(config.model), _tokens(store))
-        say(f"{where}: made with another model than {config.model}: {why}")
+        say(f"{shown(where)}: made with another model than {config.model}: {why}")
     return store
 
 

@@ -19,7 +19,8 @@ ODD = [
     "part-00000.parquet", [], {}, [[]], [None], {"": None}, [{"file": "/dev/zero"}], ["span_deltas"], ["nothing"],
 ]  # fmt: skip
 ODD_TEXTS = [
-    b"", b"{", b"null", b"[]", b'{"a": NaN}', b'{"a": "\\ud800"}', b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b"\xff", b'{"format": 1}',
+    b"", b"{", b"null", b"[]", b'{"a": NaN}', b'{"a": "\\ud800"}', b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b"\xff",
+    b'{"format": 1}',
 ]  # fmt: skip
 ODD_CELLS = [
     None, -1, 0, 7, 2**31 - 1, -(2**31), float("nan"), float("inf"), -float("inf"), -1e30, 2.0, -0.5, "", "\x1b]0;x\x07", "a" * 5000, True,
