@@ -6,6 +6,7 @@ In this order: what config.json names as `transformers_weights`; model.safetenso
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from shared.fs import hash_file, hash_json, read_json
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000
 """bytes; the limit of the safetensors library itself"""
+LARGEST_ID, LONG_NUMBER = 10**8, re.compile(rb":\s*\d{9}")
+"""token ids; the largest vocabularies have some hundred thousand"""
 READ = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 """what transformers reads of a model's folder"""
 
@@ -49,6 +52,20 @@ def weight_map(folder: Path, index: Path) -> dict[str, str]:
         if not _within(name, (".safetensors",)):
             raise ModelError(f"model {folder}: {index.name} names {name!r} as weights; expected a safetensors file in the folder")
     return shards
+
+
+def check_token_ids(folder: Path) -> None:
+    """Raises ModelError for a tokenizer.json with a token id that no vocabulary reaches: the library makes a table up to the largest."""
+    file = folder / "tokenizer.json"
+    if not file.is_file() or not LONG_NUMBER.search(file.read_bytes()):  # a file of 30 MB is searched in no time, and parsed in a second
+        return
+    found = read_json(file, foreign=True)
+    model, added = (found.get(k) for k in ("model", "added_tokens")) if isinstance(found, dict) else (None, None)
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids = [*(vocabulary.values() if isinstance(vocabulary, dict) else ())]
+    ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    if any(isinstance(i, (int, float)) and i > LARGEST_ID for i in ids):
+        raise ModelError(f"model {folder}: its tokenizer.json has a token id above {LARGEST_ID:,}; download it again")
 
 
 def _within(name: Any, endings: tuple[str, ...]) -> bool:

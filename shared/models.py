@@ -19,8 +19,8 @@ from shared.fs import hash_json, read_json
 from shared.layout import LayoutOptions, lay_out, layout_of
 from shared.locate import NO_CODE, refuse_adapter
 from shared.locate import locate as locate
+from shared.model_files import check_token_ids, weights_digest
 from shared.model_files import weight_files as weight_files
-from shared.model_files import weights_digest
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +82,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     quiet_transformers()
+    check_token_ids(folder)
     with _reading(folder, "its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
         if not tokenizer.is_fast:

@@ -506,3 +506,17 @@ def test_attention_code_of_the_hub_is_not_fetched(copy):
         lambda: load_model(copy, dtype=torch.float32, device=CPU),
         r"asks for attention code from the hub \(kernels-community/flash-attn\), which is not run",
     )
+
+
+@pytest.mark.parametrize("place", ["vocab", "added"])
+def test_a_token_id_that_would_fill_the_memory_is_refused_before_the_tokenizer_is_loaded(tiny_model, tmp_path, place):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    found = json.loads((folder / "tokenizer.json").read_text())
+    if place == "vocab":
+        found["model"]["vocab"]["a"] = 2**31
+    else:
+        found["added_tokens"][0]["id"] = 2**31
+    (folder / "tokenizer.json").write_text(json.dumps(found))
+    with pytest.raises(ModelError, match=r"tokenizer.json has a token id above 100,000,000"):
+        load_tokenizer(folder)
