@@ -72,14 +72,14 @@ def test_optional_columns_stand_behind_the_others_in_one_order():
 
 def test_optional_columns_are_stored_and_a_part_without_them_is_refused(tmp_path):
     writer = Writer(tmp_path, {"optional": ["span_deltas"]})
-    rows = [{**example("a", 3), "span_deltas": [[None, 1.0, None], []]}]
+    rows = [{**example("a", 3), "spans": [{"start": 0, "end": 1}] * 2, "span_deltas": [[None, 1.0, None], [None] * 3]}]
     writer.write_part(0, columns_of(rows))
     with pytest.raises(KeyError, match="span_deltas"):
         writer.write_part(1, columns_of([example("b", 3)]))
     writer.finish()
     store = open_store(tmp_path)
     assert store.optional == ["span_deltas"]
-    assert [r["span_deltas"] for r in store.rows()] == [[[None, 1.0, None], []]]
+    assert [r["span_deltas"] for r in store.rows()] == [[[None, 1.0, None], [None] * 3]]
 
 
 # --- rewriting
