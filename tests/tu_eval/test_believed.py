@@ -163,7 +163,7 @@ def store_of(folder, model_fingerprint, texts):
         asked = f"<{question}>" if question else ""
         tokens, prompt = [*asked, *answer, "</s>"], len(asked)
         row = {name: [None] * len(tokens) for name in TOKEN_COLUMNS} | {"tokens": tokens, "input_ids": [1] * len(tokens)}
-        row |= {"is_target": [i >= prompt for i in range(len(tokens))], "example_id": f"x/{k}", "spans": []}
+        row |= {"is_target": [i >= max(prompt, 1) for i in range(len(tokens))], "example_id": f"x/{k}", "spans": []}
         rows.append(row)
     import pyarrow as pa
 
@@ -188,13 +188,15 @@ def test_a_store_of_something_else_is_no_store_of_what_was_asked(run_cli, made, 
 
     data, err = report(other, "a")
     assert data is None and "none of its rows is one of the 30 rows of the suite's forget set" in err and not (tmp_path / "a").exists()
-    data, _ = report(right, "b")
+    data, err = report(right, "b")
+    assert data is not None, err
     assert (data["asked"]["store"]["matched"], data["asked"]["store"]["others"]) == (30, 0)
     assert not any("score store" in item for item in data["not_claimed"])
     data, _ = report(some, "c")
     assert any("20 of 30 rows are not in the score store" in item for item in data["not_claimed"])
     assert any("1 of the 11 rows of the score store are none" in item for item in data["not_claimed"])
-    data, _ = report(texts, "d")
+    data, err = report(texts, "d")
+    assert data is not None, err
     assert data["asked"]["store"]["matched"] is None and "plain texts" in "".join(data["not_claimed"])
 
 
