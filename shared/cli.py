@@ -43,21 +43,24 @@ Long = Annotated[
 
 def run_app(app: typer.Typer) -> None:
     """Runs a command; a UserError becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
-    unbroken_streams()
-    try:
-        app()
-    except UserError as error:
-        say("error: " + " ".join(str(error).split()))
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    with unbroken_streams():
+        try:
+            try:
+                app()
+            finally:
+                sys.stdout.flush()  # a result that cannot be written is no success
+        except UserError as error:
+            say("error: " + " ".join(str(error).split()))
+            sys.exit(2)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            say(f"error: {error.filename or 'output'}: {error.strerror}; finished parts are kept, mend this and run again")
+            sys.exit(2)
+        except SystemExit as stop:
+            if stop.code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
+                say("interrupted; nothing half-written is left (a scoring run goes on when started again)")
             raise
-        say(f"error: {error.filename or 'output'}: {error.strerror}; finished parts are kept, mend this and run again")
-        sys.exit(2)
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
-            say("interrupted; nothing half-written is left (a scoring run goes on when started again)")
-        raise
 
 
 class Commands(TyperGroup):

@@ -10,17 +10,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from shared.errors import printable
+from shared.secret import without_secrets
 
 PLAIN_EVERY_S = 10.0
 
 
 def say(message: str) -> None:
     """One line for the person at the terminal."""
-    print(printable(message), file=sys.stderr, flush=True)
+    print(printable(without_secrets(message)), file=sys.stderr, flush=True)
 
 
 class Unbroken:
@@ -50,6 +51,17 @@ class Unbroken:
         except OSError as error:
             if self._drops is not None and error.errno not in self._drops:
                 raise
+            self._nowhere()
+
+    def leave(self) -> None:
+        """Nothing is left for the interpreter to write at its end, which would take a reader that went away for a failure."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._nowhere()
+
+    def _nowhere(self) -> None:
+        with suppress(OSError, ValueError):  # no descriptor: a stream of a test
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
@@ -59,13 +71,21 @@ GONE = (errno.EPIPE, errno.EIO)
 """a pipe without a reader; a terminal that was closed"""
 
 
-def unbroken_streams() -> None:
-    """stdout loses what nobody reads, stderr what cannot be written for whatever reason. No letter is an error, in no encoding."""
-    for stream in (sys.stdout, sys.stderr):
+@contextmanager
+def unbroken_streams() -> Iterator[None]:
+    """In the block stdout loses what nobody reads, stderr what cannot be written for whatever reason. No letter is an error."""
+    before = sys.stdout, sys.stderr
+    for stream in before:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if not isinstance(sys.stdout, Unbroken):
-        sys.stdout, sys.stderr = Unbroken(sys.stdout, drops=GONE), Unbroken(sys.stderr, drops=None)
+    streams = Unbroken(sys.stdout, drops=GONE), Unbroken(sys.stderr, drops=None)
+    sys.stdout, sys.stderr = streams
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in streams:
+            stream.leave()
 
 
 def duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import absl.logging
 import pytest
 import torch
 
@@ -34,6 +35,8 @@ COMMANDS = ("tu-score", "tu-train", "tu-eval")
 
 def pytest_configure(config):
     torch.set_num_threads(min(MAX_THREADS, torch.get_num_threads()))
+    # absl, which rouge-score brings, keeps the stderr of its import, and vLLM has every log handler closed: pytest's own stream with it.
+    absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session")
