@@ -74,6 +74,8 @@ def _flock(place: LocalPlace, name: str) -> int | None:
             os.close(descriptor)
             raise StoreError(_busy(place, holder)) from None
         except OSError as error:
+            if os.fstat(descriptor).st_size == 0 and error.errno not in NO_FLOCK:
+                path.unlink(missing_ok=True)  # a full disk: made, and nothing could be written into it
             os.close(descriptor)
             if error.errno in NO_FLOCK:
                 return None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from shared.errors import ConfigError, StoreError, UserError
-from shared.fs import TEMPORARY, atomic_file, fsync_folder, open_regular, remove
+from shared.fs import LARGEST_JSON, TEMPORARY, atomic_file, fsync_folder, open_regular, remove
 
 T = TypeVar("T")
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs"}
@@ -74,6 +74,10 @@ class LocalPlace:
 
     def read(self, name: str) -> bytes:
         with self._named(name, "read"), open_regular(self.where / name) as handle:
+            if (
+                not name.endswith(".parquet") and os.fstat(handle.fileno()).st_size > LARGEST_JSON
+            ):  # parts have the size that a manifest says
+                raise StoreError(f"{self.where / name}: has more than {LARGEST_JSON:,} bytes; it is damaged, copy the folder again")
             return handle.read()
 
     def write(self, name: str, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Where commands write: through the real commands, with links, mounted file systems, URLs, readers that go away, other writers."""
 
+import errno
 import os
 import pty
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.errors import StoreError
 from shared.fs import atomic_file, atomic_folder, short_name
 from shared.outputs import claimed_files, claimed_folder
 
@@ -202,6 +204,39 @@ def test_the_longest_names_can_be_written(here, letter):
         temporary.write_text("x")
     assert os.listdir(here) == [name]
     assert len(short_name(name).encode()) <= 200 and short_name(name) != short_name(name[:-1] + "y") and short_name("short") == "short"
+
+
+def test_kept_measurements_are_not_written_through_a_link(run_cli, tiny_model, here):
+    arguments = ("tu-eval", "run", "--model", tiny_model, "--suite", "atlas", "--limit", 2, "--set", "generate=false", "--device", "cpu")
+    code, _, err = run_cli(*arguments, "--store", "kept", "--out", "one")
+    assert code == 0, err
+    (key,) = os.listdir(here / "kept")
+    (here / "kept" / key).rename(here / "moved")
+    for left in (here / "moved").glob("*.parquet"):
+        left.unlink()
+    (here / "kept" / key).symlink_to(here / "moved")
+    before = os.listdir(here / "moved")
+    code, _, err = run_cli(*arguments, "--store", "kept", "--out", "two")
+    assert code == 2 and f"kept/{key}: is a link, and nothing is written through links" in err, err
+    assert os.listdir(here / "moved") == before and not (here / "two").exists()
+
+
+def test_a_manifest_without_end_is_not_read_into_memory(run_cli, here):
+    (here / "scores").mkdir()
+    with open(here / "scores" / "_manifest.json", "wb") as handle:
+        handle.truncate(1 << 40)
+    code, _, err = run_cli("tu-score", "verify", "scores")
+    assert code == 2 and "_manifest.json: has more than 268,435,456 bytes" in err, err
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_no_lock(here, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StoreError, match="No space left on device"), claimed_folder(here / "out", what="a test"):
+        pass
+    assert os.listdir(here) == []
 
 
 # --- readers that go away

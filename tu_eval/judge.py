@@ -142,7 +142,7 @@ def _rate(
                     reply = ask(judge, asked, options, timeout_s=config.timeout_s, reply_s=config.reply_s, retries=config.retries)
                 except JudgeError as error:
                     raise JudgeError(f"{error}; {done} of {len(rows)} replies are kept in {root}, the same command goes on there") from None
-                place.parent.mkdir(parents=True, exist_ok=True)
+                store.made(place.parent)
                 write_json(place, {"key": key, "reply": reply, "sha256": hash_json([key, reply])})
             row |= {"reply": reply, "rating": judge_rating.rating(reply)}
             bar.advance(1)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,8 @@ from typing import Any
 import shared
 import tu_eval
 from shared.console import say
-from shared.fs import atomic_file, hash_json, write_json
+from shared.errors import StoreError
+from shared.fs import atomic_file, hash_json, remove, write_json
 
 IDENTITY = "identity.json"
 CODE = (
@@ -87,7 +87,7 @@ class Store:
         import pyarrow
         import pyarrow.parquet
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.made(self.folder)
         if not (self.folder / IDENTITY).exists():
             write_json(self.folder / IDENTITY, self.identity)
         table = pyarrow.Table.from_pylist(list(rows))
@@ -97,10 +97,20 @@ class Store:
         with atomic_file(self.folder / f"{piece}.parquet") as temporary:
             pyarrow.parquet.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
+    def made(self, folder: Path) -> Path:
+        """The store's folder, or one in it, made if need be. Raises StoreError for a link: nothing is written through it."""
+        for place in (self.folder, folder):
+            if place.is_symlink():
+                raise StoreError(
+                    f"{place}: is a link, and nothing is written through links here; delete it, then give the same command again"
+                )
+            place.mkdir(parents=True, exist_ok=True)
+        return folder
+
 
 def remove_stores(root: Path) -> None:
     """Removes every identity under `root` and nothing else, and `root` when that leaves it empty."""
     for identity in root.glob(f"*/{IDENTITY}"):
-        shutil.rmtree(identity.parent)
+        remove(identity.parent)
     if root.is_dir() and not any(root.iterdir()):
         root.rmdir()
