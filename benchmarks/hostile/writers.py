@@ -55,6 +55,10 @@ WRITERS: dict[str, Writer] = {
     "tu-train finetune": Writer(
         ("tu-train", "finetune", *MODEL, "--data", "forget.jsonl", "--epochs", "1"), ("--limit", "3"), lambda out: _model(out)
     ),
+    "tu-train diagnose": Writer(
+        ("tu-train", "diagnose", *MODEL, "--scores", "scores", "--retain", "retain.jsonl"), ("--rows", "5"),
+        lambda out: json.loads((out / "diagnose.json").read_text()),
+    ),
     "tu-eval run": Writer(("tu-eval", "run", *MODEL, "--suite", "suite.toml"), ("--limit", "2"), lambda out: _results(out)),
     "tu-eval attack": Writer(
         ("tu-eval", "attack", *MODEL, "--suite", "suite.toml", "--attack", "quantise"), ("--limit", "2"),

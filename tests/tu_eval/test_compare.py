@@ -126,9 +126,10 @@ def test_an_index_of_runs_finds_results_and_names_the_failed(tmp_path):
     comparison = load_comparison([], index)
     assert [r.folder for r in comparison.results] == [inside]
     assert comparison.notes == ["Not on this page: two, failed: out of memory"]
-    index.write_text("[]")
-    with pytest.raises(StoreError, match="format 1"):
-        load_comparison([], index)
+    for text, why in (("[]", "expected what tu-train many writes"), ("{}", "format 1")):
+        index.write_text(text)
+        with pytest.raises(StoreError, match=why):
+            load_comparison([], index)
 
 
 def test_csv_gives_back_every_float_and_markdown_every_recipe(folders):
