@@ -109,7 +109,7 @@ class LocalPlace:
 
     def delete(self, name: str) -> None:
         path = self.where / name
-        with self._named(name, "deleted"), contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._named(name, "deleted"):
             path.unlink()
             fsync_folder(path.parent)
 

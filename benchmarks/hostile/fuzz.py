@@ -241,7 +241,9 @@ def faults_of(outcome: Outcome, target: Target, before: Seen, after: Seen) -> li
         faults.append(f"touched {touched[:5]}")
     if outcome.code in (1, 2):
         left = [n for n in after if n not in before and n.startswith(target.writes) and not n.startswith(MAY_STAND)]
-        if left and not (outcome.code == 1 and "out/index.json" in left):  # many: a failed run is noted
+        goes_on = "out/_plan.json" in left and "out/_manifest.json" not in left  # scoring: an unfinished run, which the next one takes up
+        noted = outcome.code == 1 and "out/index.json" in left  # many: a run that failed
+        if left and not goes_on and not noted:
             faults.append(f"refused, and left {left[:5]}: {outcome.said[-300:]}")
         if sum(line.startswith("error: ") for line in outcome.said.splitlines()) > 1:
             faults.append(f"more than one line of error: {outcome.said[-500:]}")

@@ -570,3 +570,12 @@ def test_bytes_of_a_part_depend_on_its_values_alone(tmp_path):
     for index, columns in enumerate((columns_of(rows), table, chunked)):
         writer.write_part(index, columns)
     assert len({writer.parts[k]["sha256"] for k in range(3)}) == 1
+
+
+def test_a_file_in_the_place_of_the_folder_of_a_rewrite_is_cleared_away(tmp_path):
+    write(tmp_path)
+    (tmp_path / "_next").write_text("no folder")
+    place = open_place(tmp_path)
+    scores.settle(place)
+    assert not (tmp_path / "_next").exists()
+    place.delete("_next/_manifest.json")
