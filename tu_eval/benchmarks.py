@@ -92,13 +92,7 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
     out = Path(config.out)
     harness.require_lm_eval()
     folder = find_model(config.model)
-    tokenizer = models.load_tokenizer(folder)
-    if config.chat_template and not tokenizer.chat_template:
-        raise ModelError(f"model {config.model}: has no chat template, which --chat-template asks for; leave it out to ask in plain text")
-    if config.chat_template:
-        tokenizer = models.load_laid_out(config.model, folder, config)
-    elif config.system is not None:
-        raise ConfigError("--system: without --chat-template there is no system turn; add it, or drop the system prompt")
+    tokenizer = _tokenizer(config, folder)
     about = {
         "format": FORMAT,
         "model": config.model,
@@ -144,6 +138,18 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
         "metrics": {name: found for name in results["results"] if (found := backends.numbers(results["results"][name]))},
     }
     return _write(out, config, about, rows)
+
+
+def _tokenizer(config: BenchmarksConfig, folder: Path) -> Any:
+    """Laid out where the chat template is asked for. Raises ModelError where the model has none."""
+    tokenizer = models.load_tokenizer(folder)
+    if config.chat_template and not tokenizer.chat_template:
+        raise ModelError(f"model {config.model}: has no chat template, which --chat-template asks for; leave it out to ask in plain text")
+    if config.chat_template:
+        tokenizer = models.load_laid_out(config.model, folder, config)
+    elif config.system is not None:
+        raise ConfigError("--system: without --chat-template there is no system turn; add it, or drop the system prompt")
+    return tokenizer
 
 
 def _refuse_or_say(long: str, what: str) -> None:

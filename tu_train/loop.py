@@ -65,19 +65,10 @@ SHOWN = {"forget_loss": "forget loss", "forget_nll": "forget NLL", "retain_nll":
 
 
 def train(
-    packed: PackedModel,
-    steps: Callable[[int], Iterable[list[Pass]]],
-    total_steps: int,
-    objective: Objective,
-    config: LoopConfig,
-    log: Path,
-    *,
-    state: State | None = None,
-    reference: Reference | None = None,
-    evaluation: Evaluation | None = None,
-    checkpoints: Checkpoints | None = None,
-    trackers: Sequence[Tracker] = (),
-) -> str | None:
+    packed: PackedModel, steps: Callable[[int], Iterable[list[Pass]]], total_steps: int, objective: Objective, config: LoopConfig, log: Path,
+    *, state: State | None = None, reference: Reference | None = None, evaluation: Evaluation | None = None,
+    checkpoints: Checkpoints | None = None, trackers: Sequence[Tracker] = (),
+) -> str | None:  # fmt: skip
     """Trains in place; one JSON line a step in `log`. `steps(n)` gives the passes of step n and all after it; `state`, changed in place,
     is what the method keeps beside the model (`start_state`).
 
@@ -87,10 +78,7 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, config)
     schedule = make_schedule(optimizer, config, total_steps)
-    autocast = torch.autocast(model.device.type, dtype=choose_dtype(config.dtype), enabled=config.dtype != "float32")
-    model.eval()  # dropout off: the loss of a row must not depend on the rows it shares a pass with
-    if config.checkpointing or (config.checkpointing is None and not config.lora):
-        checkpoint_activations(packed, required=config.checkpointing is True)
+    autocast = prepare(packed, config)
     state = start_state(packed, objective) if state is None else state
     first = checkpoints.restore(model, optimizer, schedule, state, total_steps) if checkpoints else 0
     if checkpoints and checkpoints.over:
@@ -132,6 +120,14 @@ def train(
     if checkpoints:
         checkpoints.end(first if record is None else int(record["step"]) + 1, stop)
     return stop
+
+
+def prepare(packed: PackedModel, config: LoopConfig) -> torch.autocast:
+    """Sets the model up to be trained, and gives what its forward passes run in."""
+    packed.model.eval()  # dropout off: the loss of a row must not depend on the rows it shares a pass with
+    if config.checkpointing or (config.checkpointing is None and not config.lora):
+        checkpoint_activations(packed, required=config.checkpointing is True)
+    return torch.autocast(packed.model.device.type, dtype=choose_dtype(config.dtype), enabled=config.dtype != "float32")
 
 
 def start_state(packed: PackedModel, objective: Objective) -> State:
