@@ -65,8 +65,8 @@ SHOWN = {"forget_loss": "forget loss", "forget_nll": "forget NLL", "retain_nll":
 
 
 def train(
-    packed: PackedModel, steps: Callable[[int], Iterable[list[Pass]]], total_steps: int, objective: Objective, config: LoopConfig, log: Path,
-    *, state: State | None = None, reference: Reference | None = None, evaluation: Evaluation | None = None,
+    packed: PackedModel, steps: Callable[[int], Iterable[list[Pass]]], total_steps: int, objective: Objective, config: LoopConfig,
+    log: Path, *, state: State | None = None, reference: Reference | None = None, evaluation: Evaluation | None = None,
     checkpoints: Checkpoints | None = None, trackers: Sequence[Tracker] = (),
 ) -> str | None:  # fmt: skip
     """Trains in place; one JSON line a step in `log`. `steps(n)` gives the passes of step n and all after it; `state`, changed in place,
