@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shared.errors import ConfigError, nearest
-from shared.fs import write_text
+from shared.errors import ConfigError, StoreError, nearest
+from shared.fs import open_regular, write_text
 from shared.secret import without_secrets_in
 
 T = TypeVar("T")
@@ -102,8 +102,11 @@ def _toml(value: Any) -> str:
 def read_toml(path: Path, flag: str = "--config ") -> dict[str, Any]:
     """Raises ConfigError, beginning with the flag and the file."""
     try:
-        with open(path, "rb") as handle:
+        piped = path.parent.as_posix() in ("/dev/fd", "/proc/self/fd")  # a shell's <(command)
+        with open(path, "rb") if piped else open_regular(path) as handle:
             text = handle.read(LARGEST_FILE + 1)
+    except StoreError:
+        raise ConfigError(f"{flag}{path}: is no ordinary file; expected a TOML file") from None
     except FileNotFoundError:
         raise ConfigError(f"{flag}{path}: no such file") from None
     except OSError as error:

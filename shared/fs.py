@@ -134,6 +134,12 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
         yield handle
 
 
+def read_text(path: Path) -> str:
+    """A file in UTF-8, as `open_regular` opens it. Raises UnicodeDecodeError for other bytes."""
+    with open_regular(path) as handle:
+        return handle.read().decode("utf-8")
+
+
 def read_json(path: Path, *, foreign: bool = False) -> Any:
     """Raises StoreError naming the file when it is not valid JSON. `foreign`: written by others, who may have numbers like Infinity."""
     try:

@@ -314,3 +314,33 @@ def test_sighup_saves_and_resume_goes_on(tiny_model, tmp_path):
     _, err = training.communicate(timeout=120)
     assert training.returncode == 75 and "SIGHUP: saving after this step" in err and "--resume goes on" in err, err
     assert process("tu-train finetune", *arguments, "--resume", stderr=subprocess.DEVNULL).wait(300) == 0
+
+
+# --- pipes in the place of files
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tu-eval", "run", "--suite", "pipe.toml", "--out", "out"),
+        ("tu-eval", "judge", "--data", "pipe", "--judge-model", "stub", "--out", "out"),
+        ("tu-score", "run", "--config", "pipe", "--data", "atlas:forget", "--out", "out"),
+        ("tu-train", "many", "pipe", "--out", "out"),
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(run_cli, tiny_model, here, monkeypatch, arguments):
+    monkeypatch.setenv("TU_JUDGE_URL", "http://127.0.0.1:9/v1")
+    for name in ("pipe", "pipe.toml"):
+        os.mkfifo(name)
+    model = () if "many" in arguments else ("--model", tiny_model)
+    code, _, err = run_cli(*arguments, *model)
+    assert code == 2 and "is no ordinary file" in err and err.count("\n") == 1, err
+
+
+def test_a_configuration_may_come_from_a_command_of_the_shell(tiny_model, here):
+    read, write = os.pipe()
+    os.write(write, b'data = "atlas:forget"\nlimit = 2\nengine = "torch"\ndevice = "cpu"\n')
+    os.close(write)
+    scored = process("tu-score run", "--model", tiny_model, "--config", f"/dev/fd/{read}", "--out", here / "s", pass_fds=(read,))
+    os.close(read)
+    assert scored.wait(120) == 0

@@ -11,6 +11,7 @@ from shared.console import progress, say
 from shared.datasets import Row
 from shared.errors import DataError, nearest
 from shared.examples import qa_example
+from shared.fs import read_text
 from shared.json_records import line_record
 from shared.layout import PLAIN, encode, layout_of, render, say_layout
 from shared.models import check_readable
@@ -36,7 +37,7 @@ class Conversation:
 def read_conversations(path: Path, limit: int | None = None) -> list[Conversation]:
     """Raises DataError naming the file and the line that is wrong."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).removeprefix("\ufeff").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DataError(f"--data {path}: {reason}; expected JSONL of {{id, category, turns: [text, ...]}}") from None

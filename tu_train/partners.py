@@ -14,6 +14,7 @@ from shared.datasets import Row
 from shared.engines.torch import TorchEngine
 from shared.errors import ConfigError, DataError
 from shared.examples import Example, qa_example, special_ids
+from shared.fs import read_text
 from shared.packed import PackedModel
 from shared.weights import seeded
 from tu_train.batches import Item, Pass, item_of_example
@@ -50,7 +51,7 @@ def refusal_lines(path: str | None) -> list[str]:
     if path is None:
         return list(REFUSALS)
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(Path(path)).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"refusals {path}: cannot be read: {error}") from None
     if not lines:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from shared.console import readable_bytes, say
 from shared.errors import ModelError
+from shared.fs import remove
 from tu_train.checkpoint import FULL
 
 RESERVED, BESIDE, FOR_CHECKPOINT = "reserved", "reserved-beside", "reserved-checkpoint"
@@ -52,12 +53,12 @@ class Room:
 
     def for_model(self) -> None:
         for name in (RESERVED, BESIDE):
-            (self.folder / name).unlink(missing_ok=True)
+            remove(self.folder / name)
 
     def release(self) -> None:
         """All of it."""
         for name in (RESERVED, BESIDE, FOR_CHECKPOINT):
-            (self.folder / name).unlink(missing_ok=True)
+            remove(self.folder / name)
 
 
 def _take(path: Path, size: int) -> None:

@@ -139,7 +139,7 @@ def test_a_choice_that_does_not_exist_suggests_the_nearest():
         ("absent.toml", None, "no such file"),
         ("bad.toml", b"a = = 1", "not valid TOML"),
         ("latin.toml", b"a = '\xe9'", "not valid TOML"),
-        ("", None, "cannot be read: Is a directory"),
+        ("", None, "is no ordinary file"),
     ],
 )
 def test_a_config_file_that_cannot_be_read_is_named(tmp_path, name, content, problem):

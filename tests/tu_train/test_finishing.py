@@ -408,3 +408,11 @@ def test_files_are_as_readable_as_the_umask_says(mask, finetune, out):
         assert {stat.S_IMODE(p.stat().st_mode) for p in (out, *out.rglob("*")) if p.is_dir()} == {0o777 & ~mask}
     finally:
         os.umask(before)
+
+
+def test_a_folder_in_the_place_of_what_was_set_aside_is_cleared_away(tmp_path):
+    from tu_train.room import FOR_CHECKPOINT, Room
+
+    (tmp_path / FOR_CHECKPOINT / "deep").mkdir(parents=True)
+    Room(tmp_path).release()
+    assert not (tmp_path / FOR_CHECKPOINT).exists()
