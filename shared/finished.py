@@ -6,19 +6,16 @@ earlier versions, and models from elsewhere, carry no hashes, and nothing is sai
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.errors import ModelError
-from shared.fs import hash_file
+from shared.errors import ModelError, StoreError
+from shared.fs import hash_file, read_json
 from shared.models import model_fingerprint
 
 RECORD = "training.json"
 FINGERPRINT, FILES = "output_fingerprint", "output_files"
-LARGEST = 64_000_000
-"""bytes of a training.json that is read; real ones have some thousand"""
 READ = (
     "*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json", "generation_config.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model",
@@ -54,10 +51,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        with open(path, "rb") as handle:
-            text = handle.read(LARGEST + 1)
-        found = json.loads(text.decode()) if len(text) <= LARGEST else None
-    except (ValueError, RecursionError):
+        found = read_json(path, foreign=True)
+    except StoreError:
         raise ModelError(f"model {folder}: {RECORD} is not valid JSON; {_way_on()}") from None
     return found if isinstance(found, dict) else None
 

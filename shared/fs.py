@@ -87,6 +87,13 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+def refuse_link(path: Path) -> Path:
+    """The path itself. Raises StoreError for a link: what it points to is nothing of ours to write into."""
+    if path.is_symlink():
+        raise StoreError(f"{path}: is a link, and nothing is written through links here; delete it, then give the same command again")
+    return path
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write; on success it replaces `path` durably, on any error it is removed.

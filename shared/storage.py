@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from shared.errors import ConfigError, StoreError, UserError
-from shared.fs import LARGEST_JSON, TEMPORARY, atomic_file, fsync_folder, open_regular, remove
+from shared.fs import LARGEST_JSON, TEMPORARY, atomic_file, fsync_folder, open_regular, refuse_link, remove
 
 T = TypeVar("T")
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs"}
@@ -84,7 +84,7 @@ class LocalPlace:
         path = self.where / name
         with self._named(name, "written"):
             if path.parent != self.where:
-                self._own(path.parent).mkdir(exist_ok=True)
+                refuse_link(path.parent).mkdir(exist_ok=True)
             with atomic_file(path) as temporary:
                 temporary.write_bytes(data)
 
@@ -130,12 +130,6 @@ class LocalPlace:
             with contextlib.suppress(OSError):  # not empty: what was wanted
                 for folder in new:
                     folder.rmdir()
-
-    def _own(self, folder: Path) -> Path:
-        """Raises StoreError for a link: what it points to is not part of this place."""
-        if folder.is_symlink():
-            raise StoreError(f"{folder}: is a link, and nothing is written through links here; delete it, then give the same command again")
-        return folder
 
     @contextlib.contextmanager
     def _named(self, name: str, done: str) -> Iterator[None]:

@@ -20,8 +20,7 @@ from typing import Any
 import shared
 import tu_eval
 from shared.console import say
-from shared.errors import StoreError
-from shared.fs import atomic_file, hash_json, remove, write_json
+from shared.fs import atomic_file, hash_json, refuse_link, remove, write_json
 
 IDENTITY = "identity.json"
 CODE = (
@@ -100,11 +99,7 @@ class Store:
     def made(self, folder: Path) -> Path:
         """The store's folder, or one in it, made if need be. Raises StoreError for a link: nothing is written through it."""
         for place in (self.folder, folder):
-            if place.is_symlink():
-                raise StoreError(
-                    f"{place}: is a link, and nothing is written through links here; delete it, then give the same command again"
-                )
-            place.mkdir(parents=True, exist_ok=True)
+            refuse_link(place).mkdir(parents=True, exist_ok=True)
         return folder
 
 

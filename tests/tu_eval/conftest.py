@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.tu_eval.made import make_model, make_results
+
 SUITE = "atlas:people=5,facts_per_person=2,forget_people=2,holdout_people=1"
 
 
@@ -35,3 +37,13 @@ def made_up(monkeypatch):
     from tu_eval import compare
 
     monkeypatch.setattr(compare, "require_recomputable", lambda *_: set())
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Results before and after unlearning, and of the retain model, with its training recorded beside the second."""
+    retain = make_results(tmp_path / "retain", "retain", seed=1, known=0.25, attacked=True)
+    before = make_results(tmp_path / "before", "target", seed=2, known=0.95, retain=retain, model_fingerprint="0" * 64, attacked=True)
+    model, weights = make_model(tmp_path / "model", word="w", method="npo", tokens="hard", seed=4)
+    after = make_results(tmp_path / "after", "npo", seed=3, known=0.3, retain=retain, model=model, model_fingerprint=weights, attacked=True)
+    return before, after, retain

@@ -7,17 +7,8 @@ import shutil
 import pytest
 
 from shared.fs import hash_json
-from tests.tu_eval.made import TEXTS, make_model, make_results, many
+from tests.tu_eval.made import TEXTS, make_results, many
 from tests.tu_eval.test_commands import refused, rewrite
-
-
-@pytest.fixture
-def made(tmp_path):
-    retain = make_results(tmp_path / "retain", "retain", seed=1, known=0.25, attacked=True)
-    before = make_results(tmp_path / "before", "target", seed=2, known=0.95, retain=retain, model_fingerprint="0" * 64, attacked=True)
-    model, weights = make_model(tmp_path / "model", word="w", method="npo", tokens="hard", seed=4)
-    after = make_results(tmp_path / "after", "npo", seed=3, known=0.3, retain=retain, model=model, model_fingerprint=weights, attacked=True)
-    return before, after, retain
 
 
 def summary(folder):

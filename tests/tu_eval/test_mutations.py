@@ -12,7 +12,6 @@ import pandas
 import pytest
 
 from shared.fs import hash_file
-from tests.tu_eval.made import make_model, make_results
 from tests.tu_eval.mutations import cut, judged, mutate, text_of, within
 
 COUNT = int(os.environ.get("TU_MUTATIONS", "40"))
@@ -29,15 +28,6 @@ def hashed(summary: dict) -> str | None:
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     except (TypeError, ValueError, RecursionError):
         return None
-
-
-@pytest.fixture
-def made(tmp_path):
-    retain = make_results(tmp_path / "retain", "retain", seed=1, known=0.25, attacked=True)
-    before = make_results(tmp_path / "before", "target", seed=2, known=0.95, retain=retain, model_fingerprint="0" * 64, attacked=True)
-    model, weights = make_model(tmp_path / "model", word="w", method="npo", tokens="hard", seed=4)
-    after = make_results(tmp_path / "after", "npo", seed=3, known=0.3, retain=retain, model=model, model_fingerprint=weights, attacked=True)
-    return before, after, retain
 
 
 def commands(tmp_path, made):
