@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from shared.examples import Example
+from shared.data.examples import Example
 from tu_score.spans import Masking
 
 BATCH = 8

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from shared.errors import StoreError, UserError
-from shared.models import load_model, locate
-from shared.scores import open_store
+from shared.lm.models import load_model, locate
+from shared.store.scores import open_store
 
 LARGEST, MEAN = 2e-4, 5e-5
 SIGNALS = ("logprob", "entropy")

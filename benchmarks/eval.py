@@ -29,11 +29,11 @@ import torch
 from transformers import GenerationConfig
 
 from benchmarks.score import say, timed
-from shared.examples import Example
-from shared.models import context_length, load_model, load_tokenizer, locate
-from tu_eval.measure import score_examples, stop_ids
-from tu_eval.suites import find_suite
-from tu_eval.variants import Variants, load_variants
+from shared.data.examples import Example
+from shared.lm.models import context_length, load_model, load_tokenizer, locate
+from tu_eval.measure.pieces import score_examples, stop_ids
+from tu_eval.suites.suites import find_suite
+from tu_eval.suites.variants import Variants, load_variants
 
 SUITE, BATCH = "tofu:forget01", 8
 AGREE_NATS, TIE_NATS = 2e-4, 1e-3
@@ -104,7 +104,7 @@ def generate_today(model, load: Workload, size: int) -> list[list[int]]:
 def our_side(pipe, folder: Any, load: Workload) -> None:
     """In a process of its own, so that its threads and memory are not the baseline's."""
     from shared.engines.torch import TorchEngine
-    from shared.logprobs import HeadOptions
+    from shared.lm.logprobs import HeadOptions
 
     engine = TorchEngine.load(folder, device="cpu", head=HeadOptions(top_k=1, second=True))
 

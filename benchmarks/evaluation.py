@@ -59,7 +59,7 @@ def score(model: str, data: str, out: Path, *more: str) -> None:
 
 def write_data(work: Path, rows: int) -> None:
     """learned, retained and holdout as JSONL; a smaller study takes the beginning of each part."""
-    from shared.datasets import load_rows
+    from shared.data.datasets import load_rows
 
     full, quarter = load_rows("tofu:full"), rows // 4
     retained, forgotten = full[FIRST:RETAINED][: 3 * quarter], full[RETAINED:LAST][:quarter]
@@ -101,7 +101,7 @@ def compare(work: Path) -> None:
 
 def probability(store: Path) -> float:
     """Geometric mean over all target tokens of the store."""
-    from shared.scores import open_store
+    from shared.store.scores import open_store
 
     rows = open_store(store).rows(("is_target", "logprob"))
     values = [p for row in rows for p, target in zip(row["logprob"], row["is_target"], strict=True) if target]

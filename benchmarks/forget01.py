@@ -46,7 +46,7 @@ def command(module: str, *words: object) -> None:
 
 def probability(store: Path) -> float:
     """Geometric mean over all target tokens of the store."""
-    from shared.scores import open_store
+    from shared.store.scores import open_store
 
     values = [
         p for row in open_store(store).rows(("is_target", "logprob")) for p, t in zip(row["logprob"], row["is_target"], strict=True) if t

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shared.fs import hash_json
-from shared.scores import SCHEMA, TOKEN_COLUMNS, Store, Writer, open_store
-from tu_train.batches import READ
+from shared.files.fs import hash_json
+from shared.store.scores import SCHEMA, TOKEN_COLUMNS, Store, Writer, open_store
+from tu_train.data.batches import READ
 
 ROW_TOKENS, PROMPT_TOKENS, PART_TOKENS, VOCABULARY = 128, 40, 65_536, 49_152
 VARIANTS = 8

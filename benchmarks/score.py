@@ -23,12 +23,13 @@ import torch
 
 from benchmarks import read_store
 from benchmarks.baseline import delta, padded_loop, variants_in_full
-from shared.datasets import Row, load_rows
-from shared.engines import Engine, ignore, open_engine
-from shared.examples import Example, make_examples
-from shared.importance import importance
-from shared.models import context_length, load_model, load_tokenizer, locate
-from shared.weights import Selection, token_weights
+from shared.data.datasets import Row, load_rows
+from shared.data.examples import Example, make_examples
+from shared.engines.interface import Engine, ignore
+from shared.engines.open import open_engine
+from shared.lm.models import context_length, load_model, load_tokenizer, locate
+from shared.weighting.importance import importance
+from shared.weighting.weights import Selection, token_weights
 from tu_score.config import ScoreConfig
 from tu_score.signals import score_examples
 from tu_score.spans import Masking, plan_masking

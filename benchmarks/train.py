@@ -64,8 +64,8 @@ class Watch:
 
 
 def score(folder: Path, model: str, data: str, rows: int) -> None:
-    from shared.models import locate, model_fingerprint
-    from shared.scores import open_store
+    from shared.lm.models import locate, model_fingerprint
+    from shared.store.scores import open_store
     from tu_score.config import ScoreConfig
     from tu_score.run import run_score
 
@@ -77,12 +77,12 @@ def score(folder: Path, model: str, data: str, rows: int) -> None:
 
 def pairs_of(model: str, store_folder: Path, retain: str, epochs: int) -> list[tuple[Any, Any]]:
     """The rows that our command draws, in its order."""
-    from shared.datasets import load_rows
-    from shared.examples import make_examples
-    from shared.models import context_length, load_tokenizer, locate
-    from shared.scores import open_store
-    from shared.weights import Selection
-    from tu_train.batches import endless, forget_items, item_of_example, item_of_row
+    from shared.data.datasets import load_rows
+    from shared.data.examples import make_examples
+    from shared.lm.models import context_length, load_tokenizer, locate
+    from shared.store.scores import open_store
+    from shared.weighting.weights import Selection
+    from tu_train.data.batches import endless, forget_items, item_of_example, item_of_row
 
     folder, store = locate(model), open_store(store_folder)
     examples = make_examples(load_rows(retain), load_tokenizer(folder), context=context_length(folder))
@@ -98,7 +98,7 @@ def variant(name: str, model: str, store: Path, retain: str, epochs: int) -> dic
     """Runs one of VARIANTS in this process: tokens/s after the first step, peak MiB, loss of the first batch."""
     import torch
 
-    from shared.models import load_model, locate
+    from shared.lm.models import load_model, locate
 
     pairs, watch = pairs_of(model, store, retain, epochs), Watch()
     if name == "baseline":
@@ -169,7 +169,7 @@ def main() -> None:
         epochs = -(-(arguments.steps + 1) // -(-arguments.rows // BATCH))
         print(json.dumps(variant(arguments.run, arguments.model, arguments.store, arguments.retain, epochs)))
         return
-    from shared.smollm2 import cache_folder
+    from shared.lm.smollm2 import cache_folder
 
     parts = (arguments.model, arguments.data, str(arguments.rows))
     store = cache_folder() / "benchmarks" / "-".join(part.strip("/").replace("/", "_").replace(":", "_") for part in parts)

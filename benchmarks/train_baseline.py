@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import Trainer, TrainingArguments
 
-from tu_train.batches import Item
+from tu_train.data.batches import Item
 
 IGNORED = -100
 Pair = tuple[Item, Item]

@@ -19,11 +19,11 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.baseline import variants_in_full
 from benchmarks.score import Workload, matrix_rate, score, timed, workload
 from shared.engines.torch import TorchEngine
-from shared.forest import pack
-from shared.memory import keep_freed_memory
-from shared.models import load_model, load_tokenizer, locate
-from shared.packed import PackedModel
-from shared.products import linear
+from shared.lm.forest import pack
+from shared.lm.memory import keep_freed_memory
+from shared.lm.models import load_model, load_tokenizer, locate
+from shared.lm.packed import PackedModel
+from shared.lm.products import linear
 
 PRODUCTS, ATTENTION = "matrix products", "attention"
 KINDS = {
@@ -97,8 +97,8 @@ def gain_of_kept_memory(rounds: int = 2) -> float:
 
 def gains(engine: TorchEngine, load: Workload, rounds: int = 2) -> dict[str, float]:
     """Time of a workload without one of our ways over the time with all: products by oneDNN, large segments alone."""
-    without = {"all": (), "oneDNN": (("shared.products.available", lambda: False), ("shared.packed.available", lambda: False)),
-               "segments alone": (("shared.forest.ALONE", 1 << 60),)}  # fmt: skip
+    without = {"all": (), "oneDNN": (("shared.lm.products.available", lambda: False), ("shared.lm.packed.available", lambda: False)),
+               "segments alone": (("shared.lm.forest.ALONE", 1 << 60),)}  # fmt: skip
     best = dict.fromkeys(without, float("inf"))
     for _ in range(rounds):
         for name, changes in without.items():

@@ -17,7 +17,7 @@ import absl.logging
 import pytest
 import torch
 
-from shared import atlas
+from shared.data import atlas
 
 MAX_THREADS = 2
 CONTEXT = 512

@@ -106,7 +106,7 @@ def told(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdin", answers)
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("somebody is asked"))
     # A store is of one model: another one is refused before it is loaded, and it is the loading that is tried here.
-    monkeypatch.setattr("tu_train.diagnose.check_fits", lambda *_, **__: None)
+    monkeypatch.setattr("tu_train.diagnose.run.check_fits", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     yield answers
     judge.server.shutdown()

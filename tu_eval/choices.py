@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any, Literal
 from unicodedata import normalize
 
-from shared import models
 from shared.config import write_config
 from shared.console import progress, say
-from shared.datasets import Keys, Row, load_rows
-from shared.engines import Request
+from shared.data.datasets import Keys, Row, load_rows
+from shared.data.examples import Example, data_fingerprint, make_examples
+from shared.data.layout import LayoutOptions, say_layout
+from shared.engines.interface import Request
 from shared.engines.torch import TorchEngine
 from shared.errors import DataError, ModelError, nearest
-from shared.examples import Example, data_fingerprint, make_examples
-from shared.fs import atomic_folder, hash_file, write_json
-from shared.layout import LayoutOptions, say_layout
-from shared.outputs import claims
+from shared.files.fs import atomic_folder, hash_file, write_json
+from shared.files.outputs import claims
+from shared.lm import models
 from shared.secret import without_secrets_in
-from tu_eval.model_folder import find_model
-from tu_eval.variants import answer_length
+from tu_eval.measure.model_folder import find_model
+from tu_eval.suites.variants import answer_length
 
 FORMAT = 1
 NUMBERS, ROWS, CONFIG = "choices.json", "rows.parquet", "_config.toml"

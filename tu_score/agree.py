@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
+from shared.data.examples import Example, answer_span_tokens
+from shared.data.layout import LayoutOptions, as_scored
 from shared.errors import ConfigError, DataError, StoreError
-from shared.examples import Example, answer_span_tokens
-from shared.finished import check_output
-from shared.importance import SIGNALS, Recipe, columns_of, signal
-from shared.layout import LayoutOptions, as_scored
-from shared.models import load_laid_out, locate
-from shared.scored import answer_spans, scored_examples
-from shared.scores import Store
-from shared.weights import most_important, share_count
+from shared.lm.finished import check_output
+from shared.lm.models import load_laid_out, locate
+from shared.store.scored import answer_spans, scored_examples
+from shared.store.scores import Store
+from shared.weighting.importance import SIGNALS, Recipe, columns_of, signal
+from shared.weighting.weights import most_important, share_count
 from tu_score.recipe import read_targets
 
 FORMAT = 1

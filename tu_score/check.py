@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from shared.engines import Engine
+from shared.engines.interface import Engine
 from shared.errors import StoreError
-from shared.scores import Writer
+from shared.store.scores import Writer
 from tu_score.config import ScoreConfig
 from tu_score.signals import score_examples
 from tu_score.spans import Masking

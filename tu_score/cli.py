@@ -114,7 +114,7 @@ def run(
 
         typer.echo("\n".join(estimate(resolved, check_out=out is not None).lines()))
         return
-    from shared.scores import open_store
+    from shared.store.scores import open_store
     from tu_score.run import run_score
 
     store = open_store(run_score(resolved))
@@ -138,7 +138,7 @@ def inspect(
     signal: Signal = "importance",
 ) -> None:
     """Show examples with their target tokens shaded by importance (or another signal), or the tokens where it is largest."""
-    from shared.scores import open_store
+    from shared.store.scores import open_store
     from tu_score.inspect import inspect_store
 
     inspect_store(open_store(folder), example=example, rows=rows, top=top, html=html, signal=signal)
@@ -148,8 +148,8 @@ def inspect(
 def verify(folder: Folder) -> None:
     """Check a store from manifest to last token, and say what is wrong."""
     from shared.errors import StoreError
-    from shared.scores import open_store
     from shared.secret import without_secrets
+    from shared.store.scores import open_store
     from tu_score.verify import problems_of, unchecked
 
     store = open_store(folder)
@@ -168,11 +168,11 @@ def verify(folder: Folder) -> None:
 def recipe(folder: Folder, recipe: RecipeText = None, config: ConfigFile = None, sets: Sets = None) -> None:
     """Compute importance again from the columns of a finished store, by another recipe (docs/recipes.md); no model is loaded."""
     from shared.config import resolve
-    from shared.importance import Recipe
+    from shared.weighting.importance import Recipe
 
     resolved = resolve(Recipe, config=config, sets=[*(recipe.split(",") if recipe else ()), *(sets or ())])
-    from shared.scores import open_store
     from shared.secret import without_secrets
+    from shared.store.scores import open_store
     from tu_score.recipe import apply_recipe
 
     store = apply_recipe(open_store(folder), resolved)
@@ -191,7 +191,7 @@ def agree(
 ) -> None:
     """Compare importance and every signal with ground truth: which tokens are the secret? ROC-AUC, average precision, precision."""
     from shared.errors import ConfigError
-    from shared.scores import open_store
+    from shared.store.scores import open_store
 
     if model is None:
         raise ConfigError("--model is missing: the model that was scored; its tokenizer tells which tokens the true spans are")

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from shared.datasets import Keys
+from shared.data.datasets import Keys
+from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
-from shared.importance import Recipe
-from shared.layout import LayoutOptions
+from shared.weighting.importance import Recipe
 
 TEMPERATURE = 2.0
 SPAN_COLUMNS = ("delta", "delta_mean", "masked_entropy")

@@ -19,10 +19,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from shared.errors import ConfigError, StoreError
-from shared.fs import write_text
-from shared.importance import Recipe
-from shared.scores import Store
+from shared.files.fs import write_text
 from shared.secret import without_secrets
+from shared.store.scores import Store
+from shared.weighting.importance import Recipe
 from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, missing, shade_rows
 from tu_score.survey import Histogram, histograms
 

@@ -12,8 +12,8 @@ from rich.style import Style
 from rich.text import Text
 
 from shared.errors import ConfigError, StoreError, printable
-from shared.outputs import claimed_files
-from shared.scores import Store
+from shared.files.outputs import claimed_files
+from shared.store.scores import Store
 from tu_score.heatmap import write_heatmap
 from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, find_signal, held_signals, iter_lines, missing, shade_rows, take_rows
 from tu_score.survey import BEFORE, TopToken, top_tokens

@@ -11,10 +11,10 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from shared.engines import Request
+from shared.data.examples import Example, special_ids
+from shared.data.layout import layout_of
+from shared.engines.interface import Request
 from shared.errors import ConfigError, nearest
-from shared.examples import Example, special_ids
-from shared.layout import layout_of
 
 Span = tuple[int, int]
 

@@ -20,13 +20,13 @@ import pyarrow as pa
 from shared.budget import within_budget
 from shared.config import as_dict, as_toml
 from shared.console import progress, readable_bytes, say
-from shared.datasets import load_rows
-from shared.engines import Engine
+from shared.data.datasets import load_rows
+from shared.data.examples import Example, data_fingerprint, make_examples
+from shared.data.layout import dated, layout_of, say_layout
+from shared.engines.interface import Engine
 from shared.errors import ModelError, StoreError
-from shared.examples import Example, data_fingerprint, make_examples
-from shared.importance import Recipe
-from shared.layout import dated, layout_of, say_layout
-from shared.models import (
+from shared.files.storage import Place, open_place
+from shared.lm.models import (
     context_length,
     load_laid_out,
     load_tokenizer,
@@ -37,9 +37,9 @@ from shared.models import (
     tokenizer_names,
     vocabulary_fingerprint,
 )
-from shared.scores import PLAN, Writer, claim, open_store, schema
 from shared.secret import without_secrets, without_secrets_in
-from shared.storage import Place, open_place
+from shared.store.scores import PLAN, Writer, claim, open_store, schema
+from shared.weighting.importance import Recipe
 from tu_score.check import self_check
 from tu_score.config import ScoreConfig
 from tu_score.recipe import apply_recipe, survey, with_importance

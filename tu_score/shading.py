@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from shared.errors import ConfigError, StoreError, nearest
-from shared.scores import Store
-from shared.weights import most_important, share_count
+from shared.store.scores import Store
+from shared.weighting.weights import most_important, share_count
 
 TOP_SHARE = 0.3
 SPANS = "any --spans but none"

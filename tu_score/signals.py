@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shared.engines import Engine, Request, TokenScores
+from shared.data.examples import Example, answer_offsets, place, token_texts
+from shared.data.words import columns as word_columns
+from shared.engines.interface import Engine, Request, TokenScores
 from shared.errors import ModelError
-from shared.examples import Example, answer_offsets, place, token_texts
-from shared.importance import importance
-from shared.words import columns as word_columns
+from shared.weighting.importance import importance
 from tu_score.config import ScoreConfig
 from tu_score.replace import Span
 from tu_score.spans import Masking
@@ -131,7 +131,7 @@ def add_importance(columns: dict[str, Any], example: Example, config: ScoreConfi
 
 
 def add_words(scored: Sequence[dict[str, Any]], examples: Sequence[Example], tokenizer: Any) -> None:
-    """Adds the text of each token, `word` and `copied` (shared/words.py) to the columns of examples; a row of many pieces is read once."""
+    """Adds the text of each token, `word` and `copied` (shared/data/words.py) to the columns of examples; a row of many pieces is read once."""
     row, placed = None, None
     for columns, example in zip(scored, examples, strict=True):
         if example.row is not row or placed is None:

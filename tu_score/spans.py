@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.console import say
-from shared.datasets import Row, columns_near, kind_of
+from shared.data.datasets import Row, columns_near, kind_of
+from shared.data.examples import Example, Placed, context_span_tokens, place, special_ids
 from shared.errors import ConfigError, DataError
-from shared.examples import Example, Placed, context_span_tokens, place, special_ids
-from shared.fs import hash_json
+from shared.files.fs import hash_json
 from tu_score.config import ScoreConfig
 from tu_score.entities import entity_spans
 from tu_score.replace import Replacement, Span, choose_replacement

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from shared.errors import StoreError, printable
-from shared.scores import TOKEN_COLUMNS, Store
-from shared.sound import ENTROPIES, FULL, LARGEST_VOCABULARY, LEAST_LOGPROB, SLACK, bounds
-from shared.sound import problems as column_problems
+from shared.store.scores import TOKEN_COLUMNS, Store
+from shared.store.sound import ENTROPIES, FULL, LARGEST_VOCABULARY, LEAST_LOGPROB, SLACK, bounds
+from shared.store.sound import problems as column_problems
 
 NULL = np.inf
 """stands for null in arrays of signals, where infinity is refused in the end"""

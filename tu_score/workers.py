@@ -21,10 +21,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from shared.engines import Engine, Request, TokenScores, open_engine
+from shared.data.examples import Example
+from shared.engines.interface import Engine, Request, TokenScores
+from shared.engines.open import open_engine
 from shared.errors import ConfigError, UserError
-from shared.examples import Example
-from shared.logprobs import HeadOptions
+from shared.lm.logprobs import HeadOptions
 from tu_score.config import ScoreConfig
 from tu_score.signals import score_examples
 from tu_score.spans import Masking

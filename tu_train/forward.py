@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared.attention import recomputing
 from shared.console import say
 from shared.errors import ConfigError, ModelError
-from shared.logprobs import target_logprobs
-from shared.models import block_count
-from shared.packed import PackedModel
-from tu_train.batches import Item, Pass
-from tu_train.reference import Reference
-from tu_train.tokens import Tokens
+from shared.lm.attention import recomputing
+from shared.lm.logprobs import target_logprobs
+from shared.lm.models import block_count
+from shared.lm.packed import PackedModel
+from tu_train.data.batches import Item, Pass
+from tu_train.methods.tokens import Tokens
+from tu_train.model.reference import Reference
 
 
 @dataclass(frozen=True)

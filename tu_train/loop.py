@@ -21,18 +21,18 @@ from torch import Tensor
 
 from shared.console import progress
 from shared.errors import ModelError
-from shared.models import choose_dtype
-from shared.packed import PackedModel
-from tu_train.batches import Item, Pass
+from shared.lm.models import choose_dtype
+from shared.lm.packed import PackedModel
 from tu_train.config import LoopConfig
-from tu_train.evaluating import Evaluation
+from tu_train.data.batches import Item, Pass
 from tu_train.forward import Reading, Seen, checkpoint_activations, look
-from tu_train.logs import Log, Tracker
-from tu_train.methods import Method, Options, State
-from tu_train.optimizer import make_optimizer, make_schedule
-from tu_train.reference import Reference
-from tu_train.saving import Checkpoints
-from tu_train.tokens import Tokens
+from tu_train.methods.table import Method
+from tu_train.methods.tokens import Options, State, Tokens
+from tu_train.model.optimizer import make_optimizer, make_schedule
+from tu_train.model.reference import Reference
+from tu_train.saving.logs import Log, Tracker
+from tu_train.saving.working_folder import Checkpoints
+from tu_train.stopping.evaluating import Evaluation
 
 NAMED = 8
 """examples of a bad batch that an error names"""
@@ -173,7 +173,7 @@ def losses_of(seen: Seen, objective: Objective, state: State, totals: Totals) ->
 
 def retain_term(retain: Tokens, objective: Objective) -> Tensor:
     """Summed over the retain tokens."""
-    from tu_train import retain as terms
+    from tu_train.methods import retain_terms as terms
 
     term = {"nll": terms.nll, "kl": terms.kl, "kl_topk": terms.kl_topk, "layer": terms.layer}[objective.retain]
     return term(retain, objective.options)

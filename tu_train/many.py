@@ -39,20 +39,20 @@ from typing import Any, Literal, get_origin, get_type_hints
 
 from shared.config import as_dict, checked, read_toml, resolve
 from shared.console import say
-from shared.datasets import Keys, load_rows
+from shared.data.datasets import Keys, load_rows
 from shared.errors import ConfigError, StoreError, UserError
-from shared.fs import hash_file, hash_json, write_json
-from shared.lock import locked
-from shared.models import locate, model_fingerprint
-from shared.scores import open_store
+from shared.files.fs import hash_file, hash_json, write_json
+from shared.files.lock import locked
+from shared.files.storage import open_place
+from shared.lm.models import locate, model_fingerprint
 from shared.secret import lacks_secrets, without_secrets, without_secrets_in
-from shared.storage import open_place
-from shared.weights import Selection
+from shared.store.scores import open_store
+from shared.weighting.weights import Selection
 from tu_train.config import UnlearnConfig
-from tu_train.methods import find_method
-from tu_train.record import complete, recorded_settings
+from tu_train.methods.table import find_method
 from tu_train.run import run_unlearn
-from tu_train.saving import UNFINISHED, tidy, unfinished
+from tu_train.saving.record import complete, recorded_settings
+from tu_train.saving.working_folder import UNFINISHED, tidy, unfinished
 
 INDEX = "index.json"
 LONGEST = 150

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError
-from shared.fs import hash_file, hash_json, json_text
+from shared.files.fs import hash_file, hash_json, json_text
 
 
 def seal(folder: Path) -> None:
@@ -52,6 +52,6 @@ def _state(folder: Path, value: Any) -> Any:
 
 
 def _record(folder: Path, value: Any) -> Any:
-    from shared.finished import output_record
+    from shared.lm.finished import output_record
 
     return {**value, **output_record(folder)}

@@ -167,7 +167,7 @@ def _pair(name: str, folder: Path, number: int, rng: random.Random, alone: Seque
 
 
 def _verify(out: Path) -> None:
-    from shared.scores import open_store
+    from shared.store.scores import open_store
     from tu_score.verify import problems_of
 
     found = problems_of(open_store(out))
@@ -175,7 +175,7 @@ def _verify(out: Path) -> None:
 
 
 def _model(out: Path) -> None:
-    from shared.finished import check_output
+    from shared.lm.finished import check_output
 
     record = json.loads((out / "training.json").read_text())
     assert record["output_fingerprint"]
@@ -183,13 +183,13 @@ def _model(out: Path) -> None:
 
 
 def _results(out: Path) -> None:
-    from tu_eval.results import load_results
+    from tu_eval.results.results import load_results
 
     assert load_results(out).rows()
 
 
 def _hashed(out: Path, numbers: str) -> None:
-    from shared.fs import hash_file
+    from shared.files.fs import hash_file
 
     assert json.loads((out / numbers).read_text())["rows_sha256"] == hash_file(out / "rows.parquet")
 

@@ -21,16 +21,16 @@ import pyarrow as pa
 from benchmarks.study.commands import train
 from benchmarks.study.gate import gate_values
 from benchmarks.study.prepare import Made, store
-from shared.datasets import load_rows
-from shared.importance import Recipe
-from shared.models import load_tokenizer, locate
-from shared.norms import normalise
-from shared.scored import scored_examples
-from shared.scores import Store, open_store, rewrite
-from shared.words import WORD, gather, plain
+from shared.data.datasets import load_rows
+from shared.data.words import WORD, gather, plain
+from shared.lm.models import load_tokenizer, locate
+from shared.store.scored import scored_examples
+from shared.store.scores import Store, open_store, rewrite
+from shared.weighting.importance import Recipe
+from shared.weighting.norms import normalise
 from tu_score.agree import compare, true_tokens
 from tu_score.recipe import Targets, apply_recipe, put_importance, read_targets, targets_of
-from tu_train.token_classes import FUNCTION_WORDS
+from tu_train.diagnose.token_classes import FUNCTION_WORDS
 
 TOKEN = {"unit": "token", "copies": "keep"}
 RECIPES: dict[str, dict[str, Any]] = {

@@ -6,8 +6,8 @@ carries the fact where the right wording holds it and the wrong ones do not. Wor
 
 from __future__ import annotations
 
-from shared.datasets import Row
-from shared.words import WORD, plain, vocabulary
+from shared.data.datasets import Row
+from shared.data.words import WORD, plain, vocabulary
 
 BY_CHANCE = 1
 """a wrong answer of the five may hold the word all the same"""

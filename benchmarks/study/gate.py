@@ -7,12 +7,12 @@ import torch
 
 from benchmarks.study.commands import train
 from benchmarks.study.prepare import Made
-from shared.fs import read_json
-from shared.models import load_model, load_tokenizer
-from shared.packed import PackedModel
-from shared.scored import scored_examples
-from shared.scores import open_store
-from tu_train.output import STATE
+from shared.files.fs import read_json
+from shared.lm.models import load_model, load_tokenizer
+from shared.lm.packed import PackedModel
+from shared.store.scored import scored_examples
+from shared.store.scores import open_store
+from tu_train.saving.output import STATE
 
 LEARNING = ["--epochs", "10", "--learning-rate", "1e-4", "--set", "batch_size=4", "--set", "schedule=constant", "--option", "every=1"]
 """a step of the gate at every step of the model: the runs here are short"""

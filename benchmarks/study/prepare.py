@@ -12,10 +12,10 @@ from benchmarks.study.commands import command, say, train
 from benchmarks.study.facts import fact_spans
 from benchmarks.study.plan import World
 from benchmarks.study.scratch import scratch_model
-from shared.datasets import Row, load_rows
-from shared.fs import hash_json, write_json
-from shared.models import locate, model_fingerprint
-from shared.scores import Store, open_store
+from shared.data.datasets import Row, load_rows
+from shared.files.fs import hash_json, write_json
+from shared.lm.models import locate, model_fingerprint
+from shared.store.scores import Store, open_store
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ def suite_of(world: World, folder: Path, retain: str) -> str | None:
 
 def nll(scores: Store, data: str, facts: str | None, model: str) -> float:
     """Nats a token over the tokens of the facts, or over all target tokens."""
-    from shared.examples import answer_span_tokens
-    from shared.models import load_tokenizer
-    from shared.scored import answer_spans, scored_examples
+    from shared.data.examples import answer_span_tokens
+    from shared.lm.models import load_tokenizer
+    from shared.store.scored import answer_spans, scored_examples
 
     values = []
     if facts is None:

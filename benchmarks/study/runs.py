@@ -18,7 +18,7 @@ from benchmarks.study.plan import WITHOUT_SCORES, Job, World
 from benchmarks.study.prepare import Made
 from shared.config import checked
 from shared.errors import UserError
-from shared.fs import read_json, write_json
+from shared.files.fs import read_json, write_json
 
 ABOUT = ("real_authors", "world_facts", "world")
 KEPT = ("model_utility", "forget_quality", "forget_truth_ratio", "forget_probability", "forget_fact_probability", "retain_probability",

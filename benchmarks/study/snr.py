@@ -18,12 +18,12 @@ import numpy as np
 
 from benchmarks.study.plan import WITHOUT_SCORES, read_study
 from benchmarks.study.prepare import Made, prepare
-from shared.models import load_model, load_tokenizer, locate
-from shared.scores import open_store
-from tu_train.diagnose import given_weights, retain_examples, sampled_rows, targets_of, weightings
-from tu_train.diagnose_config import DiagnoseConfig
-from tu_train.gradients import all_gradients
-from tu_train.measures import measure_all
+from shared.lm.models import load_model, load_tokenizer, locate
+from shared.store.scores import open_store
+from tu_train.diagnose.config import DiagnoseConfig
+from tu_train.diagnose.gradients import all_gradients
+from tu_train.diagnose.measures import measure_all
+from tu_train.diagnose.run import given_weights, retain_examples, sampled_rows, targets_of, weightings
 
 BLOCKS = ("model.layers.2[0-9].*",)
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from shared.engines import Request, TokenScores, ignore
-from shared.engines.generate import Writer
-from shared.forest import common_prefix
-from shared.logprobs import HeadOptions, PositionScores, score_positions
-from shared.memory import keep_freed_memory
-from shared.models import choose_device, choose_dtype, load_model
-from shared.packed import PackedModel
+from shared.engines.interface import Request, TokenScores, ignore
+from shared.engines.torch_generate import Writer
+from shared.lm.forest import common_prefix
+from shared.lm.logprobs import HeadOptions, PositionScores, score_positions
+from shared.lm.memory import keep_freed_memory
+from shared.lm.models import choose_device, choose_dtype, load_model
+from shared.lm.packed import PackedModel
 
 GROWTH = (1, 2, 4, 8, 16, 32)
 """How many times `batch_tokens` a pass may hold. A pass computes again what it shares with the one before, which is much where variants of

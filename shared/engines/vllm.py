@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from shared.budget import within_budget
-from shared.engines import Request, TokenScores, ignore
+from shared.engines.interface import Request, TokenScores, ignore
 from shared.engines.vllm_open import Opening, Vllm
 from shared.engines.vllm_pooler import columns, scores_from
-from shared.forest import common_prefix
-from shared.logprobs import HeadOptions
+from shared.lm.forest import common_prefix
+from shared.lm.logprobs import HeadOptions
 
 
 class VllmEngine:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.engines import ignore
+from shared.engines.interface import ignore
 from shared.engines.vllm_open import MAX_SEQUENCES, Opening, Vllm
 
 

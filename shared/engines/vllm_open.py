@@ -21,7 +21,7 @@ from shared.engines.vllm_setup import (
     version,
 )  # fmt: skip
 from shared.errors import ModelError
-from shared.models import check_readable, choose_dtype, context_length
+from shared.lm.models import check_readable, choose_dtype, context_length
 
 BLOCK_SIZE = {"cpu": 32}
 """tokens in a block of the prefix cache; the CPU build takes multiples of 32 and its own default, 128, shares little. Elsewhere vLLM's."""

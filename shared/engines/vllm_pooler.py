@@ -5,7 +5,7 @@ states of a prompt to a pooler instead; the one here puts the wanted rows throug
 chunk, so it keeps the small results between calls, never the hidden states or the logits of a whole prompt.
 
 Request and pooler speak through `PoolingParams.extra_kwargs`: `rows` (0-based positions of hidden states, ascending), `targets` (the
-token each row should predict) and `head` (the fields of shared.logprobs.HeadOptions); the answer is a float32 tensor
+token each row should predict) and `head` (the fields of shared.lm.logprobs.HeadOptions); the answer is a float32 tensor
 [len(rows), `columns`]: log-probability and entropy in nats, then what else the options name.
 
 Cost a row: one head product, the same as in generation; memory: logits of as many rows as fill the bound in the options.
@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from shared.engines import TokenScores
-from shared.logprobs import CACHE_MIB, HeadOptions, PositionScores, scores_of
-from shared.memory import keep_freed_memory
+from shared.engines.interface import TokenScores
+from shared.lm.logprobs import CACHE_MIB, HeadOptions, PositionScores, scores_of
+from shared.lm.memory import keep_freed_memory
 
 ACTIVATE = "TU_SCORING"
 PLUGIN = "token_unlearn"

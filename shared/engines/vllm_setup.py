@@ -14,8 +14,8 @@ from pathlib import Path
 
 from shared.engines.vllm_pooler import ACTIVATE, PLUGIN, register, restore, text_architectures
 from shared.errors import ConfigError, ModelError
-from shared.fs import read_json
-from shared.models import choose_device
+from shared.files.fs import read_json
+from shared.lm.models import choose_device
 
 THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"

@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.train import compare
 from benchmarks.train_baseline import train_baseline
-from shared.models import load_model
-from tu_train.batches import Item
+from shared.lm.models import load_model
+from tu_train.data.batches import Item
 
 
 def item(ids: list[int], first: int) -> Item:

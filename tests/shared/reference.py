@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from shared.engines import Request, TokenScores
-from shared.logprobs import HeadOptions
+from shared.engines.interface import Request, TokenScores
+from shared.lm.logprobs import HeadOptions
 
 
 def distributions(folder, asked: list[Request]) -> list[torch.Tensor]:

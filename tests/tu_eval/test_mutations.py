@@ -11,7 +11,7 @@ import shutil
 import pandas
 import pytest
 
-from shared.fs import hash_file
+from shared.files.fs import hash_file
 from tests.tu_eval.mutations import cut, judged, mutate, text_of, within
 
 COUNT = int(os.environ.get("TU_MUTATIONS", "40"))

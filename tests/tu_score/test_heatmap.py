@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.scores import open_store
+from shared.store.scores import open_store
 from tests.browser import Browser
 from tu_score.heatmap import write_heatmap
 from tu_score.shading import SIGNALS, take_rows, visible

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.layout import DATE
-from shared.scores import open_store
+from shared.data.layout import DATE
+from shared.store.scores import open_store
 from tests.shared.test_layout import DATED, Tomorrow
 
 ROWS = [
@@ -144,7 +144,7 @@ def test_plain_text_is_asked_for_and_said_everywhere(tiny_model, tmp_path, ok, r
         "all",
     )
     assert "laid out as plain text" in ok(*train, "--out", tmp_path / "out")
-    from shared.models import load_tokenizer
+    from shared.lm.models import load_tokenizer
 
     assert load_tokenizer(tmp_path / "out").chat_template == load_tokenizer(tiny_model).chat_template, "the model keeps its template"
     code, _, err = run_cli(*train, "--template", "model", "--out", tmp_path / "refused")

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from shared.fs import hash_json
-from shared.scores import MANIFEST, Writer, open_store
+from shared.files.fs import hash_json
+from shared.store.scores import MANIFEST, Writer, open_store
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 

@@ -20,10 +20,10 @@ import safetensors.torch
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
-from shared import lock
 from shared.errors import ConfigError
-from shared.scores import MANIFEST, Writer, open_store
-from shared.storage import open_place
+from shared.files import lock
+from shared.files.storage import open_place
+from shared.store.scores import MANIFEST, Writer, open_store
 from tests.tu_score import killed, silent
 from tu_score import workers
 from tu_score.config import ScoreConfig

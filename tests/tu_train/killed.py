@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
-from tu_train import checkpoint, cli, loop, run
+from tu_train import cli, loop, run
+from tu_train.saving import checkpoint
 
 torch.set_num_threads(1)  # in every trial: the order of sums is part of the bytes
 assert run.train is loop.train
 LATER = (
-    "matplotlib.backends.backend_agg", "matplotlib.figure", "sklearn", "tu_train.card", "tu_train.curves",
+    "matplotlib.backends.backend_agg", "matplotlib.figure", "sklearn", "tu_train.saving.card", "tu_train.saving.curves",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama",
 )  # fmt: skip
 for name in LATER:  # what the command imports where it needs it

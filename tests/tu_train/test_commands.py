@@ -14,14 +14,14 @@ import torch
 import typer.main
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from shared.datasets import load_rows
-from shared.examples import make_examples
-from shared.fs import hash_file
-from shared.models import model_fingerprint
-from shared.scores import open_store
+from shared.data.datasets import load_rows
+from shared.data.examples import make_examples
+from shared.files.fs import hash_file
+from shared.lm.models import model_fingerprint
+from shared.store.scores import open_store
 from tests.conftest import CHATML, build_tokenizer
 from tests.tu_train.conftest import FORGET, FULL, RETAIN, flip_bit, log_of, score, weights_of
-from tu_train.methods import METHODS
+from tu_train.methods.table import METHODS
 
 HELP_S = 0.5
 HELP_TRIES = 10

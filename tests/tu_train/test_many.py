@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError, ModelError
-from shared.finished import output_record
+from shared.lm.finished import output_record
 from tests.tu_train.conftest import RETAIN, score
 from tu_train import many
 

@@ -15,11 +15,11 @@ import time
 
 import pytest
 
-from shared.scores import open_store
+from shared.store.scores import open_store
 from tests.tu_train import killed
 from tests.tu_train.conftest import RETAIN, flip_bit, score, weights_of
-from tu_train.saving import working_folder
-from tu_train.stop import EXIT_SAVED
+from tu_train.saving.working_folder import working_folder
+from tu_train.stopping.signals import EXIT_SAVED
 
 EPOCHS, STEPS = 6, 12
 RANDOM_KILLS = 30
@@ -262,8 +262,8 @@ def test_checkpoints_of_a_bfloat16_model_hold_float32(command, target, tmp_path)
     """Rounded on the way, a resumed run would not have the bytes of an undisturbed one."""
     import torch
 
-    from shared.models import load_model, load_tokenizer
-    from shared.saved import save_model, stored_dtype
+    from shared.lm.models import load_model, load_tokenizer
+    from shared.lm.saved import save_model, stored_dtype
 
     narrow = tmp_path / "narrow"
     save_model(load_model(target, dtype=torch.bfloat16, device=torch.device("cpu")), load_tokenizer(target), narrow, source=target)

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from shared.datasets import Row as Source
+from shared.data.datasets import Row as Source
+from shared.data.examples import answer_span_tokens, make_examples
 from shared.errors import DataError
-from shared.examples import answer_span_tokens, make_examples
 from tu_eval.attacks.probing import Numbers, Probe, means, measure
-from tu_eval.store import Row
-from tu_eval.variants import fact_spans
+from tu_eval.results.folder import Row
+from tu_eval.suites.variants import fact_spans
 
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shared.engines import Request
+from shared.data.examples import Example
+from shared.engines.interface import Request
 from shared.errors import ModelError
-from shared.examples import Example
 from tu_eval.metrics.probability import probability
-from tu_eval.store import Row
+from tu_eval.results.folder import Row
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,7 @@ import torch
 
 from shared.errors import ModelError
 from tu_eval.attacks.probing import Probe, measure, restored
-from tu_eval.store import Row
+from tu_eval.results.folder import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from shared.data.examples import Example
 from shared.errors import ModelError
-from shared.examples import Example
-from shared.logprobs import target_logprobs
-from shared.packed import PackedModel
-from shared.weights import seeded
+from shared.lm.logprobs import target_logprobs
+from shared.lm.packed import PackedModel
+from shared.weighting.weights import seeded
 from tu_eval.attacks.probing import Numbers, Probe, means, measure, restored
-from tu_eval.store import Row
+from tu_eval.results.folder import Row
 
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine

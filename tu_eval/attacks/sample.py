@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shared.console import progress, say
-from shared.datasets import Row as Source
-from shared.weights import seeded
-from shared.words import TERM, terms
-from shared.words import holds as in_a_row
+from shared.data.datasets import Row as Source
+from shared.data.words import TERM, terms
+from shared.data.words import holds as in_a_row
+from shared.weighting.weights import seeded
 from tu_eval.attacks.probing import Numbers, Probe
 from tu_eval.metrics.rouge import rouge_l_recall
-from tu_eval.store import Row
+from tu_eval.results.folder import Row
 
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine

@@ -10,13 +10,13 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared import models
+from shared.data.layout import Layout
 from shared.engines.vllm_setup import INSTALL, fitting_device, free, prepare_environment, version
 from shared.errors import ConfigError, ModelError
-from shared.layout import Layout
+from shared.lm import models
 
 if TYPE_CHECKING:
-    from tu_eval.benchmarks import BenchmarksConfig
+    from tu_eval.harness.config import BenchmarksConfig
 
 LOAD_ERRORS = (ValueError, RuntimeError, NotImplementedError, KeyError, AttributeError, TypeError, AssertionError, ImportError, OSError)
 """what vLLM raises for a model or an option that it does not take"""

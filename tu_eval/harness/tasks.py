@@ -14,8 +14,8 @@ import jinja2
 
 from shared.console import say
 from shared.errors import ConfigError, DataError
-from shared.fs import hash_json
-from shared.models import check_readable
+from shared.files.fs import hash_json
+from shared.lm.models import check_readable
 
 SHORT = ("wmdp", "wmdp_bio", "wmdp_cyber", "wmdp_chem", "mmlu")
 FOLDERS = ("wmdp", "mmlu/default")

@@ -1,6 +1,6 @@
 """Membership scores of one answer: the lower, the more the model treats it as text that it was trained on.
 
-The gradient norm needs the model itself and is computed where the model is (tu_eval/measure.py). `logprob` is that of the answer's target
+The gradient norm needs the model itself and is computed where the model is (tu_eval/measure/pieces.py). `logprob` is that of the answer's target
 tokens, natural logarithms; loss, zlib and reference take the end-of-turn token along, the two Min-K scores leave it out (OpenUnlearning).
 """
 

@@ -1,7 +1,7 @@
 """ROUGE-L: the longest common subsequence of two texts' words, over the words of the gold text (recall), or as F1. Source: Lin 2004, by
 the package rouge-score; with its Porter stemmer where TOFU's numbers are wanted, without it where MUSE's are.
 
-rouge-score's own tokenizer keeps a to z and digits and drops every other script. Words are those of shared/words.py instead: of any
+rouge-score's own tokenizer keeps a to z and digits and drops every other script. Words are those of shared/data/words.py instead: of any
 script, a character each where a script writes no blanks. On ASCII text both are the same, to the last digit. The stemmer knows English:
 only words of a to z and digits are stemmed, by rouge-score's rule (those of more than three letters).
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.words import terms
+from shared.data.words import terms
 
 STEMMED_FROM = 4
 WORDS = "every script"
