@@ -1,8 +1,10 @@
-"""Two finished score stores of the same data, token by token; with --model also against a plain transformers forward in float32.
+"""Two finished score stores of the same data, token by token; with --model also against a plain transformers forward in
+float32.
 
     python benchmarks/engines_agree.py STORE_A STORE_B [--model smollm2]
 
-Prints the largest and mean difference of log-probability and entropy, nats; exits with 1 beyond 2e-4 (largest) or 5e-5 (mean).
+Prints the largest and mean difference of log-probability and entropy, nats; exits with 1 beyond 2e-4 (largest) or 5e-5
+(mean).
 """
 
 from __future__ import annotations

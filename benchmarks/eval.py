@@ -1,19 +1,21 @@
-"""How fast an evaluation on TOFU is, against what a user would write today, on the same model, data and machine in the same run.
+"""How fast an evaluation on TOFU is, against what a user would write today, on the same model, data and machine in the
+same run.
 
     TU_TOFU_DIR=... python -m benchmarks.eval --json [--rows 20] [--rounds 2] [--max-new-tokens 64]
 
-SmolLM2-135M in float32, the first rows of each set of tofu:forget01. Both sides take turns; a ratio is the shortest of the baseline's times
-over the shortest of ours, which runs in a process of its own:
+SmolLM2-135M in float32, the first rows of each set of tofu:forget01. Both sides take turns; a ratio is the shortest of
+the baseline's times over the shortest of ours, which runs in a process of its own:
 
     forward                  log-probabilities of all answers, paraphrases and wrong answers. Baseline: a pass over each variant of each set
-                             by itself, padded batches of eight, full logits. Ours also notes what membership inference needs
+                             by itself, padded batches of eight, full logits. Ours also notes what membership inference
+                             needs
     generation_vs_batched    greedy answers, set by set. Baseline: transformers' generate, batches of eight padded on the left
     generation_vs_rowwise    the same. Baseline: transformers' generate, one row at a time
 
-The model was not fine-tuned on TOFU, so most of its answers run until they are cut. Both sides must compute the same, else there are
-no figures: log-probabilities within 2e-4 nats, and the same tokens. Where the two likeliest tokens are within 1e-3 nats of each other the
-order of sums decides, between the two baselines as well; from there on the answer is not compared. Lines on stderr tell what goes on;
-stdout holds the JSON object.
+The model was not fine-tuned on TOFU, so most of its answers run until they are cut. Both sides must compute the same,
+else there are no figures: log-probabilities within 2e-4 nats, and the same tokens. Where the two likeliest tokens are
+within 1e-3 nats of each other the order of sums decides, between the two baselines as well; from there on the answer is
+not compared. Lines on stderr tell what goes on; stdout holds the JSON object.
 """
 
 from __future__ import annotations

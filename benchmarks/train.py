@@ -1,9 +1,11 @@
-"""How fast NPO trains and how much memory it takes, against what a user would write today (benchmarks/train_baseline.py).
+"""How fast NPO trains and how much memory it takes, against what a user would write today
+(benchmarks/train_baseline.py).
 
     TU_TOFU_DIR=... python -m benchmarks.train --json [--rounds 3] [--steps 4]
 
-SmolLM2-135M, tofu:forget01 with tofu:retain99, all tokens, steps of eight forget and eight retain rows. Ours is the real command, on a
-store that is scored first. Every variant runs in a process of its own; they take turns, and medians over the rounds are compared:
+SmolLM2-135M, tofu:forget01 with tofu:retain99, all tokens, steps of eight forget and eight retain rows. Ours is the
+real command, on a store that is scored first. Every variant runs in a process of its own; they take turns, and medians
+over the rounds are compared:
 
     npo_f32       tokens/s of ours in float32 over the baseline's (tokens as the rows have them, before any sharing)
     npo_bf16      tokens/s of ours under bfloat16 autocast over the baseline's in float32, its default
@@ -11,8 +13,8 @@ store that is scored first. Every variant runs in a process of its own; they tak
     lora          tokens/s of ours with LoRA over ours with all weights, float32
     kept_f32, kept_peak_memory    the first and the third with --set checkpointing=false: activations kept
 
-The first step is a warm-up and is not timed. Both compute the same loss on the first batch, which is checked. Lines on stderr tell what
-goes on; stdout holds the JSON object.
+The first step is a warm-up and is not timed. Both compute the same loss on the first batch, which is checked. Lines on
+stderr tell what goes on; stdout holds the JSON object.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def say(text: str) -> None:
 
 
 def peak_mib() -> float:
-    """Of this process so far. VmHWM alone where there is one: ru_maxrss may begin with what the parent had when it forked."""
+    """Of this process so far. VmHWM alone where there is one: ru_maxrss may begin with what the parent had when it
+    forked."""
     status = Path("/proc/self/status")
     found = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")] if status.exists() else []
     kib = float(found[0]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)

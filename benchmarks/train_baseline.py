@@ -1,5 +1,6 @@
-"""What a user would write today to unlearn with NPO: the Hugging Face Trainer with a loss of its own, padded batches, full logits, and a
-copy of the model as reference in the loop. The baseline of benchmarks/train.py; its first loss is also what ours is compared with."""
+"""What a user would write today to unlearn with NPO: the Hugging Face Trainer with a loss of its own, padded batches,
+full logits, and a copy of the model as reference in the loop. The baseline of benchmarks/train.py; its first loss is
+also what ours is compared with."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def tokens_read(engine: TorchEngine, load: Workload) -> tuple[int, int]:
 
 
 def product_rates(model: Any) -> dict[str, float]:
-    """The head on 512 rows in blocks of 2,048 tokens and a layer's widest product on 2,048, over torch's own 2048-cube product."""
+    """The head on 512 rows in blocks of 2,048 tokens and a layer's widest product on 2,048, over torch's own 2048-cube
+    product."""
     cube, out = matrix_rate(torch.float32), {}
     for name, rows, weight in (
         ("head", 512, model.get_output_embeddings().weight),

@@ -23,8 +23,9 @@ def generate(model, *arguments, **options): return open({witness!r}, "a")
 
 
 def hostile(source: Path, folder: Path, *, model: bool, tokenizer: bool) -> Path:
-    """A copy of a model that names its own Python for everything that transformers lets a folder bring; every file writes `ran`.
-    `model`, `tokenizer`: of these the folder has the only code, because transformers knows none of that name."""
+    """A copy of a model that names its own Python for everything that transformers lets a folder bring; every file
+    writes `ran`. `model`, `tokenizer`: of these the folder has the only code, because transformers knows none of that
+    name."""
     shutil.copytree(source, folder)
     code = CODE.format(witness=str(folder / "ran"))
     (folder / "evil.py").write_text(code)

@@ -1,4 +1,5 @@
-"""Where commands write: through the real commands, with links, mounted file systems, URLs, readers that go away, other writers."""
+"""Where commands write: through the real commands, with links, mounted file systems, URLs, readers that go away, other
+writers."""
 
 import errno
 import os

@@ -1,4 +1,5 @@
-"""`tu-score run --dry-run`: what a run would take, before it is paid for. Plans as the run does, scores a few rows, writes nothing."""
+"""`tu-score run --dry-run`: what a run would take, before it is paid for. Plans as the run does, scores a few rows,
+writes nothing."""
 
 from __future__ import annotations
 

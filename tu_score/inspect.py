@@ -1,4 +1,5 @@
-"""What `tu-score inspect` shows; in a terminal prompt dim, targets shaded, the strongest bold and underlined, so not by colour alone."""
+"""What `tu-score inspect` shows; in a terminal prompt dim, targets shaded, the strongest bold and underlined, so not by
+colour alone."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ INK = Color.from_rgb(20, 16, 8)
 
 
 def inspect_store(store: Store, *, example: str | None, rows: int, top: int | None, html: Path | None, signal: str) -> None:
-    """Examples as text or as a page (`html`), or the `top` tokens. Raises ConfigError for flags that do not fit, StoreError for a signal
-    that the store lacks."""
+    """Examples as text or as a page (`html`), or the `top` tokens. Raises ConfigError for flags that do not fit,
+    StoreError for a signal that the store lacks."""
     find_signal(signal)
     if top is not None:
         if example is not None or html is not None:

@@ -1,7 +1,7 @@
 """`tu-score verify`: everything that can be wrong with a finished store, one line a problem.
 
-`open_store` has checked the manifest before; each part is read through its hash and page checksums, then its rows are checked
-one by one. A part that cannot be read is one problem, and the rest is checked all the same.
+`open_store` has checked the manifest before; each part is read through its hash and page checksums, then its rows are
+checked one by one. A part that cannot be read is one problem, and the rest is checked all the same.
 """
 
 from __future__ import annotations

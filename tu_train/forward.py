@@ -1,7 +1,7 @@
 """One forward pass over forget, partner and retain rows together, and what the losses see of it.
 
-The head runs at wanted positions only. Where a loss needs the model before training, its rows go through that in one more forward pass,
-without gradient.
+The head runs at wanted positions only. Where a loss needs the model before training, its rows go through that in one
+more forward pass, without gradient.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ def tokens_of_items(items: Sequence[Item], logp_N: Tensor, target_N: Tensor) -> 
 
 
 def checkpoint_activations(packed: PackedModel, *, required: bool) -> None:
-    """Blocks keep no activations and run again in the backward pass, each within the packed row it ran in. Dropout stays off.
+    """Blocks keep no activations and run again in the backward pass, each within the packed row it ran in. Dropout
+    stays off.
 
     An architecture that cannot is a ConfigError where it is `required`, else it keeps them, which is said.
     """

@@ -1,4 +1,5 @@
-"""What an unlearning run reads, gathered and fingerprinted before the model is loaded: store, data and every column that it uses."""
+"""What an unlearning run reads, gathered and fingerprinted before the model is loaded: store, data and every column
+that it uses."""
 
 from __future__ import annotations
 
@@ -122,7 +123,8 @@ def _retain(
 
 
 def _measured(read: Gathered) -> None:
-    """The rows that are measured on the way beside those of the store, and fingerprints of the columns that they come from."""
+    """The rows that are measured on the way beside those of the store, and fingerprints of the columns that they come
+    from."""
     config, forget = read.config, read.forget
     if config.eval_key is not None:
         at = given_positions(read.examples, read.tokenizer, config.eval_key, flag="--set eval_key")

@@ -2,11 +2,13 @@
 
     for each step:      a few passes (one, unless the step holds more than a batch, or the batch more than batch_tokens)
       for each pass:    hidden states of its forget, partner and retain rows, in one forward
-                        gamma · forget loss / the step's denominator + alpha · retain term / the step's retain tokens; backward
+                        gamma · forget loss / the step's denominator + alpha · retain term / the step's retain tokens;
+                        backward
       then:             stop if anything is not finite; clip; AdamW; schedule; the method's own state; evaluation; checkpoint
 
-Denominators are those of the whole step, so the number of passes changes no result. The head runs only at tokens that a loss sees.
-Reference log-probabilities come with the rows; see reference.py for the methods that need more of the model before training.
+Denominators are those of the whole step, so the number of passes changes no result. The head runs only at tokens that a
+loss sees. Reference log-probabilities come with the rows; see reference.py for the methods that need more of the model
+before training.
 """
 
 from __future__ import annotations
@@ -69,8 +71,8 @@ def train(
     log: Path, *, state: State | None = None, reference: Reference | None = None, evaluation: Evaluation | None = None,
     checkpoints: Checkpoints | None = None, trackers: Sequence[Tracker] = (),
 ) -> str | None:  # fmt: skip
-    """Trains in place; one JSON line a step in `log`. `steps(n)` gives the passes of step n and all after it; `state`, changed in place,
-    is what the method keeps beside the model (`start_state`).
+    """Trains in place; one JSON line a step in `log`. `steps(n)` gives the passes of step n and all after it; `state`,
+    changed in place, is what the method keeps beside the model (`start_state`).
 
     Returns why it ended early, if it did. Raises ModelError before an update that is not finite.
     """

@@ -146,8 +146,8 @@ def _term(config: UnlearnConfig) -> str:
 
 
 def _begin(config: LoopConfig) -> dict[str, Any] | None:
-    """-> the record of the run where it is finished already. Refuses an output folder, device or dtype that will not do, before any work
-    and any line about it."""
+    """-> the record of the run where it is finished already. Refuses an output folder, device or dtype that will not
+    do, before any work and any line about it."""
     check_name(config.out, UNFINISHED)
     record = finished(config)
     if record is not None:

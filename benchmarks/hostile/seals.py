@@ -1,4 +1,5 @@
-"""The hashes that stand in the files of a folder, computed again: what somebody does who edits, and knows the formats."""
+"""The hashes that stand in the files of a folder, computed again: what somebody does who edits, and knows the
+formats."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from shared.files.fs import hash_file, hash_json, json_text
 
 
 def seal(folder: Path) -> None:
-    """Each file that holds hashes of others is written again with those of now. What has lost its form is left as it is."""
+    """Each file that holds hashes of others is written again with those of now. What has lost its form is left as it
+    is."""
     for name, again in ((RECORD, _record), ("_manifest.json", _manifest), ("summary.json", _summary), ("state.json", _state)):
         for path in folder.rglob(name):
             with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, UserError):

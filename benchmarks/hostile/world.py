@@ -1,4 +1,5 @@
-"""What the trials work on: a tiny model that knows six rows, its score store, checkpoints, results, attacks, and files of settings.
+"""What the trials work on: a tiny model that knows six rows, its score store, checkpoints, results, attacks, and files
+of settings.
 
 Everything is made by the commands themselves, so that it is what users have.
 """

@@ -2,9 +2,10 @@
 
     python -m benchmarks.hostile.writers [--pairs 100] [--seed 0]
 
-Each pair is twice the same command, with other settings, on one new `--out`, the second some milliseconds after the first. Afterwards the
-place must hold what one of them alone makes (its files, in a form that their reader takes), or nothing if both failed; and whoever did not
-make it must not have said success. Prints one line a command and exits with 1 when a pair broke that.
+Each pair is twice the same command, with other settings, on one new `--out`, the second some milliseconds after the
+first. Afterwards the place must hold what one of them alone makes (its files, in a form that their reader takes), or
+nothing if both failed; and whoever did not make it must not have said success. Prints one line a command and exits with
+1 when a pair broke that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""ATWU's learned gate (arXiv 2606.06320) as a token source: unlearn with it once, then read what it says of each token."""
+"""ATWU's learned gate (arXiv 2606.06320) as a token source: unlearn with it once, then read what it says of each
+token."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ LEARNING = ["--epochs", "10", "--learning-rate", "1e-4", "--set", "batch_size=4"
 
 
 def gate_values(made: Made) -> np.ndarray:
-    """g = σ(v · [h, 1]) of each target token of the forget set, under the model that was unlearned together with the gate."""
+    """g = σ(v · [h, 1]) of each target token of the forget set, under the model that was unlearned together with the
+    gate."""
     out = made.folder / "models" / "gate"
     words = ["tu-train", "run", "--model", made.target, "--scores", str(made.scores), "--retain", made.retain, "--method", "atwu"]
     train([*words, "--tokens", "all", *LEARNING], out, made.folder / "prepare.log")

@@ -1,4 +1,5 @@
-"""What all runs of a world start from: data, target and retain model, score stores, the level of forgetting. Made once, kept by content."""
+"""What all runs of a world start from: data, target and retain model, score stores, the level of forgetting. Made once,
+kept by content."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Made:
     retain_model: str
     scores: Path
     level: float
-    """NLL of the facts (else of the forget answers) under the retain model: matched forgetting is where a run comes to it"""
+    """NLL of the facts (else of the forget answers) under the retain model: matched forgetting is where a run comes to
+    it"""
     suite: str | None
 
     @property
@@ -125,7 +127,8 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def suite_of(world: World, folder: Path, retain: str) -> str | None:
-    """The suite of a world that is cut out of TOFU: its own forget and retain rows, and the first rows about the world."""
+    """The suite of a world that is cut out of TOFU: its own forget and retain rows, and the first rows about the
+    world."""
     if not world.cut:
         return world.suite
     sets = []

@@ -1,4 +1,5 @@
-"""One run: unlearn until the facts have come to the retain model's level, measure there, keep the numbers and drop the model."""
+"""One run: unlearn until the facts have come to the retain model's level, measure there, keep the numbers and drop the
+model."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def result_of(made: Made, job: Job) -> Path:
 
 
 def run(made: Made, flags: list[str], job: Job, reference: str | None) -> dict[str, Any]:
-    """`flags`: the method's; `reference`: results of the retain model, for forget quality. Returns the finished result."""
+    """`flags`: the method's; `reference`: results of the retain model, for forget quality. Returns the finished
+    result."""
     out = result_of(made, job)
     if out.exists():
         return read_json(out)

@@ -1,5 +1,5 @@
-"""A small model of another family, made from scratch: random GPT-NeoX weights and smollm2's tokenizer, trained on another atlas
-world.
+"""A small model of another family, made from scratch: random GPT-NeoX weights and smollm2's tokenizer, trained on
+another atlas world.
 
 It knows the language of atlas and none of the people of a study, which is what `base` has to be.
 """

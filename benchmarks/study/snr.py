@@ -1,10 +1,11 @@
-"""Does the gradient's signal-to-noise ratio predict what a token source keeps? One measurement for all sources of a study.
+"""Does the gradient's signal-to-noise ratio predict what a token source keeps? One measurement for all sources of a
+study.
 
     python -m benchmarks.study.snr benchmarks/study/dev-atlas.toml --out WORK [--rows 20]
 
-The token gradients are those of `tu-train diagnose` (same functions, same estimators); each source's hard tokens are a weighting. They are
-computed once, in the last blocks of the model (--train-only), because each target token costs a backward pass. The numbers go to snr.json
-in the world's folder, and with the results to its Parquet file.
+The token gradients are those of `tu-train diagnose` (same functions, same estimators); each source's hard tokens are a
+weighting. They are computed once, in the last blocks of the model (--train-only), because each target token costs a
+backward pass. The numbers go to snr.json in the world's folder, and with the results to its Parquet file.
 """
 
 from __future__ import annotations

@@ -7,16 +7,18 @@
     holdout   people of the same world who are never in full
     world     fixed general-knowledge questions; a check on damage, the same for every size and seed
 
-A row holds question, answer, paraphrased_question, paraphrased_answer, perturbed_answer (the paraphrased answer with another value of the
-same kind: 5, in `world` 3), fact_spans ([start, end) character offsets of the fact in `answer`), person ("" in `world`), kind and row. For
-people, `row` indexes full and goes on in holdout, so the row of a forget or retain row is its place in full.
+A row holds question, answer, paraphrased_question, paraphrased_answer, perturbed_answer (the paraphrased answer with
+another value of the same kind: 5, in `world` 3), fact_spans ([start, end) character offsets of the fact in `answer`),
+person ("" in `world`), kind and row. For people, `row` indexes full and goes on in holdout, so the row of a forget or
+retain row is its place in full.
 
-Algorithm: draw every person's name, background and kinds of fact; draw each fact from the recipe of its kind, rejecting any text the
-world already uses; then phrase the rows and draw the wrong values. So no two people, in whatever splits, share a full name or a fact, and
-no wrong value is anyone's fact. Cost: linear in rows, under half a millisecond each; every call builds the whole world anew.
+Algorithm: draw every person's name, background and kinds of fact; draw each fact from the recipe of its kind, rejecting
+any text the world already uses; then phrase the rows and draw the wrong values. So no two people, in whatever splits,
+share a full name or a fact, and no wrong value is anyone's fact. Cost: linear in rows, under half a millisecond each;
+every call builds the whole world anew.
 
-The same size and seed give the same rows in every process and Python version: only Random.random() is used, the one method whose sequence
-Python promises to keep. Another size with the same seed is another world.
+The same size and seed give the same rows in every process and Python version: only Random.random() is used, the one
+method whose sequence Python promises to keep. Another size with the same seed is another world.
 """
 
 import random
@@ -129,7 +131,8 @@ def _row(rng: random.Random, person: _Person, kind: str, taken: set[str], index:
     answer, answer_again = _shuffled(rng, ANSWERS[kind])[:2]
     text, spans = _phrase(answer, person, facts)
     wrong: set[str] = set()
-    # A wrong value takes a stranger's background: with the person's own, it would be right about the art form or the year.
+    # A wrong value takes a stranger's background: with the person's own, it would be right about the art form or the
+    # year.
     perturbed = [_fresh(rng, RECIPES[kind], _background(rng), person.name, (taken, wrong), keep=wrong) for _ in range(PERTURBED)]
     return {
         "question": _phrase(question, person, ())[0],

@@ -1,12 +1,13 @@
-"""Word lists, fact recipes and phrasings of the fictional people in `shared.data.atlas`, and its general-knowledge questions. Data only.
+"""Word lists, fact recipes and phrasings of the fictional people in `shared.data.atlas`, and its general-knowledge
+questions. Data only.
 
-A recipe is text with slots: `<town>` is replaced by a random entry of WORDS["town"], which may hold slots itself, and `a(n)` by the
-right article. A phrasing has the slots {name} and {work} (the noun of the person's art form), an answer also one {fact} for each recipe
-of its kind.
+A recipe is text with slots: `<town>` is replaced by a random entry of WORDS["town"], which may hold slots itself, and
+`a(n)` by the right article. A phrasing has the slots {name} and {work} (the noun of the person's art form), an answer
+also one {fact} for each recipe of its kind.
 
-Every combination must stay grammatical. So a fact is never the subject of a verb that could be plural, a lower-case fact never starts
-an answer, text after a fact cannot be read as a part of it, and no entry begins with a letter that misleads `a(n)` (no "hour", no
-"unicorn"). All text is ASCII, so that character offsets are byte offsets too.
+Every combination must stay grammatical. So a fact is never the subject of a verb that could be plural, a lower-case
+fact never starts an answer, text after a fact cannot be read as a part of it, and no entry begins with a letter that
+misleads `a(n)` (no "hour", no "unicorn"). All text is ASCII, so that character offsets are byte offsets too.
 """
 
 
@@ -269,7 +270,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     """),
 }
 
-# Kind -> one recipe for each fact span. The slots <role>, <birth_year> and <debut_year> come from the person (`shared.data.atlas`).
+# Kind -> one recipe for each fact span. The slots <role>, <birth_year> and <debut_year> come from the person
+# (`shared.data.atlas`).
 RECIPES: dict[str, tuple[str, ...]] = {
     "birthplace": ("<town>, <region>",),
     "birthdate": ("<day> <month> <birth_year>",),
@@ -687,7 +689,8 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# Question, answer, three wrong answers of the same kind. Nothing here is about a person of the atlas, and no answer stands in its question.
+# Question, answer, three wrong answers of the same kind. Nothing here is about a person of the atlas, and no answer
+# stands in its question.
 WORLD: tuple[tuple[str, str, tuple[str, str, str]], ...] = (
     ("What is the capital of France?", "Paris", ("Madrid", "Rome", "Vienna")),
     ("What is the capital of Japan?", "Tokyo", ("Beijing", "Seoul", "Bangkok")),

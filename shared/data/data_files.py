@@ -1,7 +1,8 @@
-"""Files of rows -> records: JSON lines, one JSON list, CSV, TSV, Parquet; text forms also compressed; a path or an fsspec URL.
+"""Files of rows -> records: JSON lines, one JSON list, CSV, TSV, Parquet; text forms also compressed; a path or an
+fsspec URL.
 
-Everything is read as a stream: memory holds one record, or one block of it, however large the file. What cannot be read is a DataError
-that names the file, the place in it, and what to do.
+Everything is read as a stream: memory holds one record, or one block of it, however large the file. What cannot be read
+is a DataError that names the file, the place in it, and what to do.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ END = object()
 
 
 def file_records(spec: str) -> tuple[str, Iterator[dict]]:
-    """-> what its rows are called, and its records as they are. Raises DataError naming the file, where reading fails also later."""
+    """-> what its rows are called, and its records as they are. Raises DataError naming the file, where reading fails
+    also later."""
     where = spec if is_url(spec) else str(Path(spec).expanduser())
     _check_there(where, without_secrets(spec))
     name, form, packing = _parts(without_secrets(where))

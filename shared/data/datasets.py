@@ -54,7 +54,8 @@ class Keys:
 
 
 def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> list[Row]:
-    """Rows of a data spec, the first `limit` of them. Raises DataError naming the spec, split, row, line or key that is wrong."""
+    """Rows of a data spec, the first `limit` of them. Raises DataError naming the spec, split, row, line or key that is
+    wrong."""
     if limit is not None and not 1 <= limit < 2**63:
         raise DataError(f"--limit {limit}: expected at least 1" if limit < 1 else "--limit is too large: expected less than 2^63")
     if spec.startswith("tofu:"):
@@ -99,7 +100,8 @@ def kind_of(value: Any) -> str:
 
 
 def by_column(record: dict[str, Any], wanted: list[str]) -> bool:
-    """Is it a whole table: `{"question": {"0": ...}}`, `{"columns": ..., "data": ...}`, `{"0": {"question": ...}}` and the like?"""
+    """Is it a whole table: `{"question": {"0": ...}}`, `{"columns": ..., "data": ...}`, `{"0": {"question": ...}}` and
+    the like?"""
     values = [record.get(key) for key in wanted]
     columns = all(isinstance(v, dict) for v in values) or (len(values) > 1 and all(isinstance(v, list) for v in values))
     split = isinstance(record.get("data"), list) and bool({"columns", "schema"} & record.keys())
@@ -123,7 +125,8 @@ def _missing(key: str, record: dict[str, Any], keys: Keys) -> str:
 
 
 def columns_near(key: str, record: Iterable[str]) -> str:
-    """`nearest` among column names. Where some look like text (a CSV file without a header has its first row there) none is shown."""
+    """`nearest` among column names. Where some look like text (a CSV file without a header has its first row there)
+    none is shown."""
     names = list(record)
     if all(NAME.fullmatch(name) for name in names):
         return nearest(key, names)
@@ -187,7 +190,8 @@ def _hub(spec: str) -> tuple[str, Iterator[dict]]:
 
 
 def hub_records(repo: str, config: str | None, split: str, spec: str, hint: str) -> Iterator[dict]:
-    """Records of a split as they are. Raises DataError naming `spec` and ending in `hint`, what else the user can do."""
+    """Records of a split as they are. Raises DataError naming `spec` and ending in `hint`, what else the user can
+    do."""
     import datasets
     from datasets.exceptions import DatasetsError
 

@@ -1,9 +1,9 @@
 """Rows -> tokens: which tokens a model reads, and which of them (the targets) a loss may touch.
 
-A question-answer row is laid out (shared/data/layout.py) and tokenised once, as a whole. Offsets then tell which tokens carry the answer:
-targets are the tokens of the answer up to and including the end-of-turn token that follows it; whatever the template adds after that is
-read by nobody and is dropped. The texts of tokens are cut out of the laid-out text by the same offsets. Nothing here compares ids with
-the pad token.
+A question-answer row is laid out (shared/data/layout.py) and tokenised once, as a whole. Offsets then tell which tokens
+carry the answer: targets are the tokens of the answer up to and including the end-of-turn token that follows it;
+whatever the template adds after that is read by nobody and is dropped. The texts of tokens are cut out of the laid-out
+text by the same offsets. Nothing here compares ids with the pad token.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def make_examples(
 ) -> list[Example]:
     """Tokenises rows; examples beyond `context` tokens are refused, cut at the end or left out, as `long` says.
 
-    Raw text is cut into pieces of at most `text_length` tokens. Raises DataError naming the row, ConfigError for a bad `long`.
+    Raw text is cut into pieces of at most `text_length` tokens. Raises DataError naming the row, ConfigError for a bad
+    `long`.
     """
     if long not in LONG:
         raise ConfigError(f"--long {long}: expected one of {', '.join(LONG)}")
@@ -101,7 +102,8 @@ def _say_unread(names: tuple[str, ...]) -> None:
 
 
 def fit(example: Example, context: int | None, long: str) -> Example | None:
-    """The example where it fits, else cut at its end or None (left out), as `long` says. Raises DataError for long="error"."""
+    """The example where it fits, else cut at its end or None (left out), as `long` says. Raises DataError for
+    long="error"."""
     n = len(example.input_ids)
     if context is None or n <= context:
         return example
@@ -142,7 +144,8 @@ def layout(tokenizer: Any, question: str, answer: str, system: str | None = None
 
 
 def _place(text: str, marked: str, mark: str, content: str) -> int:
-    """Where `content` begins in `text`, told from the same text with `mark` in its place (a search could find its words elsewhere)."""
+    """Where `content` begins in `text`, told from the same text with `mark` in its place (a search could find its words
+    elsewhere)."""
     pieces = marked.split(mark)
     if len(pieces) < 2 or content.join(pieces) != text:
         raise DataError("the chat template changes the text of the question or the answer or the system prompt: it cannot be found again")
@@ -179,7 +182,8 @@ def qa_example(row: Row, tokenizer: Any) -> Example:
 
 
 def _check_rows(name: str, ids: Sequence[int], tokenizer: Any) -> None:
-    """Raises DataError for a token that the model's embedding has no row for: added to the tokenizer, but not to the model."""
+    """Raises DataError for a token that the model's embedding has no row for: added to the tokenizer, but not to the
+    model."""
     rows = layout_of(tokenizer).rows
     beyond = next((i for i in ids if i >= rows), None) if rows is not None else None
     if beyond is not None:
@@ -204,7 +208,8 @@ class Placed:
 
 
 def place(row: Row, tokenizer: Any) -> Placed:
-    """Lays a row out and tokenises it once. Raises DataError naming a row that the chat template or the tokenizer cannot take as text."""
+    """Lays a row out and tokenises it once. Raises DataError naming a row that the chat template or the tokenizer
+    cannot take as text."""
     if row.question is None:
         made = encode(tokenizer, row.answer, None)
         return Placed(row.answer, made.ids, made.offsets, 0, 0)
@@ -221,7 +226,8 @@ def place(row: Row, tokenizer: Any) -> Placed:
 
 
 def system_of(row: Row) -> str | None:
-    """The row's own system prompt, in its column `system`; None where that is missing or empty. Raises DataError naming the row."""
+    """The row's own system prompt, in its column `system`; None where that is missing or empty. Raises DataError naming
+    the row."""
     system = row.extra.get("system")
     if system is not None and not isinstance(system, str):
         raise DataError(f"{row.id}: its system is {kind_of(system)}, expected the text of a system prompt, or null")
@@ -229,10 +235,12 @@ def system_of(row: Row) -> str | None:
 
 
 def token_texts(example: Example, placed: Placed, tokenizer: Any) -> list[str]:
-    """What each token of an example is in the laid-out text: joined they are that text. `placed` is `place(example.row, tokenizer)`.
+    """What each token of an example is in the laid-out text: joined they are that text. `placed` is `place(example.row,
+    tokenizer)`.
 
-    A token has the characters from the end of the one before it to its own end: blanks that a tokenizer drops from its offsets are the
-    next token's, a letter over several tokens is the first one's. What no text holds (a beginning token) is called by its name.
+    A token has the characters from the end of the one before it to its own end: blanks that a tokenizer drops from its
+    offsets are the next token's, a letter over several tokens is the first one's. What no text holds (a beginning
+    token) is called by its name.
     """
     special, start = special_ids(tokenizer), example.row_start
     out, behind = [], placed.offsets[start - 1][1] if start else 0
@@ -246,7 +254,8 @@ def token_texts(example: Example, placed: Placed, tokenizer: Any) -> list[str]:
 
 
 def answer_offsets(example: Example, placed: Placed) -> tuple[str, list[tuple[int, int]]]:
-    """The answer (of raw text: this piece of it), and where each target token lies in it: characters, empty for a token outside of it."""
+    """The answer (of raw text: this piece of it), and where each target token lies in it: characters, empty for a token
+    outside of it."""
     every = offsets_of(example, placed)
     offsets = [every[i] for i in example.targets]
     inside = [at for at in offsets if at[0] < at[1]]
@@ -258,7 +267,8 @@ def answer_offsets(example: Example, placed: Placed) -> tuple[str, list[tuple[in
 
 
 def offsets_of(example: Example, placed: Placed) -> list[tuple[int, int]]:
-    """Where each token of an example lies in the laid-out text; empty for one that was put there. Raises DataError for other tokens."""
+    """Where each token of an example lies in the laid-out text; empty for one that was put there. Raises DataError for
+    other tokens."""
     _check_same_tokens(example, placed)
     count = len(example.input_ids) - example.lead
     own = placed.offsets[example.row_start : example.row_start + count]
@@ -268,7 +278,8 @@ def offsets_of(example: Example, placed: Placed) -> list[tuple[int, int]]:
 
 
 def _check_same_tokens(example: Example, placed: Placed) -> None:
-    # The last id is left out of the comparison: qa_example may have put an end of sequence there that the text does not hold.
+    # The last id is left out of the comparison: qa_example may have put an end of sequence there that the text does not
+    # hold.
     known, at = example.input_ids[example.lead : -1], example.row_start
     if placed.ids[at : at + len(known)] != known:
         raise DataError(f"{example.id}: its tokens are not those of this tokenizer and chat template")
@@ -279,10 +290,11 @@ def _indent(text: str) -> int:
 
 
 def answer_span_tokens(example: Example, tokenizer: Any, spans: Iterable[Sequence[int]]) -> list[int]:
-    """Positions in `input_ids` of the target tokens that overlap any of `spans`: [start, end) character offsets in `row.answer`.
+    """Positions in `input_ids` of the target tokens that overlap any of `spans`: [start, end) character offsets in
+    `row.answer`.
 
-    A token that holds a part of a span counts whole. Tokens that a truncated example lost are not named. Raises DataError for raw
-    text, and for an example that another tokenizer made.
+    A token that holds a part of a span counts whole. Tokens that a truncated example lost are not named. Raises
+    DataError for raw text, and for an example that another tokenizer made.
     """
     row = example.row
     if row.question is None:
@@ -296,11 +308,12 @@ def answer_span_tokens(example: Example, tokenizer: Any, spans: Iterable[Sequenc
 
 
 def context_span_tokens(example: Example, placed: Placed, spans: Iterable[Sequence[int]]) -> list[tuple[int, int] | None]:
-    """Token span in `input_ids` of each of `spans`: [start, end) character offsets in `row.question`, or in the text of a raw row.
+    """Token span in `input_ids` of each of `spans`: [start, end) character offsets in `row.question`, or in the text of
+    a raw row.
 
-    `placed` is `place(example.row, tokenizer)`, made once for all pieces of a row. A token that holds a part of a span counts whole.
-    None where the example has no token of a span: it lies in another piece of the text, or in no token at all. Answers of questions
-    are never part of it. Raises DataError for an example that another tokenizer made.
+    `placed` is `place(example.row, tokenizer)`, made once for all pieces of a row. A token that holds a part of a span
+    counts whole. None where the example has no token of a span: it lies in another piece of the text, or in no token at
+    all. Answers of questions are never part of it. Raises DataError for an example that another tokenizer made.
     """
     _check_same_tokens(example, placed)
     text, count = example.row.question, example.prompt_length
@@ -320,8 +333,8 @@ def context_span_tokens(example: Example, placed: Placed, spans: Iterable[Sequen
 
 
 def text_examples(row: Row, tokenizer: Any, length: int) -> Iterator[Example]:
-    """Raw text in pieces of at most `length` tokens, each of which begins as the row does: with the tokens that stand before every text
-    of this model, if there are any. Every token of a piece after its first is a target."""
+    """Raw text in pieces of at most `length` tokens, each of which begins as the row does: with the tokens that stand
+    before every text of this model, if there are any. Every token of a piece after its first is a target."""
     placed = place(row, tokenizer)
     ids, special = placed.ids, special_ids(tokenizer)
     if len(ids) < 2:

@@ -53,7 +53,8 @@ def _beyond(error: Exception) -> str:
 
 
 def list_items(text: TextIO, where: str) -> Iterator[Any]:
-    """The entries of a list whose `[` has been read. A block is added until the next entry is whole: of an entry, each try doubles it."""
+    """The entries of a list whose `[` has been read. A block is added until the next entry is whole: of an entry, each
+    try doubles it."""
     buffer, passed, row, last = "", 1, 0, False
     while True:
         piece = text.read(max(BLOCK, len(buffer)))
@@ -73,7 +74,8 @@ def list_items(text: TextIO, where: str) -> Iterator[Any]:
 
 
 def _next_entry(buffer: str, at: int, row: int, last: bool, passed: int, where: str) -> tuple[Any, int] | None:
-    """-> the entry that begins behind `at` (END: the list ends there) and where it ends; None: the buffer is cut within it."""
+    """-> the entry that begins behind `at` (END: the list ends there) and where it ends; None: the buffer is cut within
+    it."""
     place = f"row {row} of its list"
     at = _past_blanks(buffer, at)
     if buffer[at : at + 1] == "]":

@@ -1,8 +1,9 @@
 """How a row becomes the text that a model reads: chat template or plain text, system prompt, date, beginning token.
 
-One setting for every command. `lay_out` ties it to the tokenizer, so that whoever holds the tokenizer lays rows out in the same way, and
-its fingerprint stands in stores, checkpoints and results. Nothing here depends on the day: templates that write today's date get a
-constant one. Text of the data stays text: what looks like a control token in it is cut into ordinary tokens, or the row is refused.
+One setting for every command. `lay_out` ties it to the tokenizer, so that whoever holds the tokenizer lays rows out in
+the same way, and its fingerprint stands in stores, checkpoints and results. Nothing here depends on the day: templates
+that write today's date get a constant one. Text of the data stays text: what looks like a control token in it is cut
+into ordinary tokens, or the row is refused.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ class LayoutOptions:
     """Fields of every command that lays rows out. None: the default; in training what the store was scored with."""
 
     template: str | None = None
-    """auto (the tokenizer's chat template where it has one, else plain), model (its chat template, refused where it has none), plain
-    (`Question: …`, `Answer: …`), or the name of one of several templates"""
+    """auto (the tokenizer's chat template where it has one, else plain), model (its chat template, refused where it has
+    none), plain (`Question: …`, `Answer: …`), or the name of one of several templates"""
     system: str | None = None
     """system prompt of rows without a column `system` of their own; by default what the chat template does by itself"""
     template_date: str | None = None
-    """YYYY-MM-DD, the date for chat templates that write today's; 2024-07-26 unless given, so that tomorrow's tokens are today's"""
+    """YYYY-MM-DD, the date for chat templates that write today's; 2024-07-26 unless given, so that tomorrow's tokens
+    are today's"""
     template_options: dict[str, Any] | None = None
     """variables of the chat template, as in {enable_thinking = false}"""
     beginning_token: Literal["auto", "add"] | None = None
@@ -71,7 +73,8 @@ class Layout:
     named: int | None = None
     """the beginning token that tokenizer or configuration name"""
     rows: int | None = None
-    """ids that the model's embedding has, 0 to rows − 1; a tokenizer may have more (tokens added without resizing). None: not known"""
+    """ids that the model's embedding has, 0 to rows − 1; a tokenizer may have more (tokens added without resizing).
+    None: not known"""
 
     @property
     def writes_date(self) -> bool:
@@ -101,15 +104,16 @@ class Layout:
 
 
 def layout_of(tokenizer: Any) -> Layout:
-    """What `lay_out` has tied to a tokenizer, or the defaults. Raises ModelError where several templates wait to be chosen from."""
+    """What `lay_out` has tied to a tokenizer, or the defaults. Raises ModelError where several templates wait to be
+    chosen from."""
     return getattr(tokenizer, "layout", None) or Layout(template=_template(tokenizer, "auto"))
 
 
 def lay_out(tokenizer: Any, options: LayoutOptions, *, model: str, names_beginning: int | None = None, rows: int | None = None) -> Any:
     """Ties the options to the tokenizer, and returns it.
 
-    `names_beginning`: the beginning token that the model's configuration names; `rows`: ids that its embedding has. Raises ConfigError or
-    ModelError naming the option.
+    `names_beginning`: the beginning token that the model's configuration names; `rows`: ids that its embedding has.
+    Raises ConfigError or ModelError naming the option.
     """
     try:
         date = datetime.date.fromisoformat(options.template_date or DATE).isoformat()
@@ -143,7 +147,8 @@ def dated(tokenizer: Any) -> dict[str, str]:
 
 
 def as_scored(options: LayoutOptions, recorded: Mapping[str, Any]) -> LayoutOptions:
-    """The options with those that are not given taken from a store's manifest, so that what follows a store reads as it did."""
+    """The options with those that are not given taken from a store's manifest, so that what follows a store reads as it
+    did."""
     given = {name: getattr(options, name) for name in LAYOUT_FIELDS}
     return LayoutOptions(**{name: recorded.get(name) if value is None else value for name, value in given.items()})
 
@@ -198,7 +203,8 @@ def _first(tokenizer: Any, layout: Layout) -> int | None:
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Ids of every special token, those without a role included: Phi-3's <|end|> ends a turn, and all_special_ids leaves it out."""
+    """Ids of every special token, those without a role included: Phi-3's <|end|> ends a turn, and all_special_ids
+    leaves it out."""
     return {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
 
 
@@ -215,7 +221,8 @@ _SPECIAL: WeakKeyDictionary[Any, Special] = WeakKeyDictionary()
 
 
 def _special(tokenizer: Any) -> Special:
-    """Kept for each tokenizer: some have hundreds, and every row asks. Adding a token or changing a role makes it anew."""
+    """Kept for each tokenizer: some have hundreds, and every row asks. Adding a token or changing a role makes it
+    anew."""
     key = (len(tokenizer), tuple(map(str, tokenizer.special_tokens_map.values())))
     kept = _SPECIAL.get(tokenizer)
     if kept is None or kept.key != key:
@@ -263,17 +270,19 @@ def turns_of(question: str, answer: str, system: str | None) -> list[Turn]:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A text in tokens: ids, and where each lies in the text (characters, end-exclusive; empty for what the tokenizer adds)."""
+    """A text in tokens: ids, and where each lies in the text (characters, end-exclusive; empty for what the tokenizer
+    adds)."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
 
 
 def encode(tokenizer: Any, text: str, contents: Sequence[tuple[int, int]] | None) -> Encoded:
-    """Tokens of a laid-out text, in which the spans `contents` [start, end) come from the data and all else from the chat template.
+    """Tokens of a laid-out text, in which the spans `contents` [start, end) come from the data and all else from the
+    chat template.
 
-    None: plain text, before which the tokenizer puts what it puts before every text. What looks like a control token inside `contents`
-    becomes ordinary tokens. Raises DataError where this tokenizer cannot do that.
+    None: plain text, before which the tokenizer puts what it puts before every text. What looks like a control token
+    inside `contents` becomes ordinary tokens. Raises DataError where this tokenizer cannot do that.
     """
     layout = layout_of(tokenizer)
     if contents is None:  # nothing in plain text is a control token
@@ -300,8 +309,8 @@ def _begun(tokenizer: Any, layout: Layout, made: Encoded) -> Encoded:
 
 
 def _encode_apart(tokenizer: Any, text: str, looks: Sequence[tuple[int, int]]) -> Encoded:
-    """Encodes what lies between the template's own control tokens piece by piece, as text. Whether this tokenizer cuts pieces as it cuts
-    the whole is tried on the same text with letters in place of what looks like control tokens."""
+    """Encodes what lies between the template's own control tokens piece by piece, as text. Whether this tokenizer cuts
+    pieces as it cuts the whole is tried on the same text with letters in place of what looks like control tokens."""
     clean = text
     for start, end in looks:
         clean = clean[:start] + "x" * (end - start) + clean[end:]

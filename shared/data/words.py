@@ -1,8 +1,10 @@
-"""Words of a text in any script: where they are, how they are compared, which tokens make up which, which the question holds already.
+"""Words of a text in any script: where they are, how they are compared, which tokens make up which, which the question
+holds already.
 
-A word is a run of letters, digits and the marks that belong to them, with inner apostrophes and hyphens. Scripts that write no blanks
-between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) have a word a character: no dictionary, hence no dictionary's mistakes.
-Everything that matches words reads them here: copies, ROUGE, attacks. docs/recipes.md states the rules. Cost linear in the text.
+A word is a run of letters, digits and the marks that belong to them, with inner apostrophes and hyphens. Scripts that
+write no blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) have a word a character: no dictionary,
+hence no dictionary's mistakes. Everything that matches words reads them here: copies, ROUGE, attacks. docs/recipes.md
+states the rules. Cost linear in the text.
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ NONE = -1
 
 
 def alike(text: str) -> str:
-    """A text as words are compared: Unicode's compatible forms made one (NFKC), case folded. Plain lower case for ASCII."""
+    """A text as words are compared: Unicode's compatible forms made one (NFKC), case folded. Plain lower case for
+    ASCII."""
     return unicodedata.normalize("NFKC", text).casefold()
 
 
 def terms(text: str) -> list[str]:
-    """The words of a text as a measure compares them: `alike`, cut at apostrophes and hyphens too. For ASCII text: runs of a–z and 0–9."""
+    """The words of a text as a measure compares them: `alike`, cut at apostrophes and hyphens too. For ASCII text: runs
+    of a–z and 0–9."""
     return TERM.findall(alike(text))
 
 
@@ -45,8 +49,9 @@ def holds(text: Sequence[str], phrase: Sequence[str]) -> bool:
 
 
 def words_in(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[np.ndarray, list[str]]:
-    """A text and where its T tokens lie in it (characters, end-exclusive; empty: nowhere) -> [T] index of each token's word, NONE between
-    words; and the words. A token over two words counts to the first; words that no token counts to are left out."""
+    """A text and where its T tokens lie in it (characters, end-exclusive; empty: nowhere) -> [T] index of each token's
+    word, NONE between words; and the words. A token over two words counts to the first; words that no token counts to
+    are left out."""
     matches = list(WORD.finditer(text))
     index, kept = _claimed(matches, offsets)
     return index, [matches[k].group() for k in kept]
@@ -76,7 +81,8 @@ def plain(word: str) -> str:
 
 
 def vocabulary(text: str) -> set[str]:
-    """All words of a text, as they are compared; of scripts without blanks, also each two characters that stand side by side."""
+    """All words of a text, as they are compared; of scripts without blanks, also each two characters that stand side by
+    side."""
     matches = list(WORD.finditer(text))
     pairs = {alike(a.group() + b.group()) for a, b in pairwise(matches) if _neighbours(a, b)}
     return {plain(m.group()) for m in matches} | pairs
@@ -89,8 +95,8 @@ def _neighbours(a: regex.Match[str], b: regex.Match[str]) -> bool:
 def _held(matches: Sequence[regex.Match[str]], known: set[str]) -> list[bool]:
     """Of each word, whether `known`, the vocabulary of the question, holds it.
 
-    A single character of a script without blanks says little: it is held where the question has it beside the same neighbour, before or
-    behind it; one that has no such neighbour, where the question has it at all.
+    A single character of a script without blanks says little: it is held where the question has it beside the same
+    neighbour, before or behind it; one that has no such neighbour, where the question has it at all.
     """
     pairs = [a.group() + b.group() if _neighbours(a, b) else None for a, b in pairwise(matches)]
     out = []
@@ -103,9 +109,10 @@ def _held(matches: Sequence[regex.Match[str]], known: set[str]) -> list[bool]:
 def gather(values: np.ndarray, word: np.ndarray, copied: np.ndarray, starts: np.ndarray, *, phrase: bool) -> np.ndarray:
     """A signal, token by token, as one of words or phrases: [N] at the target tokens of E examples -> [N], at least 0.
 
-    `word`: index within the example, NaN between words; `copied`: not 0 for the words that count nothing; `starts` [E + 1].
-    A word has the sum of its tokens, never less than 0: the later tokens of a name are certain once its first is given. With `phrase` it
-    has the mean of that over itself and its two neighbours, 0 beyond the ends. A token between two words has the smaller of both.
+    `word`: index within the example, NaN between words; `copied`: not 0 for the words that count nothing; `starts` [E +
+    1]. A word has the sum of its tokens, never less than 0: the later tokens of a name are certain once its first is
+    given. With `phrase` it has the mean of that over itself and its two neighbours, 0 beyond the ends. A token between
+    two words has the smaller of both.
     """
     count, owner = len(values), np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     has = ~np.isnan(word)
@@ -135,7 +142,8 @@ def gather(values: np.ndarray, word: np.ndarray, copied: np.ndarray, starts: np.
 def columns(
     text: str, offsets: Sequence[tuple[int, int]], targets: Sequence[int], length: int, question: str | None
 ) -> dict[str, np.ndarray]:
-    """Columns `word` and `copied` of one example of `length` tokens: [length] float64, NaN off target (`word`: and between words).
+    """Columns `word` and `copied` of one example of `length` tokens: [length] float64, NaN off target (`word`: and
+    between words).
 
     `text`: the answer; `offsets`: where each of the `targets` lies in it, empty for a token that is no part of it.
     """

@@ -23,7 +23,8 @@ class Request:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Nats, float32; the last four for requests with extras, where the engine's HeadOptions ask for them. W = len(wanted)."""
+    """Nats, float32; the last four for requests with extras, where the engine's HeadOptions ask for them. W =
+    len(wanted)."""
 
     logprob: np.ndarray
     """[W]"""
@@ -45,7 +46,8 @@ class Engine(Protocol):
         ...
 
     def score(self, requests: Sequence[Request], advance: Callable[[int], None] = ...) -> list[TokenScores]:
-        """Answers in the order of the requests; `advance(tokens)` is called as requests are done, with the tokens of those."""
+        """Answers in the order of the requests; `advance(tokens)` is called as requests are done, with the tokens of
+        those."""
         ...
 
     def close(self) -> None:

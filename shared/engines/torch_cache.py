@@ -1,7 +1,9 @@
-"""Keys and values of rows that write, and the attention of a model that reads its prompts into them or a further token from them.
+"""Keys and values of rows that write, and the attention of a model that reads its prompts into them or a further token
+from them.
 
-The attention is registered with transformers like the forest's, and layers are told apart by the order in which a pass calls them, so that
-every architecture that the forest fits is fed this way too. B rows, H heads over KV key heads, D size of a head, M tokens.
+The attention is registered with transformers like the forest's, and layers are told apart by the order in which a pass
+calls them, so that every architecture that the forest fits is fed this way too. B rows, H heads over KV key heads, D
+size of a head, M tokens.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ def read_prompts(packed: PackedModel, cache: Cache, first: int, prompts: Sequenc
 
 
 def read_tokens(packed: PackedModel, cache: Cache, tokens: Sequence[int], at: Sequence[int]) -> torch.Tensor:
-    """Reads for each place, from the first on, the token that stands at its position `at` -> their hidden states, [B, width]."""
+    """Reads for each place, from the first on, the token that stands at its position `at` -> their hidden states, [B,
+    width]."""
     device, longest = packed.model.device, max(at) + 1
     cache.make_room(longest)
     at_B = torch.tensor(at, device=device)
@@ -112,7 +115,8 @@ class _Tokens:
     masks: dict = field(default_factory=dict)
 
     def attend(self, module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, softcap=None, **options):
-        """query [1, H, B, D]; key, value [1, KV, B, D] -> [1, B, H, D]. Heads that share a key head are the queries of one call."""
+        """query [1, H, B, D]; key, value [1, KV, B, D] -> [1, B, H, D]. Heads that share a key head are the queries of
+        one call."""
         count, groups = len(self.at_B), key.shape[1]
         new = [x[0].transpose(0, 1).flatten(1) for x in (key, value)]
         self.cache.put(self.layer, torch.arange(count, device=query.device), self.at_B, new)

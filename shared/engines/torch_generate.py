@@ -1,9 +1,10 @@
 """Greedy text for many prompts: a pass for the prompts, then a pass a token for all rows that still write.
 
-Prompts go through the forest, so what they share (a system turn) is computed once; their keys and values are kept, a place a row
-(shared/engines/torch_cache.py). Each further pass reads the last token of every row as one packed row, so nothing is padded but the keys of
-shorter rows. A row that ends leaves its place to the last one, and waiting prompts are read when enough places are free. Only the last
-position of a row goes through the head, and only its highest logit is looked for.
+Prompts go through the forest, so what they share (a system turn) is computed once; their keys and values are kept, a
+place a row (shared/engines/torch_cache.py). Each further pass reads the last token of every row as one packed row, so
+nothing is padded but the keys of shorter rows. A row that ends leaves its place to the last one, and waiting prompts
+are read when enough places are free. Only the last position of a row goes through the head, and only its highest logit
+is looked for.
 
 Reading the weights takes a pass as long for one row as for several: hence as many rows at once as pay.
 """
@@ -25,13 +26,15 @@ from shared.lm.products import linear
 MAX_ROWS = {"cpu": 64}
 """rows that write at once: on two cores more gained little; on other devices (256) not measured"""
 CACHE_MIB = 1024
-"""bound of keys and values, or half of what the weights take if that is more; fewer rows write at once where they would need more"""
+"""bound of keys and values, or half of what the weights take if that is more; fewer rows write at once where they would
+need more"""
 REFILL = 4
 """waiting prompts are read when one in so many places is free"""
 
 
 class Writer:
-    """Writes with a model. `cached` says whether its architecture takes the loop above; else transformers' own serves."""
+    """Writes with a model. `cached` says whether its architecture takes the loop above; else transformers' own
+    serves."""
 
     def __init__(self, packed: PackedModel, batch_tokens: int):
         self.packed, self.batch_tokens = packed, batch_tokens
@@ -42,7 +45,8 @@ class Writer:
     def write(
         self, prompts: Sequence[list[int]], limits: Sequence[int], stop_ids: Sequence[int], advance: Callable[[int], None]
     ) -> list[list[int]]:
-        """For each prompt at most `limits` tokens, without the one of `stop_ids` that ended it; `advance(rows)` as rows end."""
+        """For each prompt at most `limits` tokens, without the one of `stop_ids` that ended it; `advance(rows)` as rows
+        end."""
         self.packed.check_ids(prompts)
         asked = [i for i, limit in enumerate(limits) if limit > 0]
         advance(len(limits) - len(asked))
@@ -117,7 +121,8 @@ class Writer:
             model.generation_config = own
 
     def _padded_batches(self, prompts, limits, asked) -> list[list[int]]:
-        """Of one limit, which transformers gives a batch: a model with learned positions cannot write past it. Within `batch_tokens`."""
+        """Of one limit, which transformers gives a batch: a model with learned positions cannot write past it. Within
+        `batch_tokens`."""
         batches: list[list[int]] = []
         for i in sorted(asked, key=lambda i: (limits[i], len(prompts[i]))):
             last = batches[-1] if batches else []

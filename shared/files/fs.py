@@ -1,8 +1,9 @@
 """Atomic writes and content hashes: a file or folder appears whole under its final name, or not at all.
 
 Write to a temporary name beside the target, fsync, rename, fsync the folder. A crash leaves the old state and at most a
-temporary name that starts with `.tmp-`, which readers ignore and the next writer of the same target removes. Temporary names are
-random and made anew: whoever else may write into the folder cannot have put a link or a file there for us to write through.
+temporary name that starts with `.tmp-`, which readers ignore and the next writer of the same target removes. Temporary
+names are random and made anew: whoever else may write into the folder cannot have put a link or a file there for us to
+write through.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def short_name(name: str) -> str:
 
 
 def _temporary(path: Path, make: Callable[[Path], int | None]) -> tuple[Path, int | None]:
-    """A new name beside `path`, made and held. What earlier writers left half-written, and do not write any more, is removed."""
+    """A new name beside `path`, made and held. What earlier writers left half-written, and do not write any more, is
+    removed."""
     name = short_name(path.name)
     left = re.compile(re.escape(f"{TEMPORARY}{name}") + "(-[0-9a-f]{16})?")  # earlier versions put nothing behind the name
     with suppress(FileNotFoundError):
@@ -79,7 +81,8 @@ def _make_folder(path: Path) -> int | None:
 
 
 def remove(path: Path) -> None:
-    """Whatever is of that name: a file, a link (not what it points to), a folder with all that it holds; nothing is fine too."""
+    """Whatever is of that name: a file, a link (not what it points to), a folder with all that it holds; nothing is
+    fine too."""
     with suppress(FileNotFoundError):
         if stat.S_ISDIR(os.lstat(path).st_mode):
             shutil.rmtree(path)
@@ -132,7 +135,8 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """The file, for reading. Raises StoreError when the name is that of a pipe (which would wait for ever) or a device (without an end)."""
+    """The file, for reading. Raises StoreError when the name is that of a pipe (which would wait for ever) or a device
+    (without an end)."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -148,7 +152,8 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, *, foreign: bool = False) -> Any:
-    """Raises StoreError naming the file when it is not valid JSON. `foreign`: written by others, who may have numbers like Infinity."""
+    """Raises StoreError naming the file when it is not valid JSON. `foreign`: written by others, who may have numbers
+    like Infinity."""
     try:
         with open_regular(path) as handle:
             data = handle.read(LARGEST_JSON + 1)

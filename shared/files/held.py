@@ -1,4 +1,5 @@
-"""Who still writes: a descriptor that is held carries a lock of the kernel (flock), gone when the process ends, however it ends."""
+"""Who still writes: a descriptor that is held carries a lock of the kernel (flock), gone when the process ends, however
+it ends."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def still_named(descriptor: int, path: Path) -> bool:
 
 
 def if_free(path: Path, act: Callable[[Path], None]) -> None:
-    """`act(path)` when nobody holds this file or folder; a link or device is nobody's. Nothing when that cannot be told."""
+    """`act(path)` when nobody holds this file or folder; a link or device is nobody's. Nothing when that cannot be
+    told."""
     if path.is_symlink() or not (path.is_file() or path.is_dir()):
         act(path)
         return

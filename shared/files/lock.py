@@ -1,9 +1,10 @@
 """One writer at a time: a `_lock` file in the folder says who writes there.
 
-Locally the kernel holds the lock (flock) and lets go of it when the process ends, however it ends, so a dead holder is no obstacle. Where
-flock does not work (some network file systems, URLs) the file is a sign of life that the holder renews every BEAT_S seconds: one that is
-not renewed while we look on for STALE_S, or is of a dead process of this machine, is taken over. No clock is compared with another's.
-Object stores have no compare-and-swap here: of two that start within SETTLE_S the later put wins, and the other sees that.
+Locally the kernel holds the lock (flock) and lets go of it when the process ends, however it ends, so a dead holder is
+no obstacle. Where flock does not work (some network file systems, URLs) the file is a sign of life that the holder
+renews every BEAT_S seconds: one that is not renewed while we look on for STALE_S, or is of a dead process of this
+machine, is taken over. No clock is compared with another's. Object stores have no compare-and-swap here: of two that
+start within SETTLE_S the later put wins, and the other sees that.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ RECORD = {"pid": int, "host": str, "since": str, "beat": float}
 
 @contextlib.contextmanager
 def locked(place: Place, name: str = LOCK) -> Iterator[None]:
-    """Nobody else holds `name` in `place` during the block. Raises StoreError, naming the holder, when somebody does already."""
+    """Nobody else holds `name` in `place` during the block. Raises StoreError, naming the holder, when somebody does
+    already."""
     descriptor = _flock(place, name) if isinstance(place, LocalPlace) and fcntl else None
     if descriptor is None:
         with _alive(place, name):
@@ -51,7 +53,8 @@ def locked(place: Place, name: str = LOCK) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed while it is still held: whoever waits for this very file finds that it is no longer the one of that name.
+        # Removed while it is still held: whoever waits for this very file finds that it is no longer the one of that
+        # name.
         (Path(place.where) / name).unlink(missing_ok=True)
         let_go(descriptor)
 

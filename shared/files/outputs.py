@@ -43,7 +43,8 @@ def claimed_folder(path: Path, *, what: str) -> Iterator[None]:
 
 
 def claims(what: str) -> Callable[[Callable[[T], R]], Callable[[T], R]]:
-    """For a command that takes its configuration and makes the folder `out` of it: all of it happens in `claimed_folder`."""
+    """For a command that takes its configuration and makes the folder `out` of it: all of it happens in
+    `claimed_folder`."""
 
     def decorate(command: Callable[[T], R]) -> Callable[[T], R]:
         @functools.wraps(command)
@@ -58,7 +59,8 @@ def claims(what: str) -> Callable[[Callable[[T], R]], Callable[[T], R]]:
 
 @contextlib.contextmanager
 def claimed_files(paths: dict[str, Path]) -> Iterator[None]:
-    """flag -> a file to write: none of them is anything but absent or an older one of ours, and nobody else writes them during the block.
+    """flag -> a file to write: none of them is anything but absent or an older one of ours, and nobody else writes them
+    during the block.
 
     Raises ConfigError for a place that cannot be taken, StoreError when somebody else writes there.
     """

@@ -1,7 +1,8 @@
-"""Does JSON that came from somewhere else have the form that this version reads? The first thing that has not is named by its path.
+"""Does JSON that came from somewhere else have the form that this version reads? The first thing that has not is named
+by its path.
 
-A form is a type, None (null), a tuple of forms (any of them), `[form]` (a list of it), `{name: form}` (an object with at least these
-names, `Maybe(form)` where one may be missing), `{str: form}` (an object with any names) or a Count.
+A form is a type, None (null), a tuple of forms (any of them), `[form]` (a list of it), `{name: form}` (an object with
+at least these names, `Maybe(form)` where one may be missing), `{str: form}` (an object with any names) or a Count.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def misfit(value: Any, form: Any, path: str = "") -> str | None:
 
 
 def depth(value: Any) -> int:
-    """How deeply lists and objects lie in one another, at most DEEPEST + 1; without recursion, which such values bring to its end."""
+    """How deeply lists and objects lie in one another, at most DEEPEST + 1; without recursion, which such values bring
+    to its end."""
     level, layer = 0, [value] if isinstance(value, (dict, list)) else []
     while layer and level <= DEEPEST:
         level += 1

@@ -1,8 +1,9 @@
-"""Where files live: a local folder, or a folder behind an fsspec URL (s3://, gs://, hf://, memory://, ...), with the same few calls.
+"""Where files live: a local folder, or a folder behind an fsspec URL (s3://, gs://, hf://, memory://, ...), with the
+same few calls.
 
-A write is atomic on both: locally a temporary file, fsync, rename, fsync of the folder; behind a URL one put of a whole object. Names are
-relative to the place, parts of it joined by `/`. A file that is not there is FileNotFoundError; everything else that goes wrong is a
-StoreError that names the file.
+A write is atomic on both: locally a temporary file, fsync, rename, fsync of the folder; behind a URL one put of a whole
+object. Names are relative to the place, parts of it joined by `/`. A file that is not there is FileNotFoundError;
+everything else that goes wrong is a StoreError that names the file.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Place(Protocol):
     def exists(self, name: str) -> bool: ...
 
     def names(self, below: str = "") -> list[str]:
-        """Sorted names of what lies directly in the place, or in one of its folders; none when there is no such folder."""
+        """Sorted names of what lies directly in the place, or in one of its folders; none when there is no such
+        folder."""
         ...
 
     def move(self, old: str, new: str) -> None:
@@ -200,7 +202,8 @@ class UrlPlace:
 
 
 def reached(label: str, done: str, call: Callable[[], T]) -> T:
-    """`call()`, with what a remote file system raises turned into a StoreError; FileNotFoundError and a UserError stay."""
+    """`call()`, with what a remote file system raises turned into a StoreError; FileNotFoundError and a UserError
+    stay."""
     try:
         return call()
     except (FileNotFoundError, UserError):
@@ -214,7 +217,8 @@ def reached(label: str, done: str, call: Callable[[], T]) -> T:
 
 
 def find_files(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it. Raises ConfigError for a kind of URL that is unknown or not installed."""
+    """The fsspec file system of a URL, and the path in it. Raises ConfigError for a kind of URL that is unknown or not
+    installed."""
     from fsspec.core import url_to_fs
 
     kind = url.partition("://")[0]
@@ -234,7 +238,8 @@ def is_url(where: str | Path) -> bool:
 
 
 def open_place(where: str | Path) -> Place:
-    """A path, a file:// URL, or any other URL that fsspec knows. Nothing is read or written yet. Raises ConfigError for no name at all."""
+    """A path, a file:// URL, or any other URL that fsspec knows. Nothing is read or written yet. Raises ConfigError for
+    no name at all."""
     if not str(where).strip():
         raise ConfigError("the name of a folder is empty; expected a folder or a URL, as in --out scores")
     if isinstance(where, str) and where.startswith("file://"):

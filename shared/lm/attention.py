@@ -1,16 +1,19 @@
-"""Attention over a packed row (shared/lm/forest.py): every token attends to its ancestors and to those before it in its own segment.
+"""Attention over a packed row (shared/lm/forest.py): every token attends to its ancestors and to those before it in its
+own segment.
 
-Transformers lets a registered function replace the attention of every architecture that supports the interface. Ours has three forms:
+Transformers lets a registered function replace the attention of every architecture that supports the interface. Ours
+has three forms:
 
 - On CUDA, flex attention with the row's rule of visibility as its block mask.
-- Elsewhere, for groups of segments of similar size: their queries [B, H, N, D] and the keys of ancestors and own tokens [B, KV, M, D] are
-  gathered, one SDPA call a group.
-- Scoring in float32 on a CPU, a segment with many query-key pairs stands alone: its scores are two products a key head (all query
-  heads of that key head at once, shared/lm/products.py) around a softmax, in blocks of queries that read no key they may not see.
+- Elsewhere, for groups of segments of similar size: their queries [B, H, N, D] and the keys of ancestors and own tokens
+  [B, KV, M, D] are gathered, one SDPA call a group.
+- Scoring in float32 on a CPU, a segment with many query-key pairs stands alone: its scores are two products a key head
+  (all query heads of that key head at once, shared/lm/products.py) around a softmax, in blocks of queries that read no
+  key they may not see.
 
-No mask over the packed row is ever built: the cost is that of the segments, M per query token, plus padding inside a group, kept
-below what another call would cost. Exact up to the order of sums. Sliding windows are honoured (by distance in position), and
-soft-capped scores.
+No mask over the packed row is ever built: the cost is that of the segments, M per query token, plus padding inside a
+group, kept below what another call would cost. Exact up to the order of sums. Sliding windows are honoured (by distance
+in position), and soft-capped scores.
 """
 
 from __future__ import annotations
@@ -31,14 +34,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 QUERIES = 512
-"""of a segment that stands alone, at once: their scores stay in the cache, and few keys beyond the last query are read"""
+"""of a segment that stands alone, at once: their scores stay in the cache, and few keys beyond the last query are
+read"""
 
 _active: ContextVar[Forest | None] = ContextVar("forest", default=None)
 
 
 @contextmanager
 def attending(model: PreTrainedModel, forest: Forest) -> Iterator[None]:
-    """While active, the model's attention runs within this packed row, its linear layers by the faster products; after it, as before."""
+    """While active, the model's attention runs within this packed row, its linear layers by the faster products; after
+    it, as before."""
     _register()
     configs = {id(c): c for c in (model.config, model.config.get_text_config())}.values()
     before = [c._attn_implementation for c in configs]
@@ -55,8 +60,8 @@ def attending(model: PreTrainedModel, forest: Forest) -> Iterator[None]:
 
 
 def recomputing(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """The attention of the forward pass in hand, for when activation checkpointing runs it again: by then another pass may be in hand,
-    and the backward pass may run in another thread."""
+    """The attention of the forward pass in hand, for when activation checkpointing runs it again: by then another pass
+    may be in hand, and the backward pass may run in another thread."""
     forest = _active.get()
     return FasterProducts() if forest is None else attending(model, forest)  # type: ignore[return-value]
 
@@ -77,7 +82,8 @@ IGNORED = frozenset(
 def forest_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, softcap=None, **kwargs):
     """query [1, H, L, D]; key, value [1, KV, L, D] -> [1, L, H, D].
 
-    Raises TypeError for an argument that may change the result and is not understood (attention sinks, position biases).
+    Raises TypeError for an argument that may change the result and is not understood (attention sinks, position
+    biases).
     """
     forest = _active.get()
     assert forest is not None, "forest attention runs inside `attending` only"
@@ -142,8 +148,8 @@ def _alone(single: Single, query_HLD, key_LE, value_LE, out_LHD, scale: float, w
 
 
 def out_of_sight(count: int, seen: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
-    """[count, W], −inf where one of the last `count` of `seen` tokens may not look at one of the last W, else 0. W is `count`, or `seen`
-    where a window slides."""
+    """[count, W], −inf where one of the last `count` of `seen` tokens may not look at one of the last W, else 0. W is
+    `count`, or `seen` where a window slides."""
     width = count if window is None or window >= seen else seen
     behind = torch.arange(count, device=like.device)[:, None] + width - count - torch.arange(width, device=like.device)
     hidden = behind < 0 if window is None else (behind < 0) | (behind >= window)

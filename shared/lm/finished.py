@@ -1,7 +1,8 @@
-"""Whether a folder that training wrote still holds what training wrote: training.json carries the hashes of the files beside it.
+"""Whether a folder that training wrote still holds what training wrote: training.json carries the hashes of the files
+beside it.
 
-A checksum against damage and mixed-up files, not against somebody who edits both: training.json is a file like the others. Folders of
-earlier versions, and models from elsewhere, carry no hashes, and nothing is said of them.
+A checksum against damage and mixed-up files, not against somebody who edits both: training.json is a file like the
+others. Folders of earlier versions, and models from elsewhere, carry no hashes, and nothing is said of them.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ READ = (
 
 
 def output_record(folder: Path) -> dict[str, Any]:
-    """What training.json says of the files beside it: the model's fingerprint, and a sha256 for each file that is read."""
+    """What training.json says of the files beside it: the model's fingerprint, and a sha256 for each file that is
+    read."""
     return {FINGERPRINT: model_fingerprint(folder), FILES: {name: hash_file(folder / name) for name in _read(folder)}}
 
 
 def check_output(folder: Path, fingerprint: str | None = None) -> None:
-    """Raises ModelError naming the file where `folder` no longer holds what its training.json recorded. `fingerprint`: the folder's, where
-    the caller has computed it already. Fine without a record."""
+    """Raises ModelError naming the file where `folder` no longer holds what its training.json recorded. `fingerprint`:
+    the folder's, where the caller has computed it already. Fine without a record."""
     record = read_record(folder)
     if record is None:
         return
@@ -45,8 +47,8 @@ def check_output(folder: Path, fingerprint: str | None = None) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """training.json, or None where there is none, or one that is no object (other tools use the name too). Raises ModelError for one that
-    cannot be read."""
+    """training.json, or None where there is none, or one that is no object (other tools use the name too). Raises
+    ModelError for one that cannot be read."""
     path = folder / RECORD
     if not path.is_file():
         return None

@@ -1,8 +1,8 @@
 """Many sequences that share prefixes as one packed row: each shared prefix is computed once, nothing is padded.
 
-The sequences form a forest of segments (runs of tokens without a branch), laid out in depth-first order, so that the descendants of a
-segment follow it without a gap: token j is visible to token i exactly when j <= i < end(j), where end(j) is where the descendants of
-j's segment end. What attention runs over such a row is in shared/lm/attention.py.
+The sequences form a forest of segments (runs of tokens without a branch), laid out in depth-first order, so that the
+descendants of a segment follow it without a gap: token j is visible to token i exactly when j <= i < end(j), where
+end(j) is where the descendants of j's segment end. What attention runs over such a row is in shared/lm/attention.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ MIN_SHARED = 4
 MAX_WASTE = 0.25
 """share of padding that a group of segments may hold …"""
 CALL_COST = 16_384
-"""… or this many query-key pairs, the time of which is about that of another attention call (SmolLM2 on two CPU cores)"""
+"""… or this many query-key pairs, the time of which is about that of another attention call (SmolLM2 on two CPU
+cores)"""
 ALONE = 32_768
 """query-key pairs from which a segment is cheaper alone, where it may stand alone"""
 
@@ -97,14 +98,16 @@ class Forest:
     """empty where flex attention needs none"""
     singles: list[Single]
     order_L: torch.Tensor
-    """where in the outputs of the groups, one after another, padding included, each token of the row is that belongs to a group …"""
+    """where in the outputs of the groups, one after another, padding included, each token of the row is that belongs to
+    a group …"""
     grouped_L: torch.Tensor
     """… and which tokens those are"""
     _blocks: dict[Any, Any] = field(default_factory=dict)
 
 
 def pack(sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu", *, alone: bool = False) -> Forest:
-    """Packs sequences of token ids (none empty) into one row. Order and duplicates do not matter: equal prefixes are stored once.
+    """Packs sequences of token ids (none empty) into one row. Order and duplicates do not matter: equal prefixes are
+    stored once.
 
     `alone`: large segments may stand alone in attention, which then has no gradient.
     """
@@ -117,7 +120,8 @@ def pack(sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu",
     by_ids = sorted(range(len(sequences)), key=lambda i: list(sequences[i]))
     common = [0, *(common_prefix(sequences[a], sequences[b]) for a, b in itertools.pairwise(by_ids))]
     lengths = [len(sequences[i]) for i in by_ids]
-    # Runs of `by_ids` that share a segment, what comes before it, its parent. A stack, not recursion: texts with many spans nest deeply.
+    # Runs of `by_ids` that share a segment, what comes before it, its parent. A stack, not recursion: texts with many
+    # spans nest deeply.
     stack: list[tuple[Run, int, Segment | None]] = []
     stack += [(run, 0, None) for run in _runs(common, lengths, 0, len(by_ids), 0)][::-1]
     while stack:
@@ -159,7 +163,8 @@ def flex_fits(device: torch.device) -> bool:
 
 
 def _ends(segments: list[Segment]) -> list[int]:
-    """For each token of the row, the index behind the last descendant of its segment (segments are in depth-first order)."""
+    """For each token of the row, the index behind the last descendant of its segment (segments are in depth-first
+    order)."""
     last = {id(s): s.start + s.length for s in segments}
     for s in reversed(segments):
         if s.parent is not None:
@@ -178,8 +183,8 @@ Run = tuple[int, int, int]
 
 
 def _runs(common: list[int], lengths: list[int], first: int, last: int, depth: int) -> Iterator[Run]:
-    """Cuts first … last of the sorted order into runs that share at least MIN_SHARED tokens after `depth`; a sequence that ends sooner must
-    be shared whole. `common[k]` is the length of the prefix that sequences k - 1 and k share."""
+    """Cuts first … last of the sorted order into runs that share at least MIN_SHARED tokens after `depth`; a sequence
+    that ends sooner must be shared whole. `common[k]` is the length of the prefix that sequences k - 1 and k share."""
     start, shared = first, lengths[first]
     for k in range(first + 1, last):
         both = min(shared, common[k])

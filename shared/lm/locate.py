@@ -1,7 +1,7 @@
 """Where a model is: a name -> a local folder, looked at before anything is loaded from it.
 
-What is wrong with a folder is said here, in terms of what the user has: an adapter, a pointer of Git LFS, weights that can run code. No
-code of a folder is ever run; `NO_CODE` goes with every load of a configuration, tokenizer or model.
+What is wrong with a folder is said here, in terms of what the user has: an adapter, a pointer of Git LFS, weights that
+can run code. No code of a folder is ever run; `NO_CODE` goes with every load of a configuration, tokenizer or model.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def _check_blocks(name: str, config: dict[str, Any], tensors: int) -> None:
 
 
 def refuse_adapter(name: str, folder: Path) -> None:
-    """Raises ModelError for an adapter, with a config.json beside it too: transformers would load the base and add the adapter unasked."""
+    """Raises ModelError for an adapter, with a config.json beside it too: transformers would load the base and add the
+    adapter unasked."""
     if os.path.lexists(folder / ADAPTER):
         raise ModelError(f"model {name}: {_adapter(folder)}")
 

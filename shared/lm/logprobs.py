@@ -1,16 +1,19 @@
-"""Hidden states + head -> log-probability and entropy at chosen positions. The one numerical core of scoring, training and evaluation.
+"""Hidden states + head -> log-probability and entropy at chosen positions. The one numerical core of scoring, training
+and evaluation.
 
-Positions go through the head in chunks, and each chunk through blocks of the vocabulary: only one block of logits (rows of a chunk ×
-width of a block) exists at a time, and with its exponentials and the mask of ties it fills at most `chunk_mib` MiB, whatever the number of
-positions and the size of the vocabulary. On a CPU a block is smaller still and stays in the cache: fresh memory costs more than the
-product that fills it. Each block yields the logarithm of its sum and its own entropy, and the chain rule joins them:
+Positions go through the head in chunks, and each chunk through blocks of the vocabulary: only one block of logits (rows
+of a chunk × width of a block) exists at a time, and with its exponentials and the mask of ties it fills at most
+`chunk_mib` MiB, whatever the number of positions and the size of the vocabulary. On a CPU a block is smaller still and
+stays in the cache: fresh memory costs more than the product that fills it. Each block yields the logarithm of its sum
+and its own entropy, and the chain rule joins them:
 
     log Σ = logsumexp over blocks of log Σ_b        w_b = exp(log Σ_b − log Σ)        H = Σ_b w_b · (H_b − log w_b)
 
-The backward pass computes each block's logits again instead of keeping them: one more head product, for a memory bound. Sums and
-exponentials are float32 (float64 for float64 models) whatever the dtype of the model.
+The backward pass computes each block's logits again instead of keeping them: one more head product, for a memory bound.
+Sums and exponentials are float32 (float64 for float64 models) whatever the dtype of the model.
 
-Outside the bound: results and the blocks' sums (a few numbers a row), gradients, what a matrix product or torch.topk takes for itself.
+Outside the bound: results and the blocks' sums (a few numbers a row), gradients, what a matrix product or torch.topk
+takes for itself.
 
 Shapes: N wanted positions, D width of the model, V vocabulary, or the width of a block of it.
 """
@@ -34,8 +37,8 @@ CHUNK_MIB = 64
 CACHE_MIB = 2
 """of a CPU's cache for each thread, about"""
 ROWS, MIN_WIDTH = 512, 1024
-"""rows of a chunk on a CPU, where a matrix product comes near the machine's rate (elsewhere eight times that), and the narrowest
-block worth a call; see benchmarks/where_time_goes.py"""
+"""rows of a chunk on a CPU, where a matrix product comes near the machine's rate (elsewhere eight times that), and the
+narrowest block worth a call; see benchmarks/where_time_goes.py"""
 FORBIDDEN = -1e30
 """stands for a logit of −inf, which would turn sums into NaN"""
 ALL = slice(None)
@@ -74,7 +77,8 @@ class HeadOptions:
 
 
 class PositionScores(NamedTuple):
-    """All in nats, float32 or better, on the device of the hidden states; the last four only when they were asked for."""
+    """All in nats, float32 or better, on the device of the hidden states; the last four only when they were asked
+    for."""
 
     logprob: torch.Tensor
     """[N], of the target"""
@@ -149,10 +153,11 @@ class Sizes:
 
 
 def sizes(like: torch.Tensor, count: int, vocabulary: int, chunk_mib: int) -> Sizes:
-    """For `count` positions and a head of the dtype and device of `like`: blocks that stay within the bound, on a CPU within its cache.
+    """For `count` positions and a head of the dtype and device of `like`: blocks that stay within the bound, on a CPU
+    within its cache.
 
-    An entry costs the product where that is in low precision (autocast: two bytes, whatever the weights), a logit, an exponential (or the
-    slope of the soft cap), and a byte (mask of ties).
+    An entry costs the product where that is in low precision (autocast: two bytes, whatever the weights), a logit, an
+    exponential (or the slope of the soft cap), and a byte (mask of ties).
     """
     wide = accumulation_dtype(like.dtype).itemsize
     entries = (chunk_mib << 20) // (2 * wide + 3)
@@ -211,7 +216,8 @@ class Moments(NamedTuple):
 
 
 def scores_of(z_NV: torch.Tensor, target_N: torch.Tensor, options: HeadOptions) -> PositionScores:
-    """From logits of the whole vocabulary, which are overwritten; besides them one buffer of their size, and a mask of it where ids tie."""
+    """From logits of the whole vocabulary, which are overwritten; besides them one buffer of their size, and a mask of
+    it where ids tie."""
     return combined([sums_of(z_NV.clamp_min_(FORBIDDEN), target_N, options)], options)
 
 
@@ -283,8 +289,8 @@ def _log_probability(z: torch.Tensor, log_norm: torch.Tensor) -> torch.Tensor:
 def _top_ids(z_NV: torch.Tensor, k: int, buffer: torch.Tensor) -> torch.Tensor:
     """[N, k] ids of the k largest, descending, equal ones by id. `buffer` [N, V] is overwritten.
 
-    torch.topk breaks ties as it likes. Which ids it takes matters only where the k-th value occurs again beyond the first k;
-    there (common in bfloat16) a second pass finds the lowest ids that have this value.
+    torch.topk breaks ties as it likes. Which ids it takes matters only where the k-th value occurs again beyond the
+    first k; there (common in bfloat16) a second pass finds the lowest ids that have this value.
     """
     width = z_NV.shape[1]
     values, ids = z_NV.topk(min(k + 1, width))

@@ -1,5 +1,6 @@
-"""How this process gives memory back. Activations of a few MiB come and go in every layer; a C library that returns them to the system
-each time has the system clear the same pages again and again, which takes as long as a small matrix product."""
+"""How this process gives memory back. Activations of a few MiB come and go in every layer; a C library that returns
+them to the system each time has the system clear the same pages again and again, which takes as long as a small matrix
+product."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ LARGEST = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Asks glibc to keep what is freed for the next allocation; resident memory then stays at its peak. -> whether the library could.
+    """Asks glibc to keep what is freed for the next allocation; resident memory then stays at its peak. -> whether the
+    library could.
 
     Elsewhere than on Linux with glibc nothing happens.
     """

@@ -1,6 +1,8 @@
-"""Which files of a folder a causal language model's weights are read from, as transformers chooses them; none lies outside of the folder.
+"""Which files of a folder a causal language model's weights are read from, as transformers chooses them; none lies
+outside of the folder.
 
-In this order: what config.json names as `transformers_weights`; model.safetensors; the shards that model.safetensors.index.json names.
+In this order: what config.json names as `transformers_weights`; model.safetensors; the shards that
+model.safetensors.index.json names.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ READ = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """In the order of their names; none where the folder holds no safetensors weights. Raises ModelError for names outside of it."""
+    """In the order of their names; none where the folder holds no safetensors weights. Raises ModelError for names
+    outside of it."""
     file = folder / (_named(folder) or (SINGLE if (folder / SINGLE).is_file() else INDEX))
     if file.name.endswith(".index.json"):
         return [folder / name for name in sorted(set(weight_map(folder, file).values()))] if file.is_file() else []
@@ -43,7 +46,8 @@ def _named(folder: Path) -> str | None:
 
 
 def weight_map(folder: Path, index: Path) -> dict[str, str]:
-    """Tensor -> file, as an index has it. Raises ModelError for an index of another form, and for a file outside of the folder."""
+    """Tensor -> file, as an index has it. Raises ModelError for an index of another form, and for a file outside of the
+    folder."""
     found = read_json(index, foreign=True)
     shards = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(shards, dict) or not shards:
@@ -55,7 +59,8 @@ def weight_map(folder: Path, index: Path) -> dict[str, str]:
 
 
 def check_token_ids(folder: Path) -> None:
-    """Raises ModelError for a tokenizer.json with a token id that no vocabulary reaches: the library makes a table up to the largest."""
+    """Raises ModelError for a tokenizer.json with a token id that no vocabulary reaches: the library makes a table up
+    to the largest."""
     file = folder / "tokenizer.json"
     if not file.is_file() or not LONG_NUMBER.search(file.read_bytes()):  # a file of 30 MB is searched in no time, and parsed in a second
         return
@@ -76,7 +81,8 @@ def _within(name: Any, endings: tuple[str, ...]) -> bool:
 
 
 def require_inside(name: str, folder: Path, files: list[Path]) -> None:
-    """Raises ModelError for a link that leaves the folder; those of the hub's cache lead to its blobs, which are named by their content."""
+    """Raises ModelError for a link that leaves the folder; those of the hub's cache lead to its blobs, which are named
+    by their content."""
     root = folder.resolve()
     blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else None
     for file in files:
@@ -92,8 +98,8 @@ def require_inside(name: str, folder: Path, files: list[Path]) -> None:
 
 
 def header_of(name: str, file: Path) -> dict[str, Any]:
-    """What a safetensors file says of its tensors: 8 bytes with the length of a header in JSON, the header, the tensors that it names.
-    Raises ModelError for a file that is cut, or is none."""
+    """What a safetensors file says of its tensors: 8 bytes with the length of a header in JSON, the header, the tensors
+    that it names. Raises ModelError for a file that is cut, or is none."""
     size = file.stat().st_size
     with open(file, "rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
@@ -111,8 +117,8 @@ def header_of(name: str, file: Path) -> dict[str, Any]:
 
 
 def check_weights(name: str, folder: Path) -> int:
-    """-> how many tensors there are. Raises ModelError for weights that are missing or cut, and for a tensor that two files hold: it would
-    depend on the reader which one counts."""
+    """-> how many tensors there are. Raises ModelError for weights that are missing or cut, and for a tensor that two
+    files hold: it would depend on the reader which one counts."""
     held: dict[str, str] = {}
     for file in weight_files(folder):
         if not file.is_file():
@@ -126,8 +132,9 @@ def check_weights(name: str, folder: Path) -> int:
 
 
 def weights_digest(folder: Path) -> list[str]:
-    """What stands for the weights in a model's fingerprint: the sha256 of each file that is loaded. Where more safetensors files lie in the
-    folder, also which are loaded, and the others' names and bytes: vLLM chooses among them by another rule."""
+    """What stands for the weights in a model's fingerprint: the sha256 of each file that is loaded. Where more
+    safetensors files lie in the folder, also which are loaded, and the others' names and bytes: vLLM chooses among them
+    by another rule."""
     loaded = weight_files(folder)
     rest = [f for f in sorted(folder.glob("*.safetensors")) if f not in loaded]
     digests = [hash_file(file) for file in loaded]

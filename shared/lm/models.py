@@ -1,7 +1,7 @@
 """Causal language models and tokenizers: found by name, loaded from safetensors only, identified by content.
 
-A name is `smollm2` (embedded), a local folder, or a hub id `org/name` or `org/name@revision`. All three become a local folder
-(shared/lm/locate.py), so that everything after it is the same for each.
+A name is `smollm2` (embedded), a local folder, or a hub id `org/name` or `org/name@revision`. All three become a local
+folder (shared/lm/locate.py), so that everything after it is the same for each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ VOLATILE = ("_name_or_path", "_attn_implementation", "transformers_version", "us
 LOAD_ERRORS = (
     OSError, ValueError, LookupError, RuntimeError, ImportError, AttributeError, TypeError, ArithmeticError, AssertionError, MemoryError,
 )  # fmt: skip
-"""what transformers raises for a folder that it cannot use; the later ones for entries of its files that have another form, or no bounds"""
+"""what transformers raises for a folder that it cannot use; the later ones for entries of its files that have another
+form, or no bounds"""
 TRIED = "Ab 1,é\n"
 """a text that every tokenizer can take"""
 QUANTISERS = {
@@ -57,7 +58,8 @@ def quiet_transformers() -> None:
 
 @contextmanager
 def _reading(folder: Path, what: str) -> Iterator[None]:
-    """Whatever the libraries raise over a folder's files in the block becomes a ModelError that says `what` cannot be done."""
+    """Whatever the libraries raise over a folder's files in the block becomes a ModelError that says `what` cannot be
+    done."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -132,7 +134,8 @@ def choose_dtype(dtype: str) -> torch.dtype:
 
 
 def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """A causal LM in eval mode. Runs no code from the folder. Raises ModelError when the weights do not fit the architecture."""
+    """A causal LM in eval mode. Runs no code from the folder. Raises ModelError when the weights do not fit the
+    architecture."""
     from transformers import AutoModelForCausalLM
 
     quiet_transformers()
@@ -209,9 +212,11 @@ def embedding_rows(folder: Path) -> int | None:
 
 
 def require_rows(model: str, folder: Path, tokens: Iterable[tuple[str, Sequence[int]]]) -> None:
-    """For tokens that were made for another model: raises ModelError when the embedding in `folder` has no row for one of them.
+    """For tokens that were made for another model: raises ModelError when the embedding in `folder` has no row for one
+    of them.
 
-    `model`: the model as the user named it, flag included; `tokens`: (example id, token ids). Their tokenizers may be the same.
+    `model`: the model as the user named it, flag included; `tokens`: (example id, token ids). Their tokenizers may be
+    the same.
     """
     rows = embedding_rows(folder)
     for name, ids in tokens:
@@ -226,7 +231,8 @@ def check_readable(folder: Path, sequences: Iterable[Sequence[int]], *, what: st
 
 
 def _refuse_hub_code(folder: Path) -> None:
-    """Raises ModelError where config.json names code of the hub for the attention, which transformers would fetch and run."""
+    """Raises ModelError where config.json names code of the hub for the attention, which transformers would fetch and
+    run."""
     for config in (_config(folder), _text_config(folder)):
         for key in ("attn_implementation", "_attn_implementation"):
             named = config.get(key)
@@ -248,10 +254,11 @@ def block_count(folder: Path) -> int:
 
 
 def model_fingerprint(folder: Path) -> str:
-    """sha256 over the bytes of the weights that are loaded and what config.json says of the computation; the folder's name plays no part.
+    """sha256 over the bytes of the weights that are loaded and what config.json says of the computation; the folder's
+    name plays no part.
 
-    Where safetensors files lie in the folder that are not loaded, their names and bytes count too. Adapters are never applied
-    (shared/lm/locate.py).
+    Where safetensors files lie in the folder that are not loaded, their names and bytes count too. Adapters are never
+    applied (shared/lm/locate.py).
     """
     digest = hashlib.sha256()
     for entry in weights_digest(folder):
@@ -271,8 +278,8 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 def vocabulary_fingerprint(tokenizer: Any) -> str:
     """sha256 over what decides the ids of a text: the tokenizer's state and roles of its special tokens, padding aside.
 
-    Which token pads, and an entry of the vocabulary that was added for that alone, change no id of any text. Recorded beside
-    `tokenizer_fingerprint`, which counts padding too and stands in everything that earlier versions wrote.
+    Which token pads, and an entry of the vocabulary that was added for that alone, change no id of any text. Recorded
+    beside `tokenizer_fingerprint`, which counts padding too and stands in everything that earlier versions wrote.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["truncation"] = state["padding"] = None
@@ -290,5 +297,6 @@ def tokenizer_names(tokenizer: Any) -> dict[str, str]:
 
 
 def template_fingerprint(tokenizer: Any) -> str:
-    """sha256 of what decides a row's text (shared/data/layout.py): by default of the chat template, or of the plain layout without one."""
+    """sha256 of what decides a row's text (shared/data/layout.py): by default of the chat template, or of the plain
+    layout without one."""
     return layout_of(tokenizer).fingerprint()

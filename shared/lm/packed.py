@@ -1,8 +1,9 @@
 """A causal LM as a map from token sequences to hidden states, however its architecture wants to be fed.
 
-Where the architecture takes the forest's attention, sequences are packed and shared prefixes computed once; where it does not
-(recurrent layers, attention sinks, position biases), they go as a plain right-padded batch. Which of the two is decided by trying
-both on a few tokens when the model is loaded, so that an architecture nobody has heard of is right or refused, never wrong.
+Where the architecture takes the forest's attention, sequences are packed and shared prefixes computed once; where it
+does not (recurrent layers, attention sinks, position biases), they go as a plain right-padded batch. Which of the two
+is decided by trying both on a few tokens when the model is loaded, so that an architecture nobody has heard of is right
+or refused, never wrong.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class PackedModel:
         return head_of(self.model)
 
     def check_ids(self, sequences: Iterable[Sequence[int]]) -> None:
-        """Raises ModelError for an id without a row in the embedding. Data is looked at before any work; this is for what is made later."""
+        """Raises ModelError for an id without a row in the embedding. Data is looked at before any work; this is for
+        what is made later."""
         embedding: Any = self.model.get_input_embeddings()
         rows, highest = embedding.weight.shape[0], max((max(s) for s in sequences if len(s)), default=0)
         if highest >= rows:
@@ -61,13 +63,15 @@ class PackedModel:
             )
 
     def hidden(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[list[int]]]:
-        """-> hidden states [L, D] and, for each sequence, the row of each of its tokens. Row of token i predicts token i + 1."""
+        """-> hidden states [L, D] and, for each sequence, the row of each of its tokens. Row of token i predicts token
+        i + 1."""
         self.check_ids(sequences)
         if not self.packs:
             return self._padded(sequences)
         scoring = not torch.is_grad_enabled() and self.model.dtype == torch.float32
         forest = pack(sequences, self.model.device, alone=scoring and available())
-        # A mask that is already four-dimensional keeps transformers from building its own; the forest's attention reads none.
+        # A mask that is already four-dimensional keeps transformers from building its own; the forest's attention reads
+        # none.
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.model.device)
         with attending(self.model, forest):
             out = self.backbone(input_ids=forest.ids_L[None], position_ids=forest.positions_L[None], attention_mask=mask, use_cache=False)

@@ -1,9 +1,10 @@
-"""Matrix products in float32 by the library that is fast on this CPU. torch's own go to MKL, which takes its AVX-512 kernels on Intel's
-processors only: on others it reaches half of what oneDNN does (benchmarks/where_time_goes.py prints the ratio), which torch has too but
-asks for lower precisions only.
+"""Matrix products in float32 by the library that is fast on this CPU. torch's own go to MKL, which takes its AVX-512
+kernels on Intel's processors only: on others it reaches half of what oneDNN does (benchmarks/where_time_goes.py prints
+the ratio), which torch has too but asks for lower precisions only.
 
-The same sums in another order, so results differ by rounding. Which library computes depends on the processor alone, never on a timing: the
-same machine gives the same bytes. Everything else (devices, dtypes, autocast, a torch without oneDNN, small matrices) is torch's own.
+The same sums in another order, so results differ by rounding. Which library computes depends on the processor alone,
+never on a timing: the same machine gives the same bytes. Everything else (devices, dtypes, autocast, a torch without
+oneDNN, small matrices) is torch's own.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 SMALL = 1 << 16
-"""entries of the second matrix (a layer's weight); with fewer, the call costs more than the product gains. The first matrix does not count,
-so that a token's numbers come from the same library whatever its company"""
+"""entries of the second matrix (a layer's weight); with fewer, the call costs more than the product gains. The first
+matrix does not count, so that a token's numbers come from the same library whatever its company"""
 
 
 @cache
@@ -75,7 +76,8 @@ def onednn(a_NK: torch.Tensor, b_MK: torch.Tensor, bias_M: torch.Tensor | None =
 
 
 def _dense(x: torch.Tensor) -> torch.Tensor:
-    """Rows or columns without gaps: of anything else oneDNN makes a copy first, a thousand times slower than torch does."""
+    """Rows or columns without gaps: of anything else oneDNN makes a copy first, a thousand times slower than torch
+    does."""
     return x if x.is_contiguous() or x.T.is_contiguous() else x.contiguous()
 
 

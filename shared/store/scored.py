@@ -13,7 +13,8 @@ from shared.store.scores import Store, check_fits
 
 
 def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, *, flag: str = "--data") -> list[Example]:
-    """The examples that were scored, in the order of the store; `data` where its spec is now another than the store's plan names.
+    """The examples that were scored, in the order of the store; `data` where its spec is now another than the store's
+    plan names.
 
     Raises StoreError when tokenizer, chat template or data are not those of the store; `flag` is what names the data.
     """
@@ -38,7 +39,8 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
 
 
 def answer_spans(example: Example, key: str, *, flag: str) -> list[tuple[int, int]]:
-    """The [start, end) character offsets in the answer that a column holds, checked. Raises DataError naming the row, and `flag`."""
+    """The [start, end) character offsets in the answer that a column holds, checked. Raises DataError naming the row,
+    and `flag`."""
     return row_spans(example.row, key, missing=f"name it with {flag}")
 
 

@@ -7,14 +7,14 @@
     _manifest.json   written last: a folder with it is a finished store, a folder without it an unfinished run
     _next/           while parts are being replaced (`rewrite`)
 
-What comes from somewhere else is not believed: the manifest has the form of shared/store/manifest.py, a part that of shared/store/parts.py, its
-values are those of shared/store/sound.py. A part is trusted only with the hash recorded for it, and its pages carry checksums that are verified
-on every read.
+What comes from somewhere else is not believed: the manifest has the form of shared/store/manifest.py, a part that of
+shared/store/parts.py, its values are those of shared/store/sound.py. A part is trusted only with the hash recorded for
+it, and its pages carry checksums that are verified on every read.
 
-A rewrite puts the new parts, the hash of the manifest that it replaces and then the new manifest into `_next`: with `_next/_manifest.json`
-it is committed. Then each file is renamed over the old one, the manifest last. A reader takes the manifest of `_next` when there is one
-that replaces this store's, and each part from wherever the bytes of its hash are, so that a kill at any moment leaves the old state or the
-new one.
+A rewrite puts the new parts, the hash of the manifest that it replaces and then the new manifest into `_next`: with
+`_next/_manifest.json` it is committed. Then each file is renamed over the old one, the manifest last. A reader takes
+the manifest of `_next` when there is one that replaces this store's, and each part from wherever the bytes of its hash
+are, so that a kill at any moment leaves the old state or the new one.
 """
 
 from __future__ import annotations
@@ -72,14 +72,17 @@ class Upgrade:
 
 
 UPGRADES: dict[int, Upgrade] = {}
-"""format -> what makes the next format of it, on read; `rewrite` then writes the newest. Formats before the first entry are too old."""
+"""format -> what makes the next format of it, on read; `rewrite` then writes the newest. Formats before the first entry
+are too old."""
 
 
 @contextmanager
 def claim(where: str | Path) -> Iterator[Place]:
-    """The place of a store that is to be written: it can be reached, holds nothing or a store, and is nobody else's during the block.
+    """The place of a store that is to be written: it can be reached, holds nothing or a store, and is nobody else's
+    during the block.
 
-    Raises StoreError otherwise, and ConfigError for a URL of an unknown kind; a folder that was made for nothing is removed again.
+    Raises StoreError otherwise, and ConfigError for a URL of an unknown kind; a folder that was made for nothing is
+    removed again.
     """
     place = open_place(where)
     refuse_foreign(place)
@@ -140,7 +143,8 @@ class Writer:
         return None
 
     def _earlier(self) -> Any:
-        """The plan that the place holds; of a finished store whose plan is damaged, what its manifest says of it. None: there is none."""
+        """The plan that the place holds; of a finished store whose plan is damaged, what its manifest says of it. None:
+        there is none."""
         try:
             return _json(self.place, PLAN)
         except FileNotFoundError:
@@ -213,7 +217,8 @@ class Writer:
 
     @property
     def damage(self) -> str | None:
-        """What has to be scored again of a store that was finished once, and why; None where it was not, or is whole."""
+        """What has to be scored again of a store that was finished once, and why; None where it was not, or is
+        whole."""
         if self.lost_manifest:
             return f"{MANIFEST} is damaged, so no part can be trusted"
         if self.kept is None or self.finished:
@@ -246,7 +251,8 @@ class Writer:
         self.tidy()
 
     def tidy(self) -> None:
-        """Removes what only an unfinished run needs, and what a kill left half-written; carries a committed rewrite to its end."""
+        """Removes what only an unfinished run needs, and what a kill left half-written; carries a committed rewrite to
+        its end."""
         self.place.clear(PROGRESS)
         for name in leftovers(self.place.names()):
             if not name.startswith(f"{TEMPORARY}{LOCK}"):  # the holder's own sign of life, where flock does not work
@@ -292,8 +298,8 @@ class Store:
         return self.manifest.get("vocabulary_size")
 
     def table(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """One part, all of its bytes verified; of its columns, those named. Raises StoreError when it is missing or damaged, or holds
-        what no reader could use (shared/store/sound.py)."""
+        """One part, all of its bytes verified; of its columns, those named. Raises StoreError when it is missing or
+        damaged, or holds what no reader could use (shared/store/sound.py)."""
         return require_sound(self.unchecked(index, columns), self.place.label(part_name(index)), self.vocabulary_size)
 
     def unchecked(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
@@ -321,7 +327,8 @@ class Store:
 
 
 def open_store(folder: str | Path) -> Store:
-    """Raises StoreError when the folder is missing, unfinished, damaged, or of a format that this version does not read."""
+    """Raises StoreError when the folder is missing, unfinished, damaged, or of a format that this version does not
+    read."""
     place = open_place(folder)
     try:
         manifest = _committed(place) or _manifest(place, MANIFEST)
@@ -340,8 +347,8 @@ def open_store(folder: str | Path) -> Store:
 def rewrite(store: Store, change: Callable[[pa.Table], pa.Table], **manifest_changes: Any) -> Store:
     """Replaces every part by `change` of it, and fields of the manifest, all at once; returns the new store.
 
-    `change` keeps the rows and gives the columns of `schema(optional)`. Raises StoreError when somebody else writes the store, or when it
-    is damaged; the store is then as it was.
+    `change` keeps the rows and gives the columns of `schema(optional)`. Raises StoreError when somebody else writes the
+    store, or when it is damaged; the store is then as it was.
     """
     place = store.place
     with locked(place):
@@ -405,8 +412,8 @@ def _committed(place: Place) -> dict[str, Any] | None:
 def _replaces(place: Place, manifest: dict[str, Any]) -> bool:
     """Was this manifest made from the one that the store has? One of another store must not take its place.
 
-    Where the store's own is gone or damaged, or an earlier version made the new one, which did not write down what it replaces, both have
-    to be of one plan.
+    Where the store's own is gone or damaged, or an earlier version made the new one, which did not write down what it
+    replaces, both have to be of one plan.
     """
     try:
         old = place.read(MANIFEST)
@@ -437,7 +444,8 @@ def _own_manifest(place: Place) -> dict[str, Any] | None:
 
 
 def _manifest(place: Place, name: str) -> dict[str, Any]:
-    """A manifest as it was written, in its own format. Raises StoreError when it is damaged or of a format that cannot be read."""
+    """A manifest as it was written, in its own format. Raises StoreError when it is damaged or of a format that cannot
+    be read."""
     data = place.read(name)
     try:
         manifest = parse(data, place.label(name))
@@ -491,7 +499,8 @@ def _read_part(place: Place, name: str, size: int) -> bytes:
 def check_fits(store: Store, fingerprints: dict[str, str], *, model: str) -> None:
     """Refuses a store made with another tokenizer, chat template or model, naming the first field that differs.
 
-    Tokenizers that differ in padding alone are the same: their `vocabulary` is, which stores of earlier versions do not name.
+    Tokenizers that differ in padding alone are the same: their `vocabulary` is, which stores of earlier versions do not
+    name.
     """
     same = "vocabulary" in fingerprints and store.fingerprints.get("vocabulary") == fingerprints["vocabulary"]
     for field, value in fingerprints.items():

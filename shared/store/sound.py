@@ -1,5 +1,5 @@
-"""What a reader of a part relies on, checked over whole columns at once before it sees them: a hash says that a part is as somebody wrote
-it, and not that its numbers make sense. `tu-score verify` says of each row what is wrong.
+"""What a reader of a part relies on, checked over whole columns at once before it sees them: a hash says that a part is
+as somebody wrote it, and not that its numbers make sense. `tu-score verify` says of each row what is wrong.
 
 Only the columns that are read are checked; cost: a few passes in numpy over each.
 """

@@ -1,9 +1,9 @@
 """Signals of the store -> importance of every target token, 0 to 1.
 
-importance_i = alpha · norm(knowledge_i) + (1 − alpha) · norm(uncertainty_i), as TokenUnlearn (arXiv 2605.00364) combines its two
-signals; either may be any entry of SIGNALS. Everything is computed from columns that the store holds, for many examples at once: columns
-lie flat, [N] float64 at the target tokens of E examples, NaN where null; `starts` [E + 1] says where each example begins. Linear in N
-(rank: N log N); docs/recipes.md has the formulas side by side.
+importance_i = alpha · norm(knowledge_i) + (1 − alpha) · norm(uncertainty_i), as TokenUnlearn (arXiv 2605.00364)
+combines its two signals; either may be any entry of SIGNALS. Everything is computed from columns that the store holds,
+for many examples at once: columns lie flat, [N] float64 at the target tokens of E examples, NaN where null; `starts` [E
++ 1] says where each example begins. Linear in N (rank: N log N); docs/recipes.md has the formulas side by side.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ class Recipe:
     alpha: float = 0.0
     """share of the knowledge signal in importance, 0 to 1; the rest is the uncertainty signal"""
     knowledge: SignalName = "absolute"
-    """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, or any other of docs/recipes.md"""
+    """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, or any other of
+    docs/recipes.md"""
     uncertainty: SignalName | Literal["auto"] = "auto"
-    """the second signal: auto (base_entropy with a base model, else tempered_entropy), entropy, masked_entropy, tempered_entropy,
-    base_entropy, or any other of docs/recipes.md"""
+    """the second signal: auto (base_entropy with a base model, else tempered_entropy), entropy, masked_entropy,
+    tempered_entropy, base_entropy, or any other of docs/recipes.md"""
     unit: Literal["token", "word", "phrase"] = "phrase"
-    """what a signal speaks of: each token by itself, its word (the sum over the word's tokens), or the mean of the three words around it"""
+    """what a signal speaks of: each token by itself, its word (the sum over the word's tokens), or the mean of the
+    three words around it"""
     copies: Literal["keep", "drop"] = "drop"
     """drop: words that the question holds count nothing"""
     norm: NormName = "minmax"
@@ -106,7 +108,8 @@ class Recipe:
 
 
 def _absolute(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """|delta|: what masking the span that matters most to the token takes away, or adds (TokenUnlearn). No span before it: 0."""
+    """|delta|: what masking the span that matters most to the token takes away, or adds (TokenUnlearn). No span before
+    it: 0."""
     return np.abs(np.nan_to_num(c["delta"]))
 
 
@@ -151,7 +154,8 @@ def _gain(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 
 def _etw(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """n · H_i / Σ_j H_j over the n targets of the example (ETW, arXiv 2604.17785); an example without entropy gives zeros."""
+    """n · H_i / Σ_j H_j over the n targets of the example (ETW, arXiv 2604.17785); an example without entropy gives
+    zeros."""
     entropy = np.maximum(c[recipe.etw_entropy], 0)
     total = per_example(np.add, entropy, starts)
     count = np.repeat(np.diff(starts), np.diff(starts))
@@ -159,7 +163,8 @@ def _etw(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 
 def _seul(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """1 where log p < mean + k · std of the example, gaps of at most `seul_gap` tokens filled (SEUL, arXiv 2402.05813); else 0."""
+    """1 where log p < mean + k · std of the example, gaps of at most `seul_gap` tokens filled (SEUL, arXiv 2402.05813);
+    else 0."""
     mean, std = moments(c["logprob"], starts)
     chosen = np.flatnonzero(c["logprob"] < mean + recipe.seul_k * std)
     left, right = chosen[:-1], chosen[1:]
@@ -168,7 +173,8 @@ def _seul(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 
 def _su(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """1 where |p − p_base| > mean + k · std of the example, and `su_widen` tokens to each side (SU, arXiv 2506.00876); else 0."""
+    """1 where |p − p_base| > mean + k · std of the example, and `su_widen` tokens to each side (SU, arXiv 2506.00876);
+    else 0."""
     difference = np.abs(np.exp(c["logprob"]) - np.exp(c["base_logprob"]))
     mean, std = moments(difference, starts)
     chosen = np.flatnonzero(difference > mean + recipe.su_k * std)
@@ -214,7 +220,8 @@ SIGNALS: dict[str, tuple[tuple[str, ...], Callable[[Columns, np.ndarray, Recipe]
     "satimp": (("logprob",), _satimp),
     "wga": (("logprob",), _wga),
 }
-"""signal -> the store columns it reads (etw: the one that `etw_entropy` names), and its formula: (columns, starts, recipe) -> [N]"""
+"""signal -> the store columns it reads (etw: the one that `etw_entropy` names), and its formula: (columns, starts,
+recipe) -> [N]"""
 
 
 def columns_of(name: str, recipe: Recipe) -> tuple[str, ...]:
@@ -228,7 +235,8 @@ def signal(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> n
 
 
 def shaped(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """One signal as the recipe reads it: of tokens, words or phrases, with or without those that the question holds; [N] float64."""
+    """One signal as the recipe reads it: of tokens, words or phrases, with or without those that the question holds;
+    [N] float64."""
     values = signal(name, columns, starts, recipe)
     if recipe.unit == "token" and recipe.copies == "keep":
         return values

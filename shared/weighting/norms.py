@@ -7,9 +7,9 @@
 
 Values that are all equal give zeros (max: ones, unless they are 0 or less): they tell no token from another.
 
-Many examples are done at once: their values lie one after another in [N], `starts` [E + 1] says where each example begins (the last entry
-is N). Within examples: O(N), rank O(N log N). Over a store, a first pass gathers a Summary, part by part, in constant memory but for
-rank, which is exact and therefore holds all values, 8 bytes each.
+Many examples are done at once: their values lie one after another in [N], `starts` [E + 1] says where each example
+begins (the last entry is N). Within examples: O(N), rank O(N log N). Over a store, a first pass gathers a Summary, part
+by part, in constant memory but for rank, which is exact and therefore holds all values, 8 bytes each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ NormName = Literal["minmax", "rank", "zscore", "max"]
 
 
 def per_example(reduce: np.ufunc, values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """[N] -> [N]: the ufunc's reduction over each example, repeated for each of its values. Empty examples are allowed."""
+    """[N] -> [N]: the ufunc's reduction over each example, repeated for each of its values. Empty examples are
+    allowed."""
     lengths = np.diff(starts)
     first = starts[:-1][lengths > 0]
     return np.repeat(reduce.reduceat(values, first), lengths[lengths > 0]) if len(first) else np.zeros(0)
@@ -46,7 +47,8 @@ def normalise(values: np.ndarray, starts: np.ndarray, norm: NormName) -> np.ndar
 
 
 def _ranks(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Average rank of each value in its example; the absolute height of a rank is meaningless here, only differences count."""
+    """Average rank of each value in its example; the absolute height of a rank is meaningless here, only differences
+    count."""
     owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     order = np.lexsort((values, owner))
     new = np.ones(len(values), dtype=bool)

@@ -9,11 +9,12 @@
     given           1 for the tokens that a column of the data names (ground truth: the ceiling in a study); an example may have none
     random          1 for ceil(keep · T) tokens drawn by seed and example id (the floor)
 
-Hard selection takes words whole: in order of importance, the earlier of equal ones first, until the next word would go over the count.
-The first is taken even if it is longer, so that a row has at least one. Tokens of a word whose importance differs (recipes with
-unit=token) are chosen one by one. Tokens without importance are never chosen; an example that has none is left out, unless the share is
-that of all tokens. whole_words=false is the rule of earlier versions, for comparison with their numbers: token by token, of equal ones the
-earlier first, those without importance too where the share is larger. Soft weights sum to T.
+Hard selection takes words whole: in order of importance, the earlier of equal ones first, until the next word would go
+over the count. The first is taken even if it is longer, so that a row has at least one. Tokens of a word whose
+importance differs (recipes with unit=token) are chosen one by one. Tokens without importance are never chosen; an
+example that has none is left out, unless the share is that of all tokens. whole_words=false is the rule of earlier
+versions, for comparison with their numbers: token by token, of equal ones the earlier first, those without importance
+too where the share is larger. Soft weights sum to T.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ LEAST = 1e-100
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which tokens get what weight. Raises ConfigError for an option that the mode does not use, or two that exclude each other."""
+    """Which tokens get what weight. Raises ConfigError for an option that the mode does not use, or two that exclude
+    each other."""
 
     tokens: TokenMode = "hard"
     keep: float | None = None
@@ -98,8 +100,8 @@ def token_weights(
 ) -> np.ndarray:  # fmt: skip
     """Weights of the `count` target tokens of one example, [T] float32.
 
-    `values`: importance, [T], or None; `given`: [T] bool, for tokens=given alone; `example_id` is what random tokens are drawn by; `word`:
-    [T] which word each token is of, NaN between words, or None where the store does not say.
+    `values`: importance, [T], or None; `given`: [T] bool, for tokens=given alone; `example_id` is what random tokens
+    are drawn by; `word`: [T] which word each token is of, NaN between words, or None where the store does not say.
     Raises StoreError naming `where` when importance is needed and there is none.
     """
     if selection.tokens == "all":
@@ -152,9 +154,9 @@ def share_count(share: float, count: int) -> int:
 def most_important(values: np.ndarray, count: int, word: np.ndarray | None = None) -> np.ndarray:
     """Indices of the largest values, at most `count` of them, or those of the first word.
 
-    Words are taken whole and in order of value, the earlier of equal ones first, until the next would go over `count`; the first is always
-    taken. `word`: [T] as in the store, NaN between words; only tokens that stand together and have the same value are taken together.
-    None: token by token.
+    Words are taken whole and in order of value, the earlier of equal ones first, until the next would go over `count`;
+    the first is always taken. `word`: [T] as in the store, NaN between words; only tokens that stand together and have
+    the same value are taken together. None: token by token.
     """
     if word is None:
         return np.argsort(-values, kind="stable")[:count]

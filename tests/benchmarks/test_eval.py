@@ -1,4 +1,5 @@
-"""The evaluation benchmark compares like with like: its baselines compute what the engine does, and a difference ends it."""
+"""The evaluation benchmark compares like with like: its baselines compute what the engine does, and a difference ends
+it."""
 
 import copy
 

@@ -1,4 +1,5 @@
-"""The study's own pieces: the runs a file asks for, sources that need one store alone, what is stored of them, its tables."""
+"""The study's own pieces: the runs a file asks for, sources that need one store alone, what is stored of them, its
+tables."""
 
 import json
 import math

@@ -1,4 +1,5 @@
-"""The training benchmark's own pieces: what the baseline computes, and that runs which compute different things are not compared."""
+"""The training benchmark's own pieces: what the baseline computes, and that runs which compute different things are not
+compared."""
 
 import math
 

@@ -148,7 +148,8 @@ def test_retain_results_that_do_not_fit_are_refused_by_field(run_cli, tiny_model
     assert "another limit: None there, 6 here" in run()
     good = json.loads((copy / "summary.json").read_text())
     other = "0" * 64
-    # Another tokenizer fingerprint beside the same vocabulary is another padding; earlier versions did not write the vocabulary.
+    # Another tokenizer fingerprint beside the same vocabulary is another padding; earlier versions did not write the
+    # vocabulary.
     for changed in (
         {"tokenizer_fingerprint": other, "vocabulary_fingerprint": other},
         {"tokenizer_fingerprint": other, "vocabulary_fingerprint": None},

@@ -1,4 +1,5 @@
-"""Every file that an evaluation reads, changed at random with its hashes made anew: one line and exit code 2, or right numbers.
+"""Every file that an evaluation reads, changed at random with its hashes made anew: one line and exit code 2, or right
+numbers.
 
 TU_MUTATIONS: changes a file (40); each test prints how many were refused.
 """

@@ -1,4 +1,5 @@
-"""tu-score agree: figures against brute force, controls whose figures are known, and refusals, through the real command."""
+"""tu-score agree: figures against brute force, controls whose figures are known, and refusals, through the real
+command."""
 
 import json
 import shutil

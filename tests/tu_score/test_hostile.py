@@ -1,4 +1,5 @@
-"""Stores that somebody else made: what verify finds and readers refuse, what would fill the memory, names that lead out of the folder."""
+"""Stores that somebody else made: what verify finds and readers refuse, what would fill the memory, names that lead out
+of the folder."""
 
 import json
 import os

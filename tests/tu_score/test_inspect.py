@@ -1,4 +1,5 @@
-"""tu-score inspect as text: which tokens it names, and the pass over a whole store behind `--top` and the histograms."""
+"""tu-score inspect as text: which tokens it names, and the pass over a whole store behind `--top` and the
+histograms."""
 
 import re
 

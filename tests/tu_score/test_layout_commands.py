@@ -1,4 +1,5 @@
-"""A store decides how rows are laid out, and all that follows it does as the store did: dates, system prompts, templates."""
+"""A store decides how rows are laid out, and all that follows it does as the store did: dates, system prompts,
+templates."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""A finished store that was damaged is mended by the command that made it; what is not this store's is not taken for it."""
+"""A finished store that was damaged is mended by the command that made it; what is not this store's is not taken for
+it."""
 
 import json
 import os

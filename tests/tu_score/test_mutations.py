@@ -1,4 +1,5 @@
-"""Seeded mutations of every file of a store, with hashes recomputed: each command ends in one line or with a right result."""
+"""Seeded mutations of every file of a store, with hashes recomputed: each command ends in one line or with a right
+result."""
 
 import copy
 import json

@@ -1,4 +1,5 @@
-"""kill -9 at each step and at random moments, full disks, damage, workers; then resume: the bytes are those of an undisturbed run."""
+"""kill -9 at each step and at random moments, full disks, damage, workers; then resume: the bytes are those of an
+undisturbed run."""
 
 import errno
 import json
@@ -42,7 +43,8 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def trial(tiny_model, tiny_base):
-    """`trial(folder, config, step=None, delay=None)` -> exit code of a run in a process forked from one that has loaded everything."""
+    """`trial(folder, config, step=None, delay=None)` -> exit code of a run in a process forked from one that has loaded
+    everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.tu_score.killed"])
     os.environ["TU_KILL_MODELS"] = os.pathsep.join(map(str, (tiny_model, tiny_base)))

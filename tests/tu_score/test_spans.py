@@ -107,7 +107,8 @@ def are_copies(a, b, tokenizer):
 
 
 def reference(example, spans, variant, reach, model, copies=None):
-    """Columns by loops. `variant(start, end)`: the ids with the span replaced, and by how much later tokens moved left."""
+    """Columns by loops. `variant(start, end)`: the ids with the span replaced, and by how much later tokens moved
+    left."""
     ids, n = example.input_ids, len(example.input_ids)
     plain = forward(model, ids)
     matrix = [[None] * n for _ in spans]
@@ -206,7 +207,8 @@ def test_a_random_token_is_never_the_one_it_replaces():
 
 
 def test_what_counts_as_a_copy(tiny_tokenizer):
-    """Tokens of one text, case and leading space aside; two different pieces of characters or white spaces are no copies."""
+    """Tokens of one text, case and leading space aside; two different pieces of characters or white spaces are no
+    copies."""
     word, spaced, upper, comma, line, space, byte, other = tokens = tiny_tokenizer.convert_tokens_to_ids(
         ["a", "Ġa", "A", ",", "Ċ", "Ġ", "Ã", "â"]
     )

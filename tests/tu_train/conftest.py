@@ -1,4 +1,5 @@
-"""A tiny model that knows a small atlas, the score store of its forget split, and stores written by hand; each made once a session."""
+"""A tiny model that knows a small atlas, the score store of its forget split, and stores written by hand; each made
+once a session."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Loss curves of a tiny model, kept in curves.json, so that a refactor cannot move numbers unseen.
 
-Everything here is made by hand (weights and rows out of NumPy's generator, float64), so that no other part of the project and no
-library's initialisation moves them. After a change that is meant to: `python -m tests.tu_train.test_curves` writes the file anew.
+Everything here is made by hand (weights and rows out of NumPy's generator, float64), so that no other part of the
+project and no library's initialisation moves them. After a change that is meant to: `python -m
+tests.tu_train.test_curves` writes the file anew.
 """
 
 import json

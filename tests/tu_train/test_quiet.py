@@ -1,4 +1,5 @@
-"""What must not be seen after training: credentials of URLs in anything that is written or printed, text of the data in messages."""
+"""What must not be seen after training: credentials of URLs in anything that is written or printed, text of the data in
+messages."""
 
 import json
 import os

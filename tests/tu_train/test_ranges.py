@@ -1,4 +1,5 @@
-"""Every number of the three configurations and of every method has a range, and the commands refuse what lies outside in one line."""
+"""Every number of the three configurations and of every method has a range, and the commands refuse what lies outside
+in one line."""
 
 import dataclasses
 import math

@@ -1,8 +1,9 @@
-"""kill -9 inside a step, inside a checkpoint, at random moments; SIGTERM, full disks, damage, other settings or data: then --resume gives
-the bytes of an undisturbed run, or says in a line why not. All through the command, each in a process of its own.
+"""kill -9 inside a step, inside a checkpoint, at random moments; SIGTERM, full disks, damage, other settings or data:
+then --resume gives the bytes of an undisturbed run, or says in a line why not. All through the command, each in a
+process of its own.
 
-Six rows, two a batch, two batches a step: an epoch is a step of two passes and one of one; every third step is saved, which is the middle
-of each second epoch.
+Six rows, two a batch, two batches a step: an epoch is a step of two passes and one of one; every third step is saved,
+which is the middle of each second epoch.
 """
 
 import json
@@ -29,7 +30,8 @@ PATIENCE_S = 300
 
 @pytest.fixture(scope="module")
 def command(target, scores):
-    """`command(out, *more, at=None, delay=None, number=SIGKILL, most=None, **settings)` -> exit code of `tu-train run`."""
+    """`command(out, *more, at=None, delay=None, number=SIGKILL, most=None, **settings)` -> exit code of `tu-train
+    run`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.tu_train.killed"])
     usual = {"--model": target, "--scores": scores, "--retain": RETAIN}

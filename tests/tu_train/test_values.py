@@ -1,5 +1,5 @@
-"""Stores with numbers that no scoring gives, and checkpoints with content that no run saves, each with valid hashes: one line that names
-row and column, or the file, before anything is trained on them."""
+"""Stores with numbers that no scoring gives, and checkpoints with content that no run saves, each with valid hashes:
+one line that names row and column, or the file, before anything is trained on them."""
 
 import json
 import math

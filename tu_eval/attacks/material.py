@@ -40,7 +40,8 @@ class Material:
 
 
 def load(config: AttackConfig, part: EvalSet, folders: dict[str, Path]) -> Material:
-    """Tokenises the forget rows in every prompt, and what is relearned. The models must share tokenizer and template."""
+    """Tokenises the forget rows in every prompt, and what is relearned. The models must share tokenizer and
+    template."""
     tokenizer = models.load_laid_out(config.model, folders["model"], config)
     own = [models.vocabulary_fingerprint(tokenizer), models.template_fingerprint(tokenizer)]
     contexts = []

@@ -1,7 +1,9 @@
-"""Attacks on a model, on the one before unlearning and on the retain model: the same for each, and their numbers side by side.
+"""Attacks on a model, on the one before unlearning and on the retain model: the same for each, and their numbers side
+by side.
 
-Everything that can be refused is refused before a model is loaded. What is measured on a model by an attack is kept in a store by content
-(tu_eval/measure/kept.py), so a run that was interrupted, started again, goes on at the attack it was at. The folder appears whole or not at all:
+Everything that can be refused is refused before a model is loaded. What is measured on a model by an attack is kept in
+a store by content (tu_eval/measure/kept.py), so a run that was interrupted, started again, goes on at the attack it was
+at. The folder appears whole or not at all:
 
     attack.json     what was attacked with which settings; one number an attack, setting and measure, for each model
     rows.parquet    the same row by row
@@ -103,7 +105,8 @@ def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[Att
 
 
 def summarise(attacks: Sequence[AttackName], rows: dict[str, dict[AttackName, list[Row]]]) -> list[dict[str, Any]]:
-    """-> attack, setting, measure, and the number of each model that was attacked; those of the first model give the order."""
+    """-> attack, setting, measure, and the number of each model that was attacked; those of the first model give the
+    order."""
     level = None
     if "relearn" in attacks and "before" in rows:
         start = means(row for row in rows["before"]["relearn"] if row["step"] == 0)
@@ -125,7 +128,8 @@ def summarise(attacks: Sequence[AttackName], rows: dict[str, dict[AttackName, li
 
 
 def numbers_again(about: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What `summarise` makes of a finished folder's attack.json and rows. Raises KeyError or TypeError for rows that no attack wrote."""
+    """What `summarise` makes of a finished folder's attack.json and rows. Raises KeyError or TypeError for rows that no
+    attack wrote."""
     roles, attacks = list(about["models"]), list(dict.fromkeys(number["attack"] for number in about["numbers"]))
     made = {role: {name: [r for r in rows if r["model"] == role and r["attack"] == name] for name in attacks} for role in roles}
     return summarise(attacks, made)
@@ -138,8 +142,8 @@ def _code() -> str:
 
 
 def schema() -> pyarrow.Schema:
-    """Probabilities 0 to 1; `step` of relearning; `samples` drawn, among them `hits` and unfinished ones (`cut`), all of them in
-    `drawn`; null where it does not apply."""
+    """Probabilities 0 to 1; `step` of relearning; `samples` drawn, among them `hits` and unfinished ones (`cut`), all
+    of them in `drawn`; null where it does not apply."""
     import pyarrow as pa
 
     text, number, count = pa.string(), pa.float64(), pa.int32()

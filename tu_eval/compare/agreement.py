@@ -1,7 +1,8 @@
-"""How well the tokens of a run were chosen: what `tu-score agree --json` found for the store that the run was trained with.
+"""How well the tokens of a run were chosen: what `tu-score agree --json` found for the store that the run was trained
+with.
 
-A run names its store by content in training.json, and so does the file; nothing is matched by path. Only runs whose weights come from
-the store's importance (hard and soft tokens) have such a quality.
+A run names its store by content in training.json, and so does the file; nothing is matched by path. Only runs whose
+weights come from the store's importance (hard and soft tokens) have such a quality.
 """
 
 from __future__ import annotations

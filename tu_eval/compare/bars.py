@@ -1,4 +1,5 @@
-"""Bars by method: where each bar, whisker and reference line of a metric ends, in per cent of the track. The template draws."""
+"""Bars by method: where each bar, whisker and reference line of a metric ends, in per cent of the track. The template
+draws."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ def _name(group: Group) -> tuple[str | None, ...]:
 
 
 def _axis(held: list[Estimate], column: Column) -> tuple[Callable[[float], float], str, str]:
-    """-> value to per cent of the track, and what its ends say. Zero is always on it; shares run from 0 to 1, others hold every whisker."""
+    """-> value to per cent of the track, and what its ends say. Zero is always on it; shares run from 0 to 1, others
+    hold every whisker."""
     values = [e.value for e in held if e.value is not None]
     if column.log:
         low = max(LOWEST, min(-3.0, *(math.floor(math.log10(v)) if v > 0 else LOWEST for v in values)))

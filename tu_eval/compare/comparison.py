@@ -1,4 +1,5 @@
-"""Several results side by side: seeds of one recipe as one entry, what is best and what only seems so, and what does not go together."""
+"""Several results side by side: seeds of one recipe as one entry, what is best and what only seems so, and what does
+not go together."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class Comparison:
 
     @cached_property
     def rows(self) -> list[dict[str, list[dict[str, Any]]]]:
-        """Rows of each result by set. Raises StoreError when two results do not hold the same rows in the same order."""
+        """Rows of each result by set. Raises StoreError when two results do not hold the same rows in the same
+        order."""
         return _rows_by_set(self.results)
 
     @cached_property
@@ -54,7 +56,8 @@ class Comparison:
         ]
 
     def value(self, index: int, metric: str) -> float | None:
-        """A metric of one result. The result that the others were tested against is tested against itself: it belongs in the plot."""
+        """A metric of one result. The result that the others were tested against is tested against itself: it belongs
+        in the plot."""
         result = self.results[index]
         metrics = result.summary["metrics"]
         value = metrics.get(metric)
@@ -89,7 +92,8 @@ class Comparison:
         return [[self.estimate(group, column) for column in self.columns] for group in self.groups]
 
     def marks(self, column: int, table: list[list[Estimate]]) -> list[str]:
-        """[groups] `best`, `near` (within noise of the best) or nothing. Target and retain model take no part, nor does a lone model.
+        """[groups] `best`, `near` (within noise of the best) or nothing. Target and retain model take no part, nor does
+        a lone model.
 
         Models that are equal, up to the rounding of a sum, share the best; where all are, nothing is best.
         """
@@ -104,7 +108,8 @@ class Comparison:
             return abs(value - goal) if goal is not None else value if self.columns[column].better == DOWN else -value
 
         first = min(running, key=lost)
-        # Of the numbers that went in: the distance of two models from the goal has their rounding, however small it is itself.
+        # Of the numbers that went in: the distance of two models from the goal has their rounding, however small it is
+        # itself.
         rounding = {g: EQUAL * max(abs(held[g].value or 0.0), abs(held[first].value or 0.0), abs(goal or 0.0)) for g in running}
         best = [g for g in running if lost(g) - lost(first) <= rounding[g]]
         if len(best) == len(running):
@@ -121,8 +126,8 @@ class Comparison:
 
 
 def load_comparison(folders: Sequence[Path], index: Path | None = None, agreements: Sequence[Path] = ()) -> Comparison:
-    """Raises StoreError for a folder that is no finished result, whose metrics are not those of its rows, or that was measured on another
-    suite, data or tokenizer."""
+    """Raises StoreError for a folder that is no finished result, whose metrics are not those of its rows, or that was
+    measured on another suite, data or tokenizer."""
     runs, agreed = read_index(index) if index else [], read_agreements(agreements)
     given = {folder.resolve() for folder in folders}
     found = [place for run in runs for place in run.results if place.resolve() not in given]

@@ -75,7 +75,8 @@ def _cell(text: str) -> str:
 def table_csv(comparison: Comparison) -> str:
     """One line a run; numbers read back as the same floats, empty where there is none.
 
-    mia_X_tpr_1: true-positive rate of an attack at 1 % false positives; importance_X: agreement of the run's importance with true spans.
+    mia_X_tpr_1: true-positive rate of an attack at 1 % false positives; importance_X: agreement of the run's importance
+    with true spans.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -114,7 +115,8 @@ def table_csv(comparison: Comparison) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A name as a cell. One that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay numbers."""
+    """A name as a cell. One that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay
+    numbers."""
     if not isinstance(value, str):
         return "" if value is None else str(value)
     return f"'{printable(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else printable(value)

@@ -25,11 +25,13 @@ class Group:
     members: list[int]
     """indices of results"""
     role: str | None
-    """`target`: the model that others were unlearned from; `retain`: the one that never saw the data. The others are read against these."""
+    """`target`: the model that others were unlearned from; `retain`: the one that never saw the data. The others are
+    read against these."""
     training: Training | None
     """of the first member"""
     apart: str = ""
-    """the settings that tell it from the other groups of its method and tokens, `keep 0.1 · gamma 2`; empty if there are no others"""
+    """the settings that tell it from the other groups of its method and tokens, `keep 0.1 · gamma 2`; empty if there
+    are no others"""
 
     @property
     def about(self) -> str:
@@ -58,7 +60,8 @@ def group_results(results: Sequence[Results], labels: Sequence[str], trainings: 
 
 
 def _apart(trainings: Sequence[Training | None], evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """[groups] settings, of training and evaluation, in which groups of one method and tokens differ; empty where no method is known."""
+    """[groups] settings, of training and evaluation, in which groups of one method and tokens differ; empty where no
+    method is known."""
     told = [
         {**t.told, **{k: (str(e.get(k)), said(e.get(k))) for k in EVALUATION}} if t is not None and t.method else None
         for t, e in zip(trainings, evaluations, strict=True)
@@ -80,7 +83,8 @@ def _of(told: Mapping[str, tuple[Any, str]], name: str) -> tuple[Any, str]:
 
 
 def _titles(labels: list[list[str]], trainings: list[Training | None], apart: list[str]) -> list[str]:
-    """A lone result keeps its label; seeds are called by method and tokens, and by settings where those do not tell recipes apart."""
+    """A lone result keeps its label; seeds are called by method and tokens, and by settings where those do not tell
+    recipes apart."""
     titles = []
     for names, training, told in zip(labels, trainings, apart, strict=True):
         if len(names) == 1 or training is None:
@@ -95,7 +99,8 @@ def _titles(labels: list[list[str]], trainings: list[Training | None], apart: li
 
 
 def role(result: Results, results: Sequence[Results], trainings: Sequence[tuple[Training | None, str]]) -> str | None:
-    """`target` and `retain` are known by their label, or by content: the others were unlearned from it, or tested against it."""
+    """`target` and `retain` are known by their label, or by content: the others were unlearned from it, or tested
+    against it."""
     if result.label in ("target", "retain"):
         return result.label
     if is_reference(result, results):

@@ -1,11 +1,12 @@
 """How far a number can be trusted: Student's t over seeds, or the bootstrap over rows where there is one result.
 
-Both are 95 % intervals. The bootstrap redraws the rows of each set 1,000 times (percentile method; the same draws for every model,
-since all saw the same rows) and so speaks of the questions asked, not of the training's luck; t over seeds speaks of that luck.
-A mean of three seeds ± t leaves the scale of a share, 0 to 1, easily, and cutting it off there hides that such an interval is too
-short: near the ends of the scale it holds the true mean of skewed values in 83 to 95 of 100 cases, not in 95. So the interval of a share
-is that of its log-odds (delta method), taken back to the scale: it cannot leave it, and holds what it should.
-A set's number gets an interval only if the rows, averaged as they are, give the reported number again.
+Both are 95 % intervals. The bootstrap redraws the rows of each set 1,000 times (percentile method; the same draws for
+every model, since all saw the same rows) and so speaks of the questions asked, not of the training's luck; t over seeds
+speaks of that luck. A mean of three seeds ± t leaves the scale of a share, 0 to 1, easily, and cutting it off there
+hides that such an interval is too short: near the ends of the scale it holds the true mean of skewed values in 83 to 95
+of 100 cases, not in 95. So the interval of a share is that of its log-odds (delta method), taken back to the scale: it
+cannot leave it, and holds what it should. A set's number gets an interval only if the rows, averaged as they are, give
+the reported number again.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ class Estimate:
 def over_seeds(values: Sequence[float], *, log: bool = False, share: bool = False) -> Estimate:
     """Mean ± t(n−1) · s / √n of [results], n ≥ 2.
 
-    `log`: of log10, for p-values (geometric mean); no interval if one of them is 0. `share`: values from 0 to 1; the value is their
-    mean m all the same, the interval is logit(m) ± t(n−1) · s / √n / (m · (1 − m)), taken back, and so inside 0 to 1.
+    `log`: of log10, for p-values (geometric mean); no interval if one of them is 0. `share`: values from 0 to 1; the
+    value is their mean m all the same, the interval is logit(m) ± t(n−1) · s / √n / (m · (1 − m)), taken back, and so
+    inside 0 to 1.
     """
     from scipy.special import expit, logit
     from scipy.stats import t
@@ -70,7 +72,8 @@ def over_seeds(values: Sequence[float], *, log: bool = False, share: bool = Fals
 
 
 def over_rows(rows: Mapping[str, Rows], metrics: Mapping[str, float | None], utility_parts: Sequence[str]) -> dict[str, Span]:
-    """metric -> its bootstrap interval, for every metric that is a mean over a set's rows, and for model utility, their harmonic mean."""
+    """metric -> its bootstrap interval, for every metric that is a mean over a set's rows, and for model utility, their
+    harmonic mean."""
     import numpy as np
 
     draws: dict[str, Any] = {}

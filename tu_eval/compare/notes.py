@@ -1,4 +1,5 @@
-"""What a reader of a comparison must know first: settings that differ, the same weights twice, runs that are not on the page."""
+"""What a reader of a comparison must know first: settings that differ, the same weights twice, runs that are not on the
+page."""
 
 from __future__ import annotations
 

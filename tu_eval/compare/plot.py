@@ -1,7 +1,8 @@
-"""Geometry of the forget-quality against model-utility plot: where points, ticks and labels go. Numbers only; the template draws.
+"""Geometry of the forget-quality against model-utility plot: where points, ticks and labels go. Numbers only; the
+template draws.
 
-x is model utility, the part of 0 to 1 where the models are; y is log10 of forget quality, from at most LOWEST up to 0. All lengths are
-SVG user units.
+x is model utility, the part of 0 to 1 where the models are; y is log10 of forget quality, from at most LOWEST up to 0.
+All lengths are SVG user units.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def _y(log: float, low: float) -> float:
 
 
 def _labelled(indices: Sequence[int], names: Sequence[str], at: Sequence[tuple[float, float]], ends: Mapping[int, Whiskers]) -> list[Point]:
-    """Each label takes the nearest free place around its point: no other label, marker or whisker, inside the plot. Top to bottom."""
+    """Each label takes the nearest free place around its point: no other label, marker or whisker, inside the plot. Top
+    to bottom."""
     taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in at]
     for i, (x, y) in zip(indices, at, strict=True):
         across, down = ends[i]

@@ -1,7 +1,7 @@
 """The comparison page: one HTML file that needs nothing else.
 
-Values are escaped by jinja2. Texts of the data lie in the page as JSON, and its script shows one row at a time, as text and never as
-markup; tables, plot and settings are there without the script.
+Values are escaped by jinja2. Texts of the data lie in the page as JSON, and its script shows one row at a time, as text
+and never as markup; tables, plot and settings are there without the script.
 """
 
 from __future__ import annotations
@@ -181,7 +181,8 @@ def _absent(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _rows(comparison: Comparison) -> dict[str, Any]:
-    """What the row browser shows: each set's rows once, and by model its answers and numbers, all lists in one order."""
+    """What the row browser shows: each set's rows once, and by model its answers and numbers, all lists in one
+    order."""
     sets = []
     for name, first in comparison.rows[0].items():
         models = []

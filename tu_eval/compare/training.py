@@ -1,4 +1,5 @@
-"""How a measured model was made: training.json in its folder, believed only while the folder still holds the weights that were measured."""
+"""How a measured model was made: training.json in its folder, believed only while the folder still holds the weights
+that were measured."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ CHANGES_NOTHING = frozenset(
         "keep_checkpoints", "eval_every", "trackers",
     }
 )  # fmt: skip
-"""settings in which two seeds of one recipe may differ: places, and what trades memory for time. Content is compared by fingerprints"""
+"""settings in which two seeds of one recipe may differ: places, and what trades memory for time. Content is compared by
+fingerprints"""
 WHAT = {"task": "task", "store": "scores", "start_model": "model", "forget_data": "forget_data"}
 """what a run is made from, by content -> the setting that names it"""
 

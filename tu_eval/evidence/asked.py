@@ -1,6 +1,8 @@
-"""Whether a score store holds what was measured: its rows against those of the suite's forget set, by the texts themselves.
+"""Whether a score store holds what was measured: its rows against those of the suite's forget set, by the texts
+themselves.
 
-Names do not serve: the suite's forget rows come from another split (with paraphrases and wrong answers) than what was scored.
+Names do not serve: the suite's forget rows come from another split (with paraphrases and wrong answers) than what was
+scored.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from shared.store.scores import Store
 
 
 def rows_in(store: Store, forget: Sequence[Mapping[str, Any]], *, texts: bool, where: str) -> tuple[int | None, int | None]:
-    """-> how many of the forget rows the store holds, and how many of its rows are none of them; None, None for a store of plain texts,
-    whose rows are no questions with answers. `texts`: those of the suite are no such rows either.
+    """-> how many of the forget rows the store holds, and how many of its rows are none of them; None, None for a store
+    of plain texts, whose rows are no questions with answers. `texts`: those of the suite are no such rows either.
 
     Raises StoreError where the store holds none of them: it is of something else.
     """

@@ -1,7 +1,8 @@
-"""Evidence for a deletion request: what was asked, which model before and after, how it changed, what was measured, what is not claimed.
+"""Evidence for a deletion request: what was asked, which model before and after, how it changed, what was measured,
+what is not claimed.
 
-evidence.json holds everything, evidence.html says it for people. Rows of the forget set are named by hash: the sha256 of the canonical JSON
-(sorted keys, no spaces) of {"answer": ..., "question": ...}, which who knows a row can compute.
+evidence.json holds everything, evidence.html says it for people. Rows of the forget set are named by hash: the sha256
+of the canonical JSON (sorted keys, no spaces) of {"answer": ..., "question": ...}, which who knows a row can compute.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ NOTHING = "That generated text reveals nothing: generation was off in a run, so 
 def write_evidence(
     out: Path, *, before: Path, after: Path, retain: Path | None = None, store: str | None = None, show_text: bool = False
 ) -> Path:
-    """Writes the folder in one step. Raises StoreError for results that do not go together, and for a store that is not the one used."""
+    """Writes the folder in one step. Raises StoreError for results that do not go together, and for a store that is not
+    the one used."""
     with claimed_folder(out, what="the report"):
         return _write(out, before, after, retain, store=store, show_text=show_text)
 
@@ -69,7 +71,8 @@ def _write(out: Path, before: Path, after: Path, retain: Path | None, *, store: 
 
 
 def page(report: dict[str, Any]) -> str:
-    """The report as HTML; tu-eval verify makes it once more. Raises StoreError for a report that has not the form of ours."""
+    """The report as HTML; tu-eval verify makes it once more. Raises StoreError for a report that has not the form of
+    ours."""
     import jinja2
 
     try:

@@ -1,8 +1,9 @@
-"""Signatures of finished folders: ed25519 over the name and sha256 of every file, in signature.json beside them (extra `[sign]`).
+"""Signatures of finished folders: ed25519 over the name and sha256 of every file, in signature.json beside them (extra
+`[sign]`).
 
-A signature says that who holds the private key has had these very bytes; whose key it is, and whether what was signed is true, it does not
-say. What is signed is the line PREFIX and the sha256 (hex) of the canonical JSON (keys sorted, no spaces) of
-{"files": {name: sha256}, "format": 1}.
+A signature says that who holds the private key has had these very bytes; whose key it is, and whether what was signed
+is true, it does not say. What is signed is the line PREFIX and the sha256 (hex) of the canonical JSON (keys sorted, no
+spaces) of {"files": {name: sha256}, "format": 1}.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def _pem(path: Path, flag: str) -> bytes:
 
 
 def make_key(path: Path) -> Path:
-    """Writes a new private key, for its owner alone to read, and the public key beside it; -> the latter's place. Neither may exist."""
+    """Writes a new private key, for its owner alone to read, and the public key beside it; -> the latter's place.
+    Neither may exist."""
     _require_cryptography()
     from cryptography.hazmat.primitives import serialization as s
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -108,8 +110,9 @@ def sign(folder: Path, key: Ed25519PrivateKey) -> str:
 
 
 def check_signature(folder: Path, key: Ed25519PublicKey | None = None) -> str | None:
-    """-> the public key (hex) that signed the folder as it is, None where there is no signature. Raises StoreError for a file that was
-    changed, added or taken away since, for a signature that does not hold, and for one by another key than `key`."""
+    """-> the public key (hex) that signed the folder as it is, None where there is no signature. Raises StoreError for
+    a file that was changed, added or taken away since, for a signature that does not hold, and for one by another key
+    than `key`."""
     path = folder / SIGNATURE
     if not os.path.lexists(path):
         if key is not None:
@@ -146,8 +149,8 @@ def _message(files: dict[str, Any]) -> bytes:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Name -> sha256 of every file in the folder and its folders, but for the signature itself. Raises StoreError for links and for what
-    is no file: their content is not the folder's."""
+    """Name -> sha256 of every file in the folder and its folders, but for the signature itself. Raises StoreError for
+    links and for what is no file: their content is not the folder's."""
     out: dict[str, str] = {}
     for place in sorted(folder.rglob("*")):
         name = place.relative_to(folder).as_posix()

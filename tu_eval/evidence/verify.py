@@ -1,6 +1,8 @@
-"""A finished folder of tu-eval once more: its hashes, its numbers computed again from its rows, and its signature if it has one.
+"""A finished folder of tu-eval once more: its hashes, its numbers computed again from its rows, and its signature if it
+has one.
 
-Says what was checked. That the rows themselves were measured, nothing in a folder can prove; a signature names who says so.
+Says what was checked. That the rows themselves were measured, nothing in a folder can prove; a signature names who says
+so.
 """
 
 from __future__ import annotations
@@ -105,7 +107,8 @@ def _numbers(folder: Path, name: str, rows: str) -> tuple[Path, dict[str, Any], 
 
 
 def _again(path: Path, said: Any, make: Callable[[], Any]) -> str:
-    """What `make` computes from the rows is what was said. A fault of the rows is one of the folder: no command wrote them so."""
+    """What `make` computes from the rows is what was said. A fault of the rows is one of the folder: no command wrote
+    them so."""
     try:
         found = make()
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError, OverflowError, AttributeError) as error:

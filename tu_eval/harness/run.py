@@ -1,7 +1,8 @@
 """Benchmarks that others have defined (WMDP, MMLU, whatever lm-eval knows), asked through lm-eval (extra `[eval]`).
 
-Tasks, prompts and metrics are lm-eval's. The model is opened as everywhere here: safetensors only, no code from its folder. Every question
-is written out before the first forward pass, so that bad tasks and data are refused early, and what was asked has a fingerprint.
+Tasks, prompts and metrics are lm-eval's. The model is opened as everywhere here: safetensors only, no code from its
+folder. Every question is written out before the first forward pass, so that bad tasks and data are refused early, and
+what was asked has a fingerprint.
 
     benchmark.json  metrics with standard errors for each task and group, and what they belong to
     rows.parquet    one row a question: the log-likelihood of each choice (or the text written), and its metrics
@@ -37,7 +38,8 @@ NO_NUMBERS = ("model", "tasks", "out", "include", "task_code", "device")
 
 @claims("the numbers of one model")
 def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
-    """Writes the folder and returns what benchmark.json holds. Raises UserError before the first question for all that cannot fit."""
+    """Writes the folder and returns what benchmark.json holds. Raises UserError before the first question for all that
+    cannot fit."""
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")  # of lm-eval's progress bars; read when tqdm is imported, by what follows
     from tu_eval import harness

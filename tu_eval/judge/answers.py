@@ -93,7 +93,8 @@ def prompt_ids(tokenizer: Any, turns: Sequence[str], answers: Sequence[str]) -> 
 
 
 def _contents(text: str, contents: Sequence[str]) -> list[tuple[int, int]]:
-    """Where each turn's text stands in the conversation, one behind the other; one that the template alters is nowhere."""
+    """Where each turn's text stands in the conversation, one behind the other; one that the template alters is
+    nowhere."""
     out, at = [], 0
     for content in contents:
         found = text.find(content.strip(), at)
@@ -143,7 +144,8 @@ def write_answers(
 
 
 def _check_room(conversations: Sequence[Conversation], folder: Path, tokenizer: Any, context: int | None) -> None:
-    """Raises DataError or ModelError naming a conversation whose questions alone fill the model's context, or that it cannot read."""
+    """Raises DataError or ModelError naming a conversation whose questions alone fill the model's context, or that it
+    cannot read."""
     for c in conversations:
         try:
             ids = prompt_ids(tokenizer, c.turns, [""] * (len(c.turns) - 1))
@@ -157,7 +159,8 @@ def _check_room(conversations: Sequence[Conversation], folder: Path, tokenizer: 
 def _write(
     engine: Any, prompts: Sequence[list[int]], tokenizer: Any, context: int | None, stop: list[int], most: int
 ) -> list[tuple[str, bool]]:
-    """Greedy answers, each with whether it ended by itself. Where the conversation has filled the context, there is none."""
+    """Greedy answers, each with whether it ended by itself. Where the conversation has filled the context, there is
+    none."""
     room = [most if context is None else max(0, min(most, context - len(p))) for p in prompts]
     out = [("", False)] * len(prompts)
     for length in sorted(set(room) - {0}, reverse=True):

@@ -1,7 +1,7 @@
 """A judge behind an OpenAI-compatible endpoint: one request, one reply, over the standard library.
 
-The key goes into the Authorization header and nowhere else: not into a log line, a file or an error, not to another host (redirects are
-refused), and what a server says is cleared of it before anybody sees it.
+The key goes into the Authorization header and nowhere else: not into a log line, a file or an error, not to another
+host (redirects are refused), and what a server says is cleared of it before anybody sees it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Endpoint:
 
 
 def endpoint(model: str | None, environment: Mapping[str, str] = os.environ) -> Endpoint:
-    """From TU_JUDGE_URL, TU_JUDGE_KEY and, where no model is named, TU_JUDGE_MODEL. Raises ConfigError for what is missing or malformed."""
+    """From TU_JUDGE_URL, TU_JUDGE_KEY and, where no model is named, TU_JUDGE_MODEL. Raises ConfigError for what is
+    missing or malformed."""
     url, key = environment.get(URL, "").strip(), environment.get(KEY, "").strip()
     name = model or environment.get(MODEL, "").strip()
     if not url:
@@ -82,7 +83,8 @@ def endpoint(model: str | None, environment: Mapping[str, str] = os.environ) -> 
 
 
 def check_reachable(judge: Endpoint, timeout_s: float, reply_s: float) -> None:
-    """Something answers there, with whatever status: asked before a model works for hours. Sends neither key nor text."""
+    """Something answers there, with whatever status: asked before a model works for hours. Sends neither key nor
+    text."""
     try:
         fetch(urllib.request.Request(judge.url, method="GET"), timeout_s, reply_s)  # noqa: S310 — http or https, checked
     except urllib.error.HTTPError as error:
@@ -102,8 +104,8 @@ def ask(
     reply_s: float,
     retries: int,
 ) -> str:
-    """The judge's reply, empty where it gave none. Raises JudgeError after `retries` further attempts, or at once where another one would
-    not help. `timeout_s`: that the judge may be silent; `reply_s`: that a whole reply may take."""
+    """The judge's reply, empty where it gave none. Raises JudgeError after `retries` further attempts, or at once where
+    another one would not help. `timeout_s`: that the judge may be silent; `reply_s`: that a whole reply may take."""
     body = json.dumps({"model": judge.model, "messages": list(messages), **options}).encode()
     request = urllib.request.Request(judge.url, data=body, headers={"Content-Type": "application/json"}, method="POST")  # noqa: S310
     if judge.key:

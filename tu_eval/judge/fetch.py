@@ -1,7 +1,9 @@
-"""One HTTP request whose reply must come within a time and a size, whatever the server does: redirects are not followed.
+"""One HTTP request whose reply must come within a time and a size, whatever the server does: redirects are not
+followed.
 
-The timeout of a socket bounds each silence, not their sum: a byte a second, or `100 Continue` without end, would go on for ever. Here every
-read of a reply, of its status line and headers too, waits at most for what is left of the whole time.
+The timeout of a socket bounds each silence, not their sum: a byte a second, or `100 Continue` without end, would go on
+for ever. Here every read of a reply, of its status line and headers too, waits at most for what is left of the whole
+time.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ class _Bounded(io.RawIOBase):
 
 
 def fetch(request: urllib.request.Request, silence_s: float, reply_s: float) -> bytes:
-    """The body of a reply with status 200. Raises TooLong; HTTPError for another status; OSError or HTTPException for what breaks off."""
+    """The body of a reply with status 200. Raises TooLong; HTTPError for another status; OSError or HTTPException for
+    what breaks off."""
     bounds = _Bounds(silence_s, reply_s)
 
     class Response(http.client.HTTPResponse):

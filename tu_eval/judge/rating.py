@@ -1,4 +1,5 @@
-"""What a judge is asked, and the number in its reply: one answer at a time, 1 to 10, as `[[rating]]`, the form of MT-Bench (2306.05685).
+"""What a judge is asked, and the number in its reply: one answer at a time, 1 to 10, as `[[rating]]`, the form of
+MT-Bench (2306.05685).
 
 The words are our own, so ratings compare with each other, not digit by digit with published ones.
 """
@@ -40,8 +41,8 @@ def messages(questions: Sequence[str], answers: Sequence[str], reference: str | 
 
 
 def rating(reply: str) -> float | None:
-    """The last number in double brackets: an earlier one may be quoted from the answer. None without one, or beyond 1 to 10.
-    Wide brackets and digits, as a judge that writes Chinese or Japanese may use them, count as plain ones."""
+    """The last number in double brackets: an earlier one may be quoted from the answer. None without one, or beyond 1
+    to 10. Wide brackets and digits, as a judge that writes Chinese or Japanese may use them, count as plain ones."""
     found = RATING.findall(normalize("NFKC", reply))
     value = float(found[-1]) if found else 0.0
     return value if LOWEST <= value <= HIGHEST else None

@@ -1,8 +1,10 @@
-"""MT-Bench's way of grading (arXiv 2306.05685) with questions and a judge of your own: conversations of one or more turns, answered
-greedily by the torch engine, each answer graded 1 to 10 by a model behind an OpenAI-compatible endpoint.
+"""MT-Bench's way of grading (arXiv 2306.05685) with questions and a judge of your own: conversations of one or more
+turns, answered greedily by the torch engine, each answer graded 1 to 10 by a model behind an OpenAI-compatible
+endpoint.
 
-Nothing is sent anywhere but by this command, and only where the environment names the endpoint (tu_eval/judge/endpoint.py). Answers and
-replies are kept by content while the run lasts: one that was interrupted, started again, neither writes nor asks again what is there.
+Nothing is sent anywhere but by this command, and only where the environment names the endpoint
+(tu_eval/judge/endpoint.py). Answers and replies are kept by content while the run lasts: one that was interrupted,
+started again, neither writes nor asks again what is there.
 
     judge.json      mean ratings: all, by turn, by category; what has no rating; what they belong to
     rows.parquet    one row a turn: question, answer, rating, the judge's reply
@@ -41,7 +43,8 @@ ANSWERS = ("dtype", "max_new_tokens")
 
 @claims("the ratings of one model")
 def run_judge(config: JudgeConfig) -> dict[str, Any]:
-    """Writes the folder and returns what judge.json holds. Raises UserError before a model is loaded for everything that cannot fit."""
+    """Writes the folder and returns what judge.json holds. Raises UserError before a model is loaded for everything
+    that cannot fit."""
     judge, out = endpoint(config.judge_model), Path(config.out)
     config = replace(config, judge_model=judge.model)
     conversations = read_conversations(Path(config.data).expanduser(), config.limit)
@@ -114,7 +117,8 @@ def _kept(place: Path, key: str) -> str | None:
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means of the ratings there are, None where there is none. `stderr` is that of the mean over conversations of their mean rating."""
+    """Means of the ratings there are, None where there is none. `stderr` is that of the mean over conversations of
+    their mean rating."""
 
     def mean(chosen: Sequence[dict[str, Any]]) -> float | None:
         values = [row["rating"] for row in chosen if row["rating"] is not None]

@@ -1,4 +1,5 @@
-"""What evaluations on every suite share: the models that are measured, membership inference, the results folder at the end."""
+"""What evaluations on every suite share: the models that are measured, membership inference, the results folder at the
+end."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ SETTINGS = ("dtype", "seed", "long", "generate")
 
 @dataclass(frozen=True)
 class Measured:
-    """All numbers of the rows, by set; membership scores, and how well each attack separates by them; the engine that made them."""
+    """All numbers of the rows, by set; membership scores, and how well each attack separates by them; the engine that
+    made them."""
 
     rows: dict[str, Rows]
     membership: Rows
@@ -54,9 +56,9 @@ def store_root(config: EvalConfig) -> Path:
 def open_subjects(
     config: EvalConfig, folder: Path, device: str, identity: Mapping[str, Any], lengths: Sequence[str], attacked: Attacked
 ) -> tuple[Subject, Subject | None]:
-    """The model, and the reference model where one is asked for and there is a holdout: each with what is measured on it under its own
-    content. `lengths`: fields of the configuration that numbers depend on beside model and data; memory settings are not part of it.
-    `attacked`: what the reference model reads."""
+    """The model, and the reference model where one is asked for and there is a holdout: each with what is measured on
+    it under its own content. `lengths`: fields of the configuration that numbers depend on beside model and data;
+    memory settings are not part of it. `attacked`: what the reference model reads."""
     engine = choose_engine(config.engine, config.device)
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     if engine == "vllm":

@@ -1,11 +1,13 @@
-"""Finished measurements by content: one folder for what was measured on what by which code, a file for each finished piece.
+"""Finished measurements by content: one folder for what was measured on what by which code, a file for each finished
+piece.
 
     ROOT/<key>/identity.json        what the key is the hash of
     ROOT/<key>/<piece>.parquet      one row an example
 
-The key is the sha256 of the model's weights, its tokenizer and template, the tokens measured, the settings that change numbers, and the
-source files that compute them. Paths and names play no part: other weights under an old path have another key. Each piece appears whole or
-not at all and carries its key and the hash of its values, so that one that was damaged, or carried here from elsewhere, is measured again.
+The key is the sha256 of the model's weights, its tokenizer and template, the tokens measured, the settings that change
+numbers, and the source files that compute them. Paths and names play no part: other weights under an old path have
+another key. Each piece appears whole or not at all and carries its key and the hash of its values, so that one that was
+damaged, or carried here from elsewhere, is measured again.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class Store:
         self.folder = root / self.key
 
     def load(self, piece: str) -> tuple[list[Row], dict[str, Any]] | None:
-        """Rows of a finished piece and what was noted with it, or None: it is not there, or it is not what was saved."""
+        """Rows of a finished piece and what was noted with it, or None: it is not there, or it is not what was
+        saved."""
         import pyarrow
         import pyarrow.parquet
 
@@ -96,7 +99,8 @@ class Store:
             pyarrow.parquet.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     def made(self, folder: Path) -> Path:
-        """The store's folder, or one in it, made if need be. Raises StoreError for a link: nothing is written through it."""
+        """The store's folder, or one in it, made if need be. Raises StoreError for a link: nothing is written through
+        it."""
         for place in (self.folder, folder):
             refuse_link(place).mkdir(parents=True, exist_ok=True)
         return folder

@@ -1,6 +1,7 @@
 """Membership inference on one model: can its forget rows be told from rows like them that it never saw (the holdout)?
 
-A row each for both sides, with a column an attack (tu_eval/metrics/membership.py); then how well each column separates the two.
+A row each for both sides, with a column an attack (tu_eval/metrics/membership.py); then how well each column separates
+the two.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from shared.lm.finished import check_output
 
 
 def find_model(name: str) -> Path:
-    """Raises ModelError for what is no model, and for a folder of tu-train whose files are no longer those that it wrote."""
+    """Raises ModelError for what is no model, and for a folder of tu-train whose files are no longer those that it
+    wrote."""
     folder = models.locate(name)
     check_output(folder)
     return folder

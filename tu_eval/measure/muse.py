@@ -1,11 +1,12 @@
-"""One evaluation on MUSE (Shi et al. 2024, arXiv 2407.06460), top to bottom: splits -> answers, log-probabilities -> rows -> metrics.
+"""One evaluation on MUSE (Shi et al. 2024, arXiv 2407.06460), top to bottom: splits -> answers, log-probabilities ->
+rows -> metrics.
 
     verbmem     ROUGE-L F1 between the greedy continuation of a forgotten text and the true one
     knowmem     ROUGE-L F1 between the greedy answer after solved examples and the gold one, on forget and retain questions
     privleak    Min-K% on forgotten texts and on texts that no model saw, against the retain model
 
-Cost: one greedy answer a row, one forward pass over the texts of privleak. There is no forget quality and no model utility: MUSE has no
-wrong answers, so no truth ratios; what is kept is knowmem on the retain questions.
+Cost: one greedy answer a row, one forward pass over the texts of privleak. There is no forget quality and no model
+utility: MUSE has no wrong answers, so no truth ratios; what is kept is knowmem on the retain questions.
 """
 
 from __future__ import annotations

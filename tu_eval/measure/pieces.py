@@ -1,7 +1,9 @@
-"""What only the model can tell, in pieces that are kept as each is finished: log-probabilities, greedy answers, gradient norms.
+"""What only the model can tell, in pieces that are kept as each is finished: log-probabilities, greedy answers,
+gradient norms.
 
-Everything else is arithmetic on these pieces (tu_eval/measure/rows.py), so the model is loaded only when a piece is missing.
-Cost: one forward pass over the forest of all variants of all rows, one greedy answer a row, one backward pass a forget and holdout row.
+Everything else is arithmetic on these pieces (tu_eval/measure/rows.py), so the model is loaded only when a piece is
+missing. Cost: one forward pass over the forest of all variants of all rows, one greedy answer a row, one backward pass
+a forget and holdout row.
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ class Decoding:
 
 @dataclass
 class Subject:
-    """One model under test. An engine is opened when a piece is missing that needs it, and the one before it is closed."""
+    """One model under test. An engine is opened when a piece is missing that needs it, and the one before it is
+    closed."""
 
     folder: Path
     config: EvalConfig
@@ -128,7 +131,8 @@ class Subject:
 
 
 def score(subject: Subject, examples: Sequence[Example], attacked: Attacked) -> tuple[dict[str, Row], dict[str, Any]]:
-    """-> by example id: `logprob` [targets]; for attacked answers also `hits`, `entropy`, `second`, [targets] each. And the engine."""
+    """-> by example id: `logprob` [targets]; for attacked answers also `hits`, `entropy`, `second`, [targets] each. And
+    the engine."""
     named = {e.id for group in attacked.values() for e in group}
     rows, engine = subject.piece("scores", lambda: score_examples(subject.scorer, examples, named))
     return {row["id"]: row for row in rows}, engine
@@ -180,7 +184,8 @@ def _generate(engine: Any, name: str, examples: Sequence[Example], decoding: Dec
 
 
 def stop_ids(tokenizer: Any, examples: Sequence[Example]) -> list[int]:
-    """The tokens that end an answer: those that end the examples' targets, and the end of sequence. Raises ModelError if there are none."""
+    """The tokens that end an answer: those that end the examples' targets, and the end of sequence. Raises ModelError
+    if there are none."""
     special = special_ids(tokenizer)
     ends = {e.input_ids[-1] for e in examples if e.input_ids[-1] in special}  # a truncated example ends in a word
     if tokenizer.eos_token_id is not None:
@@ -191,7 +196,8 @@ def stop_ids(tokenizer: Any, examples: Sequence[Example]) -> list[int]:
 
 
 def gradient_norms(subject: Subject, name: str, examples: Sequence[Example]) -> dict[str, float]:
-    """By example id, for one side of membership inference: the L2 norm over all parameters of the gradient of the answer's mean loss."""
+    """By example id, for one side of membership inference: the L2 norm over all parameters of the gradient of the
+    answer's mean loss."""
     rows, _ = subject.piece(f"gradients-{name}", lambda: _gradient_norms(subject.engine, name, examples))
     return {row["id"]: row["norm"] for row in rows}
 

@@ -1,8 +1,9 @@
-"""One evaluation on a suite of questions, top to bottom: suite -> variants -> pieces (log-probabilities, answers, gradients) -> rows ->
-metrics -> results folder.
+"""One evaluation on a suite of questions, top to bottom: suite -> variants -> pieces (log-probabilities, answers,
+gradients) -> rows -> metrics -> results folder.
 
-Everything that can be refused is refused before the model is loaded. Each finished piece is kept in the store (tu_eval/measure/kept.py), so
-an evaluation that was interrupted, started again, goes on at the piece it was at; the results folder appears when all numbers are there.
+Everything that can be refused is refused before the model is loaded. Each finished piece is kept in the store
+(tu_eval/measure/kept.py), so an evaluation that was interrupted, started again, goes on at the piece it was at; the
+results folder appears when all numbers are there.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def _load(config: EvalConfig, suite: Suite, folder: Path) -> Loaded:
 
 
 def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | None) -> tuple[list[Example], str | None]:
-    """A holdout that was asked for must be there; without the suite's own, the rest is measured and the results say why it is not all."""
+    """A holdout that was asked for must be there; without the suite's own, the rest is measured and the results say why
+    it is not all."""
     if config.holdout is not None:
         return load_holdout(config.holdout, tokenizer, context=context, limit=config.limit), None
     if suite.holdout is None:

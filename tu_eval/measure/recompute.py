@@ -1,7 +1,8 @@
-"""Metrics once more, from the rows: a summary whose numbers were edited, with its hash made anew, does not agree with them.
+"""Metrics once more, from the rows: a summary whose numbers were edited, with its hash made anew, does not agree with
+them.
 
-What needs other results (forget quality, PrivLeak) is computed again where those are given. Nothing here tells edited rows from measured
-ones, which only a signature can (tu_eval/evidence/sign.py).
+What needs other results (forget quality, PrivLeak) is computed again where those are given. Nothing here tells edited
+rows from measured ones, which only a signature can (tu_eval/evidence/sign.py).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ SAME_TEST = 1e-6
 
 
 def require_recomputable(results: Results, others: Sequence[Results] = ()) -> set[str]:
-    """-> the metrics that were computed again. Raises StoreError for one that its rows do not give. `others`: among which the retain
-    results may be that `results` were measured against."""
+    """-> the metrics that were computed again. Raises StoreError for one that its rows do not give. `others`: among
+    which the retain results may be that `results` were measured against."""
     said, found = results.summary["metrics"], recomputed(results, others)
     for metric, value in found.items():
         if metric not in said:

@@ -1,4 +1,5 @@
-"""What is needed of the retain model: its truth ratios on the forget rows, and how well Min-K separates them from the holdout."""
+"""What is needed of the retain model: its truth ratios on the forget rows, and how well Min-K separates them from the
+holdout."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ class Retain:
 
 
 def load_retain(place: str, identity: dict[str, Any], forget: list[tuple[str, str]], holdout: tuple[str, int]) -> Retain:
-    """`forget`: (example id, answer) of each row; `holdout`: fingerprint and number of rows. Raises StoreError where the retain results
-    speak of other rows, or were measured with another tokenizer or template (which a file of OpenUnlearning does not tell)."""
+    """`forget`: (example id, answer) of each row; `holdout`: fingerprint and number of rows. Raises StoreError where
+    the retain results speak of other rows, or were measured with another tokenizer or template (which a file of
+    OpenUnlearning does not tell)."""
     path = Path(place)
     if path.suffix == ".json" or path.is_file():
         return _of_log(path, [answer for _, answer in forget], holdout[1])

@@ -66,7 +66,8 @@ class Column:
     group: str
     heading: str
     better: str
-    """UP, DOWN, or ZERO: the nearer to 0. On the forget set the goal is the retain model's value, and this is the way that leads there."""
+    """UP, DOWN, or ZERO: the nearer to 0. On the forget set the goal is the retain model's value, and this is the way
+    that leads there."""
 
     @property
     def to_retain(self) -> bool:
@@ -80,7 +81,8 @@ class Column:
 
     @property
     def share(self) -> bool:
-        """From 0 to 1, as all metrics are whose definition is known, but for PrivLeak (−100 up to no fixed end) and p-values."""
+        """From 0 to 1, as all metrics are whose definition is known, but for PrivLeak (−100 up to no fixed end) and
+        p-values."""
         known = self.group == "Overall" or self.heading in KINDS.values() or (self.group == MORE and self.metric in LONE)
         return known and self.metric not in ("privleak", "forget_quality")
 

@@ -1,4 +1,5 @@
-"""JSON that somebody else may have written, read within bounds: what an evaluation, an index or another tool left in a file."""
+"""JSON that somebody else may have written, read within bounds: what an evaluation, an index or another tool left in a
+file."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ DEEPEST = 32
 
 
 def read_bounded(path: Path, *, hint: str, foreign: bool = False) -> Any:
-    """Raises StoreError with `hint` as next step for what is no file or no JSON, nested too deeply, or holds half a character.
-    `foreign`: Infinity and NaN are taken, as others write them."""
+    """Raises StoreError with `hint` as next step for what is no file or no JSON, nested too deeply, or holds half a
+    character. `foreign`: Infinity and NaN are taken, as others write them."""
     if not path.is_file():
         raise StoreError(f"{path}: is no file; {hint}")
     value = read_json(path, foreign=foreign)

@@ -1,10 +1,12 @@
-"""The results file of OpenUnlearning (TOFU_EVAL.json): read, so that its retain results serve here; written, so that ours serve there.
+"""The results file of OpenUnlearning (TOFU_EVAL.json): read, so that its retain results serve here; written, so that
+ours serve there.
 
     {"forget_truth_ratio": {"agg_value": 0.65, "value_by_index": {"0": {"score": 0.90}, ...}},
-     "mia_min_k": {"forget": {"agg_value": ..., "value_by_index": {...}}, "holdout": {...}, "auc": 0.47, "agg_value": 0.47}, ...}
+     "mia_min_k": {"forget": {"agg_value": ..., "value_by_index": {...}}, "holdout": {...}, "auc": 0.47, "agg_value":
+     0.47}, ...}
 
-Rows are numbered as in the data set. Its truth ratio, probabilities, ROUGE and AUCs are those of our columns; its exact memorisation and
-extraction strength too, but for an extraction strength of 0, which it never reaches.
+Rows are numbered as in the data set. Its truth ratio, probabilities, ROUGE and AUCs are those of our columns; its exact
+memorisation and extraction strength too, but for an extraction strength of 0, which it never reaches.
 """
 
 from __future__ import annotations

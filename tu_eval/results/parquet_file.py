@@ -1,4 +1,5 @@
-"""Parquet that somebody else may have written, read within bounds and with the columns and kinds of values that are expected."""
+"""Parquet that somebody else may have written, read within bounds and with the columns and kinds of values that are
+expected."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ LARGEST = 1 << 31
 def read_table(path: Path, expected: pyarrow.Schema, *, rows: int, required: frozenset[str]) -> list[dict[str, Any]]:
     """`rows` rows with the columns of `expected`; one that is missing is null throughout, unless it is `required`.
 
-    Raises StoreError naming the file for other rows, columns or kinds of values, and for values that would not fit into memory.
+    Raises StoreError naming the file for other rows, columns or kinds of values, and for values that would not fit into
+    memory.
     """
     import pyarrow
     import pyarrow.parquet

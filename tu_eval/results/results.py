@@ -1,9 +1,11 @@
-"""A results folder: rows.parquet (one row an example a set), summary.json (metrics, and what they belong to), _config.toml.
+"""A results folder: rows.parquet (one row an example a set), summary.json (metrics, and what they belong to),
+_config.toml.
 
-Where the suite has a holdout, also membership.parquet (one row a forget and holdout example, a column an attack); for a TOFU suite also
-TOFU_EVAL.json, the same numbers in the form of OpenUnlearning.
+Where the suite has a holdout, also membership.parquet (one row a forget and holdout example, a column an attack); for a
+TOFU suite also TOFU_EVAL.json, the same numbers in the form of OpenUnlearning.
 
-The folder appears whole or not at all. The summary holds the hashes of the rows and of itself; they are checked on every read.
+The folder appears whole or not at all. The summary holds the hashes of the rows and of itself; they are checked on
+every read.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Results:
         return self.summary["label"]
 
     def rows(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Rows of one set, or of all, in order. Raises StoreError naming the file if it is damaged, or holds what no evaluation writes."""
+        """Rows of one set, or of all, in order. Raises StoreError naming the file if it is damaged, or holds what no
+        evaluation writes."""
         return [row for row in self._rows if name is None or row["set"] == name]
 
     @cached_property
@@ -70,7 +73,8 @@ class Results:
         return rows
 
     def membership(self) -> list[dict[str, Any]]:
-        """Membership scores of forget and holdout rows; none where the suite has no holdout, or in results of an older version."""
+        """Membership scores of forget and holdout rows; none where the suite has no holdout, or in results of an older
+        version."""
         if not self.summary.get("membership"):
             return []
         path = self.folder / MEMBERSHIP
@@ -82,7 +86,8 @@ class Results:
 
 
 def schema(suite: str) -> pyarrow.Schema:
-    """Numbers are float64; probabilities 0 to 1; nll_sum in nats over target_tokens tokens; null where a set has no such number."""
+    """Numbers are float64; probabilities 0 to 1; nll_sum in nats over target_tokens tokens; null where a set has no
+    such number."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.float64()
@@ -95,7 +100,8 @@ def schema(suite: str) -> pyarrow.Schema:
 
 
 def membership_schema() -> pyarrow.Schema:
-    """Numbers are float64, lower where the model treats the row as one that it was trained on; null where an attack was not made."""
+    """Numbers are float64, lower where the model treats the row as one that it was trained on; null where an attack was
+    not made."""
     import pyarrow as pa
 
     return pa.schema([("set", pa.string()), ("example_id", pa.string()), *((name, pa.float64()) for name in ATTACKS)])

@@ -1,4 +1,5 @@
-"""What a summary must look like before anything in it is believed or shown: its hash says that it is whole, not that it makes sense."""
+"""What a summary must look like before anything in it is believed or shown: its hash says that it is whole, not that it
+makes sense."""
 
 from __future__ import annotations
 

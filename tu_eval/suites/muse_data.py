@@ -1,7 +1,8 @@
 """MUSE's data (Shi et al. 2024, arXiv 2407.06460) -> prompts with their true continuations, and whole texts, as tokens.
 
-A split is read from TU_MUSE_DIR/News/<config>/<split>.parquet (or .json, .jsonl, or .parquet in the hub's numbered pieces), where that is
-not set from the hub set muse-bench/MUSE-News; Books likewise. Everything is plain text: no chat template plays a part.
+A split is read from TU_MUSE_DIR/News/<config>/<split>.parquet (or .json, .jsonl, or .parquet in the hub's numbered
+pieces), where that is not set from the hub set muse-bench/MUSE-News; Books likewise. Everything is plain text: no chat
+template plays a part.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Part:
     kind: str
     """verbmem or knowmem"""
     examples: list[Example]
-    """`row.question` is the prompt, or the question that ends it; `row.answer` the text that an answer is compared with"""
+    """`row.question` is the prompt, or the question that ends it; `row.answer` the text that an answer is compared
+    with"""
 
 
 def load_parts(corpus: str, tokenizer: Any, *, context: int | None, long: str, limit: int | None, verbmem_tokens: int) -> list[Part]:
@@ -52,7 +54,8 @@ def load_parts(corpus: str, tokenizer: Any, *, context: int | None, long: str, l
 
 
 def load_texts(corpus: str, name: str, tokenizer: Any, *, context: int | None, long: str, limit: int | None) -> list[Example]:
-    """Texts of one side of membership inference, forget or holdout, each whole; every token but the first is a target."""
+    """Texts of one side of membership inference, forget or holdout, each whole; every token but the first is a
+    target."""
     rows = _split(corpus, "privleak", name, ("text",), limit)
     return _kept((next(text_examples(row, tokenizer, sys.maxsize)) for row in rows), context, long, f"privleak {name}")
 

@@ -1,4 +1,5 @@
-"""What a suite is: named sets of rows and what is measured on each, one of them the forget set; all others feed model utility."""
+"""What a suite is: named sets of rows and what is measured on each, one of them the forget set; all others feed model
+utility."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Suites of questions: named sets of rows, and what is measured on each. A suite has one forget set; all its others feed model utility.
+"""Suites of questions: named sets of rows, and what is measured on each. A suite has one forget set; all its others
+feed model utility.
 
-Beside them stands a holdout: rows like those of the forget set that no model of the suite was trained on. Membership inference needs them.
+Beside them stands a holdout: rows like those of the forget set that no model of the suite was trained on. Membership
+inference needs them.
 """
 
 from __future__ import annotations

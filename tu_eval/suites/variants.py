@@ -1,4 +1,5 @@
-"""Rows -> the variants of an answer that are scored together: the answer, the right answer of the truth ratio, the wrong answers.
+"""Rows -> the variants of an answer that are scored together: the answer, the right answer of the truth ratio, the
+wrong answers.
 
 All variants of a row share its question, so the engine computes that prefix once.
 """
@@ -34,18 +35,21 @@ class Variants:
 
 
 def load_holdout(spec: str, tokenizer: Any, *, context: int | None, limit: int | None) -> list[Example]:
-    """Rows beside the suite's own sets. Those beyond the model's context are left out, as nothing else depends on them."""
+    """Rows beside the suite's own sets. Those beyond the model's context are left out, as nothing else depends on
+    them."""
     return make_examples(load_rows(spec, limit=limit), tokenizer, context=context, long="skip")
 
 
 def answer_length(example: Example, tokenizer: Any) -> int:
-    """Target tokens of an answer without the one that ends the turn; at least 1. A truncated answer has no such token."""
+    """Target tokens of an answer without the one that ends the turn; at least 1. A truncated answer has no such
+    token."""
     targets = example.targets
     return len(targets) - (len(targets) > 1 and example.input_ids[targets[-1]] in special_ids(tokenizer))
 
 
 def load_variants(part: EvalSet, tokenizer: Any, *, context: int | None, long: str, limit: int | None) -> tuple[list[Variants], int]:
-    """-> the rows of a set in order, and how many `long="skip"` left out. Raises DataError naming the row that cannot be used."""
+    """-> the rows of a set in order, and how many `long="skip"` left out. Raises DataError naming the row that cannot
+    be used."""
     rows = load_rows(part.data, limit=limit)
     forms = [_forms(row, part) for row in rows]
     made = {e.id: e for e in make_examples([f for form in forms for f in form], tokenizer, context=context, long=long)}
@@ -64,7 +68,8 @@ def load_variants(part: EvalSet, tokenizer: Any, *, context: int | None, long: s
 
 
 def fact_spans(row: Row) -> list[tuple[int, int]]:
-    """The marked facts of a row of a set with `facts`: [start, end) characters of the answer. Raises DataError naming the row."""
+    """The marked facts of a row of a set with `facts`: [start, end) characters of the answer. Raises DataError naming
+    the row."""
     return row_spans(row, "fact_spans", missing="add it, or take `facts = true` out of the suite's set")
 
 

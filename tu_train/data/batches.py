@@ -1,8 +1,9 @@
 """What the loop reads: rows of the store and of tokenised data as items, in an order that depends only on the seed.
 
-The store is read part by part (parts in a seeded order, rows of a part in a seeded order), so memory holds one part however large the
-store. A step is `accumulate` times `batch_size` forget rows and as many retain rows, cut into forward passes of at most `batch_tokens`
-tokens. Everything is a function of the seed and the position, so that a resumed run goes on where it was.
+The store is read part by part (parts in a seeded order, rows of a part in a seeded order), so memory holds one part
+however large the store. A step is `accumulate` times `batch_size` forget rows and as many retain rows, cut into forward
+passes of at most `batch_tokens` tokens. Everything is a function of the seed and the position, so that a resumed run
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def item_of_row(
 ) -> Item:
     """A row of the store as an item; tokens whose weight is zero are left out here and cost nothing from then on.
 
-    `all_targets` keeps them, for methods that read them, without their reference value. `given`: the positions of tokens=given, by example.
-    `rows`: of the embedding. Raises StoreError naming row and column for values that no scoring gives, where they would be used.
+    `all_targets` keeps them, for methods that read them, without their reference value. `given`: the positions of
+    tokens=given, by example. `rows`: of the embedding. Raises StoreError naming row and column for values that no
+    scoring gives, where they would be used.
     """
     check_row(row, where=where, columns=("importance", "logprob", "word"), rows=rows)
     targets, name = [i for i, t in enumerate(row["is_target"]) if t], row["example_id"]
@@ -99,7 +101,8 @@ def item_of_row(
 def check_row(row: Mapping[str, Any], *, where: str, columns: Sequence[str], rows: int | None = None) -> None:
     """Raises StoreError for a row that no scoring writes: a hash says that a store is as it was written, not by whom.
 
-    `columns`: lists, besides ids and targets, that have one entry a token, where the row has them; `rows`: of the embedding.
+    `columns`: lists, besides ids and targets, that have one entry a token, where the row has them; `rows`: of the
+    embedding.
     """
     name, ids, targets = row["example_id"], row["input_ids"], row["is_target"]
     if not isinstance(name, str) or not ids or not targets:
@@ -133,7 +136,8 @@ def importance_of(row: Mapping[str, Any], targets: Sequence[int], *, where: str)
 
 
 def word_of(row: Mapping[str, Any], targets: Sequence[int]) -> np.ndarray | None:
-    """[K] index of each target token's word, NaN between words; None where the store does not say (those of earlier versions)."""
+    """[K] index of each target token's word, NaN between words; None where the store does not say (those of earlier
+    versions)."""
     return np.array([row["word"][i] for i in targets], dtype=np.float64) if row.get("word") is not None else None
 
 
@@ -155,7 +159,8 @@ def item_of_example(example: Example) -> Item:
 
 
 def item_of_top_row(row: Mapping[str, Any], *, where: str, rows: int | None = None) -> Item:
-    """A row of a scored retain set: every target token with weight 1, and its likeliest tokens under the scored model."""
+    """A row of a scored retain set: every target token with weight 1, and its likeliest tokens under the scored
+    model."""
     check_row(row, where=where, columns=("top_ids", "top_logprobs"), rows=rows)
     targets = [i for i, t in enumerate(row["is_target"]) if t]
     ids, logp = ([row[name][i] if row[name] else None for i in targets] for name in ("top_ids", "top_logprobs"))
@@ -219,7 +224,8 @@ def endless_store(around: Callable[[int], Iterator[Item]], count: int, *, start:
 def steps(
     forget: Iterator[Item], retain: Iterator[Item] | None, *, batch_size: int, batch_tokens: int, accumulate: int = 1
 ) -> Iterator[list[Pass]]:
-    """Groups of `accumulate` times `batch_size` rows as forward passes of at most `batch_size` rows; the last group may be smaller."""
+    """Groups of `accumulate` times `batch_size` rows as forward passes of at most `batch_size` rows; the last group may
+    be smaller."""
     while True:
         pairs = [(item, next(retain) if retain is not None else None) for item in islice(forget, batch_size * accumulate)]
         if not pairs:

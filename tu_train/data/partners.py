@@ -86,8 +86,9 @@ def given_answers(examples: Sequence[Example], config: UnlearnConfig, *, refuse:
 def generated(
     packed: PackedModel, examples: Sequence[Example], tokenizer: Any, *, seed: int, batch_tokens: int, context: int | None
 ) -> dict[str, list[str]]:
-    """By example id: what the model writes, greedily, when asked for another answer; the first of ASKING, in the order of (seed, example
-    id), that gives one which is neither empty nor the row's own. Raises DataError for a row that none of them gives one for."""
+    """By example id: what the model writes, greedily, when asked for another answer; the first of ASKING, in the order
+    of (seed, example id), that gives one which is neither empty nor the row's own. Raises DataError for a row that none
+    of them gives one for."""
     engine, special = TorchEngine(packed, batch_tokens=batch_tokens), special_ids(tokenizer)
     stop = sorted({e.input_ids[-1] for e in examples if e.input_ids[-1] in special} | ({tokenizer.eos_token_id} - {None}))
     if not stop:
@@ -140,7 +141,8 @@ def partner_items(
 
 
 def with_reference(packed: PackedModel, items: dict[str, Item], batch_tokens: int) -> dict[str, Item]:
-    """The same with log-probabilities under the model as it is now, before training: one forward a row, no second model."""
+    """The same with log-probabilities under the model as it is now, before training: one forward a row, no second
+    model."""
     names = list(items)
     out = {}
     for start, end in within_budget([len(items[n].ids) for n in names], batch_tokens):

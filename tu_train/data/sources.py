@@ -99,8 +99,8 @@ def read_retain(items: list[Item], forget: Forget, config: UnlearnConfig) -> Ret
 
 
 def read_retain_store(store: Store, forget: Forget, config: UnlearnConfig, rows: int | None = None) -> Retain:
-    """The same for a scored retain set, of which one part is in memory at a time. Raises StoreError where it has no top tokens, or ids
-    beyond the `rows` of the embedding."""
+    """The same for a scored retain set, of which one part is in memory at a time. Raises StoreError where it has no top
+    tokens, or ids beyond the `rows` of the embedding."""
     if "top_ids" not in store.optional:
         raise StoreError(
             f"{shown(str(store.folder))}: holds no top tokens, which the KL retain term needs; "
@@ -149,7 +149,8 @@ def given_positions(examples: list[Example], tokenizer: Any, key: str, *, flag: 
 
 
 def stream(config: UnlearnConfig, forget: Forget, retain: Retain | None) -> Callable[[int], Iterator[list[Pass]]]:
-    """`stream(n)`: the steps from the n-th on, a function of settings and seed alone. Epochs that are done are not read."""
+    """`stream(n)`: the steps from the n-th on, a function of settings and seed alone. Epochs that are done are not
+    read."""
     size = config.rows_a_step
     per_epoch = -(-forget.count // size)
 
@@ -167,7 +168,8 @@ def stream(config: UnlearnConfig, forget: Forget, retain: Retain | None) -> Call
 
 
 def open_fitting(where: str, names: dict[str, str], config: UnlearnConfig) -> Store:
-    """A store made with this tokenizer, chat template and model; another model only where that was allowed. Raises StoreError."""
+    """A store made with this tokenizer, chat template and model; another model only where that was allowed. Raises
+    StoreError."""
     from shared.store.scores import check_fits
 
     store = open_store(where)

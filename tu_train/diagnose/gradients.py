@@ -1,6 +1,7 @@
 """Sketched gradients of the NLL: of each target token of forget rows, and of whole retain rows.
 
-One forward pass a row, its graph shared by one backward pass a target token. Memory: the model, one gradient, K numbers a token.
+One forward pass a row, its graph shared by one backward pass a target token. Memory: the model, one gradient, K numbers
+a token.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def all_gradients(
 ) -> Gradients:
     """`forget`: token ids and target positions of each row; `numbers`: kept of a gradient, at most.
 
-    Raises ConfigError for a glob of `train_only` that matches no parameter, ModelError for a gradient that is not finite.
+    Raises ConfigError for a glob of `train_only` that matches no parameter, ModelError for a gradient that is not
+    finite.
     """
     count = freeze_all_but(model, train_only)
     packed = PackedModel(model)
@@ -63,7 +65,8 @@ def all_gradients(
 def sketched(
     packed: PackedModel, ids: Sequence[int], groups: Sequence[Sequence[int]], parameters: Sequence[Tensor], sketch: Sketch
 ) -> Iterator[np.ndarray]:
-    """One forward of a row, then for each group of target positions the sketch, [K] float64, of the gradient of their summed NLL."""
+    """One forward of a row, then for each group of target positions the sketch, [K] float64, of the gradient of their
+    summed NLL."""
     hidden, slots = packed.hidden([ids])
     logp = [
         target_logprobs(hidden[[slots[0][i - 1] for i in group]], torch.tensor([ids[i] for i in group], device=hidden.device), packed.head)

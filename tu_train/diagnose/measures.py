@@ -28,7 +28,8 @@ from tu_train.diagnose.token_classes import CLASSES
 
 @dataclass(frozen=True)
 class Gradients:
-    """Of the NLL, sketched to K numbers: one for each of N target tokens of the forget rows, one for each retain row."""
+    """Of the NLL, sketched to K numbers: one for each of N target tokens of the forget rows, one for each retain
+    row."""
 
     gradient_NK: np.ndarray
     """float64"""
@@ -45,7 +46,8 @@ class Gradients:
 
 
 def measure_all(gradients: Gradients, weights: Mapping[str, np.ndarray], kinds: Sequence[str]) -> dict[str, Any]:
-    """`weights`: [N] of each weighting, `all` among them; `kinds`: each token's entry of CLASSES. -> plain JSON values."""
+    """`weights`: [N] of each weighting, `all` among them; `kinds`: each token's entry of CLASSES. -> plain JSON
+    values."""
     kinds_N = np.array(kinds)
     members = {name: (kinds_N == name).astype(np.float64) for name in CLASSES if (kinds_N == name).any()}
     shared = _Shared.of(gradients, weights)

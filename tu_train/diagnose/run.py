@@ -1,11 +1,12 @@
-"""`tu-train diagnose`: the signal-to-noise ratio of token weightings on real gradients, and how far forgetting works against retaining.
+"""`tu-train diagnose`: the signal-to-noise ratio of token weightings on real gradients, and how far forgetting works
+against retaining.
 
     for each of a few rows of the store:    one forward pass; for each target token one backward pass, its gradient sketched (sketch.py)
     for each of a few retain rows:          one forward, one backward
     then, numbers only (snr.py):            SNR, gain over uniform weights, conflict with the retain gradient, for each weighting and class
 
-Weightings: `all`, `hard`, `soft` as `tu-train run --tokens` makes them; `random`, the weights of hard in a random order within each
-answer: the floor; `given`, the true spans, where a column names them: the ceiling.
+Weightings: `all`, `hard`, `soft` as `tu-train run --tokens` makes them; `random`, the weights of hard in a random order
+within each answer: the floor; `given`, the true spans, where a column names them: the ceiling.
 
 Cost: a backward pass a target token. Memory: the model, one gradient, and K numbers a target token of the rows read.
 """
@@ -54,7 +55,8 @@ READ = ("example_id", "input_ids", "tokens", "is_target", "importance", "word")
 
 @claims("this diagnosis")
 def run_diagnose(config: DiagnoseConfig) -> Path:
-    """Measures, prints the table, and returns the folder of the report. Raises UserError before any gradient is computed."""
+    """Measures, prints the table, and returns the folder of the report. Raises UserError before any gradient is
+    computed."""
     device = choose_device(config.device)
     store, folder = open_store(config.scores), locate(config.model)
     tokenizer = load_laid_out(config.model, folder, as_scored(config, store.manifest["options"]))
@@ -90,7 +92,8 @@ def targets_of(row: dict[str, Any]) -> list[int]:
 
 
 def sampled_rows(store: Store, config: DiagnoseConfig, rows: int | None = None) -> list[dict[str, Any]]:
-    """Rows drawn by the seed, in the order of the store; only the parts that hold one are read. Raises StoreError for too few."""
+    """Rows drawn by the seed, in the order of the store; only the parts that hold one are read. Raises StoreError for
+    too few."""
     if len(store) < FEWEST:
         raise StoreError(f"{shown(config.scores)}: holds {len(store)} rows, diagnose needs at least {FEWEST} to tell signal from noise; "
                          "score more rows")  # fmt: skip
@@ -126,7 +129,8 @@ def weightings(rows: Sequence[dict[str, Any]], config: DiagnoseConfig) -> dict[s
 
 
 def given_weights(store: Store, rows: Sequence[dict[str, Any]], tokenizer: Any, config: DiagnoseConfig) -> np.ndarray:
-    """1 at the target tokens that overlap a true span, [N] float64. Raises StoreError for other data than was scored."""
+    """1 at the target tokens that overlap a true span, [N] float64. Raises StoreError for other data than was
+    scored."""
     examples = scored_examples(store, tokenizer, config.model, config.forget_data, flag="--set forget_data=SPEC")
     found = {e.id: e for e in examples}
     out = []
@@ -150,7 +154,8 @@ def kinds_of(rows: Sequence[dict[str, Any]], special: set[int]) -> list[str]:
 
 
 def retain_examples(config: DiagnoseConfig, rows: Sequence[dict[str, Any]], folder: Path, tokenizer: Any) -> list[Example]:
-    """Retain rows drawn by the seed; those that the drawn forget rows hold too are left out, since they would conflict with themselves."""
+    """Retain rows drawn by the seed; those that the drawn forget rows hold too are left out, since they would conflict
+    with themselves."""
     if config.retain is None:
         return []
     read = load_rows(config.retain, keys=config.keys)

@@ -1,14 +1,17 @@
-"""Gradients of many parameters as short vectors with the same inner products, up to a known error: a seeded count sketch.
+"""Gradients of many parameters as short vectors with the same inner products, up to a known error: a seeded count
+sketch.
 
-A gradient x of P numbers becomes Sx of K numbers (K prime): entry i is added, with a random sign, to one of K buckets, so that
-E⟨Sx, Sy⟩ = ⟨x, y⟩ and Var⟨Sx, Sy⟩ ≤ 2‖x‖²‖y‖² / (K − 1) over the draw of the sketch (Charikar, Chen & Farach-Colton 2002, "Finding
-frequent items in data streams"). That bound needs pairwise collisions of at most 1 / (K − 1) and independent signs of rows and columns:
+A gradient x of P numbers becomes Sx of K numbers (K prime): entry i is added, with a random sign, to one of K buckets,
+so that E⟨Sx, Sy⟩ = ⟨x, y⟩ and Var⟨Sx, Sy⟩ ≤ 2‖x‖²‖y‖² / (K − 1) over the draw of the sketch (Charikar, Chen &
+Farach-Colton 2002, "Finding frequent items in data streams"). That bound needs pairwise collisions of at most 1 / (K −
+1) and independent signs of rows and columns:
 
     entry (b, c) of a chunk, seen as rows of K        bucket  c + q·b + p  modulo K        sign  a_b · s_c
 
-with q in 1..K−1, p in 0..K−1, signs a and s drawn a chunk. Two entries of different rows meet for one q at most, since K is prime and a
-chunk has at most K rows (Carter & Wegman 1979); entries of one row never do. The bucket c + q·b is where an entry falls when rows of K
-numbers are laid out K + q apart and the whole is read in rows of K again, so a sketch is a few passes over the gradient in memory order.
+with q in 1..K−1, p in 0..K−1, signs a and s drawn a chunk. Two entries of different rows meet for one q at most, since
+K is prime and a chunk has at most K rows (Carter & Wegman 1979); entries of one row never do. The bucket c + q·b is
+where an entry falls when rows of K numbers are laid out K + q apart and the whole is read in rows of K again, so a
+sketch is a few passes over the gradient in memory order.
 
 Memory: the signs (P / K + K a chunk) and temporaries of a few chunks (CHUNK numbers). Time: O(P).
 """
@@ -41,7 +44,8 @@ class _Chunk:
 
 
 class Sketch:
-    """A fixed linear map from gradients of the given sizes to K numbers; the same seed, sizes and K give the same map."""
+    """A fixed linear map from gradients of the given sizes to K numbers; the same seed, sizes and K give the same
+    map."""
 
     def __init__(self, sizes: Sequence[int], buckets: int, seed: int, device: torch.device | str = "cpu"):
         """`sizes`: numbers in each parameter, in the order in which gradients will come. `buckets` K: a prime."""
@@ -78,7 +82,8 @@ class Sketch:
 
 
 def token_gradients(logp_N: Sequence[Tensor], parameters: Sequence[Tensor], sketch: Sketch) -> Iterator[Tensor]:
-    """Sketch of the gradient of the NLL, −logp, of each token in turn, [K] each. One backward pass a token through a shared graph."""
+    """Sketch of the gradient of the NLL, −logp, of each token in turn, [K] each. One backward pass a token through a
+    shared graph."""
     for index, logp in enumerate(logp_N):
         keep = index + 1 < len(logp_N)
         yield sketch(torch.autograd.grad(-logp, parameters, retain_graph=keep, allow_unused=True))

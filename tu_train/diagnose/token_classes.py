@@ -1,4 +1,5 @@
-"""What kind of word a target token belongs to, by plain rules over the text of the answer; English is assumed for function words.
+"""What kind of word a target token belongs to, by plain rules over the text of the answer; English is assumed for
+function words.
 
     end          a special token: the end of the turn or text
     number       a word with a digit
@@ -7,8 +8,8 @@
     other        any other word
     punctuation  a token without a letter or digit
 
-A token counts to the first word that it holds a part of; one without a text, which goes on with a letter, to that of the token before.
-Cost linear in the text.
+A token counts to the first word that it holds a part of; one without a text, which goes on with a letter, to that of
+the token before. Cost linear in the text.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ FUNCTION_WORDS = frozenset(_FUNCTION.split())
 
 
 def classes_of(pieces: Sequence[str], special: Sequence[bool]) -> list[str]:
-    """Texts of the target tokens of one answer in order, and which of them are special tokens -> an entry of CLASSES each."""
+    """Texts of the target tokens of one answer in order, and which of them are special tokens -> an entry of CLASSES
+    each."""
     index, words = words_of(["" if ends else piece for piece, ends in zip(pieces, special, strict=True)])
     kinds = [class_of_word(word) for word in words]
     out: list[str] = []

@@ -1,7 +1,9 @@
-"""ATWU (arXiv 2606.06320): a learned gate g_t = σ(v · [h_t, 1]) on the final hidden states says how much each token is pushed.
+"""ATWU (arXiv 2606.06320): a learned gate g_t = σ(v · [h_t, 1]) on the final hidden states says how much each token is
+pushed.
 
-The gate has its own SGD, apart from the model's AdamW. Each pass adds up what the gate's gradient needs (it is short enough to be
-written out); `gate_after` makes the step, so the number of passes of a step changes no result. The gate minimises
+The gate has its own SGD, apart from the model's AdamW. Each pass adds up what the gate's gradient needs (it is short
+enough to be written out); `gate_after` makes the step, so the number of passes of a step changes no result. The gate
+minimises
 
     Σ w · forget / Σ w  +  entropy · Σ w · H(g) / Σ w  +  pull · (Σ w · g / Σ w − budget)²  +  decay · ‖v‖²
 """

@@ -1,4 +1,5 @@
-"""Forget losses of whole distributions or raw logits. Shapes and conventions as in losses.py; V vocabulary, C positions of a chunk."""
+"""Forget losses of whole distributions or raw logits. Shapes and conventions as in losses.py; V vocabulary, C positions
+of a chunk."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 def undial(forget: Tokens, partner: Tokens | None, options: Options, state: State) -> Tensor:
     """UNDIAL (arXiv 2402.10052): Σ w · CE(softmax(z_start − β · onehot(gold)), θ).
 
-    The weight scales each token's distillation: the teacher is a distribution a token, so this is where tokens are told apart.
+    The weight scales each token's distillation: the teacher is a distribution a token, so this is where tokens are told
+    apart.
     """
     assert forget.hidden_ND is not None and forget.ref_hidden_ND is not None
     head, ref_head = forget.head, forget.ref_head
@@ -33,9 +35,11 @@ def undial(forget: Tokens, partner: Tokens | None, options: Options, state: Stat
 
 
 def ceu(forget: Tokens, partner: Tokens | None, options: Options, state: State) -> Tensor:
-    """CE-U: Σ over rows of the weighted mean over tokens of CE(sg(softmax(z with gold = −inf)), θ); the first answer token is skipped.
+    """CE-U: Σ over rows of the weighted mean over tokens of CE(sg(softmax(z with gold = −inf)), θ); the first answer
+    token is skipped.
 
-    The weight enters the row's mean, numerator and denominator; a mean over the row, for else the skipped token would be counted.
+    The weight enters the row's mean, numerator and denominator; a mean over the row, for else the skipped token would
+    be counted.
     """
     assert forget.hidden_ND is not None and forget.head is not None
 
@@ -73,10 +77,12 @@ def pdu_retain_weight(state: State) -> float:
 
 
 def tpo(forget: Tokens, partner: Tokens | None, options: Options, state: State) -> Tensor:
-    """TPO (arXiv 2506.03142): Σ over rows of −(2/β) · log σ(β · Σ_t w_t · (z_start(y_t) − z(y_t)) / Σ_t w_t), raw logits z.
+    """TPO (arXiv 2506.03142): Σ over rows of −(2/β) · log σ(β · Σ_t w_t · (z_start(y_t) − z(y_t)) / Σ_t w_t), raw
+    logits z.
 
-    The weight enters the mean over unwanted words, which are the tokens with a weight. `general` times the mean NLL of the row's other
-    tokens is added; its default is 0 (the paper: 1), because a token of weight zero must move nothing unless that is asked for.
+    The weight enters the mean over unwanted words, which are the tokens with a weight. `general` times the mean NLL of
+    the row's other tokens is added; its default is 0 (the paper: 1), because a token of weight zero must move nothing
+    unless that is asked for.
     """
     assert forget.hidden_ND is not None and forget.ref_hidden_ND is not None and forget.head is not None and forget.ref_head is not None
     target_N = labels(forget)
@@ -96,7 +102,8 @@ def palu(forget: Tokens, partner: Tokens | None, options: Options, state: State)
     """PALU (arXiv 2601.03190): Σ over rows of the weighted mean of flatness at the first tokens of each sensitive span
     + rest · mean KL(start ‖ θ) at the row's other tokens; flatness: mean over the start model's top K of (z − mean z)².
 
-    A span is a run of neighbouring tokens with a weight; the weight scales the flattening of its first tokens. The KL reads no label.
+    A span is a run of neighbouring tokens with a weight; the weight scales the flattening of its first tokens. The KL
+    reads no label.
     """
     assert forget.hidden_ND is not None and forget.ref_hidden_ND is not None
     head, ref_head = forget.head, forget.ref_head
@@ -128,7 +135,8 @@ def palu(forget: Tokens, partner: Tokens | None, options: Options, state: State)
 
 
 def span_starts(tokens: Tokens, first: int) -> Tensor:
-    """[N] whether a token is one of the first `first` of a run of neighbours with a weight. Tokens are in order of row and place."""
+    """[N] whether a token is one of the first `first` of a run of neighbours with a weight. Tokens are in order of row
+    and place."""
     index_N = torch.arange(len(tokens.weight_N), device=tokens.weight_N.device)
     on_N = tokens.weight_N > 0
     joined_N = torch.zeros_like(on_N)

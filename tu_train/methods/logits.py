@@ -1,7 +1,7 @@
 """Losses that need the whole distribution: a function of the logits of each position, without the full [N, V] matrix.
 
-Positions go through the head in chunks; the backward pass computes each chunk again (torch.utils.checkpoint), so memory is that of one
-chunk, for one more head product. N positions, C of a chunk, V vocabulary, D width of the model.
+Positions go through the head in chunks; the backward pass computes each chunk again (torch.utils.checkpoint), so memory
+is that of one chunk, for one more head product. N positions, C of a chunk, V vocabulary, D width of the model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ FORBIDDEN = -1e30
 
 
 def per_position(hidden_ND: Tensor, head: Head, fn: Callable[..., Tensor], *rows: Tensor, chunk_mib: int = CHUNK_MIB) -> Tensor:
-    """[N] of `fn(logits_CV, *rows of the chunk) -> [C]`; differentiable in the hidden states and the head. `rows` have N entries each."""
+    """[N] of `fn(logits_CV, *rows of the chunk) -> [C]`; differentiable in the hidden states and the head. `rows` have
+    N entries each."""
     width = head.weight.shape[0] * accumulation_dtype(head.weight.dtype).itemsize * COPIES
     size = max(1, (chunk_mib << 20) // width)
 

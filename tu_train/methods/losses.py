@@ -4,8 +4,9 @@
     w_t   token weight; all 1 gives the sequence-level method of the literature
     sg(x)   x as a constant: no gradient goes through it
 
-`(forget, partner, options, state) -> loss`, summed over the pass; `Method.per` names the denominator of a whole step. A token of weight
-zero is replaced by log p = 0 before anything is computed, so its label and reference moves no bit; a row without weights adds nothing.
+`(forget, partner, options, state) -> loss`, summed over the pass; `Method.per` names the denominator of a whole step. A
+token of weight zero is replaced by log p = 0 before anything is computed, so its label and reference moves no bit; a
+row without weights adds nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def ascent(forget: Tokens, partner: Tokens | None, options: Options, state: Stat
 def wga(forget: Tokens, partner: Tokens | None, options: Options, state: State) -> Tensor:
     """WGA (arXiv 2502.19301): Σ w · sg(p^β) · log p: what is forgotten already is pushed less.
 
-    The token weight multiplies the method's own confidence weight, which is the same kind of thing: a share of the token's ascent.
+    The token weight multiplies the method's own confidence weight, which is the same kind of thing: a share of the
+    token's ascent.
     """
     logp_N = gold(forget)
     return (forget.weight_N * (options["beta"] * logp_N).exp().detach() * logp_N).sum()
@@ -53,7 +55,8 @@ def tnpo(forget: Tokens, partner: Tokens | None, options: Options, state: State)
 def wtnpo(forget: Tokens, partner: Tokens | None, options: Options, state: State) -> Tensor:
     """WTNPO (arXiv 2502.19301): Σ w · sg(2 p^(β + power) / (p^β + p_ref^β)) · log p, TNPO's weight times WGA's p^power.
 
-    The token weight multiplies the method's own weight, as in both. (`power` is the paper's α; alpha is the retain weight here.)
+    The token weight multiplies the method's own weight, as in both. (`power` is the paper's α; alpha is the retain
+    weight here.)
     """
     logp_N = gold(forget)
     own_N = 2 * torch.sigmoid(options["beta"] * (logp_N - reference(forget))) * (options["power"] * logp_N).exp()
@@ -74,10 +77,11 @@ def satimp(forget: Tokens, partner: Tokens | None, options: Options, state: Stat
 
 
 def npo(forget: Tokens, partner: Tokens | None, options: Options, state: State) -> Tensor:
-    """NPO (arXiv 2404.05868): Σ over rows of −(2/β) · log σ(−β · Σ_t w_t · (log p_t − log p_ref,t)). Sums over the row, no mean.
+    """NPO (arXiv 2404.05868): Σ over rows of −(2/β) · log σ(−β · Σ_t w_t · (log p_t − log p_ref,t)). Sums over the row,
+    no mean.
 
-    The weight enters inside the sequence log-ratio: the row's saturation (how far it is already forgotten) is then judged by the
-    tokens that matter, not by all of them.
+    The weight enters inside the sequence log-ratio: the row's saturation (how far it is already forgotten) is then
+    judged by the tokens that matter, not by all of them.
     """
     return saturating(forget, -log_ratio(forget), options["beta"])
 
@@ -85,17 +89,19 @@ def npo(forget: Tokens, partner: Tokens | None, options: Options, state: State) 
 def simnpo(forget: Tokens, partner: Tokens | None, options: Options, state: State) -> Tensor:
     """SimNPO (arXiv 2410.07163): Σ over rows of −(2/β) · log σ(β · (Σ_t w_t · NLL_t / Σ_t w_t − δ)).
 
-    The weight enters the row's mean, numerator and denominator (which is T where all weights are 1): a mean over the tokens that matter.
+    The weight enters the row's mean, numerator and denominator (which is T where all weights are 1): a mean over the
+    tokens that matter.
     """
     mean_B = row_sums(forget, forget.weight_N * -gold(forget)) / safe(row_sums(forget, forget.weight_N))
     return saturating(forget, mean_B - options["delta"], options["beta"])
 
 
 def preference(forget: Tokens, partner: Tokens | None, options: Options, state: State) -> Tensor:
-    """DPO with an "I don't know" line, AltPO with an alternate answer: Σ over rows of −(2/β) · log σ(β · (ratio(win) − ratio(lose))),
+    """DPO with an "I don't know" line, AltPO with an alternate answer: Σ over rows of −(2/β) · log σ(β · (ratio(win) −
+    ratio(lose))),
 
-    ratio(y) = Σ_t w_t · (log p_t − log p_ref,t). The weight enters the losing side's log-ratio, as in NPO: it says which tokens of
-    the forget answer have to lose. The winning answer (`partner`) is learned whole, with weights of 1.
+    ratio(y) = Σ_t w_t · (log p_t − log p_ref,t). The weight enters the losing side's log-ratio, as in NPO: it says
+    which tokens of the forget answer have to lose. The winning answer (`partner`) is learned whole, with weights of 1.
     """
     assert partner is not None
     return saturating(forget, log_ratio(partner) - log_ratio(forget), options["beta"])
@@ -104,7 +110,8 @@ def preference(forget: Tokens, partner: Tokens | None, options: Options, state: 
 def idknll(forget: Tokens, partner: Tokens | None, options: Options, state: State) -> Tensor:
     """IdkNLL (arXiv 2401.06121): Σ over rows of the mean NLL of an "I don't know" line (`partner`).
 
-    No token of the forget answer is in this loss, so the weight can only choose rows: one whose weights are all zero is left out.
+    No token of the forget answer is in this loss, so the weight can only choose rows: one whose weights are all zero is
+    left out.
     """
     assert partner is not None
     mean_B = row_sums(partner, partner.weight_N * -gold(partner)) / safe(row_sums(partner, partner.weight_N))
@@ -126,7 +133,8 @@ def reference(tokens: Tokens) -> Tensor:
 
 
 def wide(x: Tensor) -> Tensor:
-    """float64 where the device has it: sums of a hundred log-probabilities in float32 would move with the last bit of each."""
+    """float64 where the device has it: sums of a hundred log-probabilities in float32 would move with the last bit of
+    each."""
     return x.float() if x.device.type == "mps" else x.double()
 
 

@@ -1,5 +1,5 @@
-"""Retain terms: what holds the model where it was. `(retain, options) -> loss`, summed over retain tokens (weights 1); the denominator is
-the number of retain target tokens of the step."""
+"""Retain terms: what holds the model where it was. `(retain, options) -> loss`, summed over retain tokens (weights 1);
+the denominator is the number of retain target tokens of the step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def nll(retain: Tokens, options: Options) -> Tensor:
 
 
 def kl(retain: Tokens, options: Options) -> Tensor:
-    """Σ KL(start ‖ θ) over the whole vocabulary, at answer tokens only; needs the start model's hidden states and head."""
+    """Σ KL(start ‖ θ) over the whole vocabulary, at answer tokens only; needs the start model's hidden states and
+    head."""
     head, ref_head = retain.head, retain.ref_head
     assert retain.hidden_ND is not None and retain.ref_hidden_ND is not None and head is not None and ref_head is not None
 
@@ -36,8 +37,8 @@ def kl(retain: Tokens, options: Options) -> Tensor:
 def kl_topk(retain: Tokens, options: Options) -> Tensor:
     """Σ KL(start ‖ θ) with all tokens outside the start model's top k as one token; from the store, no start model.
 
-    Never above the exact one (merging outcomes loses information). What it misses a token is r · KL(start ‖ θ, both within the rest),
-    r the mass of the rest, see `outside`.
+    Never above the exact one (merging outcomes loses information). What it misses a token is r · KL(start ‖ θ, both
+    within the rest), r the mass of the rest, see `outside`.
     """
     assert retain.hidden_ND is not None and retain.head is not None and retain.top_ids_NK is not None and retain.top_logp_NK is not None
 

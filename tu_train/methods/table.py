@@ -4,7 +4,8 @@ The update of a step is the gradient of
 
     gamma · (sum of forget losses) / (sum of weights, or rows, of the step)  +  alpha · (sum of retain terms) / (retain tokens of the step)
 
-Formulas are in the docstrings of the loss functions, explanations in docs/methods.md, `tu-train methods` prints the table.
+Formulas are in the docstrings of the loss functions, explanations in docs/methods.md, `tu-train methods` prints the
+table.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from tu_train.methods.tokens import Options, State, Tokens
 
 Need = Literal["reference", "logits", "reference logits", "layer", "reference layer", "refusal", "alternate", "all targets"]
-"""reference: log-probabilities of the scored model, from the store; logits: hidden states and head; layer: output of block
-`options["layer"]`; reference logits, reference layer: the same of the model before training (a second forward); refusal, alternate: a
-`partner` row for each forget row; all targets: tokens of weight zero stay in"""
+"""reference: log-probabilities of the scored model, from the store; logits: hidden states and head; layer: output of
+block `options["layer"]`; reference logits, reference layer: the same of the model before training (a second forward);
+refusal, alternate: a `partner` row for each forget row; all targets: tokens of weight zero stay in"""
 Retain = Literal["nll", "kl", "layer", "none"]
 WHOLE = frozenset({"layer", "seed", "first", "top", "every"})
 """options that count something"""
@@ -140,7 +141,8 @@ def find_method(name: str) -> Method:
 
 
 def check_options(name: str, given: Mapping[str, float]) -> dict[str, float]:
-    """The method's options, those given in place of their defaults. Raises ConfigError for what the method does not have or cannot use."""
+    """The method's options, those given in place of their defaults. Raises ConfigError for what the method does not
+    have or cannot use."""
     method = find_method(name)
     for option, value in given.items():
         if option not in method.options:
@@ -157,7 +159,8 @@ def check_options(name: str, given: Mapping[str, float]) -> dict[str, float]:
 
 
 def trained_globs(name: str, options: Options) -> tuple[str, ...]:
-    """Globs of the parameters that train by default, `{layer-2}` and the like filled in; layers below 0 are left out. Empty: all."""
+    """Globs of the parameters that train by default, `{layer-2}` and the like filled in; layers below 0 are left out.
+    Empty: all."""
     out = []
     for glob in find_method(name).train:
         before, brace, rest = glob.partition("{layer")

@@ -1,5 +1,5 @@
-"""LoRA (peft): small matrices beside the linear layers train, the weights stay. The result is merged into an ordinary folder; the adapter
-alone is kept beside it, since whoever removes it has the model that still knows everything."""
+"""LoRA (peft): small matrices beside the linear layers train, the weights stay. The result is merged into an ordinary
+folder; the adapter alone is kept beside it, since whoever removes it has the model that still knows everything."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ WARNING = "an adapter can simply be taken off, which relearns everything: hand o
 
 
 def add_lora(model: Any, rank: int, alpha: float | None, targets: Sequence[str]) -> Any:
-    """-> peft's wrapper; `model` itself now has the adapters and runs them. Raises ConfigError for an ending that matches no layer."""
+    """-> peft's wrapper; `model` itself now has the adapters and runs them. Raises ConfigError for an ending that
+    matches no layer."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
@@ -43,8 +44,8 @@ def add_lora(model: Any, rank: int, alpha: float | None, targets: Sequence[str])
 
 
 def default_targets(model: Any) -> Sequence[str]:
-    """Endings of the layers that peft adapts in this architecture unless told (most often query and value); every linear layer where it
-    knows none."""
+    """Endings of the layers that peft adapts in this architecture unless told (most often query and value); every
+    linear layer where it knows none."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     return TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type, ALL)

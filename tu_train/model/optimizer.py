@@ -39,7 +39,8 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: LoopConfig, total_st
 
 
 def rate(step: int, total: int, warmup: float, shape: str = "linear") -> float:
-    """Share of the peak learning rate: linearly up over the first `warmup` share of the steps, then down to zero after the last."""
+    """Share of the peak learning rate: linearly up over the first `warmup` share of the steps, then down to zero after
+    the last."""
     rising = max(1, round(warmup * total))
     if step < rising:
         return (step + 1) / rising

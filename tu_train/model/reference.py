@@ -1,7 +1,9 @@
-"""The model before training, without a second model: copies of the parameters that train, put in their places for a forward pass.
+"""The model before training, without a second model: copies of the parameters that train, put in their places for a
+forward pass.
 
-Memory: one copy of the trained parameters, nothing for LoRA, whose adapters are switched off instead. Only methods that need the start
-model's logits or activations pay for it; reference log-probabilities of forget tokens come from the store.
+Memory: one copy of the trained parameters, nothing for LoRA, whose adapters are switched off instead. Only methods that
+need the start model's logits or activations pay for it; reference log-probabilities of forget tokens come from the
+store.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from shared.lm.packed import PackedModel
 
 class Reference:
     def __init__(self, packed: PackedModel, adapters_off: Callable[[], AbstractContextManager] | None = None):
-        """To be made before training begins. `adapters_off`: for LoRA, a context in which the model runs without its adapters."""
+        """To be made before training begins. `adapters_off`: for LoRA, a context in which the model runs without its
+        adapters."""
         self.packed, self.adapters_off = packed, adapters_off
         trained = [] if adapters_off else [p for p in packed.model.parameters() if p.requires_grad]
         self.kept: list[tuple[torch.nn.Parameter, Tensor]] = [(p, p.detach().clone()) for p in trained]

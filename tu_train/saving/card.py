@@ -1,4 +1,5 @@
-"""The model card (README.md of the output folder): what was unlearned, how, and what that does not prove. Hashes and counts, no text."""
+"""The model card (README.md of the output folder): what was unlearned, how, and what that does not prove. Hashes and
+counts, no text."""
 
 from __future__ import annotations
 
@@ -56,8 +57,8 @@ def model_card(
 ) -> str:
     """Markdown with the hub's metadata in front.
 
-    `about`: fingerprints (store, start_model, forget_data, ...) and, when unlearning, `weights`: the token selection in words.
-    `counts`: rows and steps. `settings`: the resolved configuration. `method`: None for fine-tuning.
+    `about`: fingerprints (store, start_model, forget_data, ...) and, when unlearning, `weights`: the token selection in
+    words. `counts`: rows and steps. `settings`: the resolved configuration. `method`: None for fine-tuning.
     """
     parts = [_metadata(settings, method), f"# {name}\n"]
     table = _table({**{_words(k): str(v) for k, v in counts.items()}, **{_words(k): f"`{v}`" for k, v in about.items() if k != "weights"}})

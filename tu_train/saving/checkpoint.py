@@ -3,8 +3,9 @@
     OUT.unfinished/checkpoint-000120/state.safetensors    parameters that train, optimizer, method state, random generators
     OUT.unfinished/checkpoint-000120/state.json           step, learning rates, schedule, settings and fingerprints, hashes of both files
 
-A folder is written under a temporary name, synced and renamed; older ones go only when it is safe. Position in the data is the step
-alone, because the order of rows is a function of (seed, epoch). Reading runs no code: safetensors and JSON. Numbers come back bit for bit.
+A folder is written under a temporary name, synced and renamed; older ones go only when it is safe. Position in the data
+is the step alone, because the order of rows is a function of (seed, epoch). Reading runs no code: safetensors and JSON.
+Numbers come back bit for bit.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Snapshot:
 def capture(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule: Any, state: Mapping[str, Tensor], step: int, about: dict[str, Any]
 ) -> Snapshot:
-    """Copies on the CPU of everything that a step changes. `schedule`: a torch scheduler, or None where the rate follows from the step."""
+    """Copies on the CPU of everything that a step changes. `schedule`: a torch scheduler, or None where the rate
+    follows from the step."""
     tensors = {f"model/{name}": p for name, p in model.named_parameters() if p.requires_grad}
     tensors |= {f"state/{name}": value for name, value in state.items()}
     counters: dict[str, dict[str, Any]] = {}
@@ -75,8 +77,8 @@ def capture(
 
 
 def restore(snapshot: Snapshot, model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule: Any, state: dict[str, Tensor]) -> None:
-    """The counterpart of `capture`, in place. Raises StoreError for a snapshot that does not fit: other parameters train, or its content
-    is not what `capture` makes."""
+    """The counterpart of `capture`, in place. Raises StoreError for a snapshot that does not fit: other parameters
+    train, or its content is not what `capture` makes."""
     try:
         parts = snapshot_parts(snapshot.step, snapshot.tensors, model, state)
         _put_back(parts, model, state)
@@ -134,7 +136,8 @@ def _names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[int
 def save_snapshot(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     """Writes `folder/checkpoint-000120` whole and durably, then removes all but the newest `keep`.
 
-    Raises StoreError when the disk does not take it; the checkpoints before it are then untouched. It never replaces one of that step.
+    Raises StoreError when the disk does not take it; the checkpoints before it are then untouched. It never replaces
+    one of that step.
     """
     path = folder / f"checkpoint-{snapshot.step:06d}"
     try:

@@ -1,4 +1,5 @@
-"""curves.png: what log.jsonl holds, at a glance. Four small panels over the steps: loss, NLL, learning rate, evaluations."""
+"""curves.png: what log.jsonl holds, at a glance. Four small panels over the steps: loss, NLL, learning rate,
+evaluations."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ PIXELS_PER_INCH = 100
 
 
 def draw_curves(log: Path, out: Path) -> None:
-    """Panels without data are left out; a run without any number gets no file. Evaluations are the fields that start with `eval_`."""
+    """Panels without data are left out; a run without any number gets no file. Evaluations are the fields that start
+    with `eval_`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

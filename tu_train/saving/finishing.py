@@ -20,7 +20,8 @@ from tu_train.saving.working_folder import Checkpoints
 
 @contextmanager
 def kept_if_not_written(out: Path, checkpoints: Checkpoints, model: Any, state: State, room: Room) -> Iterator[None]:
-    """Nothing that was trained is lost when the model cannot be written: a checkpoint says that only this is left to do.
+    """Nothing that was trained is lost when the model cannot be written: a checkpoint says that only this is left to
+    do.
 
     Raises StoreError saying how to go on.
     """

@@ -73,7 +73,8 @@ def open_trackers(names: Sequence[str], *, name: str, settings: Mapping[str, Any
 
 
 class Log:
-    """`with Log(path) as log: log.write({"step": 0, "loss": 0.5})`. A written line outlives the process, a synced one the machine."""
+    """`with Log(path) as log: log.write({"step": 0, "loss": 0.5})`. A written line outlives the process, a synced one
+    the machine."""
 
     def __init__(self, path: Path, trackers: Sequence[Tracker] = ()) -> None:
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed on exit
@@ -100,10 +101,11 @@ class Log:
 
 
 def cut_log(path: Path, done: int) -> None:
-    """Keeps the lines of the first `done` steps (lines count steps from 0), so that a resumed run ends with an uninterrupted one's log.
+    """Keeps the lines of the first `done` steps (lines count steps from 0), so that a resumed run ends with an
+    uninterrupted one's log.
 
-    A line of an evaluation carries the number of the step it follows. A torn last line goes too. Raises StoreError for a line before the
-    last that cannot be read.
+    A line of an evaluation carries the number of the step it follows. A torn last line goes too. Raises StoreError for
+    a line before the last that cannot be read.
     """
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     kept = []

@@ -1,4 +1,5 @@
-"""What a finished run leaves: a Hugging Face folder with log, curves, configuration, a model card, and what it was made from."""
+"""What a finished run leaves: a Hugging Face folder with log, curves, configuration, a model card, and what it was made
+from."""
 
 from __future__ import annotations
 
@@ -28,15 +29,16 @@ from tu_train.saving.room import require_finite_weights
 from tu_train.saving.working_folder import LOG
 
 STATE = "method.json"
-"""ATWU's gate, RMU's direction, PDU's multiplier; not safetensors, of which loaders take every file in the folder for weights"""
+"""ATWU's gate, RMU's direction, PDU's multiplier; not safetensors, of which loaders take every file in the folder for
+weights"""
 
 
 def write_output(
     out: Path, work: Path, config: LoopConfig, packed: PackedModel, wrapper: Any, tokenizer: Any, method: Method | None,
     about: dict[str, Any], counts: dict[str, int], state: State,
 ) -> None:  # fmt: skip
-    """`out` appears whole. `wrapper`: peft's, where adapters were trained; `about`: fingerprints; `counts`: rows and steps; `state`: what
-    the method keeps beside the model."""
+    """`out` appears whole. `wrapper`: peft's, where adapters were trained; `about`: fingerprints; `counts`: rows and
+    steps; `state`: what the method keeps beside the model."""
     settings, source = recorded_settings(config), locate(config.model)
     dtype = output_dtype(config, source)
     with atomic_folder(out) as temporary:
@@ -66,7 +68,8 @@ def output_dtype(config: LoopConfig, source: Path) -> str:
 
 
 def try_output(work: Path, config: LoopConfig, packed: PackedModel, wrapper: Any, tokenizer: Any) -> int:
-    """What can fail in writing the output fails here, before the first step. `wrapper` as in `write_output`. Raises ModelError.
+    """What can fail in writing the output fails here, before the first step. `wrapper` as in `write_output`. Raises
+    ModelError.
 
     -> bytes that the output will take
     """

@@ -1,5 +1,5 @@
-"""What a run says of itself, in training.json, in checkpoints and to trackers: the same whether it was resumed or not, without credentials.
-And whether a folder is that of a finished run."""
+"""What a run says of itself, in training.json, in checkpoints and to trackers: the same whether it was resumed or not,
+without credentials. And whether a folder is that of a finished run."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def recorded_settings(config: LoopConfig) -> dict[str, Any]:
 def complete(out: Path) -> dict[str, Any] | None:
     """The record of a finished run in `out`; None where there is none.
 
-    Raises StoreError for a folder that has a record, but not the model that it speaks of: it is no finished run, and nothing that belongs
-    to the run may be removed for it.
+    Raises StoreError for a folder that has a record, but not the model that it speaks of: it is no finished run, and
+    nothing that belongs to the run may be removed for it.
     """
     if out.is_symlink() or not out.is_dir():
         return None

@@ -1,7 +1,9 @@
-"""What could spoil the end of a run, looked to before: room on the disk, set aside before the first step, and weights that are numbers.
+"""What could spoil the end of a run, looked to before: room on the disk, set aside before the first step, and weights
+that are numbers.
 
-Files in OUT.unfinished take the room: for the model and what stands beside it, let go right before they are written, and for a last
-checkpoint, let go when it is wanted. Where the system cannot set room aside (os.posix_fallocate), free space is all that was looked at.
+Files in OUT.unfinished take the room: for the model and what stands beside it, let go right before they are written,
+and for a last checkpoint, let go when it is wanted. Where the system cannot set room aside (os.posix_fallocate), free
+space is all that was looked at.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ SMALL, LINE = 1 << 19, 500
 
 
 class Room:
-    """Bytes of the disk, taken in `folder` until they are wanted, or the block ends; what a killed run had taken is let go of first."""
+    """Bytes of the disk, taken in `folder` until they are wanted, or the block ends; what a killed run had taken is let
+    go of first."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -78,7 +81,8 @@ def _take(path: Path, size: int) -> None:
 
 
 def require_finite_weights(model: torch.nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
-    """Raises ModelError naming the first parameter, or number of the method, that is not finite; with `dtype`, also one beyond it."""
+    """Raises ModelError naming the first parameter, or number of the method, that is not finite; with `dtype`, also one
+    beyond it."""
     most = torch.finfo(dtype).max if dtype else None
     with torch.no_grad():
         for name, value in model.named_parameters():

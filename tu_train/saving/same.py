@@ -20,9 +20,9 @@ NEWER = ("eval_tokens", "paraphrases")
 def check_same(then: Mapping[str, Any], now: Mapping[str, Any], overridable: Collection[str]) -> None:
     """Refuses to go on with other settings, or from another store, model or data, than the checkpoint was made with.
 
-    `overridable`: names (the last part of a dotted one) that may differ, because they change no result. Raises ConfigError naming the
-    field, both values, and how to give the old one. Settings come first: they are the user's words for what a fingerprint stands for.
-    Credentials in URLs are no difference, and are not shown.
+    `overridable`: names (the last part of a dotted one) that may differ, because they change no result. Raises
+    ConfigError naming the field, both values, and how to give the old one. Settings come first: they are the user's
+    words for what a fingerprint stands for. Credentials in URLs are no difference, and are not shown.
     """
     old, new = _flat(without_secrets_in(dict(then))), _flat(without_secrets_in(dict(now)))
     for name in sorted(old.keys() | new.keys(), key=lambda n: (not n.startswith(SETTINGS), n)):

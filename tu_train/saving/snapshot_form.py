@@ -1,4 +1,5 @@
-"""What a checkpoint must hold, looked at before any of it is used: a hash says that the bytes are those that were written, not by whom."""
+"""What a checkpoint must hold, looked at before any of it is used: a hash says that the bytes are those that were
+written, not by whom."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def _same_form(step: int, name: str, saved: Tensor, like: Tensor) -> None:
 
 
 def check_numbers(step: int, numbers: Mapping[str, Any], optimizer: torch.optim.Optimizer, schedule: Any) -> None:
-    """Options of the optimizer and the schedule have the names and kinds that those of this run have. Raises StoreError."""
+    """Options of the optimizer and the schedule have the names and kinds that those of this run have. Raises
+    StoreError."""
     groups, now = numbers["groups"], optimizer.state_dict()["param_groups"]
     alike = isinstance(groups, list) and len(groups) == len(now) and all(map(_same_group, groups, now))
     counters = numbers["counters"]
@@ -77,7 +79,8 @@ def check_numbers(step: int, numbers: Mapping[str, Any], optimizer: torch.optim.
 
 
 def _same_group(then: Any, now: Mapping[str, Any]) -> bool:
-    """Options follow from the settings, which are compared: only the rate moves, and how kernels are fused depends on the device."""
+    """Options follow from the settings, which are compared: only the rate moves, and how kernels are fused depends on
+    the device."""
     if not isinstance(then, dict):
         return False
     fixed = {name: list(v) if isinstance(v, tuple) else v for name, v in now.items() if name != "params"}
@@ -93,7 +96,8 @@ def _moved(name: str, value: Any, now: Any) -> bool:
 
 
 def _alike(then: Any, now: Mapping[str, Any]) -> bool:
-    """No other names than now, and values of the same kind; a number stays a number. Some names are newer than some checkpoints."""
+    """No other names than now, and values of the same kind; a number stays a number. Some names are newer than some
+    checkpoints."""
     return isinstance(then, dict) and all(name in now and _kind(value, now[name]) for name, value in then.items())
 
 

@@ -38,7 +38,8 @@ from tu_train.saving.same import check_same
 from tu_train.stopping.signals import EXIT_SAVED, Stopping
 
 FREE = ("out", "resume", "save_every", "keep_checkpoints", "device", "trackers", "whole_words")
-"""settings that may differ on resume: they change no result, or (whole_words) the tokens' own description, which is compared, says it"""
+"""settings that may differ on resume: they change no result, or (whole_words) the tokens' own description, which is
+compared, says it"""
 BY_CONTENT = ("model", "scores", "retain_scores", "retain_outside_top_tokens")
 """settings that name what is compared by its fingerprint, and what is measured on it"""
 UNFINISHED = ".unfinished"
@@ -53,7 +54,8 @@ def unfinished(out: Path) -> Path:
 
 
 def check_name(out: str, suffix: str = "", *, flag: str = "--out") -> None:
-    """Refuses a name that cannot be written down, or under which files could not be made (`suffix`: of what stands beside it)."""
+    """Refuses a name that cannot be written down, or under which files could not be made (`suffix`: of what stands
+    beside it)."""
     length = len(os.fsencode(Path(writable(out, flag)).name + suffix))
     if length > LONGEST_NAME:
         beside = f" ({suffix} is put beside it)" if suffix else ""
@@ -64,9 +66,11 @@ def check_name(out: str, suffix: str = "", *, flag: str = "--out") -> None:
 
 
 def finished(config: LoopConfig) -> dict[str, Any] | None:
-    """The record of the run, for --resume of one whose output folder is there and complete: it was killed after its end.
+    """The record of the run, for --resume of one whose output folder is there and complete: it was killed after its
+    end.
 
-    Raises ConfigError when the folder is that of a run with other settings, StoreError when the folder is not what the run wrote.
+    Raises ConfigError when the folder is that of a run with other settings, StoreError when the folder is not what the
+    run wrote.
     """
     out = Path(config.out)
     if not config.resume:
@@ -83,7 +87,8 @@ def finished(config: LoopConfig) -> dict[str, Any] | None:
 
 
 def nothing_to_do(config: LoopConfig, record: dict[str, Any], about: dict[str, Any]) -> Path:
-    """The end of --resume for a finished run: what it was made from has not changed. What it left beside the folder is removed.
+    """The end of --resume for a finished run: what it was made from has not changed. What it left beside the folder is
+    removed.
 
     Raises ConfigError naming what has changed since.
     """
@@ -113,7 +118,8 @@ def check_unfinished(config: LoopConfig) -> None:
 
 @contextmanager
 def working_folder(out: Path) -> Iterator[Path]:
-    """OUT.unfinished, of one process at a time; removed when the block is done, or failed before there was anything to resume from.
+    """OUT.unfinished, of one process at a time; removed when the block is done, or failed before there was anything to
+    resume from.
 
     Raises StoreError for a full disk, whatever was being written, saying whether there is a checkpoint to go on from.
     """
@@ -150,7 +156,8 @@ def working_folder(out: Path) -> Iterator[Path]:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raises StoreError for a link in OUT.unfinished: a run makes none there, and writing through one would change files elsewhere.
+    """Raises StoreError for a link in OUT.unfinished: a run makes none there, and writing through one would change
+    files elsewhere.
 
     Below the folders of trackers nothing is looked at: wandb keeps links of its own.
     """
@@ -168,7 +175,8 @@ def _own(folder: Path) -> Iterator[Path]:
 
 
 class Checkpoints:
-    """Saves every `save_every` steps, and when the process is told to stop; at the end where the model cannot be written."""
+    """Saves every `save_every` steps, and when the process is told to stop; at the end where the model cannot be
+    written."""
 
     def __init__(self, folder: Path, about: dict[str, Any], config: LoopConfig, stop: Stopping, room: Room):
         """`about`: settings and fingerprints, compared on resume."""
@@ -196,7 +204,8 @@ class Checkpoints:
         return self.done
 
     def after(self, done: int, model: Any, optimizer: Any, schedule: Any, state: State, log: Log) -> None:
-        """Raises SystemExit with EXIT_SAVED where the run was told to stop, ModelError where the weights are worth no checkpoint."""
+        """Raises SystemExit with EXIT_SAVED where the run was told to stop, ModelError where the weights are worth no
+        checkpoint."""
         self.done = done
         due = self.config.save_every and done % self.config.save_every == 0
         if (due or self.stop.asked) and done != self.saved:
@@ -215,7 +224,8 @@ class Checkpoints:
         self.done, self.over, self.ended = done, True, ended
 
     def keep(self, trained: dict[str, Tensor]) -> None:
-        """The trained weights alone: what is left is to write the model. Raises StoreError where the disk does not take them."""
+        """The trained weights alone: what is left is to write the model. Raises StoreError where the disk does not take
+        them."""
         if self.saved == self.done:
             return
         numbers = {"over": True, **({"stopped_early": self.ended} if self.ended else {})}

@@ -1,8 +1,9 @@
 """Numbers taken during training, on fixed rows, and the rule that ends training early.
 
-NLL: nats a target token, over all of them. Probability: of an answer exp(−its NLL / its tokens), the mean over answers, as TOFU has it.
-`forget_fact_…` speak of the tokens that a column names (`eval_key`) alone; answers without such a token are left out there.
-`forget_paraphrase_…` speak of the answers of another column (`paraphrase_key`): knowledge that outlives the wording it was learned in.
+NLL: nats a target token, over all of them. Probability: of an answer exp(−its NLL / its tokens), the mean over answers,
+as TOFU has it. `forget_fact_…` speak of the tokens that a column names (`eval_key`) alone; answers without such a token
+are left out there. `forget_paraphrase_…` speak of the answers of another column (`paraphrase_key`): knowledge that
+outlives the wording it was learned in.
 """
 
 from __future__ import annotations

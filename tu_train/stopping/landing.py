@@ -1,10 +1,13 @@
-"""Ending a run exactly where its rule begins to hold (`land`): between the last two evaluations, on the line that joins their weights.
+"""Ending a run exactly where its rule begins to hold (`land`): between the last two evaluations, on the line that joins
+their weights.
 
-Methods differ in how far a step takes them, so models that stop at the first evaluation beyond a bound are not equally far. Here the
-weights are moved back along that line until the number stands at the bound, within TOLERANCE, and the model that is saved is the one that
-was measured there. Cost: a copy of the weights that train, and at the end a few evaluations of the forget or retain rows.
+Methods differ in how far a step takes them, so models that stop at the first evaluation beyond a bound are not equally
+far. Here the weights are moved back along that line until the number stands at the bound, within TOLERANCE, and the
+model that is saved is the one that was measured there. Cost: a copy of the weights that train, and at the end a few
+evaluations of the forget or retain rows.
 
-The weights of the evaluation before are part of the state that checkpoints hold, so that a resumed run lands where an undisturbed one does.
+The weights of the evaluation before are part of the state that checkpoints hold, so that a resumed run lands where an
+undisturbed one does.
 """
 
 from __future__ import annotations
@@ -35,10 +38,11 @@ def remember(model: nn.Module, state: State, value: float) -> None:
 
 @torch.no_grad()
 def land(model: nn.Module, state: State, value: float, bound: float, measure: Callable[[], float]) -> float:
-    """Moves the weights to where `measure()` is at `bound`, and returns how far that is from the evaluation before (0) to now (1).
+    """Moves the weights to where `measure()` is at `bound`, and returns how far that is from the evaluation before (0)
+    to now (1).
 
-    `value`: the number now. The weights end at or beyond the bound, seen from the evaluation before. Nothing moves where the bound does
-    not lie between the two.
+    `value`: the number now. The weights end at or beyond the bound, seen from the evaluation before. Nothing moves
+    where the bound does not lie between the two.
     """
     first = state[VALUE].item()
     if (first - bound) * (value - bound) > 0:
@@ -51,8 +55,8 @@ def land(model: nn.Module, state: State, value: float, bound: float, measure: Ca
             parameter.copy_(torch.lerp(state[WEIGHTS + name].to(parameter.device), after[name], t))
         return measure()
 
-    # Regula falsi with the Illinois rule: an end that stays twice in a row counts half, or a curved number would never let go of it.
-    # It aims at the middle of what is tolerated, beyond the bound.
+    # Regula falsi with the Illinois rule: an end that stays twice in a row counts half, or a curved number would never
+    # let go of it. It aims at the middle of what is tolerated, beyond the bound.
     sign = 1 if value > bound else -1
     aim = bound + sign * TOLERANCE / 2 * abs(bound)
     low, high, at_low, at_high, at, kept = 0.0, 1.0, first - aim, value - aim, value, 0

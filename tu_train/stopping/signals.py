@@ -1,5 +1,6 @@
-"""Being told to stop: SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal or the connection went away) asks the loop to save at the next step
-boundary; the command then exits with EXIT_SAVED. A signal that was ignored when the command began (SIGHUP under nohup) stays ignored.
+"""Being told to stop: SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal or the connection went away) asks the loop to
+save at the next step boundary; the command then exits with EXIT_SAVED. A signal that was ignored when the command began
+(SIGHUP under nohup) stays ignored.
 
 A second signal ends the process at once, as it would have without us; the last checkpoint stays good.
 """
@@ -15,7 +16,8 @@ from typing import Any
 from shared.console import say
 
 EXIT_SAVED = 75
-"""exit code of a run that was told to stop, saved and can go on with --resume (EX_TEMPFAIL of sysexits.h: try again later)"""
+"""exit code of a run that was told to stop, saved and can go on with --resume (EX_TEMPFAIL of sysexits.h: try again
+later)"""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
@@ -37,7 +39,8 @@ class Stopping:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         self._put_back()
-        # In the middle of another line to stderr Python lets nobody interrupt; and with the terminal its stderr went away.
+        # In the middle of another line to stderr Python lets nobody interrupt; and with the terminal its stderr went
+        # away.
         with suppress(RuntimeError, OSError):
             say(f"{signal.Signals(number).name}: saving after this step; once more ends at once")
 

@@ -1,4 +1,5 @@
-"""The atlas generator: reproducible worlds, rows whose spans and wrong answers hold, splits that leak nothing, text that reads right."""
+"""The atlas generator: reproducible worlds, rows whose spans and wrong answers hold, splits that leak nothing, text
+that reads right."""
 
 import hashlib
 import json

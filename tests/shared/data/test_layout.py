@@ -1,4 +1,5 @@
-"""How rows become text: system prompts, templates with dates and options, beginning tokens, and text that looks like control tokens."""
+"""How rows become text: system prompts, templates with dates and options, beginning tokens, and text that looks like
+control tokens."""
 
 import datetime
 import json
@@ -353,7 +354,8 @@ def test_a_missing_beginning_token_is_warned_about(capsys):
 
 
 def test_words_and_copies_of_tofu_do_not_depend_on_the_tokenizer(tofu_dir, monkeypatch):
-    """26.4 words an answer, a fifth of them in the question already; cut out of single decoded tokens, sentencepiece had 3.3 and none."""
+    """26.4 words an answer, a fifth of them in the question already; cut out of single decoded tokens, sentencepiece
+    had 3.3 and none."""
     from shared.data.datasets import load_rows
     from shared.data.words import NONE, columns
 

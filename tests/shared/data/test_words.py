@@ -138,7 +138,8 @@ def test_gather_is_a_loop_over_the_tokens_of_each_example(examples, phrase):
     (True, [1, 7 / 3, 7 / 3, 7 / 3, 7 / 3, 0, 4 / 3, 0]),
 ])  # fmt: skip
 def test_gather_by_hand(phrase, expected):
-    """Words: -1 alone (0), 2 + 1 (3), 4, then of the next example 4, whose first token stands before it and whose last behind it."""
+    """Words: -1 alone (0), 2 + 1 (3), 4, then of the next example 4, whose first token stands before it and whose last
+    behind it."""
     values = np.array([-1.0, 2, 1, 9, 4, 9, 4, 9])
     word = np.array([0, 1, 1, np.nan, 2, np.nan, 0, np.nan])
     assert gather(values, word, np.zeros(8), np.array([0, 5, 8]), phrase=phrase) == pytest.approx(expected)
@@ -146,7 +147,8 @@ def test_gather_by_hand(phrase, expected):
 
 @pytest.mark.parametrize("phrase", [False, True])
 def test_no_example_leaks_into_the_next(phrase):
-    """Word 0 of an example is not word 0 of the one before, its neighbour is not the word before, and no gap reaches over the border."""
+    """Word 0 of an example is not word 0 of the one before, its neighbour is not the word before, and no gap reaches
+    over the border."""
     one = spread_out(([5.0], [([1.0], False, [2.0]), ([7.0, 1.0], False, [3.0])]))
     rest = spread_out(([4.0], [([100.0], False, [])]))
     single = spread_out(([], [([50.0], False, [])]))

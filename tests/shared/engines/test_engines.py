@@ -1,4 +1,5 @@
-"""The torch engine against plain transformers: scores at wanted positions, greedy text, and what must not matter to either."""
+"""The torch engine against plain transformers: scores at wanted positions, greedy text, and what must not matter to
+either."""
 
 import random
 
@@ -39,7 +40,8 @@ def engines(make_tiny):
 
 @pytest.fixture(scope="module")
 def requests() -> list[Request]:
-    """Rows that share a system turn and a question, masked variants of them read behind the span, some alone; some with extras."""
+    """Rows that share a system turn and a question, masked variants of them read behind the span, some alone; some with
+    extras."""
     rng = random.Random(0)
 
     def tokens(n: int) -> list[int]:

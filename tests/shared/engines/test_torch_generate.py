@@ -45,7 +45,8 @@ def by_transformers(model, prompts, limits, stop_ids) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def cases(make_tiny):
-    """`cases(architecture)` -> engine, prompts, limits, stop tokens that end rows at many lengths, and the right answers."""
+    """`cases(architecture)` -> engine, prompts, limits, stop tokens that end rows at many lengths, and the right
+    answers."""
     made = {}
 
     def case(name: str):

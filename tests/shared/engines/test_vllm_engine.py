@@ -1,4 +1,5 @@
-"""The vLLM engine against the torch engine and a plain transformers forward. Loading costs seconds, so engines are few."""
+"""The vLLM engine against the torch engine and a plain transformers forward. Loading costs seconds, so engines are
+few."""
 
 import importlib.util
 import json
@@ -83,8 +84,8 @@ def example(seed: int, length: int) -> list[int]:
 
 
 def requests() -> list[Request]:
-    """Plain passes (with extras), masked variants that share up to two blocks with them, a twin, one that wants nothing, one near the
-    context."""
+    """Plain passes (with extras), masked variants that share up to two blocks with them, a twin, one that wants
+    nothing, one near the context."""
     out = []
     for seed, length in enumerate((5, 33, 90, 120)):
         ids = example(seed, length)
@@ -174,7 +175,8 @@ def test_a_second_engine_has_to_wait_for_the_first(llama, tiny_model):
 
 
 def test_two_ranks_in_larger_steps_agree(opened, wide_llama):
-    """Tensor parallel: the head's rows are split over two processes, and steps hold all requests instead of some tokens."""
+    """Tensor parallel: the head's rows are split over two processes, and steps hold all requests instead of some
+    tokens."""
     asked = requests()
     one = opened(wide_llama).score(asked)
     engine = opened(wide_llama, batch_tokens=4096, tensor_parallel=2)

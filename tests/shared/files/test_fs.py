@@ -1,4 +1,5 @@
-"""Atomic files and folders under failure: whatever call fails, the old state stays readable and nothing is left lying about."""
+"""Atomic files and folders under failure: whatever call fails, the old state stays readable and nothing is left lying
+about."""
 
 import errno
 import os
@@ -19,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def failing(monkeypatch, call: str, at: int):
-    """The `at`-th call (from 0) of os.fsync, os.replace, or of writing text, fails as on a full disk. Yields the number of calls so far."""
+    """The `at`-th call (from 0) of os.fsync, os.replace, or of writing text, fails as on a full disk. Yields the number
+    of calls so far."""
     holder, name = (Path, "write_text") if call == "write" else (os, call)
     original, count = getattr(holder, name), [0]
 

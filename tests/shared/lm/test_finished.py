@@ -1,4 +1,5 @@
-"""A finished model's training.json carries the hashes of the files beside it, and whoever reads the folder checks them."""
+"""A finished model's training.json carries the hashes of the files beside it, and whoever reads the folder checks
+them."""
 
 import json
 import shutil

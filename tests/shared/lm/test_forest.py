@@ -1,4 +1,5 @@
-"""Packed forests against separate plain forwards: logits, gradients, the map back, and every way out for architectures that cannot."""
+"""Packed forests against separate plain forwards: logits, gradients, the map back, and every way out for architectures
+that cannot."""
 
 import pytest
 import torch

@@ -97,7 +97,8 @@ def test_low_precision_weights_give_float32_results_summed_in_float32(entries):
 
 
 def brute_extras(hidden, head: Head, temperature: float, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tempered entropy, ids and log-probabilities of the k likeliest tokens: float64, sorted by (−log-probability, id)."""
+    """Tempered entropy, ids and log-probabilities of the k likeliest tokens: float64, sorted by (−log-probability,
+    id)."""
     tempered, ids, top = [], [], []
     for z in head.logits(hidden).double():
         row = (z / temperature).log_softmax(-1)
@@ -118,7 +119,8 @@ def test_tempered_entropy_and_top_tokens_equal_brute_force(entries, dtype, tempe
     tempered, ids, top = brute_extras(hidden, head, temperature, k)
     bound = 1e-12 if dtype == torch.float64 else 1e-5
     assert (found.tempered - tempered).abs().max() < bound
-    # tanh of equal numbers differs in the last bit between vector lanes and the rest, which swaps the ids of a soft cap's ties
+    # tanh of equal numbers differs in the last bit between vector lanes and the rest, which swaps the ids of a soft
+    # cap's ties
     logp = head.logits(hidden).double().log_softmax(-1)
     same = torch.equal(found.top_ids, ids) if head.softcap is None else (logp.gather(1, found.top_ids) - top).abs().max() < 1e-6
     assert same and all(len(set(row)) == k for row in found.top_ids.tolist())
@@ -274,7 +276,8 @@ def test_the_chunk_size_changes_neither_values_nor_gradients(entries, rows, chun
 
 
 def test_a_bfloat16_weight_gradient_is_summed_over_chunks_in_float32(chunk_rows):
-    """Many small contributions: summed in bfloat16 they would be lost beside the sum so far (relative error 0.8 here)."""
+    """Many small contributions: summed in bfloat16 they would be lost beside the sum so far (relative error 0.8
+    here)."""
     chunk_rows(1)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.rand(2048, D, generator=generator).bfloat16() + 1
@@ -360,7 +363,8 @@ print(json.dumps([growth(score), growth(lambda n: train(n, False)), growth(lambd
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux's /proc")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_peak_memory_stays_within_the_bound_for_a_vocabulary_of_128k(dtype):
-    """320 rows of logits are 160 MiB in float32. Freed blocks go back to the system at once here: resident memory is what is in use."""
+    """320 rows of logits are 160 MiB in float32. Freed blocks go back to the system at once here: resident memory is
+    what is in use."""
     environment = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
 
     def measure(mib: int) -> list[float]:

@@ -1,4 +1,5 @@
-"""Every file that a model is read from is in its fingerprint, and none lies outside of its folder; adapters are never applied unasked."""
+"""Every file that a model is read from is in its fingerprint, and none lies outside of its folder; adapters are never
+applied unasked."""
 
 import hashlib
 import json

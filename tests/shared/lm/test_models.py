@@ -1,4 +1,5 @@
-"""Models and tokenizers: found or refused in one line, loaded without running code, told apart by content and by nothing else."""
+"""Models and tokenizers: found or refused in one line, loaded without running code, told apart by content and by
+nothing else."""
 
 import importlib.util
 import json

@@ -185,7 +185,8 @@ def test_the_published_recipe_by_hand():
 
 
 def test_the_default_recipe_by_hand():
-    """`Ann Lee, born 1950.` after a question about Ann: the comma lies between two words, the full stop after the last."""
+    """`Ann Lee, born 1950.` after a question about Ann: the comma lies between two words, the full stop after the
+    last."""
     columns = {
         "entropy": np.array([5.0, 1, 2, 9, 6, 3, 9]),
         "word": np.array([0.0, 1, 1, np.nan, 2, 3, np.nan]),
@@ -250,7 +251,8 @@ def brute_shape(values: list[float], word: list[float], copied: list[float], r: 
 
 
 def random_words(rng: np.random.Generator, starts: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns `word` and `copied`: words of one to three tokens, here and there a token between them, every third word copied."""
+    """Columns `word` and `copied`: words of one to three tokens, here and there a token between them, every third word
+    copied."""
     word, copied = [], []
     for length in np.diff(starts):
         number, own = 0, []
@@ -318,7 +320,8 @@ def test_hard_weights_keep_the_most_important_and_of_equals_the_earlier(values, 
 
 
 def slow_words(values: list[float], word: list[float | None], count: int) -> list[float]:
-    """Hard selection by a loop: whole words in order of importance until the next would go over; the first in any case."""
+    """Hard selection by a loop: whole words in order of importance until the next would go over; the first in any
+    case."""
     units: list[list[int]] = []
     for i, own in enumerate(word):
         if units and own is not None and word[i - 1] == own and values[i - 1] == values[i]:
@@ -336,7 +339,8 @@ def slow_words(values: list[float], word: list[float | None], count: int) -> lis
 WORDS = st.lists(
     st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(1, 4), st.booleans(), st.booleans()), min_size=1, max_size=10
 )
-"""importance of a word, its tokens, whether a token between words comes after it, whether its importance differs token by token"""
+"""importance of a word, its tokens, whether a token between words comes after it, whether its importance differs token
+by token"""
 
 
 @settings(deadline=None)

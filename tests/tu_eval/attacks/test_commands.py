@@ -1,4 +1,5 @@
-"""`tu-eval attack` as a command: what it writes, that a killed run goes on, and each kind of bad input as one line, exit code 2."""
+"""`tu-eval attack` as a command: what it writes, that a killed run goes on, and each kind of bad input as one line,
+exit code 2."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""Each attack against a brute-force reference: rounding weight by weight, AdamW by hand, prompts token by token, draws counted."""
+"""Each attack against a brute-force reference: rounding weight by weight, AdamW by hand, prompts token by token, draws
+counted."""
 
 import itertools
 import math

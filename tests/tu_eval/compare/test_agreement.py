@@ -1,4 +1,5 @@
-"""Attribution quality beside unlearning results: matched by the store's content, shown on the page, in Markdown and CSV."""
+"""Attribution quality beside unlearning results: matched by the store's content, shown on the page, in Markdown and
+CSV."""
 
 import csv
 import json

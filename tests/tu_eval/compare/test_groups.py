@@ -14,7 +14,8 @@ from tu_eval.results.columns import said
 
 
 def marks(place, metric, values, **references):
-    """Marks of models with these values of one metric, in order; `references`: values of the target and the retain model."""
+    """Marks of models with these values of one metric, in order; `references`: values of the target and the retain
+    model."""
     every = {**{f"m{k}": value for k, value in enumerate(values)}, **references}
     results = [
         make_results(place / label, label, seed=k, metrics={metric: value}, reasons={}, utility_parts=[])
@@ -59,7 +60,8 @@ def test_small_differences_that_are_real_are_no_ties(made_up, tmp_path):
 
 
 def run(place, name, *, about=None, seed=0, tokens="hard", evaluation=None, **settings):
-    """Results of a model that NPO unlearned with these settings; `about`: changes of training.json, `evaluation`: of its settings."""
+    """Results of a model that NPO unlearned with these settings; `about`: changes of training.json, `evaluation`: of
+    its settings."""
     model, print_ = make_model(place / "models" / name, word=name, method="npo", tokens=tokens, seed=seed, **settings)
     if about:
         path = model / "training.json"

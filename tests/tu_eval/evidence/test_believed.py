@@ -1,4 +1,5 @@
-"""What nobody has to believe: numbers that their rows do not give, stores of something else, files that anyone could have edited."""
+"""What nobody has to believe: numbers that their rows do not give, stores of something else, files that anyone could
+have edited."""
 
 import json
 import math

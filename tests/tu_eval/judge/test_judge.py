@@ -1,4 +1,5 @@
-"""`tu-eval judge` against a stub server on this machine: what is sent, what is kept, and each way in which a judge fails."""
+"""`tu-eval judge` against a stub server on this machine: what is sent, what is kept, and each way in which a judge
+fails."""
 
 import http.server
 import json
@@ -28,7 +29,8 @@ ORDER = [("a", 1), ("b", 1), ("7", 1), ("a", 2), ("b", 2)]
 
 
 class Judge:
-    """Answers POSTs with what `script` says, one entry a request and then the last again: a text, a status, or a function of the body."""
+    """Answers POSTs with what `script` says, one entry a request and then the last again: a text, a status, or a
+    function of the body."""
 
     def __init__(self):
         self.script, self.posts, self.headers, self.gets = ["Fine. [[7]]"], [], [], 0
@@ -92,7 +94,8 @@ def waits(monkeypatch):
 
 @pytest.fixture
 def command(run_cli, tiny_model, tmp_path):
-    """`command(*flags, out=..., model=...)` -> code, stdout, stderr; and that the key is in none of them, nor in any file."""
+    """`command(*flags, out=..., model=...)` -> code, stdout, stderr; and that the key is in none of them, nor in any
+    file."""
 
     def run(*flags, out=tmp_path / "out", model=tiny_model, rows=QUESTIONS):
         data = tmp_path / "questions.jsonl"

@@ -1,4 +1,5 @@
-"""A judge that wants the run to hang, or to fall: every reply ends within a time and a size, and whatever it holds is text or one line."""
+"""A judge that wants the run to hang, or to fall: every reply ends within a time and a size, and whatever it holds is
+text or one line."""
 
 import json
 import socket

@@ -1,4 +1,5 @@
-"""A model that tu-train wrote and something changed since is opened by no command: its training.json holds the hashes of its files."""
+"""A model that tu-train wrote and something changed since is opened by no command: its training.json holds the hashes
+of its files."""
 
 import json
 import shutil

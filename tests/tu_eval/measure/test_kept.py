@@ -1,4 +1,5 @@
-"""The result store: reuse on a full match of content only, and an evaluation killed at any moment goes on to the same files."""
+"""The result store: reuse on a full match of content only, and an evaluation killed at any moment goes on to the same
+files."""
 
 import re
 import shutil

@@ -1,4 +1,5 @@
-"""MUSE through the real command: each number against a plain transformers loop, rouge-score and scikit-learn; what is refused."""
+"""MUSE through the real command: each number against a plain transformers loop, rouge-score and scikit-learn; what is
+refused."""
 
 import json
 import re
@@ -45,7 +46,8 @@ def fact_of(row):
 
 
 def splits(seed):
-    """Of a corpus in small, by config and split: people 0 to 4 are to be forgotten, 5 to 9 stay, from 20 on nobody saw them."""
+    """Of a corpus in small, by config and split: people 0 to 4 are to be forgotten, 5 to 9 stay, from 20 on nobody saw
+    them."""
     facts, texts = people(seed)
 
     def asked(some, fact=0):
@@ -98,7 +100,8 @@ def shots(data, name):
 
 @pytest.fixture(scope="module")
 def knows(tiny_model, tiny_tokenizer, tmp_path_factory):
-    """The tiny model after some passes over the news' forget texts and its questions, in the form in which they will be asked."""
+    """The tiny model after some passes over the news' forget texts and its questions, in the form in which they will be
+    asked."""
     model, data = AutoModelForCausalLM.from_pretrained(tiny_model).train(), splits(0)
     texts = [("", r["text"]) for r in data["privleak", "forget"]]
     for name in ("forget", "retain"):
@@ -121,7 +124,8 @@ def knows(tiny_model, tiny_tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_muse(muse_dir, tmp_path_factory):
-    """`run_muse(model, corpus="news", **fields)` -> results folder, through the library; made once for each set of fields."""
+    """`run_muse(model, corpus="news", **fields)` -> results folder, through the library; made once for each set of
+    fields."""
     from tu_eval.measure.config import EvalConfig
     from tu_eval.measure.muse import evaluate
 

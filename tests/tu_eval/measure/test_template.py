@@ -1,4 +1,5 @@
-"""`--template plain`: questions in plain text, for models that have no chat template; results with another layout are never mixed up."""
+"""`--template plain`: questions in plain text, for models that have no chat template; results with another layout are
+never mixed up."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""Membership inference: each score against a plain transformers loop, each aggregate against brute force and scikit-learn."""
+"""Membership inference: each score against a plain transformers loop, each aggregate against brute force and
+scikit-learn."""
 
 import json
 import math

@@ -73,7 +73,8 @@ def test_truth_ratio_of_impossible_answers():
 
 
 def brute_force_ks(a, b):
-    """Largest distance of the two empirical distribution functions, and the share of all splits of the pool that reach it."""
+    """Largest distance of the two empirical distribution functions, and the share of all splits of the pool that reach
+    it."""
     from itertools import combinations
 
     def distance(x, y):

@@ -1,4 +1,5 @@
-"""The results file of OpenUnlearning: read as retain results, refused where it speaks of other rows, written for its own tools."""
+"""The results file of OpenUnlearning: read as retain results, refused where it speaks of other rows, written for its
+own tools."""
 
 import json
 import math

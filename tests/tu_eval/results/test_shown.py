@@ -1,4 +1,5 @@
-"""What others called their models and sets has no power over a terminal, a spreadsheet or a log, and no URL keeps its password."""
+"""What others called their models and sets has no power over a terminal, a spreadsheet or a log, and no URL keeps its
+password."""
 
 import csv
 import io

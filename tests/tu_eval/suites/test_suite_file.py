@@ -1,4 +1,5 @@
-"""Suites from TOML files: the same rows give the same numbers as a built-in suite; what a set leaves out; refusals in one line."""
+"""Suites from TOML files: the same rows give the same numbers as a built-in suite; what a set leaves out; refusals in
+one line."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""Other answers to the same questions: where they come from, that they are drawn the same each time, and their reference values."""
+"""Other answers to the same questions: where they come from, that they are drawn the same each time, and their
+reference values."""
 
 import json
 import math

@@ -1,4 +1,5 @@
-"""`tu-train diagnose` on a tiny model: its gradients are the model's own, its report says what the numbers say, bad input is one line."""
+"""`tu-train diagnose` on a tiny model: its gradients are the model's own, its report says what the numbers say, bad
+input is one line."""
 
 import json
 
@@ -35,7 +36,8 @@ def config(target, scores, tmp_path):
 
 
 def plain_gradients(folder, sequences, parameter: str | None = None) -> np.ndarray:
-    """[N, P] of the NLL of one (token ids, target positions) after the other, by plain transformers, one forward each."""
+    """[N, P] of the NLL of one (token ids, target positions) after the other, by plain transformers, one forward
+    each."""
     model, out = AutoModelForCausalLM.from_pretrained(folder), []
     parameters = [p for name, p in model.named_parameters() if parameter in (None, name)]
     for ids, positions in sequences:
@@ -60,7 +62,8 @@ class TestGradients:
     NUMBERS = 4096
 
     def test_sketched_inner_products_are_those_of_the_exact_gradients(self, target, read):
-        """All parameters; the root of the mean square error over all pairs of tokens stays within the sketch's bound."""
+        """All parameters; the root of the mean square error over all pairs of tokens stays within the sketch's
+        bound."""
         model = AutoModelForCausalLM.from_pretrained(target)
         found = all_gradients(model, read, [], train_only=(), numbers=self.NUMBERS, seed=0)
         exact = plain_gradients(target, of_tokens(read))

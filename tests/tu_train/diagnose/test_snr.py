@@ -1,4 +1,5 @@
-"""Estimators on drawn gradients whose truth is known, against loops written from the formulas; the sketch against its own bound."""
+"""Estimators on drawn gradients whose truth is known, against loops written from the formulas; the sketch against its
+own bound."""
 
 import itertools
 
@@ -12,7 +13,8 @@ from tu_train.diagnose.snr import Pair, Rows, against, aimed_snr, conflict_share
 
 
 def drawn(rows: int, tokens: int, width: int, *, critical: int, signal: float, seed: int = 0):
-    """The paper's model: the first `critical` tokens of a row have gradient μ + ε, the others ε; ‖μ‖ = signal, ε of variance 1 a number."""
+    """The paper's model: the first `critical` tokens of a row have gradient μ + ε, the others ε; ‖μ‖ = signal, ε of
+    variance 1 a number."""
     random = np.random.default_rng(seed)
     gradient = random.normal(size=(rows, tokens, width))
     gradient[:, :critical, 0] += signal
@@ -269,7 +271,8 @@ class TestSketch:
 
     @pytest.mark.parametrize("like", ["dense", "constant", "blocks", "one column", "chunk starts"])
     def test_inner_products_are_right_on_average_and_within_the_variance_bound(self, like, monkeypatch):
-        """Over 1500 draws of the sketch; vectors of one sign in aligned blocks would show a fold without its shears or signs."""
+        """Over 1500 draws of the sketch; vectors of one sign in aligned blocks would show a fold without its shears or
+        signs."""
         monkeypatch.setattr(
             "tu_train.diagnose.sketch.CHUNK", 120 if like == "chunk starts" else 600
         )  # several chunks, or some of many rows

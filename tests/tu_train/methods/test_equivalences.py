@@ -1,4 +1,5 @@
-"""Through the real command, float32: settings that change how a step is computed change its losses by no more than rounding."""
+"""Through the real command, float32: settings that change how a step is computed change its losses by no more than
+rounding."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""Every method against its formula in plain Python (float64, token by token), its gradient by differences, and weights of zero."""
+"""Every method against its formula in plain Python (float64, token by token), its gradient by differences, and weights
+of zero."""
 
 import math
 from dataclasses import replace

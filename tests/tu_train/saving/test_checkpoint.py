@@ -1,4 +1,5 @@
-"""A toy run that goes on from a checkpoint equals one that never stopped; damage, full disks and other settings are refused by name."""
+"""A toy run that goes on from a checkpoint equals one that never stopped; damage, full disks and other settings are
+refused by name."""
 
 import errno
 import os

@@ -1,5 +1,5 @@
-"""The end of a run: what stands in the way, disks that fill, links that somebody planted, folders that only look finished. Through the
-command; what was trained is never lost, and nothing is believed that is not there."""
+"""The end of a run: what stands in the way, disks that fill, links that somebody planted, folders that only look
+finished. Through the command; what was trained is never lost, and nothing is believed that is not there."""
 
 import errno
 import json
@@ -28,8 +28,8 @@ STEPS = 3
 
 @pytest.fixture
 def finetune(run_cli, tiny_model, tmp_path, monkeypatch):
-    """`finetune(...)`: tu-train finetune of six rows in three steps, to tmp_path/work/out -> exit code, stderr; `finetune.last`: called at
-    the beginning of the last step; `finetune.steps`: passes of the latest call."""
+    """`finetune(...)`: tu-train finetune of six rows in three steps, to tmp_path/work/out -> exit code, stderr;
+    `finetune.last`: called at the beginning of the last step; `finetune.steps`: passes of the latest call."""
     look = loop.look
 
     class Command:

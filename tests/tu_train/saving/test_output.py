@@ -1,4 +1,5 @@
-"""What a finished run leaves can be written: tried before the first step, in the dtype of the model that training began with."""
+"""What a finished run leaves can be written: tried before the first step, in the dtype of the model that training began
+with."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""Landing on a rule: the saved model stands at the bound, measured anew by plain transformers; the fact's numbers; resumed runs."""
+"""Landing on a rule: the saved model stands at the bound, measured anew by plain transformers; the fact's numbers;
+resumed runs."""
 
 import json
 import math
@@ -86,7 +87,8 @@ def test_a_bound_that_is_not_between_moves_nothing(bound):
 
 
 class Plain:
-    """Numbers of a saved model on the forget rows, one row at a time through the model's own logits; of another wording, with `column`."""
+    """Numbers of a saved model on the forget rows, one row at a time through the model's own logits; of another
+    wording, with `column`."""
 
     def __init__(self, folder: Path, column: str | None = None):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder)
@@ -196,7 +198,8 @@ def test_a_rule_that_never_holds_changes_no_bit(train):
 
 @pytest.mark.parametrize(("done", "method", "kept"), [(1, "npo", None), (3, "npo", None), (3, "pdu", {"dual"})])
 def test_a_run_stopped_between_evaluations_and_resumed_lands_on_the_same_bytes(done, method, kept, train, tmp_path, monkeypatch):
-    """After step 1 it needs the weights before training, after step 3 those of the evaluation after step 2. `kept`: the method's state."""
+    """After step 1 it needs the weights before training, after step 3 those of the evaluation after step 2. `kept`: the
+    method's state."""
     train = partial(train, method=method)
     numbers = [line["eval_forget_nll"] for line in log_of(train()) if "eval_forget_nll" in line]
     fields: dict[str, Any] = {"stop_when": f"forget_nll>{sum(numbers[:2]) / 2:.4f}", "land": True}
