@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.tu_eval.conftest import SUITE
-from tests.tu_eval.test_benchmarks import own_cache, task  # noqa: F401
-from tests.tu_eval.test_judge import Judge
+from tests.tu_eval.harness.test_benchmarks import own_cache, task  # noqa: F401
+from tests.tu_eval.judge.test_judge import Judge
 
 LAYERS = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
 CODE = """

@@ -189,7 +189,7 @@ FILES = (
 @pytest.mark.parametrize("name", FILES)
 def test_files_of_a_model(ask, tiny_model, tmp_path, name):
     """Other numbers only under another fingerprint."""
-    from tests.shared.test_model_files import shards
+    from tests.shared.lm.test_model_files import shards
 
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)

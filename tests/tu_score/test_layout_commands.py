@@ -9,7 +9,7 @@ import pytest
 
 from shared.data.layout import DATE
 from shared.store.scores import open_store
-from tests.shared.test_layout import DATED, Tomorrow
+from tests.shared.data.test_layout import DATED, Tomorrow
 
 ROWS = [
     {"question": "Где живёт Ольга?", "answer": "Ольга живёт в Пскове.", "idk": "Не знаю.", "fact_spans": [[14, 20]]},

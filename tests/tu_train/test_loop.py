@@ -15,7 +15,7 @@ from shared.errors import ConfigError, ModelError
 from shared.lm.models import load_model, load_tokenizer
 from shared.lm.packed import PackedModel
 from shared.store.scores import open_store
-from tests.shared.test_importance import slow_words
+from tests.shared.weighting.test_importance import slow_words
 from tests.tu_train.conftest import RETAIN, log_of, plan_of, selection, weights_of, write_store
 from tu_train.config import LoopConfig
 from tu_train.data.batches import Item, Pass, cut, item_of_example, item_of_row

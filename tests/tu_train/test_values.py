@@ -15,7 +15,7 @@ from shared.files.fs import hash_file, hash_json
 from shared.store.scores import open_store
 from shared.weighting.weights import Selection
 from tests.tu_train.conftest import RETAIN, plan_of, score, write_store
-from tests.tu_train.test_checkpoint import Run
+from tests.tu_train.saving.test_checkpoint import Run
 from tu_train.saving.checkpoint import latest_snapshot, save_snapshot
 from tu_train.stopping.signals import EXIT_SAVED
 

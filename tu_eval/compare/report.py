@@ -74,7 +74,7 @@ def fill(template: str, **values: Any) -> str:
     import jinja2
 
     def source(name: str) -> str:
-        return resources.files("tu_eval").joinpath("templates", name).read_text(encoding="utf-8")
+        return resources.files("tu_eval.compare").joinpath("templates", name).read_text(encoding="utf-8")
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(source), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -62,7 +62,7 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
     }
     root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
     settings = {k: v for k, v in as_dict(config).items() if k in ANSWERS}
-    code = hash_file(Path(__file__).with_name("judge_answers.py"))
+    code = hash_file(Path(__file__).with_name("answers.py"))
     store = Store(root, {**content, "settings": settings, "answer_code": code})
     rows = write_answers(conversations, folder, tokenizer, context, store, config)
     say(f"{len(rows)} answers of {config.model} go to {judge.model} at {judge.shown}")

@@ -27,19 +27,8 @@ from tu_eval.results.folder import Row
 
 IDENTITY = "identity.json"
 CODE = (
-    *("measure.py", "variants.py", "metrics/*.py"),
-    *(
-        "engines/*.py",
-        "attention.py",
-        "examples.py",
-        "forest.py",
-        "layout.py",
-        "logprobs.py",
-        "models.py",
-        "packed.py",
-        "products.py",
-        "words.py",
-    ),
+    *("measure/pieces.py", "suites/variants.py", "metrics/*.py", "engines/*.py", "data/examples.py", "data/layout.py", "data/words.py"),
+    *(f"lm/{name}.py" for name in ("attention", "forest", "logprobs", "models", "packed", "products")),
 )
 """of tu_eval and shared: what the values of a piece depend on"""
 

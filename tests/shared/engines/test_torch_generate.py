@@ -13,7 +13,7 @@ from shared.engines.torch import TorchEngine
 from shared.engines.torch_cache import Cache
 from shared.lm.packed import PackedModel
 from tests.conftest import VOCABULARY
-from tests.shared.test_forest import other_architecture
+from tests.shared.lm.test_forest import other_architecture
 
 GENERATING = ("Llama", "GPT2", "Gemma2", "Mistral", "Qwen2", "Phi3")
 LENGTH = 30

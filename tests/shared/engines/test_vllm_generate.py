@@ -10,7 +10,7 @@ from shared.engines.torch import TorchEngine
 from shared.engines.vllm import VllmEngine
 from shared.engines.vllm_generate import VllmGenerator
 from shared.errors import ModelError
-from tests.shared.test_vllm_engine import WIDE_HEADS, example, requests, vllm  # noqa: F401 — the fixture
+from tests.shared.engines.test_vllm_engine import WIDE_HEADS, example, requests, vllm  # noqa: F401 — the fixture
 from tests.tu_eval.conftest import SUITE
 
 NATS = 2e-4

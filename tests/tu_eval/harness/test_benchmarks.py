@@ -329,7 +329,7 @@ def test_the_vllm_backend_gives_the_same_numbers(run_cli, make_tiny, tmp_path):
 def test_the_chat_template_gets_the_system_prompt_and_a_date_that_is_no_days(run_cli, tiny_model, tmp_path, monkeypatch):
     from transformers.utils import chat_template_utils
 
-    from tests.shared.test_layout import DATED, Tomorrow
+    from tests.shared.data.test_layout import DATED, Tomorrow
 
     folder = shutil.copytree(tiny_model, tmp_path / "dated")
     (folder / "chat_template.jinja").write_text(DATED)

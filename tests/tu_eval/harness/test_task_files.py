@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.tu_eval.test_benchmarks import own_cache, silent, task  # noqa: F401
+from tests.tu_eval.harness.test_benchmarks import own_cache, silent, task  # noqa: F401
 from tests.tu_eval.test_commands import refused
 
 CODE = "open({witness!r}, 'a').write('ran')\ndef f(*a, **k): return a[0] if a else None\nclass C: ...\n"

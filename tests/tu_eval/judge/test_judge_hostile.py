@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from tests.tu_eval.judge.test_judge import Judge, judge  # noqa: F401
 from tests.tu_eval.test_commands import refused
-from tests.tu_eval.test_judge import Judge, judge  # noqa: F401
 
 REPLY = json.dumps({"choices": [{"message": {"content": "Fine. [[7]]"}}]})
 

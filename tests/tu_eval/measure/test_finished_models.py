@@ -9,10 +9,10 @@ import pytest
 
 from shared.lm.finished import output_record
 from tests.tu_eval.conftest import SUITE
+from tests.tu_eval.harness.test_benchmarks import own_cache, task  # noqa: F401
+from tests.tu_eval.judge.test_judge import judge  # noqa: F401
 from tests.tu_eval.made import make_results
-from tests.tu_eval.test_benchmarks import own_cache, task  # noqa: F401
 from tests.tu_eval.test_commands import refused
-from tests.tu_eval.test_judge import judge  # noqa: F401
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from shared.data.datasets import load_rows
 from shared.engines.torch import TorchEngine
 from tests.conftest import build_tokenizer
 from tests.tu_eval.conftest import SUITE
+from tests.tu_eval.measure.test_run import plain_answer
 from tests.tu_eval.test_commands import SMALL, refused
-from tests.tu_eval.test_run import plain_answer
 
 
 @pytest.fixture
