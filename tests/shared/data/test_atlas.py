@@ -16,7 +16,7 @@ import pytest
 from shared.data import atlas, atlas_words
 from shared.data.atlas import AtlasSize
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEFAULT_WORLD_SHA256 = "1d3c7796b9e4f35f4b4cc23c37b2043324a640215c86439d5273575b39a1c3d1"
 PRINT_SHA256 = (
     "import hashlib, json; from shared import atlas; print(hashlib.sha256(json.dumps(atlas.rows('full')).encode('ascii')).hexdigest())"

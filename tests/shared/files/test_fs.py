@@ -15,7 +15,7 @@ from shared.errors import StoreError
 from shared.files.fs import atomic_file, atomic_folder, hash_file, hash_json, read_json, require_fresh, write_json, write_text
 
 CALLS = ("fsync", "replace", "write")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @contextmanager
