@@ -55,9 +55,7 @@ class About:
     """what an error expects, in place of the bounds"""
 
     def lacks(self, value: Any) -> str | None:
-        """What is expected of a number that is out of range or not finite (of any number of a list); None for one inside."""
-        if isinstance(value, tuple):
-            return next((text for item in value if (text := self.lacks(item)) is not None), None)
+        """What is expected of a number that is out of range or not finite; None for one inside."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
         if isinstance(value, float) and not math.isfinite(value):
@@ -108,6 +106,13 @@ class Setting:
         return _kind(self.hint)
 
     @property
+    def item(self) -> type:
+        """What one value of a list is; text in a table, which flags fill by NAME=VALUE."""
+        if self.kind is dict:
+            return str
+        return _kind(typing.get_args(_others(self.hint)[0])[0]) if self.kind is tuple else self.kind
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The values it may have, where they can be listed."""
         return _choices(self.hint)
@@ -153,12 +158,12 @@ def harmless(kind: type) -> frozenset[str]:
 
 
 def check_ranges(config: Any) -> None:
-    """Raises ConfigError for the first number outside of its range; None is no value."""
+    """Raises ConfigError for the first number, also of a list, outside of its range; None is no value."""
     for setting in settings_of(type(config)):
         value = getattr(config, setting.name)
-        expected = setting.about.lacks(value)
-        if expected is not None:
-            raise ConfigError(f"{setting.name} is {_written(value)}, expected {expected}")
+        for item in value if isinstance(value, tuple) else (value,):
+            if (expected := setting.about.lacks(item)) is not None:
+                raise ConfigError(f"{setting.name} is {_written(item)}, expected {expected}")
 
 
 def _written(value: Any) -> str:

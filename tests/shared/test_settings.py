@@ -59,6 +59,7 @@ def test_meaning_unit_flag_and_default_are_read_from_the_field():
     assert (found["save_every"].flag, found["bits"].flag) == (None, "--bit")
     assert found["mode"].meaning == "" and found["mode"].choices == ("a", "b", "c") and found["mode"].kind is str
     assert [found[n].kind for n in ("steps", "device", "bits", "options", "rate")] == [int, str, tuple, dict, float]
+    assert [found[n].item for n in ("steps", "mode", "bits", "options")] == [int, str, int, str]
     assert found["model"].required and found["model"].default is MISSING and not found["steps"].required
     assert [found[n].shown for n in ("model", "steps", "bits", "options", "device")] == [
         REQUIRED, "5", "8, 4", "", "cuda if there is one",
@@ -84,7 +85,7 @@ def test_only_what_says_so_is_harmless():
         ({"save_every": -1}, "save_every is -1, expected 0 or more"),
         ({"rate": 0.0}, "rate is 0.0, expected more than 0"),
         ({"rate": float("nan")}, "rate is nan, expected a finite number"),
-        ({"bits": (8, 9)}, r"bits is \(8, 9\), expected at most 8"),
+        ({"bits": (8, 9)}, "bits is 9, expected at most 8"),
     ],
 )
 def test_a_number_out_of_range_is_refused(given, error):
