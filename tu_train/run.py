@@ -12,6 +12,7 @@ import torch
 from shared.console import say
 from shared.data.examples import data_fingerprint
 from shared.data.layout import say_layout
+from shared.engines.torch import TorchEngine
 from shared.files.fs import require_fresh
 from shared.files.outputs import claimed_folder
 from shared.lm.memory import keep_freed_memory
@@ -129,10 +130,8 @@ def _with_partners(read: Gathered, packed: PackedModel):
     """The forget rows, each with its other answer where the method learns one."""
     config, partners = read.config, read.partners
     if read.writes:
-        made = generated(
-            packed, read.examples, read.tokenizer, seed=config.seed, batch_tokens=config.batch_tokens, context=read.context
-        )  # fmt: skip
-        partners = read.items(made)
+        writes = TorchEngine(packed, batch_tokens=config.batch_tokens)
+        partners = read.items(generated(writes, read.examples, read.tokenizer, seed=config.seed, context=read.context))
         read.about["other_answers"] = of_items(partners)
     if partners is None:
         return read.forget

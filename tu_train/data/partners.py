@@ -12,7 +12,7 @@ import torch
 from shared.budget import within_budget
 from shared.data.datasets import Row
 from shared.data.examples import Example, qa_example, special_ids
-from shared.engines.torch import TorchEngine
+from shared.engines.interface import Generator
 from shared.errors import ConfigError, DataError
 from shared.files.fs import read_text
 from shared.lm.packed import PackedModel
@@ -83,13 +83,11 @@ def given_answers(examples: Sequence[Example], config: UnlearnConfig, *, refuse:
     return {e.id: lines or alternates(e.row, config.alternate_key) for e in examples}
 
 
-def generated(
-    packed: PackedModel, examples: Sequence[Example], tokenizer: Any, *, seed: int, batch_tokens: int, context: int | None
-) -> dict[str, list[str]]:
+def generated(generator: Generator, examples: Sequence[Example], tokenizer: Any, *, seed: int, context: int | None) -> dict[str, list[str]]:
     """By example id: what the model writes, greedily, when asked for another answer; the first of ASKING, in the order
     of (seed, example id), that gives one which is neither empty nor the row's own. Raises DataError for a row that none
     of them gives one for."""
-    engine, special = TorchEngine(packed, batch_tokens=batch_tokens), special_ids(tokenizer)
+    special = special_ids(tokenizer)
     stop = sorted({e.input_ids[-1] for e in examples if e.input_ids[-1] in special} | ({tokenizer.eos_token_id} - {None}))
     if not stop:
         raise ConfigError("alternates=generate: the tokenizer has no end-of-sequence token, so answers would never end; name a column "
@@ -101,7 +99,7 @@ def generated(
         most = max((LONGEST * len(e.targets) for e in left), default=1)
         if context is not None:  # learned positions end there
             most = max(1, min(most, context - max(map(len, prompts), default=0)))
-        for example, ids in zip(left, engine.generate(prompts, max_new_tokens=most, stop_ids=stop), strict=True):
+        for example, ids in zip(left, generator.generate(prompts, max_new_tokens=most, stop_ids=stop), strict=True):
             text = tokenizer.decode(ids[: LONGEST * len(example.targets)], skip_special_tokens=True).strip()
             if text and text != example.row.answer.strip():
                 out[example.id] = [text]
