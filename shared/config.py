@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shared.errors import ConfigError, StoreError, nearest
-from shared.fs import open_regular, write_text
+from shared.files.fs import open_regular, write_text
 from shared.secret import without_secrets_in
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from shared.commands import Asked, command
 from tu_score import arguments
 
 if TYPE_CHECKING:
-    from shared.importance import Recipe
+    from shared.weighting.importance import Recipe
     from tu_score.config import ScoreConfig
 
 app = new_app("Score every token of a data set under a model: which of them carry the knowledge?")
@@ -36,8 +36,8 @@ def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
 
         typer.echo("\n".join(estimate(settings, check_out=out is not None).lines()))
         return
-    from shared.scores import open_store
     from shared.secret import without_secrets
+    from shared.store.scores import open_store
     from tu_score.run import run_score
 
     store = open_store(run_score(settings))
@@ -52,7 +52,7 @@ def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
 @command(app, arguments=arguments.Inspect)
 def inspect(given: arguments.Inspect) -> None:
     """Show examples with their target tokens shaded by importance (or another signal), or the tokens where it is largest."""
-    from shared.scores import open_store
+    from shared.store.scores import open_store
     from tu_score.inspect import inspect_store
 
     store = open_store(given.folder)
@@ -63,8 +63,8 @@ def inspect(given: arguments.Inspect) -> None:
 def verify(given: arguments.Store) -> None:
     """Check a store from manifest to last token, and say what is wrong."""
     from shared.errors import StoreError
-    from shared.scores import open_store
     from shared.secret import without_secrets
+    from shared.store.scores import open_store
     from tu_score.verify import problems_of, unchecked
 
     store = open_store(given.folder)
@@ -83,9 +83,9 @@ def verify(given: arguments.Store) -> None:
 def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
     """Compute importance again from the columns of a finished store, by another recipe (docs/recipes.md); no model is loaded."""
     wanted = replace(asked, sets=[*(given.recipe.split(",") if given.recipe else ()), *asked.sets]).resolved()
-    from shared.importance import Recipe
-    from shared.scores import open_store
     from shared.secret import without_secrets
+    from shared.store.scores import open_store
+    from shared.weighting.importance import Recipe
     from tu_score.recipe import apply_recipe
 
     store = apply_recipe(open_store(given.folder), wanted)
@@ -97,7 +97,7 @@ def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
 def agree(given: arguments.Agree) -> None:
     """Compare importance and every signal with ground truth: which tokens are the secret? ROC-AUC, average precision, precision."""
     from shared.errors import ConfigError
-    from shared.scores import open_store
+    from shared.store.scores import open_store
 
     if given.model is None:
         raise ConfigError("--model is missing: the model that was scored; its tokenizer tells which tokens the true spans are")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from shared.datasets import DataOptions
+from shared.data.datasets import DataOptions
+from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
-from shared.importance import Recipe
-from shared.layout import LayoutOptions
-from shared.models import DeviceOptions
+from shared.lm.models import DeviceOptions
 from shared.settings import COUNT, NONE_OR_MORE, SEED, About
+from shared.weighting.importance import Recipe
 
 TEMPERATURE = 2.0
 SPAN_COLUMNS = ("delta", "delta_mean", "masked_entropy")

@@ -1,7 +1,8 @@
 """Greedy text from vLLM as it is, without our pooler: its own continuous batching, its own head.
 
-The scheduler runs in our process and in a fixed order, the prefix cache is emptied at the start of every call, and the model's folder has
-no say in how tokens are chosen. Importing this module does not import vllm; the first generator does.
+The scheduler runs in our process and in a fixed order, the prefix cache is emptied at the start of every call, and the
+model's folder has no say in how tokens are chosen. Importing this module does not import vllm; the first generator
+does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.engines import ignore
+from shared.engines.interface import ignore
 from shared.engines.vllm_open import MAX_SEQUENCES, Opening, Vllm
 
 

@@ -1,4 +1,5 @@
-"""Opening and closing the one vLLM that a process may hold: for scores (the pooling runner, with our pooler) or for greedy text."""
+"""Opening and closing the one vLLM that a process may hold: for scores (the pooling runner, with our pooler) or for
+greedy text."""
 
 from __future__ import annotations
 
@@ -21,14 +22,16 @@ from shared.engines.vllm_setup import (
     version,
 )  # fmt: skip
 from shared.errors import ModelError
-from shared.models import check_readable, choose_dtype, context_length
+from shared.lm.models import check_readable, choose_dtype, context_length
 
 BLOCK_SIZE = {"cpu": 32}
-"""tokens in a block of the prefix cache; the CPU build takes multiples of 32 and its own default, 128, shares little. Elsewhere vLLM's."""
+"""tokens in a block of the prefix cache; the CPU build takes multiples of 32 and its own default, 128, shares little.
+Elsewhere vLLM's."""
 GPU_MEMORY = 0.9
 """share of a GPU's memory that vLLM may fill"""
 MAX_SEQUENCES = 256
-"""requests in one forward pass at most; fixed, because vLLM's own default depends on the machine and changes which rows share a step"""
+"""requests in one forward pass at most; fixed, because vLLM's own default depends on the machine and changes which rows
+share a step"""
 LOAD_ERRORS = (
     ValueError, RuntimeError, NotImplementedError, KeyError, AttributeError, TypeError, AssertionError, ImportError, OSError,
 )  # fmt: skip
@@ -39,7 +42,8 @@ _open: weakref.WeakSet[Any] = weakref.WeakSet()
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """What a vLLM is opened with. Raises ConfigError without vLLM or the device, ModelError for a model that it cannot run."""
+    """What a vLLM is opened with. Raises ConfigError without vLLM or the device, ModelError for a model that it cannot
+    run."""
 
     folder: Path
     scoring: bool
@@ -69,7 +73,8 @@ class Opening:
             "load_format": "safetensors",
             "use_tqdm_on_load": False,
             "generation_config": "vllm",  # not the folder's, which may ask for anything but greedy
-            # As much of the model's context as the cache can hold: a model with a long one must not need a cache of its length.
+            # As much of the model's context as the cache can hold: a model with a long one must not need a cache of its
+            # length.
             "max_model_len": -1,
             "max_num_batched_tokens": self.batch_tokens,
             "max_num_seqs": min(MAX_SEQUENCES, self.batch_tokens),
@@ -85,7 +90,8 @@ class Vllm:
     """A running vLLM. `llm` is its own object."""
 
     def __init__(self, opening: Opening, try_out: Callable[[Any], None]):
-        """`try_out(llm)` runs a first forward pass: kernels that lack a case (the CPU build: heads of 16) say so only there."""
+        """`try_out(llm)` runs a first forward pass: kernels that lack a case (the CPU build: heads of 16) say so only
+        there."""
         choose_dtype(opening.dtype)
         if _open:
             raise RuntimeError("a vLLM engine is open in this process; close it first")

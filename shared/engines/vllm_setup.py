@@ -14,8 +14,8 @@ from pathlib import Path
 
 from shared.engines.vllm_pooler import ACTIVATE, PLUGIN, register, restore, text_architectures
 from shared.errors import ConfigError, ModelError
-from shared.fs import read_json
-from shared.models import choose_device
+from shared.files.fs import read_json
+from shared.lm.models import choose_device
 
 THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
@@ -49,7 +49,8 @@ def prepare_environment(*, scoring: bool) -> None:
 
 @contextlib.contextmanager
 def threads_for_each_rank(ranks: int) -> Iterator[None]:
-    """The CPU build gives each rank a memory node of its own, which most machines lack: here each gets its share of the cores.
+    """The CPU build gives each rank a memory node of its own, which most machines lack: here each gets its share of the
+    cores.
 
     Only while the ranks start, so that an engine without ranks does not find it; what the user has set stays.
     """
@@ -90,7 +91,8 @@ def fitting_device(device: str | None) -> str:
 
 
 def known_architecture(folder: Path, verb: str) -> str:
-    """The one of config.json's architectures that vLLM has text for. Refused here: vLLM would fall back to a model without our pooler."""
+    """The one of config.json's architectures that vLLM has text for. Refused here: vLLM would fall back to a model
+    without our pooler."""
     named = read_json(folder / "config.json", foreign=True).get("architectures") or []
     known = text_architectures()
     for name in named:
@@ -100,7 +102,8 @@ def known_architecture(folder: Path, verb: str) -> str:
 
 
 def may_cache(folder: Path) -> bool | None:
-    """Off where attention slides over a window: vLLM then frees blocks as it goes, and chunks would depend on what is still there."""
+    """Off where attention slides over a window: vLLM then frees blocks as it goes, and chunks would depend on what is
+    still there."""
     config = read_json(folder / "config.json", foreign=True)
     return False if config.get("sliding_window") and config.get("use_sliding_window", True) else None
 

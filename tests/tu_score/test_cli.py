@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from shared.errors import StoreError
-from shared.fs import hash_json
-from shared.scores import MANIFEST, TOKEN_COLUMNS, open_store, schema
+from shared.files.fs import hash_json
+from shared.store.scores import MANIFEST, TOKEN_COLUMNS, open_store, schema
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 FLIPS = 200

@@ -10,13 +10,13 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared import models
+from shared.data.layout import Layout
 from shared.engines.vllm_setup import INSTALL, fitting_device, free, prepare_environment, version
 from shared.errors import ConfigError, ModelError
-from shared.layout import Layout
+from shared.lm import models
 
 if TYPE_CHECKING:
-    from tu_eval.benchmarks import BenchmarksConfig
+    from tu_eval.harness.config import BenchmarksConfig
 
 LOAD_ERRORS = (ValueError, RuntimeError, NotImplementedError, KeyError, AttributeError, TypeError, AssertionError, ImportError, OSError)
 """what vLLM raises for a model or an option that it does not take"""
@@ -79,7 +79,8 @@ def open_vllm(folder: Path, config: BenchmarksConfig) -> tuple[Any, dict[str, An
 
 
 def lay_out_as(lm: Any, name: str, layout: Layout) -> None:
-    """lm-eval's own chat template calls get our date, options and choice of template: the day of a run changes nothing."""
+    """lm-eval's own chat template calls get our date, options and choice of template: the day of a run changes
+    nothing."""
     variables = layout.variables()
     if name == "vllm" and "enable_thinking" in variables:  # it hands this one over by itself
         lm.enable_thinking = variables.pop("enable_thinking")
@@ -99,7 +100,8 @@ def _vllm_class() -> Any:
 
 
 def room(lm: Any, name: str) -> int:
-    """Tokens that a question and its answer may have. The last is a target only, which vLLM reads all the same, and writes one more."""
+    """Tokens that a question and its answer may have. The last is a target only, which vLLM reads all the same, and
+    writes one more."""
     return lm.max_length + 1 if name == "hf" else lm.max_length - 1
 
 
@@ -120,7 +122,8 @@ def ask(lm: Any, loaded: dict[str, Any], *, limit: int | None, chat: bool) -> An
 
 
 def numbers(results: dict[str, Any]) -> dict[str, Any]:
-    """lm-eval's `acc,none` and `acc_stderr,none` as acc and acc_stderr; another filter stands in brackets. None: no number."""
+    """lm-eval's `acc,none` and `acc_stderr,none` as acc and acc_stderr; another filter stands in brackets. None: no
+    number."""
     out: dict[str, Any] = {}
     for key, value in results.items():
         name, comma, chosen = key.partition(",")
