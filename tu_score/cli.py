@@ -79,7 +79,7 @@ def verify(given: arguments.Store) -> None:
     typer.echo(f"ok: {len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts")
 
 
-@command(app, config="shared.importance:Recipe", arguments=arguments.Rewrite)
+@command(app, config="shared.weighting.importance:Recipe", arguments=arguments.Rewrite)
 def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
     """Compute importance again from the columns of a finished store, by another recipe (docs/recipes.md); no model is loaded."""
     wanted = replace(asked, sets=[*(given.recipe.split(",") if given.recipe else ()), *asked.sets]).resolved()
