@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from shared.data.datasets import Keys
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
 from shared.weighting.weights import Selection, SoftMode, TokenMode
 from tu_train.ranges import ABOVE, COUNT, MANY, NONE_OR_MORE, SEED, Range, check_ranges
+
+if TYPE_CHECKING:
+    from tu_train.stopping.rule import Rule
 
 LOOP = {
     "epochs": COUNT, "batch_size": COUNT, "batch_tokens": COUNT, "accumulate": COUNT, "keep_checkpoints": COUNT, "limit": COUNT,
@@ -103,10 +106,6 @@ class LoopConfig(LayoutOptions):
             raise ConfigError("lora_alpha and lora_targets are for --lora RANK; give a rank, or drop them")
 
     @property
-    def rows_a_step(self) -> int:
-        return self.batch_size * self.accumulate
-
-    @property
     def peak(self) -> float:
         """The learning rate, which `filled` has put there."""
         assert self.learning_rate is not None
@@ -132,8 +131,9 @@ class UnlearnConfig(LoopConfig):
     """data spec of what must stay; none where nothing is to hold it"""
     retain_scores: str | None = None
     """score store of what must stay, instead of retain: KL to the scored model from its top tokens (tu-score run --topk 64)"""
-    retain_term: Literal["nll", "kl", "none"] | None = None
-    """what holds the retain rows: likelihood, KL to the model before training, nothing; the method's unless given"""
+    retain_term: str | None = None
+    """what holds the retain rows, an entry of tu_train/methods/retain_terms.py: nll (likelihood), kl (KL to the model before training), or
+    none (nothing); the method's unless given"""
     method: str = "npo"
     """an entry of tu_train/methods/table.py"""
     options: dict[str, float] = field(default_factory=dict)
@@ -183,11 +183,14 @@ class UnlearnConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        from tu_train.methods.retain_terms import check_retain_term
         from tu_train.methods.table import check_options
         from tu_train.stopping.rule import parse_stop
 
         check_ranges(self, UNLEARN)
         check_options(self.method, self.options)
+        if self.retain_term is not None:
+            check_retain_term(self.retain_term)
         _ = self.selection
         if self.retain is not None and self.retain_scores is not None:
             raise ConfigError("--retain and retain_scores: each names what must stay; give one of them")
@@ -200,10 +203,9 @@ class UnlearnConfig(LoopConfig):
         if self.alternates == "generate" and self.alternate_key is not None:
             raise ConfigError("--set alternates=generate writes what alternate_key reads from a column; give one of them")
         if self.stop_when is not None:
-            parse_stop(self.stop_when)
+            watched = parse_stop(self.stop_when).name
             if not self.eval_every:
                 raise ConfigError("--stop-when is looked at when the model is evaluated; add --eval-every N")
-            watched = parse_stop(self.stop_when)[0]
             if watched.startswith("forget_fact") and self.eval_key is None:
                 raise ConfigError(f"--stop-when {self.stop_when}: which tokens are the fact? name their column with --set eval_key=COLUMN")
             if watched.startswith("forget_paraphrase") and self.paraphrase_key is None:
@@ -212,6 +214,13 @@ class UnlearnConfig(LoopConfig):
                 raise ConfigError(f"--stop-when {self.stop_when}: there are no retain rows; name their data with --retain")
         elif self.land:
             raise ConfigError("--set land=true says where --stop-when ends; give a rule, such as --stop-when forget_probability<0.05")
+
+    @property
+    def rule(self) -> Rule | None:
+        """What stop_when says."""
+        from tu_train.stopping.rule import parse_stop
+
+        return None if self.stop_when is None else parse_stop(self.stop_when)
 
     @property
     def term(self) -> str:
