@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from shared.data.datasets import DataOptions
 from shared.data.layout import LayoutOptions
@@ -11,6 +11,9 @@ from shared.errors import ConfigError
 from shared.lm.models import Dtype, PrecisionOptions
 from shared.settings import COUNT, NONE_OR_MORE, SEED, About, check_ranges
 from shared.weighting.selection import Selection, TokenOptions
+
+if TYPE_CHECKING:
+    from tu_train.stopping.rule import Rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +81,6 @@ class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
             raise ConfigError("lora_alpha and lora_targets are for --lora RANK; give a rank, or drop them")
 
     @property
-    def rows_a_step(self) -> int:
-        return self.batch_size * self.accumulate
-
-    @property
     def peak(self) -> float:
         """The learning rate, which `filled` has put there."""
         assert self.learning_rate is not None
@@ -108,8 +107,9 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     retain_scores: str | None = None
     """score store of what must stay, instead of retain: KL to the scored model from its top tokens (tu-score run --topk
     64)"""
-    retain_term: Annotated[Literal["nll", "kl", "none"] | None, About(default="the method's")] = None
-    """what holds the retain rows: likelihood, KL to the model before training, nothing"""
+    retain_term: Annotated[str | None, About(default="the method's")] = None
+    """what holds the retain rows, an entry of tu_train/methods/retain_terms.py: nll (likelihood), kl (KL to the model before
+    training), or none (nothing)"""
     method: Annotated[str, About(flag=True)] = "npo"
     """name of a method (tu-train methods lists them)"""
     options: Annotated[dict[str, float], About(flag="--option", metavar="NAME=VALUE")] = field(default_factory=dict)
@@ -146,10 +146,13 @@ class UnlearnConfig(TokenOptions, LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        from tu_train.methods.retain_terms import check_retain_term
         from tu_train.methods.table import check_options
         from tu_train.stopping.rule import parse_stop
 
         check_options(self.method, self.options)
+        if self.retain_term is not None:
+            check_retain_term(self.retain_term)
         _ = self.selection
         if self.retain is not None and self.retain_scores is not None:
             raise ConfigError("--retain and retain_scores: each names what must stay; give one of them")
@@ -162,10 +165,9 @@ class UnlearnConfig(TokenOptions, LoopConfig):
         if self.alternates == "generate" and self.alternate_key is not None:
             raise ConfigError("--set alternates=generate writes what alternate_key reads from a column; give one of them")
         if self.stop_when is not None:
-            parse_stop(self.stop_when)
+            watched = parse_stop(self.stop_when).name
             if not self.eval_every:
                 raise ConfigError("--stop-when is looked at when the model is evaluated; add --eval-every N")
-            watched = parse_stop(self.stop_when)[0]
             if watched.startswith("forget_fact") and self.eval_key is None:
                 raise ConfigError(f"--stop-when {self.stop_when}: which tokens are the fact? name their column with --set eval_key=COLUMN")
             if watched.startswith("forget_paraphrase") and self.paraphrase_key is None:
@@ -174,6 +176,13 @@ class UnlearnConfig(TokenOptions, LoopConfig):
                 raise ConfigError(f"--stop-when {self.stop_when}: there are no retain rows; name their data with --retain")
         elif self.land:
             raise ConfigError("--set land=true says where --stop-when ends; give a rule, such as --stop-when forget_probability<0.05")
+
+    @property
+    def rule(self) -> Rule | None:
+        """What stop_when says."""
+        from tu_train.stopping.rule import parse_stop
+
+        return None if self.stop_when is None else parse_stop(self.stop_when)
 
     @property
     def term(self) -> str:
