@@ -18,7 +18,9 @@ def print_fields(kind: type) -> None:
         for title, settings in _groups(kind):
             print(f"# {title}")
             for setting in settings:
-                print(f"{setting.name} = {setting.shown} ({', '.join(filter(None, (setting.about.unit, _how(setting))))}): {setting.meaning}")
+                print(
+                    f"{setting.name} = {setting.shown} ({', '.join(filter(None, (setting.about.unit, _how(setting))))}): {setting.meaning}"
+                )
         return
     from rich.console import Console
     from rich.table import Table

@@ -135,7 +135,7 @@ class UnlearnConfig(LoopConfig):
     retain_term: Literal["nll", "kl", "none"] | None = None
     """what holds the retain rows: likelihood, KL to the model before training, nothing; the method's unless given"""
     method: str = "npo"
-    """an entry of tu_train/methods/table.py"""
+    """a method (tu-train methods lists them), or your own: package.module:NAME (docs/extending.md)"""
     options: dict[str, float] = field(default_factory=dict)
     """the method's own options (tu-train methods lists them)"""
     gamma: float | None = None
