@@ -2,7 +2,7 @@
 
 Two passes over the parts. The first sees whether the store holds what the recipe reads and, for scope "store", gathers
 the statistics; the second writes every part anew with another importance column and the other columns as they are. The
-new parts appear together (shared.store.scores.rewrite). One to three seconds a million tokens on one core, most of it
+new parts appear together (shared.store.rewrite). One to three seconds a million tokens on one core, most of it
 reading, hashing and writing; memory is that of one part, and for rank over the store 8 bytes a target token and signal
 more.
 """
@@ -18,7 +18,8 @@ import pyarrow as pa
 from shared.config import as_dict
 from shared.errors import StoreError
 from shared.store.parts import flat
-from shared.store.scores import Store, rewrite
+from shared.store.rewrite import rewrite
+from shared.store.scores import Store
 from shared.weighting.importance import Recipe, importance, shaped
 from shared.weighting.norms import Summary
 from tu_score.config import SPAN_COLUMNS

@@ -38,7 +38,10 @@ from shared.lm.models import (
     vocabulary_fingerprint,
 )
 from shared.secret import without_secrets, without_secrets_in
-from shared.store.scores import PLAN, Writer, claim, open_store, schema
+from shared.store.files import PLAN
+from shared.store.parts import schema
+from shared.store.scores import open_store
+from shared.store.writer import Writer, claim
 from shared.weighting.importance import Recipe
 from tu_score.check import self_check
 from tu_score.config import ScoreConfig

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from shared.config import checked
 from shared.data.words import gather
-from shared.errors import ConfigError
+from shared.settings import NONE_OR_MORE, About, check_ranges
 from shared.weighting.norms import NormName, Summary, moments, normalise, per_example
 
 Columns = Mapping[str, np.ndarray]
@@ -31,8 +31,10 @@ AUTO: tuple[Literal["base_entropy", "tempered_entropy", "entropy"], ...] = ("bas
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    alpha: float = 0.0
-    """share of the knowledge signal in importance, 0 to 1; the rest is the uncertainty signal"""
+    """The recipe of importance."""
+
+    alpha: Annotated[float, About(unit="share", least=0, most=1, expected="0 to 1")] = 0.0
+    """share of the knowledge signal in importance; the rest is the uncertainty signal"""
     knowledge: SignalName = "absolute"
     """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, or any other of
     docs/recipes.md"""
@@ -40,8 +42,8 @@ class Recipe:
     """the second signal: auto (base_entropy with a base model, else tempered_entropy), entropy, masked_entropy,
     tempered_entropy, base_entropy, or any other of docs/recipes.md"""
     unit: Literal["token", "word", "phrase"] = "phrase"
-    """what a signal speaks of: each token by itself, its word (the sum over the word's tokens), or the mean of the
-    three words around it"""
+    """what a signal speaks of: each token by itself, its word (the sum over the word's tokens), or the mean of the three
+    words around it"""
     copies: Literal["keep", "drop"] = "drop"
     """drop: words that the question holds count nothing"""
     norm: NormName = "minmax"
@@ -50,30 +52,23 @@ class Recipe:
     """what a signal is normalised over: each example by itself, or the whole store"""
     etw_entropy: Literal["tempered_entropy", "entropy"] = "tempered_entropy"
     """etw: the column it shares out"""
-    seul_k: float = 0.0
+    seul_k: Annotated[float, About(unit="standard deviations")] = 0.0
     """seul: a token is selected below mean + k · std of the example's log-probabilities"""
-    seul_gap: int = 2
+    seul_gap: Annotated[int, About(unit="tokens", **NONE_OR_MORE)] = 2
     """seul: gaps of at most this many tokens between selected ones are filled"""
-    su_k: float = 1.0
+    su_k: Annotated[float, About(unit="standard deviations")] = 1.0
     """su: a token is selected above mean + k · std of the example's differences"""
-    su_widen: int = 2
+    su_widen: Annotated[int, About(unit="tokens", **NONE_OR_MORE)] = 2
     """su: tokens on each side of a selected one that are selected too"""
-    satimp_beta1: float = 5.0
+    satimp_beta1: Annotated[float, About(least=0)] = 5.0
     """satimp: exponent of p"""
-    satimp_beta2: float = 1.0
+    satimp_beta2: Annotated[float, About(least=0)] = 1.0
     """satimp: exponent of 1 − p"""
-    wga_beta: float = 1.0
+    wga_beta: Annotated[float, About(least=0)] = 1.0
     """wga: exponent of p"""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.alpha <= 1.0:
-            raise ConfigError(f"alpha is {self.alpha}, expected 0 to 1")
-        for name in ("seul_gap", "su_widen", "satimp_beta1", "satimp_beta2", "wga_beta"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
-        for name in ("seul_k", "su_k"):
-            if not np.isfinite(getattr(self, name)):
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected a finite number")
+        check_ranges(self)
 
     @classmethod
     def recorded(cls, values: Mapping[str, Any]) -> Recipe:

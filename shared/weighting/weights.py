@@ -20,13 +20,13 @@ too where the share is larger. Soft weights sum to T.
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from shared.errors import ConfigError, StoreError
+from shared.settings import COUNT, About, check_ranges
 
 TokenMode = Literal["all", "hard", "soft", "given", "random"]
 SoftMode = Literal["softmax", "linear"]
@@ -35,26 +35,49 @@ LEAST = 1e-100
 """temperature; importance divided by less is beyond a float"""
 
 
+SHARE = About(unit="share", flag=True, above=0, most=1, default="0.3, unless top or threshold is given",
+              expected="a share of the target tokens, more than 0 and at most 1")  # fmt: skip
+IMPORTANCE = About(unit="importance", above=0, most=1, expected="an importance, more than 0 and at most 1")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class SelectionOptions:
+    """How tokens are chosen by importance."""
+
+    keep: Annotated[float | None, SHARE] = None
+    """hard, random: share of each answer's tokens that keep weight 1"""
+    top: Annotated[int | None, About(unit="tokens", **COUNT)] = None
+    """hard: number of each answer's tokens that keep weight 1, instead of keep"""
+    threshold: Annotated[float | None, IMPORTANCE] = None
+    """hard: importance from which on a token keeps weight 1, instead of keep; an answer without such a token is left
+    out"""
+    soft: Annotated[SoftMode | None, About(default="softmax")] = None
+    """soft: weights by softmax or linear in importance"""
+    temperature: Annotated[float | None, About(least=LEAST, default="0.3")] = None
+    """soft=softmax: small is selective, large is uniform"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenOptions(SelectionOptions):
+    """Which tokens are pushed."""
+
+    tokens: Annotated[TokenMode, About(flag=True)] = "hard"
+    """which tokens of the forget set are pushed: all alike, the most important, all by importance, those a column names,
+    random ones"""
+    whole_words: Annotated[bool | None, About(default="yes")] = None
+    """hard, by keep or top: words are chosen whole; false is the rule of earlier versions, token by token"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(TokenOptions):
     """Which tokens get what weight. Raises ConfigError for an option that the mode does not use, or two that exclude
     each other."""
 
-    tokens: TokenMode = "hard"
-    keep: float | None = None
-    """hard, random: share of the target tokens; KEEP unless top or threshold is given"""
-    top: int | None = None
-    threshold: float | None = None
-    soft: SoftMode | None = None
-    """soft: softmax unless given"""
-    temperature: float | None = None
-    """soft=softmax: TEMPERATURE unless given"""
-    whole_words: bool | None = None
-    """hard, keep and top: true unless given; false is the rule of earlier versions"""
     seed: int = 0
     """random: another seed draws other tokens"""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         flags = {"keep": "--keep", "top": "--set top", "threshold": "--set threshold"}
         given = [flag for name, flag in flags.items() if getattr(self, name) is not None]
         if given and self.tokens != "hard" and not (self.tokens == "random" and given == ["--keep"]):
@@ -68,7 +91,6 @@ class Selection:
             raise ConfigError("--set whole_words is for --tokens hard with --keep or top; drop it")
         if self.temperature is not None and self.soft == "linear":
             raise ConfigError("--set temperature is for --set soft=softmax, linear weights have none; drop one of them")
-        self._check_ranges()
 
     def describe(self) -> str:
         """The choice with its defaults filled in, as a few words."""
@@ -82,16 +104,6 @@ class Selection:
         if self.tokens == "soft":
             return f"soft tokens ({'linear' if self.soft == 'linear' else f'softmax, temperature {self.temperature or TEMPERATURE}'})"
         return f"{self.tokens} tokens"
-
-    def _check_ranges(self) -> None:
-        if self.keep is not None and not 0.0 < self.keep <= 1.0:
-            raise ConfigError(f"--keep {self.keep}: expected a share of the target tokens, more than 0 and at most 1")
-        if self.top is not None and not 1 <= self.top < 2**31:
-            raise ConfigError(f"--set top={self.top}: expected at least 1 token{', and at most 2^31 - 1' if self.top > 0 else ''}")
-        if self.threshold is not None and not 0.0 < self.threshold <= 1.0:
-            raise ConfigError(f"--set threshold={self.threshold}: expected an importance, more than 0 and at most 1")
-        if self.temperature is not None and not LEAST <= self.temperature < math.inf:
-            raise ConfigError(f"temperature is {self.temperature}, expected a finite number more than 0 (at least {LEAST:g})")
 
 
 def token_weights(
