@@ -5,11 +5,15 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from shared.store.scores import open_store
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "extending.md"
@@ -51,9 +55,10 @@ def store(tiny_model, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, tiny_model, store) -> Path:
-    """The current folder, with what the page calls `target` and `scores`."""
+    """The current folder, with what the page calls `target`, `scores` and `copied`."""
     (tmp_path / "target").symlink_to(tiny_model)
     (tmp_path / "scores").symlink_to(store)
+    shutil.copytree(store, tmp_path / "copied")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -83,6 +88,25 @@ def test_a_method(follow, place):
     assert record["settings"]["options"] == {"floor": 3.0}
     card = (place / "clipped" / "README.md").read_text()
     assert record["method_code"] in card and "w·max(log p, −floor)" in card
+
+
+def test_a_signal(follow, place):
+    _, said = follow("A signal")
+    assert "0.5 · rank(phrase my_signals:surprise)" in said
+    scored, rewritten = (open_store(name).manifest for name in ("surprised", "copied"))
+    code = scored["fingerprints"]["uncertainty_code"]
+    assert re.fullmatch(r"my_signals:surprise sha256:[0-9a-f]{64}", code)
+    assert scored["recipe"]["uncertainty_code"] == rewritten["recipe"]["knowledge_code"] == code
+    row = next(iter(open_store("surprised").rows(("logprob", "importance", "is_target"))))
+    logprob, importance = (np.array(row[name], dtype=float)[row["is_target"]] for name in ("logprob", "importance"))
+    assert importance.max() == 1 and importance[logprob.argmax()] < 1
+
+
+def test_a_span_plan(follow, place):
+    follow("A span plan")
+    store = open_store("masked")
+    assert re.fullmatch(r"my_spans:long_words sha256:[0-9a-f]{64}", store.manifest["fingerprints"]["spans_code"])
+    assert store.manifest["options"]["spans"] == "my_spans:long_words" and store.manifest["spans"]["variants"] > 0
 
 
 def installed(tmp_path: Path) -> Path:
