@@ -13,7 +13,7 @@ import importlib.metadata
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -94,9 +94,16 @@ def identity(kind: Kind[Any], name: str) -> str | None:
     return found.identity if found else None
 
 
-def offered(kind: Kind[T], known: Iterable[str]) -> Iterator[tuple[str, Extension[T] | ConfigError]]:
+def names(kind: Kind[Any]) -> list[str]:
+    """Under which installed packages offer something; imports nothing."""
+    return sorted(_entries(kind.group))
+
+
+def offered(kind: Kind[T], known: Container[str]) -> Iterator[tuple[str, Extension[T] | ConfigError]]:
     """What installed packages offer beside `known`, each imported, or with the reason why it cannot be."""
-    for name in sorted(set(_entries(kind.group)) - set(known)):
+    for name in names(kind):
+        if name in known:
+            continue
         try:
             yield name, load(kind, name)
         except ConfigError as error:
@@ -119,7 +126,7 @@ def _load(kind: Kind[T], name: str, known: Iterable[str]) -> Extension[T]:
     if not PLACE.fullmatch(place):
         raise ConfigError(f"{kind.flag} {name}: {place!r} is no place of an object, expected package.module:NAME")
     module_name, _, attribute = place.partition(":")
-    module = _module(module_name, f"{kind.flag} {name}")
+    module = _module(module_name, f"{kind.flag} {name}", _meant(name, known))
     file = getattr(module, "__file__", None)
     if file is None:
         raise ConfigError(f"{kind.flag} {name}: {module_name} is a folder without code, or built into Python; name the module in it")
@@ -132,13 +139,18 @@ def _load(kind: Kind[T], name: str, known: Iterable[str]) -> Extension[T]:
     return Extension(found, place, _version(package or _holding(module_name, Path(file))), hash_file(Path(file)))
 
 
-def _module(name: str, where: str) -> Any:
+def _meant(name: str, known: Iterable[str]) -> str:
+    hint = nearest(name, known)
+    return hint if hint.startswith(" (did you mean") else ""
+
+
+def _module(name: str, where: str, hint: str) -> Any:
     try:
         with _current_folder():
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            what = f"there is no module {error.name}, neither installed nor in the current folder"
+            what = f"there is no module {error.name}, neither installed nor in the current folder{hint}"
             raise ConfigError(f"{where}: {what}; install its package, or set PYTHONPATH to the folder that holds it") from None
         raise ConfigError(f"{where}: the module {name} imports {error.name}, which is not installed") from error
     except (Exception, SystemExit) as error:  # whatever foreign code does when it is imported
