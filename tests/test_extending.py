@@ -83,10 +83,10 @@ def follow(place, run_cli):
 
 def test_a_method(follow, place):
     follow("A method")
-    record = json.loads((place / "clipped" / "training.json").read_text())
+    record = json.loads((place / "out" / "training.json").read_text())
     assert re.fullmatch(r"my_methods:clipped sha256:[0-9a-f]{64}", record["method_code"])
     assert record["settings"]["options"] == {"floor": 3.0}
-    card = (place / "clipped" / "README.md").read_text()
+    card = (place / "out" / "README.md").read_text()
     assert record["method_code"] in card and "w·max(log p, −floor)" in card
 
 
