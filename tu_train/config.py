@@ -111,7 +111,7 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     """what holds the retain rows, an entry of tu_train/methods/retain_terms.py: nll (likelihood), kl (KL to the model before
     training), or none (nothing)"""
     method: Annotated[str, About(flag=True)] = "npo"
-    """name of a method (tu-train methods lists them)"""
+    """a method (tu-train methods lists them), or your own: package.module:NAME (docs/extending.md)"""
     options: Annotated[dict[str, float], About(flag="--option", metavar="NAME=VALUE")] = field(default_factory=dict)
     """the method's own options (tu-train methods lists them)"""
     gamma: Annotated[float | None, About(least=0, default="the method's")] = None
