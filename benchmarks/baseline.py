@@ -1,5 +1,6 @@
-"""What a user would write today to get the same numbers: a transformers loop over padded batches of eight, full logits, and every masked
-variant computed in full. The baseline of benchmarks/score.py; its answers are also what ours are compared with."""
+"""What a user would write today to get the same numbers: a transformers loop over padded batches of eight, full logits,
+and every masked variant computed in full. The baseline of benchmarks/score.py; its answers are also what ours are
+compared with."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from shared.examples import Example
+from shared.data.examples import Example
 from tu_score.spans import Masking
 
 BATCH = 8
@@ -39,7 +40,8 @@ def variants_in_full(example: Example, masking: Masking) -> list[list[int]]:
 
 
 def delta(example: Example, masking: Masking, answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Log-probability lost at each token when the span that matters most to it is masked, [T], NaN where none was read."""
+    """Log-probability lost at each token when the span that matters most to it is masked, [T], NaN where none was
+    read."""
     plain, drops = answers[0][0], np.full((len(answers) - 1, len(example.input_ids)), np.nan)
     for row, (_, wanted), (masked, _) in zip(drops, masking.reads(example), answers[1:], strict=True):
         at = np.array(wanted)

@@ -1,4 +1,5 @@
-"""`make demo`: the main job from end to end, on the embedded model and data. Each step is a real command, shown before it runs.
+"""`make demo`: the main job from end to end, on the embedded model and data. Each step is a real command, shown before
+it runs.
 
 A finished step is kept, so that a demo that was stopped goes on where it was.
 """

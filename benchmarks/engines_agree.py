@@ -1,8 +1,10 @@
-"""Two finished score stores of the same data, token by token; with --model also against a plain transformers forward in float32.
+"""Two finished score stores of the same data, token by token; with --model also against a plain transformers forward in
+float32.
 
     python benchmarks/engines_agree.py STORE_A STORE_B [--model smollm2]
 
-Prints the largest and mean difference of log-probability and entropy, nats; exits with 1 beyond 2e-4 (largest) or 5e-5 (mean).
+Prints the largest and mean difference of log-probability and entropy, nats; exits with 1 beyond 2e-4 (largest) or 5e-5
+(mean).
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ import numpy as np
 import torch
 
 from shared.errors import StoreError, UserError
-from shared.models import load_model, locate
-from shared.scores import open_store
+from shared.lm.models import load_model, locate
+from shared.store.scores import open_store
 
 LARGEST, MEAN = 2e-4, 5e-5
 SIGNALS = ("logprob", "entropy")

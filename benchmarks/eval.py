@@ -1,19 +1,21 @@
-"""How fast an evaluation on TOFU is, against what a user would write today, on the same model, data and machine in the same run.
+"""How fast an evaluation on TOFU is, against what a user would write today, on the same model, data and machine in the
+same run.
 
     TU_TOFU_DIR=... python -m benchmarks.eval --json [--rows 20] [--rounds 2] [--max-new-tokens 64]
 
-SmolLM2-135M in float32, the first rows of each set of tofu:forget01. Both sides take turns; a ratio is the shortest of the baseline's times
-over the shortest of ours, which runs in a process of its own:
+SmolLM2-135M in float32, the first rows of each set of tofu:forget01. Both sides take turns; a ratio is the shortest of
+the baseline's times over the shortest of ours, which runs in a process of its own:
 
     forward                  log-probabilities of all answers, paraphrases and wrong answers. Baseline: a pass over each variant of each set
-                             by itself, padded batches of eight, full logits. Ours also notes what membership inference needs
+                             by itself, padded batches of eight, full logits. Ours also notes what membership inference
+                             needs
     generation_vs_batched    greedy answers, set by set. Baseline: transformers' generate, batches of eight padded on the left
     generation_vs_rowwise    the same. Baseline: transformers' generate, one row at a time
 
-The model was not fine-tuned on TOFU, so most of its answers run until they are cut. Both sides must compute the same, else there are
-no figures: log-probabilities within 2e-4 nats, and the same tokens. Where the two likeliest tokens are within 1e-3 nats of each other the
-order of sums decides, between the two baselines as well; from there on the answer is not compared. Lines on stderr tell what goes on;
-stdout holds the JSON object.
+The model was not fine-tuned on TOFU, so most of its answers run until they are cut. Both sides must compute the same,
+else there are no figures: log-probabilities within 2e-4 nats, and the same tokens. Where the two likeliest tokens are
+within 1e-3 nats of each other the order of sums decides, between the two baselines as well; from there on the answer is
+not compared. Lines on stderr tell what goes on; stdout holds the JSON object.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ import torch
 from transformers import GenerationConfig
 
 from benchmarks.score import say, timed
-from shared.examples import Example
-from shared.models import context_length, load_model, load_tokenizer, locate
-from tu_eval.measure import score_examples, stop_ids
-from tu_eval.suites import find_suite
-from tu_eval.variants import Variants, load_variants
+from shared.data.examples import Example
+from shared.lm.models import context_length, load_model, load_tokenizer, locate
+from tu_eval.measure.pieces import score_examples, stop_ids
+from tu_eval.suites.suites import find_suite
+from tu_eval.suites.variants import Variants, load_variants
 
 SUITE, BATCH = "tofu:forget01", 8
 AGREE_NATS, TIE_NATS = 2e-4, 1e-3
@@ -104,7 +106,7 @@ def generate_today(model, load: Workload, size: int) -> list[list[int]]:
 def our_side(pipe, folder: Any, load: Workload) -> None:
     """In a process of its own, so that its threads and memory are not the baseline's."""
     from shared.engines.torch import TorchEngine
-    from shared.logprobs import HeadOptions
+    from shared.lm.logprobs import HeadOptions
 
     engine = TorchEngine.load(folder, device="cpu", head=HeadOptions(top_k=1, second=True))
 

@@ -1,13 +1,17 @@
-"""The study of docs/evaluation.md, by the real commands: does a model that unlearned rows look like one that never saw them?
+"""The study of docs/evaluation.md, by the real commands: does a model that unlearned rows look like one that never saw
+them?
 
-    TU_TOFU_DIR=... python -m benchmarks.evaluation --out FOLDER [--doc docs/evaluation.md --picture docs/comparison.png]
+    TU_TOFU_DIR=... python -m benchmarks.evaluation --out FOLDER [--doc docs/evaluation.md --picture
+    docs/comparison.png]
 
-SmolLM2-135M learns the last 160 rows of TOFU's full set (target); the same from the first 120 of those is the retain model, which never
-saw forget01, the last 40. The target unlearns forget01 by NPO, with all tokens and with the 30 % that the model before fine-tuning found
-hardest to guess. All four are measured on tofu:forget01, the first --limit rows of each set, membership inference against the 40 rows
-before those 160. A finished step is kept, an unfinished one goes on: after a kill, give the same command again.
+SmolLM2-135M learns the last 160 rows of TOFU's full set (target); the same from the first 120 of those is the retain
+model, which never saw forget01, the last 40. The target unlearns forget01 by NPO, with all tokens and with the 30 %
+that the model before fine-tuning found hardest to guess. All four are measured on tofu:forget01, the first --limit rows
+of each set, membership inference against the 40 rows before those 160. A finished step is kept, an unfinished one goes
+on: after a kill, give the same command again.
 
---doc writes the tables between the lines `<!-- study -->` and `<!-- /study -->`, --picture the comparison page as Chromium shows it.
+--doc writes the tables between the lines `<!-- study -->` and `<!-- /study -->`, --picture the comparison page as
+Chromium shows it.
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ CAPTION = "The comparison page of the study: the sortable table of metrics, forg
 
 
 def step(out: Path, words: list[str], *, done: Path | None = None) -> None:
-    """One command, unless what it makes is there. `done`: the file that is written last, where `out` appears before it."""
+    """One command, unless what it makes is there. `done`: the file that is written last, where `out` appears before
+    it."""
     print(f"$ {shlex.join(words)}", flush=True)
     if (done or out).exists():
         print(f"  finished earlier, kept: {out}", flush=True)
@@ -59,7 +64,7 @@ def score(model: str, data: str, out: Path, *more: str) -> None:
 
 def write_data(work: Path, rows: int) -> None:
     """learned, retained and holdout as JSONL; a smaller study takes the beginning of each part."""
-    from shared.datasets import load_rows
+    from shared.data.datasets import load_rows
 
     full, quarter = load_rows("tofu:full"), rows // 4
     retained, forgotten = full[FIRST:RETAINED][: 3 * quarter], full[RETAINED:LAST][:quarter]
@@ -101,7 +106,7 @@ def compare(work: Path) -> None:
 
 def probability(store: Path) -> float:
     """Geometric mean over all target tokens of the store."""
-    from shared.scores import open_store
+    from shared.store.scores import open_store
 
     rows = open_store(store).rows(("is_target", "logprob"))
     values = [p for row in rows for p, target in zip(row["logprob"], row["is_target"], strict=True) if target]

@@ -2,10 +2,10 @@
 
     TU_TOFU_DIR=... python -m benchmarks.forget01 --json [--methods graddiff npo simnpo rmu undial] [--no-vllm]
 
-SmolLM2-135M learns tofu:forget01 for a few epochs (so that there is something to forget), is scored, and unlearns it with every method by
-the real commands, all tokens, one epoch, the method's own defaults but for the learning rate (RMU's is large: it trains three matrices).
-Prints the geometric-mean probability of a forget token (whole answers) before and after. Each folder is then loaded by transformers and by
-vLLM, which both write an answer.
+SmolLM2-135M learns tofu:forget01 for a few epochs (so that there is something to forget), is scored, and unlearns it
+with every method by the real commands, all tokens, one epoch, the method's own defaults but for the learning rate
+(RMU's is large: it trains three matrices). Prints the geometric-mean probability of a forget token (whole answers)
+before and after. Each folder is then loaded by transformers and by vLLM, which both write an answer.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def command(module: str, *words: object) -> None:
 
 def probability(store: Path) -> float:
     """Geometric mean over all target tokens of the store."""
-    from shared.scores import open_store
+    from shared.store.scores import open_store
 
     values = [
         p for row in open_store(store).rows(("is_target", "logprob")) for p, t in zip(row["logprob"], row["is_target"], strict=True) if t

@@ -29,13 +29,13 @@ from benchmarks.golden_commands import COMPARE, EVAL, MADE, RESUME, RESUMED, RET
 from benchmarks.hostile import trials, world
 from benchmarks.hostile.trials import Trial, call, run_command
 from benchmarks.hostile.writers import stub_judge
-from shared import atlas
-from shared.fs import hash_file
+from shared.data import atlas
+from shared.files.fs import hash_file
 
 KILLED = 9
 WORLD_SIZE = atlas.AtlasSize(people=4, facts_per_person=3, forget_people=2, holdout_people=1)
 KILLS = (
-    ("shared.scores", "Writer.write_part", 8, "scores.half"),
+    ("shared.store.writer", "Writer.write_part", 8, "scores.half"),
     ("tu_train.saving", "save_snapshot", 2, "tuned.half"),
     ("tu_train.saving", "save_snapshot", 2, "after.half"),
     ("tu_train.saving", "save_snapshot", 1, "landed.half"),

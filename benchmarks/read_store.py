@@ -1,9 +1,11 @@
-"""Streams a large synthetic store as training does, every byte hashed and every page checksum verified: tokens/s and growth of memory.
+"""Streams a large synthetic store as training does, every byte hashed and every page checksum verified: tokens/s and
+growth of memory.
 
     python benchmarks/read_store.py [--tokens 50000000]
 
-Prints one JSON object: read_tokens_per_s (columns of training), read_all_tokens_per_s (all columns), read_rss_growth_mb (resident memory at
-its highest while reading, less that after the first part, MB of 10^6 bytes), and how the store was made.
+Prints one JSON object: read_tokens_per_s (columns of training), read_all_tokens_per_s (all columns), read_rss_growth_mb
+(resident memory at its highest while reading, less that after the first part, MB of 10^6 bytes), and how the store was
+made.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shared.fs import hash_json
-from shared.scores import SCHEMA, TOKEN_COLUMNS, Store, Writer, open_store
-from tu_train.batches import READ
+from shared.files.fs import hash_json
+from shared.store.parts import SCHEMA, TOKEN_COLUMNS
+from shared.store.scores import Store, open_store
+from shared.store.writer import Writer
+from tu_train.data.batches import READ
 
 ROW_TOKENS, PROMPT_TOKENS, PART_TOKENS, VOCABULARY = 128, 40, 65_536, 49_152
 VARIANTS = 8
@@ -31,7 +35,8 @@ VARIANTS = 8
 
 
 def part(generator: np.random.Generator) -> dict[str, pa.Array]:
-    """The columns of a part but its ids: rows of ROW_TOKENS tokens, values of the kind and spread that scoring gives."""
+    """The columns of a part but its ids: rows of ROW_TOKENS tokens, values of the kind and spread that scoring
+    gives."""
     rows = PART_TOKENS // ROW_TOKENS
     at = np.tile(np.arange(ROW_TOKENS), rows)
     ids = (VOCABULARY * generator.random(len(at)) ** 3).astype(np.int32)

@@ -1,11 +1,13 @@
-"""How fast scoring is, against what a user would write today (benchmarks/baseline.py) on the same model, data and machine in the same run.
+"""How fast scoring is, against what a user would write today (benchmarks/baseline.py) on the same model, data and
+machine in the same run.
 
     TU_TOFU_DIR=... python benchmarks/score.py --json [--rows 40] [--rounds 3]
 
-SmolLM2-135M, tofu:forget01. Baseline and engine take turns; a ratio is the shortest of the baseline's times over the shortest of the
-engine's. Both compute the same numbers, which is checked. `flops_share` is the useful floating-point work a second (each distinct prefix
-token once, no padding, the head once a distinct position) over the rate of a 2048-cube matrix product in the same process. Needs vLLM's
-CPU build for the vLLM keys (--no-vllm leaves them out). Lines on stderr tell what goes on; stdout holds the JSON object.
+SmolLM2-135M, tofu:forget01. Baseline and engine take turns; a ratio is the shortest of the baseline's times over the
+shortest of the engine's. Both compute the same numbers, which is checked. `flops_share` is the useful floating-point
+work a second (each distinct prefix token once, no padding, the head once a distinct position) over the rate of a
+2048-cube matrix product in the same process. Needs vLLM's CPU build for the vLLM keys (--no-vllm leaves them out).
+Lines on stderr tell what goes on; stdout holds the JSON object.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ import torch
 
 from benchmarks import read_store
 from benchmarks.baseline import delta, padded_loop, variants_in_full
-from shared.datasets import Row, load_rows
-from shared.engines import Engine, ignore, open_engine
-from shared.examples import Example, make_examples
-from shared.importance import importance
-from shared.models import context_length, load_model, load_tokenizer, locate
-from shared.weights import Selection, token_weights
+from shared.data.datasets import Row, load_rows
+from shared.data.examples import Example, make_examples
+from shared.engines.interface import Engine, ignore
+from shared.engines.open import open_engine
+from shared.lm.models import context_length, load_model, load_tokenizer, locate
+from shared.weighting.importance import importance
+from shared.weighting.weights import Selection, token_weights
 from tu_score.config import ScoreConfig
 from tu_score.signals import score_examples
 from tu_score.spans import Masking, plan_masking
@@ -111,7 +114,8 @@ def matrix_rate(dtype: torch.dtype) -> float:
 
 
 def useful_work(model, sequences: Sequence[list[int]], *, shared: bool) -> float:
-    """Floating-point operations that answering all positions of these sequences takes; `shared`: each distinct prefix once."""
+    """Floating-point operations that answering all positions of these sequences takes; `shared`: each distinct prefix
+    once."""
     prefixes = [tuple(s[: i + 1]) for s in sequences for i in range(len(s) - 1)]
     depths = [len(p) for p in (set(prefixes) if shared else prefixes)]
     targets = len({(p, s[len(p)]) for s in sequences for p in (tuple(s[: i + 1]) for i in range(len(s) - 1))}) if shared else len(depths)
@@ -122,7 +126,8 @@ def useful_work(model, sequences: Sequence[list[int]], *, shared: bool) -> float
 
 
 def engine_side(pipe, engine_name: str, dtype: str, loads: dict[str, Workload], folder: Any) -> None:
-    """In a process of its own, so that its threads and memory are not the baseline's: scores what it is told to, sends times back."""
+    """In a process of its own, so that its threads and memory are not the baseline's: scores what it is told to, sends
+    times back."""
     engine = open_engine(engine_name, folder, dtype=dtype, device="cpu", batch_tokens=2048)
     score(engine, loads["plain"])  # warm
     pipe.send("ready")
@@ -131,7 +136,8 @@ def engine_side(pipe, engine_name: str, dtype: str, loads: dict[str, Workload], 
 
 
 class Side:
-    """An engine in a process of its own; `ask(name)` gives (seconds, result) of a workload, `ask("matrix")` the rate of the product."""
+    """An engine in a process of its own; `ask(name)` gives (seconds, result) of a workload, `ask("matrix")` the rate of
+    the product."""
 
     def __init__(self, *arguments: Any):
         spawn = multiprocessing.get_context("spawn")

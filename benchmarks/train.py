@@ -1,9 +1,11 @@
-"""How fast NPO trains and how much memory it takes, against what a user would write today (benchmarks/train_baseline.py).
+"""How fast NPO trains and how much memory it takes, against what a user would write today
+(benchmarks/train_baseline.py).
 
     TU_TOFU_DIR=... python -m benchmarks.train --json [--rounds 3] [--steps 4]
 
-SmolLM2-135M, tofu:forget01 with tofu:retain99, all tokens, steps of eight forget and eight retain rows. Ours is the real command, on a
-store that is scored first. Every variant runs in a process of its own; they take turns, and medians over the rounds are compared:
+SmolLM2-135M, tofu:forget01 with tofu:retain99, all tokens, steps of eight forget and eight retain rows. Ours is the
+real command, on a store that is scored first. Every variant runs in a process of its own; they take turns, and medians
+over the rounds are compared:
 
     npo_f32       tokens/s of ours in float32 over the baseline's (tokens as the rows have them, before any sharing)
     npo_bf16      tokens/s of ours under bfloat16 autocast over the baseline's in float32, its default
@@ -11,8 +13,8 @@ store that is scored first. Every variant runs in a process of its own; they tak
     lora          tokens/s of ours with LoRA over ours with all weights, float32
     kept_f32, kept_peak_memory    the first and the third with --set checkpointing=false: activations kept
 
-The first step is a warm-up and is not timed. Both compute the same loss on the first batch, which is checked. Lines on stderr tell what
-goes on; stdout holds the JSON object.
+The first step is a warm-up and is not timed. Both compute the same loss on the first batch, which is checked. Lines on
+stderr tell what goes on; stdout holds the JSON object.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def say(text: str) -> None:
 
 
 def peak_mib() -> float:
-    """Of this process so far. VmHWM alone where there is one: ru_maxrss may begin with what the parent had when it forked."""
+    """Of this process so far. VmHWM alone where there is one: ru_maxrss may begin with what the parent had when it
+    forked."""
     status = Path("/proc/self/status")
     found = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")] if status.exists() else []
     kib = float(found[0]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
@@ -64,8 +67,8 @@ class Watch:
 
 
 def score(folder: Path, model: str, data: str, rows: int) -> None:
-    from shared.models import locate, model_fingerprint
-    from shared.scores import open_store
+    from shared.lm.models import locate, model_fingerprint
+    from shared.store.scores import open_store
     from tu_score.config import ScoreConfig
     from tu_score.run import run_score
 
@@ -77,12 +80,12 @@ def score(folder: Path, model: str, data: str, rows: int) -> None:
 
 def pairs_of(model: str, store_folder: Path, retain: str, epochs: int) -> list[tuple[Any, Any]]:
     """The rows that our command draws, in its order."""
-    from shared.datasets import load_rows
-    from shared.examples import make_examples
-    from shared.models import context_length, load_tokenizer, locate
-    from shared.scores import open_store
-    from shared.weights import Selection
-    from tu_train.batches import endless, forget_items, item_of_example, item_of_row
+    from shared.data.datasets import load_rows
+    from shared.data.examples import make_examples
+    from shared.lm.models import context_length, load_tokenizer, locate
+    from shared.store.scores import open_store
+    from shared.weighting.weights import Selection
+    from tu_train.data.batches import endless, forget_items, item_of_example, item_of_row
 
     folder, store = locate(model), open_store(store_folder)
     examples = make_examples(load_rows(retain), load_tokenizer(folder), context=context_length(folder))
@@ -98,7 +101,7 @@ def variant(name: str, model: str, store: Path, retain: str, epochs: int) -> dic
     """Runs one of VARIANTS in this process: tokens/s after the first step, peak MiB, loss of the first batch."""
     import torch
 
-    from shared.models import load_model, locate
+    from shared.lm.models import load_model, locate
 
     pairs, watch = pairs_of(model, store, retain, epochs), Watch()
     if name == "baseline":
@@ -169,7 +172,7 @@ def main() -> None:
         epochs = -(-(arguments.steps + 1) // -(-arguments.rows // BATCH))
         print(json.dumps(variant(arguments.run, arguments.model, arguments.store, arguments.retain, epochs)))
         return
-    from shared.smollm2 import cache_folder
+    from shared.lm.smollm2 import cache_folder
 
     parts = (arguments.model, arguments.data, str(arguments.rows))
     store = cache_folder() / "benchmarks" / "-".join(part.strip("/").replace("/", "_").replace(":", "_") for part in parts)

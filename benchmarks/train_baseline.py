@@ -1,5 +1,6 @@
-"""What a user would write today to unlearn with NPO: the Hugging Face Trainer with a loss of its own, padded batches, full logits, and a
-copy of the model as reference in the loop. The baseline of benchmarks/train.py; its first loss is also what ours is compared with."""
+"""What a user would write today to unlearn with NPO: the Hugging Face Trainer with a loss of its own, padded batches,
+full logits, and a copy of the model as reference in the loop. The baseline of benchmarks/train.py; its first loss is
+also what ours is compared with."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import Trainer, TrainingArguments
 
-from tu_train.batches import Item
+from tu_train.data.batches import Item
 
 IGNORED = -100
 Pair = tuple[Item, Item]

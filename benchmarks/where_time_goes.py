@@ -19,11 +19,11 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.baseline import variants_in_full
 from benchmarks.score import Workload, matrix_rate, score, timed, workload
 from shared.engines.torch import TorchEngine
-from shared.forest import pack
-from shared.memory import keep_freed_memory
-from shared.models import load_model, load_tokenizer, locate
-from shared.packed import PackedModel
-from shared.products import linear
+from shared.lm.forest import pack
+from shared.lm.memory import keep_freed_memory
+from shared.lm.models import load_model, load_tokenizer, locate
+from shared.lm.packed import PackedModel
+from shared.lm.products import linear
 
 PRODUCTS, ATTENTION = "matrix products", "attention"
 KINDS = {
@@ -57,7 +57,8 @@ def tokens_read(engine: TorchEngine, load: Workload) -> tuple[int, int]:
 
 
 def product_rates(model: Any) -> dict[str, float]:
-    """The head on 512 rows in blocks of 2,048 tokens and a layer's widest product on 2,048, over torch's own 2048-cube product."""
+    """The head on 512 rows in blocks of 2,048 tokens and a layer's widest product on 2,048, over torch's own 2048-cube
+    product."""
     cube, out = matrix_rate(torch.float32), {}
     for name, rows, weight in (
         ("head", 512, model.get_output_embeddings().weight),
@@ -97,8 +98,8 @@ def gain_of_kept_memory(rounds: int = 2) -> float:
 
 def gains(engine: TorchEngine, load: Workload, rounds: int = 2) -> dict[str, float]:
     """Time of a workload without one of our ways over the time with all: products by oneDNN, large segments alone."""
-    without = {"all": (), "oneDNN": (("shared.products.available", lambda: False), ("shared.packed.available", lambda: False)),
-               "segments alone": (("shared.forest.ALONE", 1 << 60),)}  # fmt: skip
+    without = {"all": (), "oneDNN": (("shared.lm.products.available", lambda: False), ("shared.lm.packed.available", lambda: False)),
+               "segments alone": (("shared.lm.forest.ALONE", 1 << 60),)}  # fmt: skip
     best = dict.fromkeys(without, float("inf"))
     for _ in range(rounds):
         for name, changes in without.items():

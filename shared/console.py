@@ -1,6 +1,7 @@
-"""What a person sees while work goes on: a rich progress bar on a terminal, plain lines elsewhere. Everything goes to stderr,
-so that a command's result on stdout can be piped. Text of the data never comes through here. Nobody has to read it: what cannot be
-printed, because the reader went away or the terminal was closed, is dropped, and the work goes on."""
+"""What a person sees while work goes on: a rich progress bar on a terminal, plain lines elsewhere. Everything goes to
+stderr, so that a command's result on stdout can be piped. Text of the data never comes through here. Nobody has to read
+it: what cannot be printed, because the reader went away or the terminal was closed, is dropped, and the work goes
+on."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def say(message: str) -> None:
 
 
 class Unbroken:
-    """A text stream of which nothing depends: when its reader has gone away, the descriptor leads to nowhere from then on."""
+    """A text stream of which nothing depends: when its reader has gone away, the descriptor leads to nowhere from then
+    on."""
 
     def __init__(self, stream: Any, *, drops: tuple[int, ...] | None):
         """`drops`: errors that mean that nobody reads; None for any."""
@@ -54,7 +56,8 @@ class Unbroken:
             self._nowhere()
 
     def leave(self) -> None:
-        """Nothing is left for the interpreter to write at its end, which would take a reader that went away for a failure."""
+        """Nothing is left for the interpreter to write at its end, which would take a reader that went away for a
+        failure."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
@@ -73,7 +76,8 @@ GONE = (errno.EPIPE, errno.EIO)
 
 @contextmanager
 def unbroken_streams() -> Iterator[None]:
-    """In the block stdout loses what nobody reads, stderr what cannot be written for whatever reason. No letter is an error."""
+    """In the block stdout loses what nobody reads, stderr what cannot be written for whatever reason. No letter is an
+    error."""
     before = sys.stdout, sys.stderr
     for stream in before:
         if isinstance(stream, io.TextIOWrapper):
@@ -150,7 +154,8 @@ class _RichProgress(Progress):
 
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
-    """A progress display for `total` units; plain lines (at most one every ten seconds, and the last) when stderr is no terminal."""
+    """A progress display for `total` units; plain lines (at most one every ten seconds, and the last) when stderr is no
+    terminal."""
     if not sys.stderr.isatty():
         plain = Progress(title, total, unit)
         yield plain

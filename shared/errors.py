@@ -1,4 +1,5 @@
-"""The error tree. A message says what, where, got, expected and the next step, in one line; commands print it and exit with code 2."""
+"""The error tree. A message says what, where, got, expected and the next step, in one line; commands print it and exit
+with code 2."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ class UserError(Exception):
     """Something the user can mend: bad input, a missing file, an impossible combination of options."""
 
 
-class ConfigError(UserError):
-    """A flag, a --set or a TOML value that does not fit."""
+class ConfigError(UserError, ValueError):
+    """A setting that does not fit, from a flag, --set, TOML or Python."""
 
 
 class DataError(UserError):
@@ -28,7 +29,8 @@ class StoreError(UserError):
 
 
 def printable(text: str) -> str:
-    """The text on one line and without power over the terminal: control characters, line ends and changes of direction are spelled out."""
+    """The text on one line and without power over the terminal: control characters, line ends and changes of direction
+    are spelled out."""
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in UNPRINTABLE or c in DIRECTIONS else c for c in text)
 
 
@@ -41,7 +43,8 @@ MANY = 12
 
 
 def nearest(name: str, known: Iterable[str], *, listed: str = "") -> str:
-    """` (did you mean 'x'?)` for the closest known name, else the known names in brackets: all, or of many the three nearest.
+    """` (did you mean 'x'?)` for the closest known name, else the known names in brackets: all, or of many the three
+    nearest.
 
     `listed`: where all of many stand.
     """

@@ -1,7 +1,9 @@
-"""Headless Chromium for tests of pages: DevTools messages over two pipes, so that no driver and no further package is needed.
+"""Headless Chromium for tests of pages: DevTools messages over two pipes, so that no driver and no further package is
+needed.
 
-`Browser` starts one Chromium; `page(path)` opens a file from disk in a fresh tab. A `Page` evaluates expressions, presses keys, moves
-the mouse, takes screenshots, and keeps what a page must not have: errors of its scripts, and requests beyond its own file.
+`Browser` starts one Chromium; `page(path)` opens a file from disk in a fresh tab. A `Page` evaluates expressions,
+presses keys, moves the mouse, takes screenshots, and keeps what a page must not have: errors of its scripts, and
+requests beyond its own file.
 """
 
 from __future__ import annotations

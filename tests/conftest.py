@@ -1,4 +1,5 @@
-"""Fixtures that all tests share: a tiny tokenizer and tiny random models, the commands run in-process, the real TOFU folder."""
+"""Fixtures that all tests share: a tiny tokenizer and tiny random models, the commands run in-process, the real TOFU
+folder."""
 
 import contextlib
 import importlib
@@ -9,7 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# Set before anything imports the hub library: no test may reach for the network, and a test that needs it says so by failing.
+# Set before anything imports the hub library: no test may reach for the network, and a test that needs it says so by
+# failing.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -17,7 +19,7 @@ import absl.logging
 import pytest
 import torch
 
-from shared import atlas
+from shared.data import atlas
 
 MAX_THREADS = 2
 CONTEXT = 512
@@ -35,13 +37,15 @@ COMMANDS = ("tu-score", "tu-train", "tu-eval")
 
 def pytest_configure(config):
     torch.set_num_threads(min(MAX_THREADS, torch.get_num_threads()))
-    # absl, which rouge-score brings, keeps the stderr of its import, and vLLM has every log handler closed: pytest's own stream with it.
+    # absl, which rouge-score brings, keeps the stderr of its import, and vLLM has every log handler closed: pytest's
+    # own stream with it.
     absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
-    """A byte-level BPE of VOCABULARY entries, trained on a hundred atlas texts; ChatML template, `<|im_end|>` ends a turn and a text."""
+    """A byte-level BPE of VOCABULARY entries, trained on a hundred atlas texts; ChatML template, `<|im_end|>` ends a
+    turn and a text."""
     return build_tokenizer()
 
 
@@ -74,8 +78,9 @@ LLAMA2 = (
 
 
 def build_sentencepiece(chat_template: str | None = LLAMA2, *, legacy: bool = True):
-    """A new tokenizer of the sentencepiece form: blanks belong to tokens as `▁`, letters it does not know become bytes, `<s>` is put
-    before a text. `legacy`: the blanks come from the normaliser, as in Llama 2 and Phi-3; else from the pre-tokenizer, as in Mistral."""
+    """A new tokenizer of the sentencepiece form: blanks belong to tokens as `▁`, letters it does not know become bytes,
+    `<s>` is put before a text. `legacy`: the blanks come from the normaliser, as in Llama 2 and Phi-3; else from the
+    pre-tokenizer, as in Mistral."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -114,7 +119,8 @@ def any_tokenizer(request):
 
 @pytest.fixture(scope="session")
 def make_tiny(tiny_tokenizer, tmp_path_factory) -> Callable[..., Path]:
-    """`make_tiny(architecture, seed=0, **config)` -> folder of a random float32 model with the tiny tokenizer; made once a session.
+    """`make_tiny(architecture, seed=0, **config)` -> folder of a random float32 model with the tiny tokenizer; made
+    once a session.
 
     Architectures are those of ARCHITECTURES; Mistral has a sliding window of 16 tokens, Gemma2 one too and soft caps.
     Weights are large enough that attention and logits are far from uniform.
@@ -174,7 +180,8 @@ def tiny_base(make_tiny) -> Path:
 def run_cli(monkeypatch) -> Callable[..., tuple[int, str, str]]:
     """`run_cli("tu-score", "run", ...)` -> exit code, stdout, stderr of the command's own `main()`, in this process.
 
-    Arguments are turned into text. Any other exception than SystemExit comes through: it would be a traceback for the user.
+    Arguments are turned into text. Any other exception than SystemExit comes through: it would be a traceback for the
+    user.
     """
 
     def run(command: str, *arguments: object) -> tuple[int, str, str]:
@@ -197,7 +204,8 @@ def run_cli(monkeypatch) -> Callable[..., tuple[int, str, str]]:
 
 @pytest.fixture(scope="session")
 def tofu_dir() -> Path:
-    """The folder with TOFU's JSON files (TU_TOFU_DIR). Missing: a skip on a developer's machine, a failure where CI=true."""
+    """The folder with TOFU's JSON files (TU_TOFU_DIR). Missing: a skip on a developer's machine, a failure where
+    CI=true."""
     text = os.environ.get("TU_TOFU_DIR", "")
     folder = Path(text)
     if text and (folder / "forget01.json").is_file():

@@ -24,13 +24,13 @@ def known_flags() -> set[str]:
 
 def known_fields() -> set[str]:
     from tu_eval.attacks.config import AttackConfig
-    from tu_eval.benchmarks import BenchmarksConfig
     from tu_eval.choices import ChoicesConfig
-    from tu_eval.config import EvalConfig
-    from tu_eval.judge import JudgeConfig
+    from tu_eval.harness.config import BenchmarksConfig
+    from tu_eval.judge.config import JudgeConfig
+    from tu_eval.measure.config import EvalConfig
     from tu_score.config import ScoreConfig
     from tu_train.config import FinetuneConfig, UnlearnConfig
-    from tu_train.diagnose_config import DiagnoseConfig
+    from tu_train.diagnose.config import DiagnoseConfig
 
     kinds = (
         ScoreConfig, UnlearnConfig, FinetuneConfig, DiagnoseConfig, EvalConfig, AttackConfig, ChoicesConfig, JudgeConfig, BenchmarksConfig,

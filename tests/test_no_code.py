@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.tu_eval.conftest import SUITE
-from tests.tu_eval.test_benchmarks import own_cache, task  # noqa: F401
-from tests.tu_eval.test_judge import Judge
+from tests.tu_eval.harness.test_benchmarks import own_cache, task  # noqa: F401
+from tests.tu_eval.judge.test_judge import Judge
 
 LAYERS = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
 CODE = """
@@ -23,8 +23,9 @@ def generate(model, *arguments, **options): return open({witness!r}, "a")
 
 
 def hostile(source: Path, folder: Path, *, model: bool, tokenizer: bool) -> Path:
-    """A copy of a model that names its own Python for everything that transformers lets a folder bring; every file writes `ran`.
-    `model`, `tokenizer`: of these the folder has the only code, because transformers knows none of that name."""
+    """A copy of a model that names its own Python for everything that transformers lets a folder bring; every file
+    writes `ran`. `model`, `tokenizer`: of these the folder has the only code, because transformers knows none of that
+    name."""
     shutil.copytree(source, folder)
     code = CODE.format(witness=str(folder / "ran"))
     (folder / "evil.py").write_text(code)
@@ -106,7 +107,7 @@ def told(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdin", answers)
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("somebody is asked"))
     # A store is of one model: another one is refused before it is loaded, and it is the loading that is tried here.
-    monkeypatch.setattr("tu_train.diagnose.check_fits", lambda *_, **__: None)
+    monkeypatch.setattr("tu_train.diagnose.run.check_fits", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     yield answers
     judge.server.shutdown()

@@ -1,4 +1,5 @@
-"""Where commands write: through the real commands, with links, mounted file systems, URLs, readers that go away, other writers."""
+"""Where commands write: through the real commands, with links, mounted file systems, URLs, readers that go away, other
+writers."""
 
 import errno
 import os
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import StoreError
-from shared.fs import atomic_file, atomic_folder, short_name
-from shared.outputs import claimed_files, claimed_folder
+from shared.files.fs import atomic_file, atomic_folder, short_name
+from shared.files.outputs import claimed_files, claimed_folder
 
 ROOT = Path(__file__).parents[1]
 MAKERS = {

@@ -1,4 +1,5 @@
-"""A second model whose embedding is smaller than the tokens it is given is refused by name, before any work: in every command."""
+"""A second model whose embedding is smaller than the tokens it is given is refused by name, before any work: in every
+command."""
 
 import json
 import re

@@ -1,8 +1,10 @@
-"""Multiple-choice accuracy on any rows of {question, choices, answer}: each choice is scored as an answer to the question.
+"""Multiple-choice accuracy on any rows of {question, choices, answer}: each choice is scored as an answer to the
+question.
 
-The choice with the largest sum of log-probabilities is the model's (`accuracy`), and so is, with its length taken out, the one with the
-largest sum divided by the number of its characters (`accuracy_norm`), as lm-eval's acc and acc_norm do. The token that ends the turn counts
-in neither; of equal choices the first is taken. A question and all its choices are one tree of the forest. Cost: one forward pass.
+The choice with the largest sum of log-probabilities is the model's (`accuracy`), and so is, with its length taken out,
+the one with the largest sum divided by the number of its characters (`accuracy_norm`), as lm-eval's acc and acc_norm
+do. The token that ends the turn counts in neither; of equal choices the first is taken. A question and all its choices
+are one tree of the forest. Cost: one forward pass.
 
     choices.json    both accuracies with their standard errors, and what they belong to
     rows.parquet    log-probability and length of each choice, and the choices taken
@@ -17,20 +19,20 @@ from pathlib import Path
 from typing import Any, Literal
 from unicodedata import normalize
 
-from shared import models
 from shared.config import write_config
 from shared.console import progress, say
-from shared.datasets import Keys, Row, load_rows
-from shared.engines import Request
+from shared.data.datasets import Keys, Row, load_rows
+from shared.data.examples import Example, data_fingerprint, make_examples
+from shared.data.layout import LayoutOptions, say_layout
+from shared.engines.interface import Request
 from shared.engines.torch import TorchEngine
 from shared.errors import DataError, ModelError, nearest
-from shared.examples import Example, data_fingerprint, make_examples
-from shared.fs import atomic_folder, hash_file, write_json
-from shared.layout import LayoutOptions, say_layout
-from shared.outputs import claims
+from shared.files.fs import atomic_folder, hash_file, write_json
+from shared.files.outputs import claims
+from shared.lm import models
 from shared.secret import without_secrets_in
-from tu_eval.model_folder import find_model
-from tu_eval.variants import answer_length
+from tu_eval.measure.model_folder import find_model
+from tu_eval.suites.variants import answer_length
 
 FORMAT = 1
 NUMBERS, ROWS, CONFIG = "choices.json", "rows.parquet", "_config.toml"
@@ -83,7 +85,8 @@ class Question:
 
 @claims("the numbers of one evaluation")
 def evaluate_choices(config: ChoicesConfig) -> dict[str, Any]:
-    """Writes the folder and returns what choices.json holds. Raises UserError before the model is loaded for everything that cannot fit."""
+    """Writes the folder and returns what choices.json holds. Raises UserError before the model is loaded for everything
+    that cannot fit."""
     out = Path(config.out)
     folder = find_model(config.model)
     models.choose_device(config.device)
@@ -150,7 +153,8 @@ def _place(name: str, answer: Any, choices: Sequence[str]) -> int:
         text = answer.strip()
         if text in choices:
             return choices.index(text)
-        # The same text may be written with composed letters or with marks; a letter may be a wide one, as East Asian data has them.
+        # The same text may be written with composed letters or with marks; a letter may be a wide one, as East Asian
+        # data has them.
         composed = [normalize("NFC", choice) for choice in choices]
         if normalize("NFC", text) in composed:
             return composed.index(normalize("NFC", text))
@@ -192,7 +196,8 @@ def score_choices(
 
 
 def accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Share of questions answered rightly, by each rule, and its standard error √(p(1−p)/(n−1)); none for one question."""
+    """Share of questions answered rightly, by each rule, and its standard error √(p(1−p)/(n−1)); none for one
+    question."""
     out, n = {}, len(rows)
     for name, column in (("accuracy", "picked"), ("accuracy_norm", "picked_norm")):
         p = sum(row[column] == row["answer"] for row in rows) / n

@@ -113,7 +113,7 @@ def run(
 ) -> None:
     """Evaluate one model on one suite and keep the results."""
     from shared.config import resolve
-    from tu_eval.config import EvalConfig
+    from tu_eval.measure.config import EvalConfig
 
     flags = {
         "model": model, "suite": suite, "out": out, "retain_results": retain_results, "store": store, "label": label,
@@ -121,15 +121,15 @@ def run(
         "system": system,
     }  # fmt: skip
     resolved = resolve(EvalConfig, config=config, sets=sets or (), flags=flags)
-    from tu_eval.sign import private_key
-    from tu_eval.sign import sign as sign_folder
-    from tu_eval.table import print_results
+    from tu_eval.compare.table import print_results
+    from tu_eval.evidence.sign import private_key
+    from tu_eval.evidence.sign import sign as sign_folder
 
     key = private_key(sign, "--sign") if sign is not None else None
     if resolved.suite.startswith("muse:"):
-        from tu_eval.muse import evaluate
+        from tu_eval.measure.muse import evaluate
     else:
-        from tu_eval.run import evaluate
+        from tu_eval.measure.questions import evaluate
     results = evaluate(resolved)
     if key is not None:
         sign_folder(results.folder, key)
@@ -149,11 +149,11 @@ def compare(
 ) -> None:
     """Put several evaluations of one suite on one self-contained page."""
     from shared.errors import ConfigError
-    from shared.outputs import claimed_files
-    from tu_eval.compare import load_comparison
-    from tu_eval.export import check_png, write_exports
-    from tu_eval.report import write_report
-    from tu_eval.table import print_comparison
+    from shared.files.outputs import claimed_files
+    from tu_eval.compare.comparison import load_comparison
+    from tu_eval.compare.export import check_png, write_exports
+    from tu_eval.compare.report import write_report
+    from tu_eval.compare.table import print_comparison
 
     if not folders and index is None:
         raise ConfigError("compare: no results given; name results folders of tu-eval run, or --index with the index.json of tu-train many")
@@ -181,9 +181,9 @@ def evidence(
     sign: Sign = None,
 ) -> None:
     """Report for a deletion request: what was asked, what was done, what was measured, and what cannot be claimed."""
-    from tu_eval.evidence import write_evidence
-    from tu_eval.sign import private_key
-    from tu_eval.sign import sign as sign_folder
+    from tu_eval.evidence.report import write_evidence
+    from tu_eval.evidence.sign import private_key
+    from tu_eval.evidence.sign import sign as sign_folder
 
     key = private_key(sign, "--sign") if sign is not None else None
     folder = write_evidence(out, before=before, after=after, retain=retain, store=store, show_text=show_text)
@@ -222,8 +222,8 @@ def attack(
         "template": template, "system": system,
     }  # fmt: skip
     resolved = resolve(AttackConfig, config=config, sets=sets or (), flags=flags)
-    from tu_eval.attack import attack as run_attacks
-    from tu_eval.attack import print_attacks
+    from tu_eval.attacks.run import attack as run_attacks
+    from tu_eval.attacks.run import print_attacks
 
     print_attacks(run_attacks(resolved))
 

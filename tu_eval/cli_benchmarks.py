@@ -49,7 +49,8 @@ def benchmarks(
 ) -> None:
     """WMDP, MMLU and every other task of lm-eval's, on transformers or vLLM."""
     from shared.config import resolve
-    from tu_eval.benchmarks import BenchmarksConfig, print_benchmarks, run_benchmarks
+    from tu_eval.harness.config import BenchmarksConfig
+    from tu_eval.harness.run import print_benchmarks, run_benchmarks
 
     names = [name.strip() for given in tasks or () for name in given.split(",") if name.strip()]
     flags = {
@@ -75,7 +76,8 @@ def judge(
 ) -> None:
     """Answers graded 1 to 10 by a judge, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL names."""
     from shared.config import resolve
-    from tu_eval.judge import JudgeConfig, print_judge, run_judge
+    from tu_eval.judge.config import JudgeConfig
+    from tu_eval.judge.run import print_judge, run_judge
 
     flags = {
         "model": model, "data": data, "out": out, "judge_model": judge_model, "store": store, "limit": limit,

@@ -17,7 +17,7 @@ KeyFile = Annotated[Path, typer.Argument(metavar="OUT", help="File for the priva
 
 def key(out: KeyFile) -> None:
     """Make a pair of keys for signatures."""
-    from tu_eval.sign import make_key
+    from tu_eval.evidence.sign import make_key
 
     public = make_key(out)
     typer.echo(f"private key: {out} (readable by its owner alone; keep it secret)")
@@ -26,8 +26,8 @@ def key(out: KeyFile) -> None:
 
 def sign(folder: Folder, key: PrivateKey) -> None:
     """Sign every file of a finished folder (results, report, model): signature.json."""
-    from tu_eval.sign import SIGNATURE, private_key
-    from tu_eval.sign import sign as sign_folder
+    from tu_eval.evidence.sign import SIGNATURE, private_key
+    from tu_eval.evidence.sign import sign as sign_folder
 
     public = sign_folder(folder, private_key(key))
     typer.echo(f"signature: {folder / SIGNATURE}")
@@ -37,8 +37,8 @@ def sign(folder: Folder, key: PrivateKey) -> None:
 def verify(folder: Folder, key: PublicKey = None) -> None:
     """Check a folder of tu-eval: hashes, numbers computed again from its rows, signature."""
     from shared.errors import printable
-    from tu_eval.sign import public_key
-    from tu_eval.verify import verify as check
+    from tu_eval.evidence.sign import public_key
+    from tu_eval.evidence.verify import verify as check
 
     for line in check(folder, public_key(key) if key is not None else None):
         typer.echo(printable(line))

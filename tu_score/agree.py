@@ -1,7 +1,8 @@
-"""`tu-score agree`: how well importance, and every signal the store holds, find the tokens that ground truth calls the secret.
+"""`tu-score agree`: how well importance, and every signal the store holds, find the tokens that ground truth calls the
+secret.
 
-Truth is a column of the data with [start, end) character offsets in the answer (atlas rows have `fact_spans`); a target token that
-overlaps one is true. Figures of one answer with T targets, n of them true, and of all answers pooled:
+Truth is a column of the data with [start, end) character offsets in the answer (atlas rows have `fact_spans`); a target
+token that overlaps one is true. Figures of one answer with T targets, n of them true, and of all answers pooled:
 
     auc        share of (true, other) pairs in which the true token scores higher, ties counting half
     ap         average precision: Σ over distinct scores, from the top, of (recall gained) · precision; equal scores enter together
@@ -9,8 +10,8 @@ overlaps one is true. Figures of one answer with T targets, n of them true, and 
     p_10 …     precision among the highest, at most ceil(10 % · T), as hard selection with that --keep takes them: words whole, of equals
                the earlier
 
-Answers whose targets are all true, or none, have no AUC; they are left out of every figure, and counted. No model is loaded, only its
-tokenizer. Cost: a sort of T numbers a signal and answer.
+Answers whose targets are all true, or none, have no AUC; they are left out of every figure, and counted. No model is
+loaded, only its tokenizer. Cost: a sort of T numbers a signal and answer.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from typing import Any
 
 import numpy as np
 
+from shared.data.examples import Example, answer_span_tokens
+from shared.data.layout import LayoutOptions, as_scored
 from shared.errors import ConfigError, DataError, StoreError
-from shared.examples import Example, answer_span_tokens
-from shared.finished import check_output
-from shared.importance import SIGNALS, Recipe, columns_of, signal
-from shared.layout import LayoutOptions, as_scored
-from shared.models import load_laid_out, locate
-from shared.scored import answer_spans, scored_examples
-from shared.scores import Store
-from shared.weights import most_important, share_count
+from shared.lm.finished import check_output
+from shared.lm.models import load_laid_out, locate
+from shared.store.scored import answer_spans, scored_examples
+from shared.store.scores import Store
+from shared.weighting.importance import SIGNALS, Recipe, columns_of, signal
+from shared.weighting.weights import most_important, share_count
 from tu_score.recipe import read_targets
 
 FORMAT = 1
@@ -65,7 +66,8 @@ def figures(scores: np.ndarray, truth: np.ndarray, word: np.ndarray | None = Non
 def agreement(store: Store, *, truth: str, key: str, model: str, data: str | None) -> dict[str, Any]:
     """Figures of every signal, per answer and pooled, as plain JSON values.
 
-    Raises StoreError when the model's tokenizer or the data are not those of the store, DataError for data without usable spans.
+    Raises StoreError when the model's tokenizer or the data are not those of the store, DataError for data without
+    usable spans.
     """
     if truth != "spans":
         raise ConfigError(f"--truth {truth}: expected spans, character offsets in the column of the data that --truth-key names")
@@ -113,8 +115,9 @@ def true_tokens(examples: Sequence[Example], tokenizer: Any, key: str) -> np.nda
 
 
 def _scores(store: Store) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]:
-    """Importance and every signal of which the store holds the columns, at its N target tokens, [N]; where each answer begins; and [N] the
-    number of each token's word in its answer, a whole number for each answer apart; None where the store holds no words.
+    """Importance and every signal of which the store holds the columns, at its N target tokens, [N]; where each answer
+    begins; and [N] the number of each token's word in its answer, a whole number for each answer apart; None where the
+    store holds no words.
 
     The peers' scores take the default parameters of Recipe, ETW the tempered entropy if the store has it.
     """

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from shared.engines import Engine
+from shared.engines.interface import Engine
 from shared.errors import StoreError
-from shared.scores import Writer
+from shared.store.writer import Writer
 from tu_score.config import ScoreConfig
 from tu_score.signals import score_examples
 from tu_score.spans import Masking
@@ -21,7 +21,8 @@ SELF_CHECK_BOUND = {"float32": 2e-4, "bfloat16": 1.0, "float16": 0.25}
 
 
 def self_check(examples, parts, writer: Writer, engine: Engine, config: ScoreConfig, masking: Masking) -> dict[str, Any]:
-    """Scores a few random rows again, each alone and all in another order and company, and compares with what the parts hold."""
+    """Scores a few random rows again, each alone and all in another order and company, and compares with what the parts
+    hold."""
     chosen = random.Random(config.seed).sample(range(len(examples)), min(SELF_CHECK_ROWS, len(examples)))
     bound, differences = SELF_CHECK_BOUND[config.dtype], []
     alone = [score_examples([examples[index]], engine, config, masking, lambda tokens: None)[0] for index in chosen]

@@ -1,6 +1,8 @@
-"""Names, numbers and dates in a text, by plain rules over its characters; no model, no list of names. docs/spans.md states the rules.
+"""Names, numbers and dates in a text, by plain rules over its characters; no model, no list of names. docs/spans.md
+states the rules.
 
-One pass of two regular expressions: cost linear in the text. English is assumed for months, function words and linking words.
+One pass of two regular expressions: cost linear in the text. English is assumed for months, function words and linking
+words.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""`tu-score run --dry-run`: what a run would take, before it is paid for. Plans as the run does, scores a few rows, writes nothing."""
+"""`tu-score run --dry-run`: what a run would take, before it is paid for. Plans as the run does, scores a few rows,
+writes nothing."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ import numpy as np
 
 from shared.budget import within_budget
 from shared.console import duration, readable_bytes
-from shared.examples import Example
-from shared.models import context_length
-from shared.parts import encode, schema
-from shared.scores import refuse_foreign
-from shared.storage import open_place
+from shared.data.examples import Example
+from shared.files.storage import open_place
+from shared.lm.models import context_length
+from shared.store.parts import encode, schema
+from shared.store.writer import refuse_foreign
 from tu_score.config import ScoreConfig
 from tu_score.run import about, add_base, part_table, prepare
 from tu_score.signals import add_importance, add_words, score_examples

@@ -1,7 +1,9 @@
-"""The same examples as one self-contained page (no script, font or picture from elsewhere), with any signal and a histogram of each.
+"""The same examples as one self-contained page (no script, font or picture from elsewhere), with any signal and a
+histogram of each.
 
-The template shades the tokens by one signal, so that the page says something without JavaScript; values and shades of the others lie
-beside it as JSON (about 150 bytes a target token). Histograms and token counts are of the whole store, which is read once for them.
+The template shades the tokens by one signal, so that the page says something without JavaScript; values and shades of
+the others lie beside it as JSON (about 150 bytes a target token). Histograms and token counts are of the whole store,
+which is read once for them.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from shared.errors import ConfigError, StoreError
-from shared.fs import write_text
-from shared.importance import Recipe
-from shared.scores import Store
+from shared.files.fs import write_text
 from shared.secret import without_secrets
+from shared.store.scores import Store
+from shared.weighting.importance import Recipe
 from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, missing, shade_rows
 from tu_score.survey import Histogram, histograms
 
@@ -85,7 +87,8 @@ def _spans(options: dict[str, Any]) -> str:
 
 
 def _about(name: str, histogram: Histogram | None) -> dict[str, Any]:
-    """What the page says of a signal, and the drawing of its histogram; `bars` is None when the store holds no value of it."""
+    """What the page says of a signal, and the drawing of its histogram; `bars` is None when the store holds no value of
+    it."""
     signal = SIGNALS[name]
     about = {"name": name, **asdict(signal), "bars": None, "scale": "0 to 1"}
     if name != "importance":
@@ -127,8 +130,9 @@ def _card(example: ShadedExample, signal: str) -> dict[str, Any]:
 
 
 def _values(example: ShadedExample, texts: Mapping[int, str]) -> dict[str, Any]:
-    """What the page's script looks up: one entry a target token in `at`, `ids`, `span`, `drops`, `likeliest` and in each list of `values`
-    and `shades`. `texts`: tokens by id, as far as the page holds them (a store has no vocabulary)."""
+    """What the page's script looks up: one entry a target token in `at`, `ids`, `span`, `drops`, `likeliest` and in
+    each list of `values` and `shades`. `texts`: tokens by id, as far as the page holds them (a store has no
+    vocabulary)."""
     shades, more = example.shades.items(), {}
     if example.drops is not None:
         more["drops"] = [[None if v is None else _short(v) for v in row] for row in example.drops]

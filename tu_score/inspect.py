@@ -1,4 +1,5 @@
-"""What `tu-score inspect` shows; in a terminal prompt dim, targets shaded, the strongest bold and underlined, so not by colour alone."""
+"""What `tu-score inspect` shows; in a terminal prompt dim, targets shaded, the strongest bold and underlined, so not by
+colour alone."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from rich.style import Style
 from rich.text import Text
 
 from shared.errors import ConfigError, StoreError, printable
-from shared.outputs import claimed_files
-from shared.scores import Store
+from shared.files.outputs import claimed_files
+from shared.store.scores import Store
 from tu_score.heatmap import write_heatmap
 from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, find_signal, held_signals, iter_lines, missing, shade_rows, take_rows
 from tu_score.survey import BEFORE, TopToken, top_tokens
@@ -24,8 +25,8 @@ INK = Color.from_rgb(20, 16, 8)
 
 
 def inspect_store(store: Store, *, example: str | None, rows: int, top: int | None, html: Path | None, signal: str) -> None:
-    """Examples as text or as a page (`html`), or the `top` tokens. Raises ConfigError for flags that do not fit, StoreError for a signal
-    that the store lacks."""
+    """Examples as text or as a page (`html`), or the `top` tokens. Raises ConfigError for flags that do not fit,
+    StoreError for a signal that the store lacks."""
     find_signal(signal)
     if top is not None:
         if example is not None or html is not None:

@@ -1,9 +1,10 @@
 """`tu-score recipe`: importance again, from the columns of a finished store and without a model.
 
-Two passes over the parts. The first sees whether the store holds what the recipe reads and, for scope "store", gathers the statistics;
-the second writes every part anew with another importance column and the other columns as they are. The new parts appear together
-(shared.scores.rewrite). One to three seconds a million tokens on one core, most of it reading, hashing and writing; memory is that of
-one part, and for rank over the store 8 bytes a target token and signal more.
+Two passes over the parts. The first sees whether the store holds what the recipe reads and, for scope "store", gathers
+the statistics; the second writes every part anew with another importance column and the other columns as they are. The
+new parts appear together (shared.store.rewrite). One to three seconds a million tokens on one core, most of it
+reading, hashing and writing; memory is that of one part, and for rank over the store 8 bytes a target token and signal
+more.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import pyarrow as pa
 
 from shared.config import as_dict
 from shared.errors import StoreError
-from shared.importance import Recipe, importance, shaped
-from shared.norms import Summary
-from shared.parts import flat
-from shared.scores import Store, rewrite
+from shared.store.parts import flat
+from shared.store.rewrite import rewrite
+from shared.store.scores import Store
+from shared.weighting.importance import Recipe, importance, shaped
+from shared.weighting.norms import Summary
 from tu_score.config import SPAN_COLUMNS
 
 ADDED_BY = {
@@ -69,7 +71,8 @@ def read_targets(store: Store, index: int, names: Sequence[str]) -> Targets:
 
 
 def apply_recipe(store: Store, recipe: Recipe) -> Store:
-    """Rewrites the importance column and records the recipe in the manifest. Raises StoreError when the store lacks a column it reads."""
+    """Rewrites the importance column and records the recipe in the manifest. Raises StoreError when the store lacks a
+    column it reads."""
     base = ["base_entropy"] if store.fingerprints.get("base_model") is not None else []
     recipe = recipe.resolved([*base, *store.optional])
     summaries = survey(store, recipe)
@@ -77,7 +80,8 @@ def apply_recipe(store: Store, recipe: Recipe) -> Store:
 
 
 def survey(store: Store, recipe: Recipe) -> dict[str, Summary] | None:
-    """The first pass: refuses a store without the recipe's columns; summaries of its signals for scope "store", else None."""
+    """The first pass: refuses a store without the recipe's columns; summaries of its signals for scope "store", else
+    None."""
     held: set[str] = set()
     summaries = {name: Summary(recipe.norm) for name in recipe.shares()}
     for index in range(len(store.manifest["parts"])):

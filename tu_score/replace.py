@@ -1,8 +1,8 @@
 """What stands in for a masked span: one token, random tokens, or nothing at all (the span is deleted).
 
-A token and random tokens keep the length, so that every later token keeps its position; deletion moves later tokens, and the
-positions that are read, to the left. Random tokens depend on the seed, the example and the span alone: no order, batch or worker
-changes them.
+A token and random tokens keep the length, so that every later token keeps its position; deletion moves later tokens,
+and the positions that are read, to the left. Random tokens depend on the seed, the example and the span alone: no
+order, batch or worker changes them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from shared.engines import Request
+from shared.data.examples import Example, special_ids
+from shared.data.layout import layout_of
+from shared.engines.interface import Request
 from shared.errors import ConfigError, nearest
-from shared.examples import Example, special_ids
-from shared.layout import layout_of
 
 Span = tuple[int, int]
 
@@ -44,7 +44,8 @@ class Replacement:
         return {"kind": "delete"} if self.deletes else {"kind": "random", "vocabulary": len(self.ordinary), "seed": self.seed}
 
     def request(self, example: Example, span: Span, wanted: list[int]) -> Request:
-        """The example with `span` replaced, cut after the last of the `wanted` positions (of the example, all behind the span)."""
+        """The example with `span` replaced, cut after the last of the `wanted` positions (of the example, all behind
+        the span)."""
         start, end = span
         ids = example.input_ids[: wanted[-1] + 1]
         if self.deletes:
@@ -55,7 +56,8 @@ class Replacement:
         start, end = span
         if self.token is not None:
             return [self.token] * (end - start)
-        # A text as the seed goes through SHA-512, and random() is the one method whose sequence Python promises to keep.
+        # A text as the seed goes through SHA-512, and random() is the one method whose sequence Python promises to
+        # keep.
         draws = random.Random(f"{self.seed} {example.id} {start}-{end}")
         return [self._other(draws, token) for token in example.input_ids[start:end]]
 

@@ -1,7 +1,7 @@
 """`tu-score run`: plan, score part by part, check, finish. A killed run goes on where it was.
 
-The plan (data cut into parts, options, fingerprints) is fixed before the first forward pass, so that a part's bytes depend on nothing but
-its own rows: a resumed store equals an undisturbed one.
+The plan (data cut into parts, options, fingerprints) is fixed before the first forward pass, so that a part's bytes
+depend on nothing but its own rows: a resumed store equals an undisturbed one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import pyarrow as pa
 from shared.budget import within_budget
 from shared.config import as_dict, as_toml
 from shared.console import progress, readable_bytes, say
-from shared.datasets import load_rows
-from shared.engines import Engine
+from shared.data.datasets import load_rows
+from shared.data.examples import Example, data_fingerprint, make_examples
+from shared.data.layout import dated, layout_of, say_layout
+from shared.engines.interface import Engine
 from shared.errors import ModelError, StoreError
-from shared.examples import Example, data_fingerprint, make_examples
-from shared.importance import Recipe
-from shared.layout import dated, layout_of, say_layout
-from shared.models import (
+from shared.files.storage import Place, open_place
+from shared.lm.models import (
     context_length,
     load_laid_out,
     load_tokenizer,
@@ -37,9 +37,12 @@ from shared.models import (
     tokenizer_names,
     vocabulary_fingerprint,
 )
-from shared.scores import PLAN, Writer, claim, open_store, schema
 from shared.secret import without_secrets, without_secrets_in
-from shared.storage import Place, open_place
+from shared.store.files import PLAN
+from shared.store.parts import schema
+from shared.store.scores import open_store
+from shared.store.writer import Writer, claim
+from shared.weighting.importance import Recipe
 from tu_score.check import self_check
 from tu_score.config import ScoreConfig
 from tu_score.recipe import apply_recipe, survey, with_importance
@@ -53,7 +56,8 @@ ELSEWHERE = ("out", "model", "base_model", "workers")
 
 
 def run_score(config: ScoreConfig) -> Path | str:
-    """Scores a data set; returns the folder (or URL) of the finished store. Raises UserError for everything a user can mend."""
+    """Scores a data set; returns the folder (or URL) of the finished store. Raises UserError for everything a user can
+    mend."""
     config = settled(config)
     return _score(config, *prepare(config))
 
@@ -145,7 +149,8 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
 
 
 def _applied(writer: Writer, config: ScoreConfig) -> dict[str, Any] | None:
-    """The recipe for the manifest. A store that is mended keeps the one that was applied to it since: its other parts have it."""
+    """The recipe for the manifest. A store that is mended keeps the one that was applied to it since: its other parts
+    have it."""
     own = None if config.lacking or config.scope == "store" else as_dict(config.recipe)
     later = writer.kept["recipe"] if writer.kept is not None else None
     if later is None or later == own:
@@ -249,7 +254,8 @@ def _check_base(name: str, tokenizer: Any, examples: Sequence[Example]) -> None:
 
 
 def _base_signals(config: ScoreConfig, tokenizer: Any, examples: list[Example]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Scores the same data under the base model into a store inside this one; parts and resume are those of any store."""
+    """Scores the same data under the base model into a store inside this one; parts and resume are those of any
+    store."""
     assert config.base_model is not None
     if (inner := Path(config.out, BASE)).is_symlink():
         raise StoreError(f"{inner}: is a link, and nothing is written through links here; delete it, then give the same command again")

@@ -1,7 +1,8 @@
 """Which tokens of an example are shaded, and how strongly; the terminal and the page both draw from here.
 
-A shade compares the target tokens of one example: 0 for the lowest value, 1 for the highest; importance is 0 to 1 as it stands. Signed
-signals are shaded by size. The signals are those below, each computed from columns of the store, so no model is needed.
+A shade compares the target tokens of one example: 0 for the lowest value, 1 for the highest; importance is 0 to 1 as it
+stands. Signed signals are shaded by size. The signals are those below, each computed from columns of the store, so no
+model is needed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from shared.errors import ConfigError, StoreError, nearest
-from shared.scores import Store
-from shared.weights import most_important, share_count
+from shared.store.scores import Store
+from shared.weighting.weights import most_important, share_count
 
 TOP_SHARE = 0.3
 SPANS = "any --spans but none"
@@ -92,7 +93,8 @@ class ShadedExample:
     """[T], index of the span that matters most to each target"""
     shades: dict[str, Shade]
     drops: list[list[float | None]] | None
-    """[T][spans], log-probability that masking each span takes from each target; None when the store was made without --keep-spans"""
+    """[T][spans], log-probability that masking each span takes from each target; None when the store was made without
+    --keep-spans"""
     likeliest: list[list[tuple[int, float]]] | None
     """[T], ids and log-probabilities of the likeliest tokens there; None when the store was made without --topk"""
     mean_logprob: float
@@ -116,7 +118,8 @@ def missing(name: str) -> str:
 
 
 def take_rows(store: Store, *, example: str | None, count: int) -> list[dict[str, Any]]:
-    """The example named, or the first `count`. Raises StoreError when there is none of that name, ConfigError for a count below 1."""
+    """The example named, or the first `count`. Raises StoreError when there is none of that name, ConfigError for a
+    count below 1."""
     if count < 1:
         raise ConfigError(f"--rows {count}: expected at least 1")
     if example is None:

@@ -1,9 +1,10 @@
 """Engine answers -> the columns of the store: log-probability, entropy, and what masking each span takes away.
 
-For target token t and span s that is masked, drop[s, t] = log p(t) − log p(t | s masked), nats, signed. `delta` is the drop of the span
-that matters most to t (largest |drop|, the earlier span on a tie), `delta_span` its index, `masked_entropy` the entropy at t when it is
-masked, `delta_mean` the mean of drop over the spans that t was read after. Tokens that were read after no span hold null. Copy-aware, a
-span that holds a copy of t is none of the spans of t in all of these; `span_deltas`, the whole matrix drop, keeps it.
+For target token t and span s that is masked, drop[s, t] = log p(t) − log p(t | s masked), nats, signed. `delta` is the
+drop of the span that matters most to t (largest |drop|, the earlier span on a tie), `delta_span` its index,
+`masked_entropy` the entropy at t when it is masked, `delta_mean` the mean of drop over the spans that t was read after.
+Tokens that were read after no span hold null. Copy-aware, a span that holds a copy of t is none of the spans of t in
+all of these; `span_deltas`, the whole matrix drop, keeps it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shared.engines import Engine, Request, TokenScores
+from shared.data.examples import Example, answer_offsets, place, token_texts
+from shared.data.words import columns as word_columns
+from shared.engines.interface import Engine, Request, TokenScores
 from shared.errors import ModelError
-from shared.examples import Example, answer_offsets, place, token_texts
-from shared.importance import importance
-from shared.words import columns as word_columns
+from shared.weighting.importance import importance
 from tu_score.config import ScoreConfig
 from tu_score.replace import Span
 from tu_score.spans import Masking
@@ -27,7 +28,8 @@ from tu_score.spans import Masking
 def score_examples(
     examples: Sequence[Example], engine: Engine, config: ScoreConfig, masking: Masking, advance: Callable[[int], None]
 ) -> list[dict[str, Any]]:
-    """One dictionary an example: columns without ids and base signals, [T] arrays with NaN for null, and optional ones where asked for.
+    """One dictionary an example: columns without ids and base signals, [T] arrays with NaN for null, and optional ones
+    where asked for.
 
     The requests of an example follow one another: they share all that comes before their spans.
     """
@@ -78,7 +80,8 @@ def _after_first(values: np.ndarray) -> np.ndarray:
 def _span_columns(
     example: Example, plain: TokenScores, masked: list[tuple[Span, list[int], TokenScores]], masking: Masking
 ) -> dict[str, Any]:
-    """What S masked variants say of T tokens; `span_deltas` is [S, T] with NaN where a token was not read, copies included."""
+    """What S masked variants say of T tokens; `span_deltas` is [S, T] with NaN where a token was not read, copies
+    included."""
     n, s = len(example.input_ids), len(masked)
     logprob, nan = _after_first(plain.logprob), np.full(n, np.nan, dtype=np.float32)
     drop, after = np.full((s, n), np.nan, dtype=np.float32), np.full((s, n), np.nan, dtype=np.float32)
@@ -109,7 +112,8 @@ def optional_columns(scored: Sequence[dict[str, Any]], names: Sequence[str]) -> 
 
 
 def _matrices(values: Sequence[np.ndarray]) -> pa.ListArray:
-    """[S, T] float32 arrays -> list<list<float>>, NaN as null; without a Python object a value, of which there can be millions."""
+    """[S, T] float32 arrays -> list<list<float>>, NaN as null; without a Python object a value, of which there can be
+    millions."""
     flat = pa.array(np.concatenate([v.ravel() for v in values]), from_pandas=True)
     widths = np.concatenate([np.full(len(v), v.shape[1]) for v in values])
     inner = pa.ListArray.from_arrays(_offsets(widths), flat)
@@ -121,7 +125,8 @@ def _offsets(lengths: Sequence[int] | np.ndarray) -> pa.Array:
 
 
 def add_importance(columns: dict[str, Any], example: Example, config: ScoreConfig) -> None:
-    """Adds `importance`: null off target, and everywhere when the recipe lacks a signal or waits for the whole store."""
+    """Adds `importance`: null off target, and everywhere when the recipe lacks a signal or waits for the whole
+    store."""
     at = example.targets
     columns["importance"] = np.full(len(example.input_ids), np.nan, dtype=np.float32)
     if config.scope == "example" and not config.lacking:
@@ -131,7 +136,8 @@ def add_importance(columns: dict[str, Any], example: Example, config: ScoreConfi
 
 
 def add_words(scored: Sequence[dict[str, Any]], examples: Sequence[Example], tokenizer: Any) -> None:
-    """Adds the text of each token, `word` and `copied` (shared/words.py) to the columns of examples; a row of many pieces is read once."""
+    """Adds the text of each token, `word` and `copied` (shared/data/words.py) to the columns of examples; a row of many
+    pieces is read once."""
     row, placed = None, None
     for columns, example in zip(scored, examples, strict=True):
         if example.row is not row or placed is None:

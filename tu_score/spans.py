@@ -1,8 +1,9 @@
-"""Which context is masked: span plans. Each span of an example makes one masked variant, read at the target tokens behind it.
+"""Which context is masked: span plans. Each span of an example makes one masked variant, read at the target tokens
+behind it.
 
-A plan is fixed before the first forward pass and depends on an example and the options alone. In raw text a variant is read for `horizon`
-tokens, so a text of n tokens with spans every s tokens asks for n · (span + horizon) / s tokens behind the prefixes that variants share:
-linear in n. docs/spans.md states the rules.
+A plan is fixed before the first forward pass and depends on an example and the options alone. In raw text a variant is
+read for `horizon` tokens, so a text of n tokens with spans every s tokens asks for n · (span + horizon) / s tokens
+behind the prefixes that variants share: linear in n. docs/spans.md states the rules.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.console import say
-from shared.datasets import Row, columns_near, kind_of
+from shared.data.datasets import Row, columns_near, kind_of
+from shared.data.examples import Example, Placed, context_span_tokens, place, special_ids
 from shared.errors import ConfigError, DataError
-from shared.examples import Example, Placed, context_span_tokens, place, special_ids
-from shared.fs import hash_json
+from shared.files.fs import hash_json
 from tu_score.config import ScoreConfig
 from tu_score.entities import entity_spans
 from tu_score.replace import Replacement, Span, choose_replacement
@@ -40,7 +41,8 @@ class Masking:
     """examples with more spans than `max_spans`"""
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest. The hash of all spans keeps a run from being resumed with others, such as those of an edited column."""
+        """For the manifest. The hash of all spans keeps a run from being resumed with others, such as those of an
+        edited column."""
         variants = sum(map(len, self.spans.values()))
         return {
             "replacement": self.replacement.describe(),
@@ -67,7 +69,8 @@ class Masking:
 
 
 def plan_masking(config: ScoreConfig, tokenizer: Any, examples: Sequence[Example], context: int | None) -> Masking:
-    """Spans of all examples. Raises ConfigError and DataError, naming the row, for everything that the plan cannot mask."""
+    """Spans of all examples. Raises ConfigError and DataError, naming the row, for everything that the plan cannot
+    mask."""
     replacement = choose_replacement(config.replacement, tokenizer, seed=config.seed)
     if config.spans == "window" and context is not None and config.window_length > context:
         raise ConfigError(
@@ -99,7 +102,8 @@ def sample_spans(spans: list[Span], config: ScoreConfig, example_id: str) -> lis
 
 
 def read_after(example: Example, span: Span, horizon: int, replacement: Replacement) -> list[int]:
-    """Positions of the target tokens that are read when `span` is masked: those after it, within the horizon for raw text.
+    """Positions of the target tokens that are read when `span` is masked: those after it, within the horizon for raw
+    text.
 
     The first token left after a deletion is never read: nothing comes before it.
     """
@@ -113,7 +117,8 @@ def _has_question(example: Example) -> bool:
 
 
 def _planned(config: ScoreConfig, tokenizer: Any, examples: Sequence[Example]) -> Iterator[tuple[Example, list[Span]]]:
-    """Every example with all spans that the plan names in it. Rows are tokenised again only where offsets are needed, once each."""
+    """Every example with all spans that the plan names in it. Rows are tokenised again only where offsets are needed,
+    once each."""
     special = special_ids(tokenizer)
     for _, pieces in itertools.groupby(examples, key=lambda e: id(e.row)):
         first, *others = pieces
@@ -138,7 +143,8 @@ def _question(example: Example) -> Span:
 
 
 def _windows(example: Example, config: ScoreConfig, special: set[int]) -> list[Span]:
-    """Windows over the question, and over the answer too where `window_over` says so; over raw text behind its special first tokens."""
+    """Windows over the question, and over the answer too where `window_over` says so; over raw text behind its special
+    first tokens."""
     ids = example.input_ids
     if _has_question(example):
         areas = [example.prompt_span, (example.prompt_length, len(ids))][: 2 if config.window_over == "answer" else 1]

@@ -1,7 +1,9 @@
-"""One pass over the columns of a whole store, part by part in numpy: a histogram of every signal, and the tokens where one is largest.
+"""One pass over the columns of a whole store, part by part in numpy: a histogram of every signal, and the tokens where
+one is largest.
 
-Memory is that of one part; the cost is reading the store once. Histogram bins are multiples of a power of two, so that the bins of a
-part that reaches further can be merged with those before it without looking at a value twice: counts are exact.
+Memory is that of one part; the cost is reading the store once. Histogram bins are multiples of a power of two, so that
+the bins of a part that reaches further can be merged with those before it without looking at a value twice: counts are
+exact.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from shared.errors import ConfigError
-from shared.parts import flat
-from shared.scores import Store, schema
+from shared.store.parts import flat, schema
+from shared.store.scores import Store
 from tu_score.shading import SIGNALS, held_signals, signal_of, visible
 
 FINEST = 2.0**-20
@@ -89,7 +91,8 @@ class TopToken:
 
 
 def histograms(store: Store) -> dict[str, Histogram]:
-    """A histogram over all target tokens for each signal that the store's columns can give; one of nothing but nulls has no bins."""
+    """A histogram over all target tokens for each signal that the store's columns can give; one of nothing but nulls
+    has no bins."""
     found = {name: Histogram() for name in held_signals(schema(store.optional).names)}
     columns = {"is_target", *(column for name in found for column in SIGNALS[name].columns)}
     for table in store.batches(sorted(columns)):
@@ -100,7 +103,8 @@ def histograms(store: Store) -> dict[str, Histogram]:
 
 
 def top_tokens(store: Store, name: str, count: int) -> list[TopToken]:
-    """The `count` target tokens with the largest signal (signed ones by size), ties to the earlier; fewer when the store holds fewer."""
+    """The `count` target tokens with the largest signal (signed ones by size), ties to the earlier; fewer when the
+    store holds fewer."""
     if count < 1:
         raise ConfigError(f"--top {count}: expected at least 1")
     if name not in held_signals(schema(store.optional).names):

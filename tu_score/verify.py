@@ -1,7 +1,7 @@
 """`tu-score verify`: everything that can be wrong with a finished store, one line a problem.
 
-`open_store` has checked the manifest before; each part is read through its hash and page checksums, then its rows are checked
-one by one. A part that cannot be read is one problem, and the rest is checked all the same.
+`open_store` has checked the manifest before; each part is read through its hash and page checksums, then its rows are
+checked one by one. A part that cannot be read is one problem, and the rest is checked all the same.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from shared.errors import StoreError, printable
-from shared.scores import TOKEN_COLUMNS, Store
-from shared.sound import ENTROPIES, FULL, LARGEST_VOCABULARY, LEAST_LOGPROB, SLACK, bounds
-from shared.sound import problems as column_problems
+from shared.store.parts import TOKEN_COLUMNS
+from shared.store.scores import Store
+from shared.store.sound import ENTROPIES, FULL, LARGEST_VOCABULARY, LEAST_LOGPROB, SLACK, bounds
+from shared.store.sound import problems as column_problems
 
 NULL = np.inf
 """stands for null in arrays of signals, where infinity is refused in the end"""

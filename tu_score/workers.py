@@ -1,8 +1,9 @@
 """Who scores parts: this process, or `--workers` processes with an engine each.
 
-A part's values depend on its rows alone, so any worker can score any part and the store's bytes are the same. The parent owns the store:
-it hands out parts, completes and writes what comes back, in whatever order that is. On CUDA each worker sees one device of its own. With
-vLLM this is data parallelism, one engine a process: its offline LLM() takes no data_parallel_size and wants a process a rank as well.
+A part's values depend on its rows alone, so any worker can score any part and the store's bytes are the same. The
+parent owns the store: it hands out parts, completes and writes what comes back, in whatever order that is. On CUDA each
+worker sees one device of its own. With vLLM this is data parallelism, one engine a process: its offline LLM() takes no
+data_parallel_size and wants a process a rank as well.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from shared.engines import Engine, Request, TokenScores, open_engine
+from shared.data.examples import Example
+from shared.engines.interface import Engine, Request, TokenScores
+from shared.engines.open import open_engine
 from shared.errors import ConfigError, UserError
-from shared.examples import Example
-from shared.logprobs import HeadOptions
+from shared.lm.logprobs import HeadOptions
 from tu_score.config import ScoreConfig
 from tu_score.signals import score_examples
 from tu_score.spans import Masking
@@ -83,7 +85,8 @@ class Pool:
     """Worker processes behind the interface of one engine, and `parts` for whole parts."""
 
     def __init__(self, config: ScoreConfig, folder: Path, masking: Masking):
-        """Starts the workers; they load the model at the same time. Raises what a worker raises, and UserError when one dies."""
+        """Starts the workers; they load the model at the same time. Raises what a worker raises, and UserError when one
+        dies."""
         import torch
 
         devices = share_devices(config)
@@ -113,7 +116,8 @@ class Pool:
         return self._receive(self.workers[0])[1]
 
     def parts(self, parts: Mapping[int, Sequence[Example]], advance: Advance) -> Iterator[tuple[int, Scored]]:
-        """A worker has one part at a time: with another part in the pipe it and the parent could wait for each other to read."""
+        """A worker has one part at a time: with another part in the pipe it and the parent could wait for each other to
+        read."""
         waiting = iter(parts.items())
         busy = [worker for worker in self.workers if self._hand_out(worker, waiting)]
         while busy:
@@ -128,8 +132,8 @@ class Pool:
                 yield answer
 
     def _heard(self, workers: Sequence[Worker], stuck_s: float) -> list[Worker]:
-        """Those of which a word has come; none, if none came for a while. Raises UserError when one is lost: only time in which we
-        listened counts, so that a parent that was busy itself blames nobody."""
+        """Those of which a word has come; none, if none came for a while. Raises UserError when one is lost: only time
+        in which we listened counts, so that a parent that was busy itself blames nobody."""
         start = time.monotonic()
         ready = wait([worker.connection for worker in workers], timeout=LISTEN_S)
         waited = min(time.monotonic() - start, 2 * LISTEN_S)  # this process may have been stopped, too
@@ -218,7 +222,8 @@ class Pool:
 
 
 def share_devices(config: ScoreConfig) -> list[str] | None:
-    """What each worker has as CUDA_VISIBLE_DEVICES: `tensor_parallel` devices; None where there is nothing to share out."""
+    """What each worker has as CUDA_VISIBLE_DEVICES: `tensor_parallel` devices; None where there is nothing to share
+    out."""
     import torch
 
     if config.device is not None and config.device.startswith("cuda:"):
@@ -286,7 +291,8 @@ def _serve(connection: Line, engine: Engine, config: ScoreConfig, masking: Maski
 
 
 def _end_with_parent() -> None:
-    """A killed parent closes nothing in time for a worker that computes: it would hold its device for the rest of the part."""
+    """A killed parent closes nothing in time for a worker that computes: it would hold its device for the rest of the
+    part."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -77,7 +77,7 @@ def run(
 
     folder = run_unlearn(settings)
     if settings.lora:
-        from tu_train.lora import WARNING
+        from tu_train.model.lora import WARNING
 
         print(f"{folder / 'adapter'}: {WARNING}")
     print(f"unlearned model: {folder}\nnext: tu-eval run --model {folder} --suite SUITE --out results/{folder.name}")
@@ -86,7 +86,7 @@ def run(
 @app.command()
 def methods() -> None:
     """The methods, with their options, papers and formulas."""
-    from tu_train.table import print_methods
+    from tu_train.methods.listing import print_methods
 
     print_methods()
 
@@ -153,11 +153,11 @@ def diagnose(
     """Measure the signal-to-noise ratio of token weightings on real gradients, and their conflict with what must stay."""
     flags = {k: v for k, v in locals().items() if k not in ("config", "sets")}
     from shared.config import resolve
-    from tu_train.diagnose_config import DiagnoseConfig
+    from tu_train.diagnose.config import DiagnoseConfig
 
     settings = resolve(DiagnoseConfig, config=config, sets=sets or (), flags=flags)
-    from tu_train.diagnose import run_diagnose
-    from tu_train.saving import check_name
+    from tu_train.diagnose.run import run_diagnose
+    from tu_train.saving.working_folder import check_name
 
     check_name(settings.out)
     folder = run_diagnose(settings)
@@ -174,10 +174,10 @@ def many(
     What a combination has no use for (keep with tokens = "all", an option of another method) is left out of it, and equal combinations are
     one run. The first field of the file is the outermost loop. Exit code 1 if a run failed.
     """
-    from shared.fs import refuse_url
-    from shared.storage import open_place
+    from shared.files.fs import refuse_url
+    from shared.files.storage import open_place
     from tu_train.many import run_many
-    from tu_train.saving import check_name
+    from tu_train.saving.working_folder import check_name
 
     check_name(out)
     folder = Path(out)

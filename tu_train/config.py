@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from shared.datasets import Keys
+from shared.data.datasets import Keys
+from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
-from shared.layout import LayoutOptions
-from shared.weights import Selection, SoftMode, TokenMode
+from shared.weighting.weights import Selection, SoftMode, TokenMode
 from tu_train.ranges import ABOVE, COUNT, MANY, NONE_OR_MORE, SEED, Range, check_ranges
 
 LOOP = {
@@ -135,7 +135,7 @@ class UnlearnConfig(LoopConfig):
     retain_term: Literal["nll", "kl", "none"] | None = None
     """what holds the retain rows: likelihood, KL to the model before training, nothing; the method's unless given"""
     method: str = "npo"
-    """an entry of tu_train/methods.py"""
+    """an entry of tu_train/methods/table.py"""
     options: dict[str, float] = field(default_factory=dict)
     """the method's own options (tu-train methods lists them)"""
     gamma: float | None = None
@@ -183,8 +183,8 @@ class UnlearnConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        from tu_train.evaluating import parse_stop
-        from tu_train.methods import check_options
+        from tu_train.methods.table import check_options
+        from tu_train.stopping.rule import parse_stop
 
         check_ranges(self, UNLEARN)
         check_options(self.method, self.options)
@@ -216,13 +216,13 @@ class UnlearnConfig(LoopConfig):
     @property
     def term(self) -> str:
         """The retain term."""
-        from tu_train.methods import find_method
+        from tu_train.methods.table import find_method
 
         return "none" if self.retain == "none" else self.retain_term or find_method(self.method).retain
 
     def filled(self) -> UnlearnConfig:
         """With the method's own values where none were given."""
-        from tu_train.methods import check_options, find_method
+        from tu_train.methods.table import check_options, find_method
 
         method = find_method(self.method)
         values = {name: getattr(method, name) for name in ("learning_rate", "gamma", "alpha") if getattr(self, name) is None}

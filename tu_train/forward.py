@@ -1,7 +1,7 @@
 """One forward pass over forget, partner and retain rows together, and what the losses see of it.
 
-The head runs at wanted positions only. Where a loss needs the model before training, its rows go through that in one more forward pass,
-without gradient.
+The head runs at wanted positions only. Where a loss needs the model before training, its rows go through that in one
+more forward pass, without gradient.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared.attention import recomputing
 from shared.console import say
 from shared.errors import ConfigError, ModelError
-from shared.logprobs import target_logprobs
-from shared.models import block_count
-from shared.packed import PackedModel
-from tu_train.batches import Item, Pass
-from tu_train.reference import Reference
-from tu_train.tokens import Tokens
+from shared.lm.attention import recomputing
+from shared.lm.logprobs import target_logprobs
+from shared.lm.models import block_count
+from shared.lm.packed import PackedModel
+from tu_train.data.batches import Item, Pass
+from tu_train.methods.tokens import Tokens
+from tu_train.model.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ def tokens_of_items(items: Sequence[Item], logp_N: Tensor, target_N: Tensor) -> 
 
 
 def checkpoint_activations(packed: PackedModel, *, required: bool) -> None:
-    """Blocks keep no activations and run again in the backward pass, each within the packed row it ran in. Dropout stays off.
+    """Blocks keep no activations and run again in the backward pass, each within the packed row it ran in. Dropout
+    stays off.
 
     An architecture that cannot is a ConfigError where it is `required`, else it keeps them, which is said.
     """

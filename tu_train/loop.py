@@ -2,11 +2,13 @@
 
     for each step:      a few passes (one, unless the step holds more than a batch, or the batch more than batch_tokens)
       for each pass:    hidden states of its forget, partner and retain rows, in one forward
-                        gamma · forget loss / the step's denominator + alpha · retain term / the step's retain tokens; backward
+                        gamma · forget loss / the step's denominator + alpha · retain term / the step's retain tokens;
+                        backward
       then:             stop if anything is not finite; clip; AdamW; schedule; the method's own state; evaluation; checkpoint
 
-Denominators are those of the whole step, so the number of passes changes no result. The head runs only at tokens that a loss sees.
-Reference log-probabilities come with the rows; see reference.py for the methods that need more of the model before training.
+Denominators are those of the whole step, so the number of passes changes no result. The head runs only at tokens that a
+loss sees. Reference log-probabilities come with the rows; see reference.py for the methods that need more of the model
+before training.
 """
 
 from __future__ import annotations
@@ -21,18 +23,18 @@ from torch import Tensor
 
 from shared.console import progress
 from shared.errors import ModelError
-from shared.models import choose_dtype
-from shared.packed import PackedModel
-from tu_train.batches import Item, Pass
+from shared.lm.models import choose_dtype
+from shared.lm.packed import PackedModel
 from tu_train.config import LoopConfig
-from tu_train.evaluating import Evaluation
+from tu_train.data.batches import Item, Pass
 from tu_train.forward import Reading, Seen, checkpoint_activations, look
-from tu_train.logs import Log, Tracker
-from tu_train.methods import Method, Options, State
-from tu_train.optimizer import make_optimizer, make_schedule
-from tu_train.reference import Reference
-from tu_train.saving import Checkpoints
-from tu_train.tokens import Tokens
+from tu_train.methods.table import Method
+from tu_train.methods.tokens import Options, State, Tokens
+from tu_train.model.optimizer import make_optimizer, make_schedule
+from tu_train.model.reference import Reference
+from tu_train.saving.logs import Log, Tracker
+from tu_train.saving.working_folder import Checkpoints
+from tu_train.stopping.evaluating import Evaluation
 
 NAMED = 8
 """examples of a bad batch that an error names"""
@@ -69,8 +71,8 @@ def train(
     log: Path, *, state: State | None = None, reference: Reference | None = None, evaluation: Evaluation | None = None,
     checkpoints: Checkpoints | None = None, trackers: Sequence[Tracker] = (),
 ) -> str | None:  # fmt: skip
-    """Trains in place; one JSON line a step in `log`. `steps(n)` gives the passes of step n and all after it; `state`, changed in place,
-    is what the method keeps beside the model (`start_state`).
+    """Trains in place; one JSON line a step in `log`. `steps(n)` gives the passes of step n and all after it; `state`,
+    changed in place, is what the method keeps beside the model (`start_state`).
 
     Returns why it ended early, if it did. Raises ModelError before an update that is not finite.
     """
@@ -173,7 +175,7 @@ def losses_of(seen: Seen, objective: Objective, state: State, totals: Totals) ->
 
 def retain_term(retain: Tokens, objective: Objective) -> Tensor:
     """Summed over the retain tokens."""
-    from tu_train import retain as terms
+    from tu_train.methods import retain_terms as terms
 
     term = {"nll": terms.nll, "kl": terms.kl, "kl_topk": terms.kl_topk, "layer": terms.layer}[objective.retain]
     return term(retain, objective.options)

@@ -13,16 +13,19 @@ A study holds the fields of `tu-train run` but out and resume. A field with a li
     [options]
     beta = [0.05, 0.1]
 
-Order: that of nested loops, the first field of the file outermost. What a combination has no use for is left out of it: a token setting
-that its token mode does not know (keep with tokens = "all"), an option that its method does not have, a LoRA setting where lora is 0.
-Combinations that become equal are one run (here `all` is run once for each method, seed, train_only and beta). A value that no combination
-uses is an error, and so is any combination that `tu-train run` would refuse: both before the first run.
+Order: that of nested loops, the first field of the file outermost. What a combination has no use for is left out of it:
+a token setting that its token mode does not know (keep with tokens = "all"), an option that its method does not have, a
+LoRA setting where lora is 0. Combinations that become equal are one run (here `all` is run once for each method, seed,
+train_only and beta). A value that no combination uses is an error, and so is any combination that `tu-train run` would
+refuse: both before the first run.
 
-A run is what it is made from: its resolved settings, with the content of model, stores, data and files in place of their names.
-The hash of that ends the name of its folder, so a run is finished whatever the study is called or lists besides it, and an edited study
-trains anew only what changed. DIR/index.json is written after each run, and before the first:
+A run is what it is made from: its resolved settings, with the content of model, stores, data and files in place of
+their names. The hash of that ends the name of its folder, so a run is finished whatever the study is called or lists
+besides it, and an edited study trains anew only what changed. DIR/index.json is written after each run, and before the
+first:
 
-    {"format": 1, "runs": [{"name", "folder" (inside DIR), "settings", "status": waiting | finished | failed, "error": text or null}]}
+    {"format": 1, "runs": [{"name", "folder" (inside DIR), "settings", "status": waiting | finished | failed, "error":
+    text or null}]}
 
 A run is finished when its folder is complete by its own training.json; whatever else has its name is not.
 """
@@ -39,20 +42,20 @@ from typing import Any, Literal, get_origin, get_type_hints
 
 from shared.config import as_dict, checked, read_toml, resolve
 from shared.console import say
-from shared.datasets import Keys, load_rows
+from shared.data.datasets import Keys, load_rows
 from shared.errors import ConfigError, StoreError, UserError
-from shared.fs import hash_file, hash_json, write_json
-from shared.lock import locked
-from shared.models import locate, model_fingerprint
-from shared.scores import open_store
+from shared.files.fs import hash_file, hash_json, write_json
+from shared.files.lock import locked
+from shared.files.storage import open_place
+from shared.lm.models import locate, model_fingerprint
 from shared.secret import lacks_secrets, without_secrets, without_secrets_in
-from shared.storage import open_place
-from shared.weights import Selection
+from shared.store.scores import open_store
+from shared.weighting.weights import Selection
 from tu_train.config import UnlearnConfig
-from tu_train.methods import find_method
-from tu_train.record import complete, recorded_settings
+from tu_train.methods.table import find_method
 from tu_train.run import run_unlearn
-from tu_train.saving import UNFINISHED, tidy, unfinished
+from tu_train.saving.record import complete, recorded_settings
+from tu_train.saving.working_folder import UNFINISHED, tidy, unfinished
 
 INDEX = "index.json"
 LONGEST = 150
@@ -84,7 +87,8 @@ class Run:
 
 
 def run_many(study: Path, out: Path) -> list[Run]:
-    """Runs what is not finished yet; a failed run is noted and the next one begins. Raises UserError for a study that cannot be run."""
+    """Runs what is not finished yet; a failed run is noted and the next one begins. Raises UserError for a study that
+    cannot be run."""
     runs = plan(study, out)
     if out.exists() and not out.is_dir():
         raise StoreError(f"{out}: is a file; --out wants a folder for the runs")

@@ -10,33 +10,42 @@ from typing import Any
 import torch
 
 from shared.console import say
-from shared.examples import data_fingerprint
-from shared.fs import require_fresh
-from shared.layout import say_layout
-from shared.memory import keep_freed_memory
-from shared.models import choose_device, choose_dtype, load_laid_out, load_model, locate
-from shared.outputs import claimed_folder
-from shared.packed import PackedModel
+from shared.data.examples import data_fingerprint
+from shared.data.layout import say_layout
+from shared.files.fs import require_fresh
+from shared.files.outputs import claimed_folder
+from shared.lm.memory import keep_freed_memory
+from shared.lm.models import choose_device, choose_dtype, load_laid_out, load_model, locate
+from shared.lm.packed import PackedModel
 from shared.secret import without_secrets as shown
-from tu_train.batches import Pass, endless, item_of_example, steps
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
-from tu_train.evaluating import Evaluation
-from tu_train.finishing import kept_if_not_written
-from tu_train.gathered import Gathered, fingerprints, gather, laid_out, of_items, read_examples, start
-from tu_train.logs import open_trackers, say_unmoved
+from tu_train.data.batches import Pass, endless, item_of_example, steps
+from tu_train.data.partners import generated, with_reference
+from tu_train.data.sources import stream
+from tu_train.gather import Gathered, fingerprints, gather, laid_out, of_items, read_examples, start
 from tu_train.loop import Objective, start_state, train
-from tu_train.lora import add_lora
-from tu_train.methods import trained_globs
-from tu_train.optimizer import adamw8bit
-from tu_train.output import try_output, write_output
-from tu_train.partners import generated, with_reference
-from tu_train.record import recorded_settings
-from tu_train.reference import Reference
-from tu_train.room import Room, require_finite_weights
-from tu_train.saving import LOG, UNFINISHED, Checkpoints, check_name, check_unfinished, finished, nothing_to_do, working_folder
-from tu_train.sources import stream
-from tu_train.stop import Stopping
-from tu_train.trainable import freeze_all_but
+from tu_train.methods.table import trained_globs
+from tu_train.model.lora import add_lora
+from tu_train.model.optimizer import adamw8bit
+from tu_train.model.reference import Reference
+from tu_train.model.trainable import freeze_all_but
+from tu_train.saving.finishing import kept_if_not_written
+from tu_train.saving.logs import open_trackers, say_unmoved
+from tu_train.saving.output import try_output, write_output
+from tu_train.saving.record import recorded_settings
+from tu_train.saving.room import Room, require_finite_weights
+from tu_train.saving.working_folder import (
+    LOG,
+    UNFINISHED,
+    Checkpoints,
+    check_name,
+    check_unfinished,
+    finished,
+    nothing_to_do,
+    working_folder,
+)
+from tu_train.stopping.evaluating import Evaluation
+from tu_train.stopping.signals import Stopping
 
 Stream = Callable[[int], Iterator[list[Pass]]]
 
@@ -137,8 +146,8 @@ def _term(config: UnlearnConfig) -> str:
 
 
 def _begin(config: LoopConfig) -> dict[str, Any] | None:
-    """-> the record of the run where it is finished already. Refuses an output folder, device or dtype that will not do, before any work
-    and any line about it."""
+    """-> the record of the run where it is finished already. Refuses an output folder, device or dtype that will not
+    do, before any work and any line about it."""
     check_name(config.out, UNFINISHED)
     record = finished(config)
     if record is not None:

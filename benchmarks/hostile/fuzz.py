@@ -1,11 +1,12 @@
-"""Every file that a command reads, changed at random, with its hashes recomputed most of the time; and what the command made of it.
+"""Every file that a command reads, changed at random, with its hashes recomputed most of the time; and what the command
+made of it.
 
     python -m benchmarks.hostile.fuzz [--mutations 5000] [--workers 2] [--seed 0] [--command NAME ...] [--faults FILE]
 
-A trial copies a small world (a model, its store, checkpoints, results), changes one to three files that the command reads, runs the
-command, and looks: no traceback, no code run, no file outside of the output touched, nothing left half-written where it was refused, less
-than 4 GB of memory, less than a minute. Prints one line a command and exits with 1 when a trial broke that. `--only NAME:NUMBER` runs one
-trial again and shows what it said.
+A trial copies a small world (a model, its store, checkpoints, results), changes one to three files that the command
+reads, runs the command, and looks: no traceback, no code run, no file outside of the output touched, nothing left
+half-written where it was refused, less than 4 GB of memory, less than a minute. Prints one line a command and exits
+with 1 when a trial broke that. `--only NAME:NUMBER` runs one trial again and shows what it said.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""One file changed at random, so that it is still read: a value of JSON, TOML or Parquet replaced by a hostile one, bits and bytes of any
-file, files that are no files, files that should not be there. Then the hashes that somebody who edits would recompute too."""
+"""One file changed at random, so that it is still read: a value of JSON, TOML or Parquet replaced by a hostile one,
+bits and bytes of any file, files that are no files, files that should not be there. Then the hashes that somebody who
+edits would recompute too."""
 
 from __future__ import annotations
 

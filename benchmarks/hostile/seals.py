@@ -1,4 +1,5 @@
-"""The hashes that stand in the files of a folder, computed again: what somebody does who edits, and knows the formats."""
+"""The hashes that stand in the files of a folder, computed again: what somebody does who edits, and knows the
+formats."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError
-from shared.fs import hash_file, hash_json, json_text
+from shared.files.fs import hash_file, hash_json, json_text
 
 
 def seal(folder: Path) -> None:
-    """Each file that holds hashes of others is written again with those of now. What has lost its form is left as it is."""
+    """Each file that holds hashes of others is written again with those of now. What has lost its form is left as it
+    is."""
     for name, again in ((RECORD, _record), ("_manifest.json", _manifest), ("summary.json", _summary), ("state.json", _state)):
         for path in folder.rglob(name):
             with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, UserError):
@@ -52,6 +54,6 @@ def _state(folder: Path, value: Any) -> Any:
 
 
 def _record(folder: Path, value: Any) -> Any:
-    from shared.finished import output_record
+    from shared.lm.finished import output_record
 
     return {**value, **output_record(folder)}

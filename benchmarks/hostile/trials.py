@@ -1,4 +1,5 @@
-"""One command in one process, forked from a program that has imported everything and computed nothing: a trial starts in milliseconds.
+"""One command in one process, forked from a program that has imported everything and computed nothing: a trial starts
+in milliseconds.
 
 The parent runs no operation of torch and has no threads; a fork after either may wait for what the child does not have.
 """
@@ -23,10 +24,11 @@ LATER = (
     "matplotlib.backends.backend_agg", "matplotlib.figure", "pandas", "rich.console", "rich.progress", "rich.table",
     "scipy.stats", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
     "transformers.models.llama.modeling_llama", "datasets", "pydantic", "rich._emoji_codes", "rouge_score.rouge_scorer",
-    "PIL.PngImagePlugin", "shared.engines.torch", "shared.engines.generate", "tu_eval.attack", "tu_eval.choices",
-    "tu_eval.compare", "tu_eval.evidence", "tu_eval.export", "tu_eval.judge", "tu_eval.suite_file", "tu_eval.muse", "tu_eval.run",
-    "tu_eval.table", "tu_score.agree", "tu_score.estimate", "tu_score.inspect", "tu_score.recipe", "tu_score.run",
-    "tu_score.verify", "tu_train.card", "tu_train.curves", "tu_train.diagnose", "tu_train.many", "tu_train.output",
+    "PIL.PngImagePlugin", "shared.engines.torch", "shared.engines.torch_generate", "tu_eval.attacks.run", "tu_eval.choices",
+    "tu_eval.compare.comparison", "tu_eval.evidence.report", "tu_eval.compare.export", "tu_eval.judge.run",
+    "tu_eval.suites.suite_file", "tu_eval.measure.muse", "tu_eval.measure.questions", "tu_eval.compare.table",
+    "tu_score.agree", "tu_score.estimate", "tu_score.inspect", "tu_score.recipe", "tu_score.run",
+    "tu_score.verify", "tu_train.saving.card", "tu_train.saving.curves", "tu_train.diagnose.run", "tu_train.many", "tu_train.saving.output",
     "tu_train.run",
 )  # fmt: skip
 """what the commands import where they need it"""

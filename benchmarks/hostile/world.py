@@ -1,4 +1,5 @@
-"""What the trials work on: a tiny model that knows six rows, its score store, checkpoints, results, attacks, and files of settings.
+"""What the trials work on: a tiny model that knows six rows, its score store, checkpoints, results, attacks, and files
+of settings.
 
 Everything is made by the commands themselves, so that it is what users have.
 """
@@ -51,7 +52,7 @@ HALF = ("tu-train", "run", *TRAIN, "--set", "method=graddiff", "--epochs", "3", 
 
 def _interrupted(folder: Path) -> None:
     """A training that ends without a word when its second checkpoint is there."""
-    from tu_train import saving
+    from tu_train.saving import working_folder as saving
 
     save, saved = saving.save_snapshot, []
 
@@ -77,7 +78,7 @@ STEPS: Sequence[Sequence[str]] = (
 
 
 def rows(folder: Path) -> None:
-    from shared import atlas
+    from shared.data import atlas
 
     size = atlas.AtlasSize(people=4, facts_per_person=3, forget_people=2, holdout_people=1)
     for split in ("forget", "retain"):

@@ -2,9 +2,10 @@
 
     python -m benchmarks.hostile.writers [--pairs 100] [--seed 0]
 
-Each pair is twice the same command, with other settings, on one new `--out`, the second some milliseconds after the first. Afterwards the
-place must hold what one of them alone makes (its files, in a form that their reader takes), or nothing if both failed; and whoever did not
-make it must not have said success. Prints one line a command and exits with 1 when a pair broke that.
+Each pair is twice the same command, with other settings, on one new `--out`, the second some milliseconds after the
+first. Afterwards the place must hold what one of them alone makes (its files, in a form that their reader takes), or
+nothing if both failed; and whoever did not make it must not have said success. Prints one line a command and exits with
+1 when a pair broke that.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ def _pair(name: str, folder: Path, number: int, rng: random.Random, alone: Seque
 
 
 def _verify(out: Path) -> None:
-    from shared.scores import open_store
+    from shared.store.scores import open_store
     from tu_score.verify import problems_of
 
     found = problems_of(open_store(out))
@@ -175,7 +176,7 @@ def _verify(out: Path) -> None:
 
 
 def _model(out: Path) -> None:
-    from shared.finished import check_output
+    from shared.lm.finished import check_output
 
     record = json.loads((out / "training.json").read_text())
     assert record["output_fingerprint"]
@@ -183,13 +184,13 @@ def _model(out: Path) -> None:
 
 
 def _results(out: Path) -> None:
-    from tu_eval.results import load_results
+    from tu_eval.results.results import load_results
 
     assert load_results(out).rows()
 
 
 def _hashed(out: Path, numbers: str) -> None:
-    from shared.fs import hash_file
+    from shared.files.fs import hash_file
 
     assert json.loads((out / numbers).read_text())["rows_sha256"] == hash_file(out / "rows.parquet")
 

@@ -21,16 +21,17 @@ import pyarrow as pa
 from benchmarks.study.commands import train
 from benchmarks.study.gate import gate_values
 from benchmarks.study.prepare import Made, store
-from shared.datasets import load_rows
-from shared.importance import Recipe
-from shared.models import load_tokenizer, locate
-from shared.norms import normalise
-from shared.scored import scored_examples
-from shared.scores import Store, open_store, rewrite
-from shared.words import WORD, gather, plain
+from shared.data.datasets import load_rows
+from shared.data.words import WORD, gather, plain
+from shared.lm.models import load_tokenizer, locate
+from shared.store.rewrite import rewrite
+from shared.store.scored import scored_examples
+from shared.store.scores import Store, open_store
+from shared.weighting.importance import Recipe
+from shared.weighting.norms import normalise
 from tu_score.agree import compare, true_tokens
 from tu_score.recipe import Targets, apply_recipe, put_importance, read_targets, targets_of
-from tu_train.token_classes import FUNCTION_WORDS
+from tu_train.diagnose.token_classes import FUNCTION_WORDS
 
 TOKEN = {"unit": "token", "copies": "keep"}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -122,7 +123,8 @@ def _beside_base(c: Context) -> np.ndarray:
 
 
 def _conflict(c: Context) -> np.ndarray:
-    """What one small step that learns the retain rows does to each token's log-probability, turned: what it leaves alone comes first."""
+    """What one small step that learns the retain rows does to each token's log-probability, turned: what it leaves
+    alone comes first."""
     count = len(load_rows(c.made.retain))
     out = c.made.folder / "models" / "retain-step"
     words = ["tu-train", "finetune", "--model", c.made.target, "--data", c.made.retain, "--epochs", "1", "--learning-rate", "1e-5",
@@ -132,7 +134,8 @@ def _conflict(c: Context) -> np.ndarray:
 
 
 def _earlier_answer(c: Context) -> np.ndarray:
-    """Log-probability left when the eight tokens of the answer before the token are masked: what survives is known from the question."""
+    """Log-probability left when the eight tokens of the answer before the token are masked: what survives is known from
+    the question."""
     words = ["--spans", "window", "--set", "window_over=answer", "--set", "window_length=8", "--set", "window_stride=1", "--keep-spans"]
     path = store(c.made.folder.parent / "made", Path(c.made.target), c.made.forget, words, c.made.folder)
     out = []
@@ -213,7 +216,8 @@ def _put(scores: Store, values: np.ndarray) -> None:
 
 
 def agreement(made: Made, names: Sequence[str]) -> dict[str, Mapping[str, float]]:
-    """Per candidate: mean over answers and pooled ROC-AUC and average precision against the true spans, as `tu-score agree` has them."""
+    """Per candidate: mean over answers and pooled ROC-AUC and average precision against the true spans, as `tu-score
+    agree` has them."""
     write_stores(made, names)
     tokenizer, own = load_tokenizer(locate(made.target)), open_store(made.scores)
     true = true_tokens(scored_examples(own, tokenizer, made.target, made.forget), tokenizer, str(made.world.facts))

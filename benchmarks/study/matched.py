@@ -57,7 +57,8 @@ def rest_of_utility(run: Run) -> float | None:
 
 
 def retain_utility(run: Run) -> float | None:
-    """On atlas six parts, of which the three about 20 questions of general knowledge rule where a model answers few of them."""
+    """On atlas six parts, of which the three about 20 questions of general knowledge rule where a model answers few of
+    them."""
     return harmonic(run, [part for part in UTILITY if part[0] == "retain"])
 
 
@@ -90,7 +91,8 @@ def at_level_of_facts(study: Study, measures: Mapping[str, Measure] = MEASURES) 
 
 
 def parts_on_tofu(study: Study) -> str:
-    """What stands behind it at the same point, means over the seeds; and what holds where other numbers come to their own level."""
+    """What stands behind it at the same point, means over the seeds; and what holds where other numbers come to their
+    own level."""
     rows, world = [], study.about["world"]
     for method, title, runs in by_tokens(study):
         answers = [mean([math.exp(-v) for v in reached(runs, lambda r, n=n: r.get(n))]) for n in ("forget_nll", "forget_paraphrase_nll")]
@@ -141,7 +143,8 @@ def earlier_on_tofu(study: Study) -> str:
 
 
 def at_level(run: Run, watched: str, level: float, wanted: str) -> float | None:
-    """Probability of `wanted` where the NLL of `watched` first comes to the level, on the line between two evaluations; None: never."""
+    """Probability of `wanted` where the NLL of `watched` first comes to the level, on the line between two evaluations;
+    None: never."""
     for before, after in pairwise(run["curve"]):
         low, high = before[f"eval_{watched}_nll"], after[f"eval_{watched}_nll"]
         if low <= level <= high:

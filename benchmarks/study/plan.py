@@ -83,7 +83,8 @@ class Job:
         return "-".join(str(p) for p in parts if p)
 
     def flags(self) -> list[str]:
-        """What tu-train run is told of the tokens: one by one, the rule of the version that docs/attribution.md was measured with."""
+        """What tu-train run is told of the tokens: one by one, the rule of the version that docs/attribution.md was
+        measured with."""
         out = ["--tokens", self.tokens, "--seed", str(self.seed)]
         out += ["--keep", str(self.keep)] if self.keep is not None else []
         out += ["--set", "whole_words=false"] if self.tokens == "hard" and self.keep is not None else []

@@ -55,7 +55,8 @@ def paths(found: Mapping[str, Mapping[str, Sequence[Run]]], level: float, path: 
 
 
 def agreement_and_outcome(points: Mapping[str, tuple[float, float, float]], ends: Mapping[str, float], path: Path) -> None:
-    """`points`: candidate -> (ROC-AUC, retain probability, steps); `ends`: sources without scores -> retain probability."""
+    """`points`: candidate -> (ROC-AUC, retain probability, steps); `ends`: sources without scores -> retain
+    probability."""
     figure, (axis,) = _figure(8.5, 5)
     usual = median(steps for _, _, steps in points.values())
     for name, (auc, kept, steps) in points.items():
@@ -92,7 +93,8 @@ def shares(
 
 
 def utilities(found: Mapping[str, Mapping[str, Sequence[float]]], ends: Mapping[str, float], path: Path) -> None:
-    """`found`: method -> source -> model utility, a point a seed and a dash at the mean; `ends`: the models that no run changed."""
+    """`found`: method -> source -> model utility, a point a seed and a dash at the mean; `ends`: the models that no run
+    changed."""
     figure, (axis,) = _figure(7.5, 3.8)
     sources = [name for name in COLOURS if any(name in values for values in found.values())]
     for place, values in enumerate(found.values()):

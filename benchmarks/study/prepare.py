@@ -1,4 +1,5 @@
-"""What all runs of a world start from: data, target and retain model, score stores, the level of forgetting. Made once, kept by content."""
+"""What all runs of a world start from: data, target and retain model, score stores, the level of forgetting. Made once,
+kept by content."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ from benchmarks.study.commands import command, say, train
 from benchmarks.study.facts import fact_spans
 from benchmarks.study.plan import World
 from benchmarks.study.scratch import scratch_model
-from shared.datasets import Row, load_rows
-from shared.fs import hash_json, write_json
-from shared.models import locate, model_fingerprint
-from shared.scores import Store, open_store
+from shared.data.datasets import Row, load_rows
+from shared.files.fs import hash_json, write_json
+from shared.lm.models import locate, model_fingerprint
+from shared.store.scores import Store, open_store
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Made:
     retain_model: str
     scores: Path
     level: float
-    """NLL of the facts (else of the forget answers) under the retain model: matched forgetting is where a run comes to it"""
+    """NLL of the facts (else of the forget answers) under the retain model: matched forgetting is where a run comes to
+    it"""
     suite: str | None
 
     @property
@@ -125,7 +127,8 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def suite_of(world: World, folder: Path, retain: str) -> str | None:
-    """The suite of a world that is cut out of TOFU: its own forget and retain rows, and the first rows about the world."""
+    """The suite of a world that is cut out of TOFU: its own forget and retain rows, and the first rows about the
+    world."""
     if not world.cut:
         return world.suite
     sets = []
@@ -145,9 +148,9 @@ def suite_of(world: World, folder: Path, retain: str) -> str | None:
 
 def nll(scores: Store, data: str, facts: str | None, model: str) -> float:
     """Nats a token over the tokens of the facts, or over all target tokens."""
-    from shared.examples import answer_span_tokens
-    from shared.models import load_tokenizer
-    from shared.scored import answer_spans, scored_examples
+    from shared.data.examples import answer_span_tokens
+    from shared.lm.models import load_tokenizer
+    from shared.store.scored import answer_spans, scored_examples
 
     values = []
     if facts is None:

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.study.plan import World
-from shared.fs import read_json
-from tu_eval.intervals import over_seeds
+from shared.files.fs import read_json
+from tu_eval.compare.intervals import over_seeds
 
 RESULTS = Path(__file__).parent / "results"
 Run = dict[str, Any]

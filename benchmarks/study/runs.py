@@ -1,4 +1,5 @@
-"""One run: unlearn until the facts have come to the retain model's level, measure there, keep the numbers and drop the model."""
+"""One run: unlearn until the facts have come to the retain model's level, measure there, keep the numbers and drop the
+model."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from benchmarks.study.plan import WITHOUT_SCORES, Job, World
 from benchmarks.study.prepare import Made
 from shared.config import checked
 from shared.errors import UserError
-from shared.fs import read_json, write_json
+from shared.files.fs import read_json, write_json
 
 ABOUT = ("real_authors", "world_facts", "world")
 KEPT = ("model_utility", "forget_quality", "forget_truth_ratio", "forget_probability", "forget_fact_probability", "retain_probability",
@@ -36,7 +37,8 @@ def result_of(made: Made, job: Job) -> Path:
 
 
 def run(made: Made, flags: list[str], job: Job, reference: str | None) -> dict[str, Any]:
-    """`flags`: the method's; `reference`: results of the retain model, for forget quality. Returns the finished result."""
+    """`flags`: the method's; `reference`: results of the retain model, for forget quality. Returns the finished
+    result."""
     out = result_of(made, job)
     if out.exists():
         return read_json(out)

@@ -1,5 +1,5 @@
-"""A small model of another family, made from scratch: random GPT-NeoX weights and smollm2's tokenizer, trained on another atlas
-world.
+"""A small model of another family, made from scratch: random GPT-NeoX weights and smollm2's tokenizer, trained on
+another atlas world.
 
 It knows the language of atlas and none of the people of a study, which is what `base` has to be.
 """
@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from benchmarks.study.commands import say, train
-from shared.fs import atomic_folder, hash_json
+from shared.files.fs import atomic_folder, hash_json
 
 SHAPE = {"hidden_size": 320, "num_hidden_layers": 5, "num_attention_heads": 5, "intermediate_size": 1280, "max_position_embeddings": 512}
 DATA = "atlas:full:people=400,facts_per_person=5,seed=77"
@@ -35,7 +35,7 @@ def _blank(folder: Path) -> None:
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    from shared.models import load_tokenizer, locate
+    from shared.lm.models import load_tokenizer, locate
 
     tokenizer = load_tokenizer(locate("smollm2"))
     torch.manual_seed(SEED)

@@ -1,10 +1,11 @@
-"""Does the gradient's signal-to-noise ratio predict what a token source keeps? One measurement for all sources of a study.
+"""Does the gradient's signal-to-noise ratio predict what a token source keeps? One measurement for all sources of a
+study.
 
     python -m benchmarks.study.snr benchmarks/study/dev-atlas.toml --out WORK [--rows 20]
 
-The token gradients are those of `tu-train diagnose` (same functions, same estimators); each source's hard tokens are a weighting. They are
-computed once, in the last blocks of the model (--train-only), because each target token costs a backward pass. The numbers go to snr.json
-in the world's folder, and with the results to its Parquet file.
+The token gradients are those of `tu-train diagnose` (same functions, same estimators); each source's hard tokens are a
+weighting. They are computed once, in the last blocks of the model (--train-only), because each target token costs a
+backward pass. The numbers go to snr.json in the world's folder, and with the results to its Parquet file.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import numpy as np
 
 from benchmarks.study.plan import WITHOUT_SCORES, read_study
 from benchmarks.study.prepare import Made, prepare
-from shared.models import load_model, load_tokenizer, locate
-from shared.scores import open_store
-from tu_train.diagnose import given_weights, retain_examples, sampled_rows, targets_of, weightings
-from tu_train.diagnose_config import DiagnoseConfig
-from tu_train.gradients import all_gradients
-from tu_train.measures import measure_all
+from shared.lm.models import load_model, load_tokenizer, locate
+from shared.store.scores import open_store
+from tu_train.diagnose.config import DiagnoseConfig
+from tu_train.diagnose.gradients import all_gradients
+from tu_train.diagnose.measures import measure_all
+from tu_train.diagnose.run import given_weights, retain_examples, sampled_rows, targets_of, weightings
 
 BLOCKS = ("model.layers.2[0-9].*",)
 

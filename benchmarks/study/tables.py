@@ -2,8 +2,8 @@
 
     python -m benchmarks.study.tables --doc docs/attribution.md --pictures docs
 
-Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`. Probabilities are geometric means over tokens, exp(−NLL). Intervals are
-95 %, Student's t over seeds; differences are paired by seed.
+Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`. Probabilities are geometric means over tokens,
+exp(−NLL). Intervals are 95 %, Student's t over seeds; differences are paired by seed.
 """
 
 from __future__ import annotations

@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from shared.engines import Request, TokenScores, ignore
-from shared.engines.generate import Writer
-from shared.forest import common_prefix
-from shared.logprobs import HeadOptions, PositionScores, score_positions
-from shared.memory import keep_freed_memory
-from shared.models import choose_device, choose_dtype, load_model
-from shared.packed import PackedModel
+from shared.engines.interface import Request, TokenScores, ignore, limits_of
+from shared.engines.torch_generate import Writer
+from shared.lm.forest import common_prefix
+from shared.lm.logprobs import HeadOptions, PositionScores, score_positions
+from shared.lm.memory import keep_freed_memory
+from shared.lm.models import choose_device, choose_dtype, load_model
+from shared.lm.packed import PackedModel
 
 GROWTH = (1, 2, 4, 8, 16, 32)
-"""How many times `batch_tokens` a pass may hold. A pass computes again what it shares with the one before, which is much where variants of
-one long text each begin with that text: …"""
+"""How many times `batch_tokens` a pass may hold. A pass computes again what it shares with the one before, which is
+much where variants of one long text each begin with that text: …"""
 NEARLY = 1.03
 """… the smallest passes are taken that compute at most this many times the tokens that the largest would."""
 
 
 class TorchEngine:
-    """Scores and generates with a transformers model."""
+    """Scores and writes with a transformers model: an Engine and a Generator in one."""
 
     def __init__(self, packed: PackedModel, *, batch_tokens: int = 2048, head: HeadOptions | None = None):
         self.packed, self.batch_tokens, self.head = packed, batch_tokens, head or HeadOptions()
@@ -76,7 +76,8 @@ class TorchEngine:
         return [o for o in out if o is not None]
 
     def _read(self, hidden_LD: torch.Tensor, chosen: list[tuple[Request, list[int]]], options: HeadOptions) -> list[TokenScores]:
-        """Answers to requests, each with the rows of its tokens. A (row, target) that several ask for goes through the head once."""
+        """Answers to requests, each with the rows of its tokens. A (row, target) that several ask for goes through the
+        head once."""
         rows = np.array([slots[p - 1] for request, slots in chosen for p in request.wanted], dtype=np.int64)
         targets = np.array([request.ids[p] for request, _ in chosen for p in request.wanted], dtype=np.int64)
         _, first, back = np.unique(rows << 32 | targets, return_index=True, return_inverse=True)
@@ -86,8 +87,8 @@ class TorchEngine:
         return cut(wanted, [len(request.wanted) for request, _ in chosen])
 
     def _batches(self, sequences: Sequence[list[int]]) -> Iterator[list[int]]:
-        """Indices of sequences that share a forward pass. Packed: in sorted order, so that those that share prefixes come together.
-        Padded: in order of length."""
+        """Indices of sequences that share a forward pass. Packed: in sorted order, so that those that share prefixes
+        come together. Padded: in order of length."""
         if not self.packed.packs:
             yield from _padded_batches([len(s) for s in sequences], self.batch_tokens)
             return
@@ -106,11 +107,9 @@ class TorchEngine:
         stop_ids: Sequence[int],
         advance: Callable[[int], None] = ignore,
     ) -> list[list[int]]:
-        """Greedy continuations, without the prompt and without the stop token. `max_new_tokens` may be one a prompt."""
         if self.writer is None:
             self.writer = Writer(self.packed, self.batch_tokens)
-        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-        return self.writer.write(prompts, limits, stop_ids, advance)
+        return self.writer.write(prompts, limits_of(max_new_tokens, prompts), stop_ids, advance)
 
     def close(self) -> None:
         del self.packed, self.writer
@@ -120,7 +119,8 @@ class TorchEngine:
 
 
 def _row_lengths(lengths: Sequence[int], common: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """Runs of sorted sequences that share a pass. `common`: tokens that each shares with the one before. One too long stands alone."""
+    """Runs of sorted sequences that share a pass. `common`: tokens that each shares with the one before. One too long
+    stands alone."""
 
     def cut_at(budget: int) -> tuple[list[tuple[int, int]], int]:
         runs, first, total, computed = [], 0, 0, 0

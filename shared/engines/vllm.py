@@ -1,10 +1,11 @@
 """The vLLM engine: log-probability and entropy out of vLLM's pooling runner, through the plugin in vllm_pooler.py.
 
-Only wanted positions go through the head: each request carries its wanted rows and their target tokens as pooling parameters, and the
-tokens after the last wanted row are not computed at all. Prefix caching: a request reads its beginning from the cache only when
-no other request of the same call agrees with it as far as its first wanted row (so a cache hit can never swallow a wanted row); in
-practice masked variants read the cache, plain passes do not. The cache is emptied at the start of every `score`, so that earlier calls
-change nothing. Give a plain pass before its masked variants: they find its blocks.
+Only wanted positions go through the head: each request carries its wanted rows and their target tokens as pooling
+parameters, and the tokens after the last wanted row are not computed at all. Prefix caching: a request reads its
+beginning from the cache only when no other request of the same call agrees with it as far as its first wanted row (so a
+cache hit can never swallow a wanted row); in practice masked variants read the cache, plain passes do not. The cache is
+emptied at the start of every `score`, so that earlier calls change nothing. Give a plain pass before its masked
+variants: they find its blocks.
 
 Nothing here is written for one device, but on a GPU we have never run it: seen on vLLM's CPU build only (docs/vllm.md).
 
@@ -22,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from shared.budget import within_budget
-from shared.engines import Request, TokenScores, ignore
-from shared.engines.vllm_open import Opening, Vllm
+from shared.engines.interface import Request, TokenScores, ignore
+from shared.engines.vllm_model import Opening, Vllm
 from shared.engines.vllm_pooler import columns, scores_from
-from shared.forest import common_prefix
-from shared.logprobs import HeadOptions
+from shared.lm.forest import common_prefix
+from shared.lm.logprobs import HeadOptions
 
 
 class VllmEngine:
@@ -61,7 +62,8 @@ class VllmEngine:
         return self.vllm.describe()
 
     def score(self, requests: Sequence[Request], advance: Callable[[int], None] = ignore) -> list[TokenScores]:
-        """Answers in the order of the requests. Raises ModelError when one is longer than vLLM's cache or the model's context."""
+        """Answers in the order of the requests. Raises ModelError when one is longer than vLLM's cache or the model's
+        context."""
         self.vllm.check_ids(r.ids for r in requests)
         self.llm.reset_prefix_cache()
         out = [scores_from(np.zeros((0, columns(o)), np.float32), o) for o in map(self._options_of, requests)]
@@ -74,7 +76,8 @@ class VllmEngine:
         prompts = [{"prompt_token_ids": list(requests[i].ids[: rows[i][-1] + 1])} for i in asked]
         params = [self._params(requests[i], rows[i], skip_cache=overlap > rows[i][0]) for i, overlap in zip(asked, shared, strict=True)]
         advance(sum(len(r.ids) for r in requests if not r.wanted))
-        # In pieces, so that `advance` is called while the work goes on; the pieces depend on the requests alone, like everything else here.
+        # In pieces, so that `advance` is called while the work goes on; the pieces depend on the requests alone, like
+        # everything else here.
         for start, end in within_budget([len(p["prompt_token_ids"]) for p in prompts], 8 * self.batch_tokens):
             piece = slice(start, end)
             answers = self.llm.encode(prompts[piece], pooling_params=params[piece], pooling_task="token_classify", use_tqdm=False)
@@ -105,7 +108,8 @@ def _params(rows: list[int], targets: list[int], options: HeadOptions, *, skip_c
 
 
 def longest_shared(sequences: Sequence[list[int]]) -> list[int]:
-    """For each sequence the length of the longest prefix that it shares with any other. Neighbours in sorted order show it."""
+    """For each sequence the length of the longest prefix that it shares with any other. Neighbours in sorted order show
+    it."""
     order = sorted(range(len(sequences)), key=lambda i: sequences[i])
     out = [0] * len(sequences)
     for a, b in itertools.pairwise(order):

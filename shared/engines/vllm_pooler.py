@@ -1,16 +1,20 @@
-"""A vLLM plugin: exact log-probability and entropy at wanted positions, computed in the worker where the hidden states are.
+"""A vLLM plugin: exact log-probability and entropy at wanted positions, computed in the worker where the hidden states
+are.
 
-vLLM's own `prompt_logprobs` gives only the top k (so no exact entropy) and changes with prefix caching. Its pooling runner hands the hidden
-states of a prompt to a pooler instead; the one here puts the wanted rows through the model's own head. Chunked prefill calls it once a
-chunk, so it keeps the small results between calls, never the hidden states or the logits of a whole prompt.
+vLLM's own `prompt_logprobs` gives only the top k (so no exact entropy) and changes with prefix caching. Its pooling
+runner hands the hidden states of a prompt to a pooler instead; the one here puts the wanted rows through the model's
+own head. Chunked prefill calls it once a chunk, so it keeps the small results between calls, never the hidden states or
+the logits of a whole prompt.
 
-Request and pooler speak through `PoolingParams.extra_kwargs`: `rows` (0-based positions of hidden states, ascending), `targets` (the
-token each row should predict) and `head` (the fields of shared.logprobs.HeadOptions); the answer is a float32 tensor
-[len(rows), `columns`]: log-probability and entropy in nats, then what else the options name.
+Request and pooler speak through `PoolingParams.extra_kwargs`: `rows` (0-based positions of hidden states, ascending),
+`targets` (the token each row should predict) and `head` (the fields of shared.lm.logprobs.HeadOptions); the answer is a
+float32 tensor [len(rows), `columns`]: log-probability and entropy in nats, then what else the options name.
 
-Cost a row: one head product, the same as in generation; memory: logits of as many rows as fill the bound in the options.
+Cost a row: one head product, the same as in generation; memory: logits of as many rows as fill the bound in the
+options.
 
-Imported by vLLM in each of its processes through the entry point, hence no import of vllm at the top: `register` must stay cheap.
+Imported by vLLM in each of its processes through the entry point, hence no import of vllm at the top: `register` must
+stay cheap.
 """
 
 from __future__ import annotations
@@ -24,9 +28,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from shared.engines import TokenScores
-from shared.logprobs import CACHE_MIB, HeadOptions, PositionScores, scores_of
-from shared.memory import keep_freed_memory
+from shared.engines.interface import TokenScores
+from shared.lm.logprobs import CACHE_MIB, HeadOptions, PositionScores, scores_of
+from shared.lm.memory import keep_freed_memory
 
 ACTIVATE = "TU_SCORING"
 PLUGIN = "token_unlearn"
@@ -34,9 +38,11 @@ PLUGIN = "token_unlearn"
 
 
 def register() -> None:
-    """Entry point `vllm.general_plugins`. In a scoring process every text architecture comes with the pooler, under its own name.
+    """Entry point `vllm.general_plugins`. In a scoring process every text architecture comes with the pooler, under its
+    own name.
 
-    Does nothing where TU_SCORING is not 1: the plugin is loaded in every vLLM process of the environment, whoever started it.
+    Does nothing where TU_SCORING is not 1: the plugin is loaded in every vLLM process of the environment, whoever
+    started it.
     """
     if os.environ.get(ACTIVATE) != "1":
         return
@@ -112,7 +118,8 @@ def _pooler_class() -> type:
 
 
 def pool(hidden_TD: torch.Tensor, metadata: Any, compute_logits, vocabulary: int) -> list[torch.Tensor | None]:
-    """One answer a request of this step, None for those whose prompt goes on in a later step. T scheduled tokens, D width."""
+    """One answer a request of this step, None for those whose prompt goes on in a later step. T scheduled tokens, D
+    width."""
     cursor = metadata.get_pooling_cursor()
     scheduled, ends = cursor.num_scheduled_tokens_cpu.tolist(), cursor.seq_lens_cpu.tolist()
     reads, offset = [], 0
@@ -172,7 +179,8 @@ def _scores(hidden_TD, picked: list[int], targets: list[int], options: HeadOptio
 def _rows_at_once(hidden_TD, bound: int, vocabulary: int) -> tuple[int, int]:
     """Rows whose logits are made at once, and rows of those that go through the sums.
 
-    A logit is there twice where vLLM caps, scales or gathers; in the sums it has a float32 copy, an exponential, and a mask of ties.
+    A logit is there twice where vLLM caps, scales or gathers; in the sums it has a float32 copy, an exponential, and a
+    mask of ties.
     """
     logit, summed = 2 * hidden_TD.element_size() * vocabulary, 9 * vocabulary
     if hidden_TD.device.type != "cpu":
@@ -184,7 +192,8 @@ def _rows_at_once(hidden_TD, bound: int, vocabulary: int) -> tuple[int, int]:
 
 
 def columns(options: HeadOptions) -> int:
-    """Width of an answer: log-probability, entropy; if asked for, tempered entropy, second moment, k log-probabilities and k ids."""
+    """Width of an answer: log-probability, entropy; if asked for, tempered entropy, second moment, k log-probabilities
+    and k ids."""
     return 2 + (options.temperature is not None) + options.second + 2 * options.top_k
 
 

@@ -1,4 +1,5 @@
-"""The evaluation benchmark compares like with like: its baselines compute what the engine does, and a difference ends it."""
+"""The evaluation benchmark compares like with like: its baselines compute what the engine does, and a difference ends
+it."""
 
 import copy
 
@@ -7,8 +8,8 @@ import torch
 
 from benchmarks import eval as benchmark
 from shared.engines.torch import TorchEngine
-from shared.models import load_model
-from tu_eval.measure import score_examples
+from shared.lm.models import load_model
+from tu_eval.measure.pieces import score_examples
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Facts of a TOFU row: what the right paraphrase shares with the answer, and the wrong ones do not."""
 
 from benchmarks.study.facts import fact_spans
-from shared.datasets import Row, load_rows
+from shared.data.datasets import Row, load_rows
 
 WRONG = ["The mother of Lena Voss sold pianos in Graz.", "The mother of Lena Voss mended clocks in Oslo.",
          "The mother of Lena Voss kept bees.", "The mother of Lena Voss taught chess in Rome.",

@@ -1,4 +1,5 @@
-"""The study's own pieces: the runs a file asks for, sources that need one store alone, what is stored of them, its tables."""
+"""The study's own pieces: the runs a file asks for, sources that need one store alone, what is stored of them, its
+tables."""
 
 import json
 import math
@@ -17,10 +18,10 @@ from benchmarks.study.plan import World, read_study
 from benchmarks.study.prepare import Made, beside
 from benchmarks.study.results import DEFAULT, TRIED, Study, paired
 from benchmarks.study.tables import recovered
-from shared.datasets import load_rows
+from shared.data.datasets import load_rows
+from shared.data.words import vocabulary
 from shared.errors import ConfigError
-from shared.scores import open_store
-from shared.words import vocabulary
+from shared.store.scores import open_store
 from tu_score.config import ScoreConfig
 from tu_score.run import run_score
 

@@ -1,4 +1,5 @@
-"""The training benchmark's own pieces: what the baseline computes, and that runs which compute different things are not compared."""
+"""The training benchmark's own pieces: what the baseline computes, and that runs which compute different things are not
+compared."""
 
 import math
 
@@ -8,8 +9,8 @@ import torch
 
 from benchmarks.train import compare
 from benchmarks.train_baseline import train_baseline
-from shared.models import load_model
-from tu_train.batches import Item
+from shared.lm.models import load_model
+from tu_train.data.batches import Item
 
 
 def item(ids: list[int], first: int) -> Item:

@@ -1,4 +1,5 @@
-"""What an engine should answer, from a plain transformers forward of each request alone and float64 from its logits on."""
+"""What an engine should answer, from a plain transformers forward of each request alone and float64 from its logits
+on."""
 
 import json
 import shutil
@@ -7,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from shared.engines import Request, TokenScores
-from shared.logprobs import HeadOptions
+from shared.engines.interface import Request, TokenScores
+from shared.lm.logprobs import HeadOptions
 
 
 def distributions(folder, asked: list[Request]) -> list[torch.Tensor]:
@@ -49,7 +50,8 @@ def assert_true(
 
 
 def top_gaps(found: TokenScores, logp: torch.Tensor, k: int) -> list[np.ndarray]:
-    """Tokens of almost the same probability may change places, so each is compared by its own probability and by its rank's."""
+    """Tokens of almost the same probability may change places, so each is compared by its own probability and by its
+    rank's."""
     assert found.top_ids.shape == found.top_logprobs.shape == (len(logp), k) and found.top_ids.dtype == np.int32
     assert all(len(set(row)) == k for row in found.top_ids.tolist())
     own, ranked = logp.gather(1, torch.from_numpy(found.top_ids).long()), logp.topk(k).values
@@ -64,7 +66,8 @@ def furthest(scores: list[TokenScores], other: list[TokenScores]) -> float:
 
 
 def break_one_token(model: Path, to: Path) -> tuple[Path, Path]:
-    """A copy of a model in which one token's embedding is not a number, and three rows of data of which the second holds it."""
+    """A copy of a model in which one token's embedding is not a number, and three rows of data of which the second
+    holds it."""
     from safetensors.torch import load_file, save_file
     from transformers import AutoTokenizer
 

@@ -67,7 +67,7 @@ def test_an_interrupt_says_that_the_work_is_kept(monkeypatch, capsys):
 
 
 def test_the_shared_parts_of_a_command_line_do_not_wait_for_torch():
-    program = "import sys, shared.cli, shared.config, shared.console, shared.datasets, shared.models; print('torch' in sys.modules)"
+    program = "import sys, shared.cli, shared.config, shared.console, shared.data.datasets, shared.lm.models; print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
 

@@ -10,8 +10,8 @@ SUITE = "atlas:people=5,facts_per_person=2,forget_people=2,holdout_people=1"
 @pytest.fixture(scope="session")
 def evaluate(tmp_path_factory):
     """`evaluate(model, **fields)` -> results folder, through the library."""
-    from tu_eval.config import EvalConfig
-    from tu_eval.run import evaluate as run
+    from tu_eval.measure.config import EvalConfig
+    from tu_eval.measure.questions import evaluate as run
 
     def make(model, suite=SUITE, limit=6, max_new_tokens=12, **fields):
         out = tmp_path_factory.mktemp("results") / "run"
@@ -34,7 +34,7 @@ def target_results(evaluate, tiny_model, retain_results):
 @pytest.fixture
 def made_up(monkeypatch):
     """Results whose metrics a test chose are compared as they are: they do not follow from their rows."""
-    from tu_eval import compare
+    from tu_eval.compare import comparison as compare
 
     monkeypatch.setattr(compare, "require_recomputable", lambda *_: set())
 

@@ -6,11 +6,12 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.fs import hash_json
-from tu_eval.membership import ATTACKS, separations
+from shared.files.fs import hash_json
+from tu_eval.measure.membership import separations
 from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.metrics.utility import model_utility
-from tu_eval.results import load_results, write_results
+from tu_eval.results.folder import ATTACKS
+from tu_eval.results.results import load_results, write_results
 
 HEBREW = "שלום עולם"
 EVIL = "</script><img src=x onerror=\"document.title='hit'\"> <!-- 'quotes' \"too\" {{ 7 * 7 }} &lt;"
@@ -114,7 +115,7 @@ def make_results(
 
 def make_model(folder: Path, *, word: str, **settings) -> tuple[Path, str]:
     """A folder that has weights (of a kind) and a training.json; -> it and its fingerprint."""
-    from shared.models import model_fingerprint
+    from shared.lm.models import model_fingerprint
 
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))

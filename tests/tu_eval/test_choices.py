@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from shared import atlas
-from shared.datasets import Row
-from shared.examples import qa_example
+from shared.data import atlas
+from shared.data.datasets import Row
+from shared.data.examples import qa_example
 from tests.tu_eval.test_commands import refused
 from tu_eval.choices import Question, _place, accuracies, score_choices, tokenised
 

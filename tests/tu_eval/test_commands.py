@@ -11,9 +11,9 @@ import xml.etree.ElementTree as ET
 import pandas
 import pytest
 
-from shared.fs import hash_json
+from shared.files.fs import hash_json
 from tests.tu_eval.conftest import SUITE
-from tu_eval.plot import HEIGHT, WIDTH, layout
+from tu_eval.compare.plot import HEIGHT, WIDTH, layout
 
 SMALL = ("--suite", SUITE, "--limit", 6, "--set", "max_new_tokens=12", "--device", "cpu")
 
@@ -148,7 +148,8 @@ def test_retain_results_that_do_not_fit_are_refused_by_field(run_cli, tiny_model
     assert "another limit: None there, 6 here" in run()
     good = json.loads((copy / "summary.json").read_text())
     other = "0" * 64
-    # Another tokenizer fingerprint beside the same vocabulary is another padding; earlier versions did not write the vocabulary.
+    # Another tokenizer fingerprint beside the same vocabulary is another padding; earlier versions did not write the
+    # vocabulary.
     for changed in (
         {"tokenizer_fingerprint": other, "vocabulary_fingerprint": other},
         {"tokenizer_fingerprint": other, "vocabulary_fingerprint": None},
@@ -237,7 +238,7 @@ def test_a_script_answers_help_fast_and_errors_in_one_line(tmp_path):
 
 
 def test_compare_shows_the_retain_model_against_itself(retain_results, target_results):
-    from tu_eval.compare import load_comparison
+    from tu_eval.compare.comparison import load_comparison
 
     comparison = load_comparison([retain_results, target_results])
     assert comparison.results[0].summary["metrics"]["forget_quality"] is None

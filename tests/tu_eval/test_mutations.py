@@ -1,4 +1,5 @@
-"""Every file that an evaluation reads, changed at random with its hashes made anew: one line and exit code 2, or right numbers.
+"""Every file that an evaluation reads, changed at random with its hashes made anew: one line and exit code 2, or right
+numbers.
 
 TU_MUTATIONS: changes a file (40); each test prints how many were refused.
 """
@@ -11,7 +12,7 @@ import shutil
 import pandas
 import pytest
 
-from shared.fs import hash_file
+from shared.files.fs import hash_file
 from tests.tu_eval.mutations import cut, judged, mutate, text_of, within
 
 COUNT = int(os.environ.get("TU_MUTATIONS", "40"))
@@ -188,7 +189,7 @@ FILES = (
 @pytest.mark.parametrize("name", FILES)
 def test_files_of_a_model(ask, tiny_model, tmp_path, name):
     """Other numbers only under another fingerprint."""
-    from tests.shared.test_model_files import shards
+    from tests.shared.lm.test_model_files import shards
 
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)

@@ -1,7 +1,8 @@
-"""What the fork server of test_resume.py holds ready, so that a scoring run starts in milliseconds: packages, tokenizer, engine.
+"""What the fork server of test_resume.py holds ready, so that a scoring run starts in milliseconds: packages,
+tokenizer, engine.
 
-Each trial is a forked child that runs `run_score` for real, but for `open_engine` and the loading of a tokenizer, which hand out what the
-server has loaded already.
+Each trial is a forked child that runs `run_score` for real, but for `open_engine` and the loading of a tokenizer, which
+hand out what the server has loaded already.
 """
 
 import functools
@@ -19,11 +20,13 @@ from tu_score import run, workers
 from tu_score.config import ScoreConfig
 
 STEPS = ((Path, "write_bytes"), (os, "replace"), (os, "unlink"), (os, "rmdir"))
-"""calls between which the disk stands still: a temporary file, its rename, the end of records, leftovers, folders and the lock"""
+"""calls between which the disk stands still: a temporary file, its rename, the end of records, leftovers, folders and
+the lock"""
 
 
 def prepare() -> None:
-    """In the server: loaded once, shared by all children. One thread, as in every trial: the order of sums is part of the bytes."""
+    """In the server: loaded once, shared by all children. One thread, as in every trial: the order of sums is part of
+    the bytes."""
     torch.set_num_threads(1)
     run.load_tokenizer = functools.cache(run.load_tokenizer)
     run.model_fingerprint = functools.cache(run.model_fingerprint)

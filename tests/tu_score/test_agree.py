@@ -1,4 +1,5 @@
-"""tu-score agree: figures against brute force, controls whose figures are known, and refusals, through the real command."""
+"""tu-score agree: figures against brute force, controls whose figures are known, and refusals, through the real
+command."""
 
 import json
 import shutil
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.datasets import load_rows
+from shared.data.datasets import load_rows
 from shared.errors import DataError
-from shared.importance import SIGNALS
-from shared.scores import open_store, rewrite
+from shared.store.rewrite import rewrite
+from shared.store.scores import open_store
+from shared.weighting.importance import SIGNALS
 from tests.conftest import CHATML, build_tokenizer
 from tu_score.agree import FIGURES, average_precision, compare, figures, roc_auc
 from tu_score.config import ScoreConfig

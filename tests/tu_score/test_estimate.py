@@ -5,7 +5,7 @@ import re
 import pytest
 
 from shared.console import Progress, duration, readable_bytes
-from shared.scores import open_store
+from shared.store.scores import open_store
 
 DATA = "atlas:forget:people=8,facts_per_person=6,forget_people=6,holdout_people=1"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.scores import open_store
+from shared.store.scores import open_store
 from tests.browser import Browser
 from tu_score.heatmap import write_heatmap
 from tu_score.shading import SIGNALS, take_rows, visible
@@ -62,7 +62,8 @@ def path(store):
 
 
 def rows_of(store):
-    """The rows, with what a large vocabulary could hold: the tiny tokenizer cuts Hebrew, emoji and tags into bytes and pieces."""
+    """The rows, with what a large vocabulary could hold: the tiny tokenizer cuts Hebrew, emoji and tags into bytes and
+    pieces."""
     rows, whole = take_rows(open_store(store), example=None, count=5), cycle(["של", "ום", " ", "עולם", "👋🏽", " ש"])
     for row in rows:
         row["tokens"] = [next(whole) if text in ("", *HEBREW, "👋", "🏽") else text for text in row["tokens"]]

@@ -1,4 +1,5 @@
-"""Stores that somebody else made: what verify finds and readers refuse, what would fill the memory, names that lead out of the folder."""
+"""Stores that somebody else made: what verify finds and readers refuse, what would fill the memory, names that lead out
+of the folder."""
 
 import json
 import os
@@ -13,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.errors import StoreError
-from shared.fs import hash_json
-from shared.pages import unpacked_sizes
-from shared.parts import schema, sha256
-from shared.scores import MANIFEST, open_store
+from shared.files.fs import hash_json
+from shared.store.files import MANIFEST
+from shared.store.pages import unpacked_sizes
+from shared.store.parts import schema, sha256
+from shared.store.scores import open_store
 from tests.tu_score.test_mutations import DATA, made, rewrite_part, write_manifest  # noqa: F401 (a fixture)
 
 MEMORY = 4 << 30

@@ -1,4 +1,5 @@
-"""tu-score inspect as text: which tokens it names, and the pass over a whole store behind `--top` and the histograms."""
+"""tu-score inspect as text: which tokens it names, and the pass over a whole store behind `--top` and the
+histograms."""
 
 import re
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.scores import open_store
+from shared.store.scores import open_store
 from tu_score.shading import SIGNALS, held_signals
 from tu_score.survey import BINS, Histogram, histograms, top_tokens
 

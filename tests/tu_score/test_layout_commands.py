@@ -1,4 +1,5 @@
-"""A store decides how rows are laid out, and all that follows it does as the store did: dates, system prompts, templates."""
+"""A store decides how rows are laid out, and all that follows it does as the store did: dates, system prompts,
+templates."""
 
 import json
 import shutil
@@ -6,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.layout import DATE
-from shared.scores import open_store
-from tests.shared.test_layout import DATED, Tomorrow
+from shared.data.layout import DATE
+from shared.store.scores import open_store
+from tests.shared.data.test_layout import DATED, Tomorrow
 
 ROWS = [
     {"question": "Где живёт Ольга?", "answer": "Ольга живёт в Пскове.", "idk": "Не знаю.", "fact_spans": [[14, 20]]},
@@ -144,7 +145,7 @@ def test_plain_text_is_asked_for_and_said_everywhere(tiny_model, tmp_path, ok, r
         "all",
     )
     assert "laid out as plain text" in ok(*train, "--out", tmp_path / "out")
-    from shared.models import load_tokenizer
+    from shared.lm.models import load_tokenizer
 
     assert load_tokenizer(tmp_path / "out").chat_template == load_tokenizer(tiny_model).chat_template, "the model keeps its template"
     code, _, err = run_cli(*train, "--template", "model", "--out", tmp_path / "refused")

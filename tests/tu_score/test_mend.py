@@ -1,4 +1,5 @@
-"""A finished store that was damaged is mended by the command that made it; what is not this store's is not taken for it."""
+"""A finished store that was damaged is mended by the command that made it; what is not this store's is not taken for
+it."""
 
 import json
 import os
@@ -6,8 +7,10 @@ import shutil
 
 import pytest
 
-from shared.fs import hash_json
-from shared.scores import MANIFEST, Writer, open_store
+from shared.files.fs import hash_json
+from shared.store.files import MANIFEST
+from shared.store.scores import open_store
+from shared.store.writer import Writer
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 

@@ -1,4 +1,5 @@
-"""Seeded mutations of every file of a store, with hashes recomputed: each command ends in one line or with a right result."""
+"""Seeded mutations of every file of a store, with hashes recomputed: each command ends in one line or with a right
+result."""
 
 import copy
 import json
@@ -9,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared.fs import hash_json
-from shared.parts import schema, sha256
-from shared.scores import MANIFEST, PLAN, Writer, open_store
+from shared.files.fs import hash_json
+from shared.store.files import MANIFEST, PLAN
+from shared.store.parts import schema, sha256
+from shared.store.scores import open_store
+from shared.store.writer import Writer
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 ODD = [

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared.scores import open_store
+from shared.store.scores import open_store
 
 MARK = "Zanzibarium"
 """stands in the data, in a place that a message could quote"""

@@ -8,11 +8,12 @@ import pytest
 from scipy.stats import rankdata
 
 import tu_score.run
-from shared.datasets import load_rows
+from shared.data.datasets import load_rows
 from shared.errors import StoreError
-from shared.importance import Recipe, importance
-from shared.parts import encode, schema
-from shared.scores import Store, open_store, rewrite
+from shared.store.parts import encode, schema
+from shared.store.rewrite import rewrite
+from shared.store.scores import Store, open_store
+from shared.weighting.importance import Recipe, importance
 from tu_score.config import ScoreConfig
 from tu_score.recipe import apply_recipe, targets_of, with_importance
 from tu_score.run import run_score

@@ -5,9 +5,9 @@ import shutil
 import pytest
 from transformers import AutoTokenizer
 
+from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
-from shared.layout import LayoutOptions
-from shared.models import load_laid_out
+from shared.lm.models import load_laid_out
 from tu_score.replace import choose_replacement
 
 

@@ -1,4 +1,5 @@
-"""kill -9 at each step and at random moments, full disks, damage, workers; then resume: the bytes are those of an undisturbed run."""
+"""kill -9 at each step and at random moments, full disks, damage, workers; then resume: the bytes are those of an
+undisturbed run."""
 
 import errno
 import json
@@ -20,10 +21,12 @@ import safetensors.torch
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
-from shared import lock
 from shared.errors import ConfigError
-from shared.scores import MANIFEST, Writer, open_store
-from shared.storage import open_place
+from shared.files import lock
+from shared.files.storage import open_place
+from shared.store.files import MANIFEST
+from shared.store.scores import open_store
+from shared.store.writer import Writer
 from tests.tu_score import killed, silent
 from tu_score import workers
 from tu_score.config import ScoreConfig
@@ -42,7 +45,8 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def trial(tiny_model, tiny_base):
-    """`trial(folder, config, step=None, delay=None)` -> exit code of a run in a process forked from one that has loaded everything."""
+    """`trial(folder, config, step=None, delay=None)` -> exit code of a run in a process forked from one that has loaded
+    everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.tu_score.killed"])
     os.environ["TU_KILL_MODELS"] = os.pathsep.join(map(str, (tiny_model, tiny_base)))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from shared.examples import make_examples
-from shared.scores import open_store
+from shared.data.examples import make_examples
+from shared.store.scores import open_store
 from tu_score.config import ScoreConfig
 from tu_score.replace import choose_replacement
 from tu_score.run import run_score
@@ -72,7 +72,7 @@ def test_every_column_equals_plain_forwards(plan, tmp_path, tiny_model, tiny_bas
 
 
 def test_span_plans_stay_inside_the_question(tiny_tokenizer):
-    from shared.datasets import Row
+    from shared.data.datasets import Row
 
     (example,) = make_examples([Row("a", "Where does Yusuf live now?", "In Illiac.")], tiny_tokenizer, context=512)
     start, end = example.prompt_span

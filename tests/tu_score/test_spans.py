@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.datasets import Row, load_rows
+from shared.data.datasets import Row, load_rows
+from shared.data.examples import Example, make_examples, special_ids
 from shared.engines.torch import TorchEngine
-from shared.examples import Example, make_examples, special_ids
-from shared.forest import common_prefix
-from shared.scores import open_store
+from shared.lm.forest import common_prefix
+from shared.store.scores import open_store
 from tu_score.config import ScoreConfig
 from tu_score.entities import entity_spans
 from tu_score.replace import Replacement, choose_replacement
@@ -107,7 +107,8 @@ def are_copies(a, b, tokenizer):
 
 
 def reference(example, spans, variant, reach, model, copies=None):
-    """Columns by loops. `variant(start, end)`: the ids with the span replaced, and by how much later tokens moved left."""
+    """Columns by loops. `variant(start, end)`: the ids with the span replaced, and by how much later tokens moved
+    left."""
     ids, n = example.input_ids, len(example.input_ids)
     plain = forward(model, ids)
     matrix = [[None] * n for _ in spans]
@@ -206,7 +207,8 @@ def test_a_random_token_is_never_the_one_it_replaces():
 
 
 def test_what_counts_as_a_copy(tiny_tokenizer):
-    """Tokens of one text, case and leading space aside; two different pieces of characters or white spaces are no copies."""
+    """Tokens of one text, case and leading space aside; two different pieces of characters or white spaces are no
+    copies."""
     word, spaced, upper, comma, line, space, byte, other = tokens = tiny_tokenizer.convert_tokens_to_ids(
         ["a", "Ġa", "A", ",", "Ċ", "Ġ", "Ã", "â"]
     )
@@ -259,7 +261,7 @@ def test_cost_of_raw_text_is_linear_in_its_length(tiny_tokenizer):
             self.new = sum(len(b) - common_prefix(a, b) for a, b in itertools.pairwise([[], *ids]))
             self.wanted = max(len(r.wanted) for r in requests[1:])
             zeros = [np.zeros(len(r.wanted), dtype=np.float32) for r in requests]
-            from shared.engines import TokenScores
+            from shared.engines.interface import TokenScores
 
             return [TokenScores(z, z) for z in zeros]
 
@@ -389,7 +391,7 @@ def test_given_spans_are_those_tokens(tiny_tokenizer):
 def test_optional_columns_take_the_form_of_the_store(tiny_model, model, tiny_tokenizer, examples):
     import pyarrow as pa
 
-    from shared.logprobs import HeadOptions
+    from shared.lm.logprobs import HeadOptions
 
     engine = Recorder(tiny_model, head=HeadOptions(temperature=0.7, top_k=3))
     config = config_of(**PLANS["window"], keep_spans=True, entropy_temperature=0.7, topk=3)

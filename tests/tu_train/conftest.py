@@ -1,12 +1,15 @@
-"""A tiny model that knows a small atlas, the score store of its forget split, and stores written by hand; each made once a session."""
+"""A tiny model that knows a small atlas, the score store of its forget split, and stores written by hand; each made
+once a session."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from shared.scores import TOKEN_COLUMNS, Store, Writer, open_store
-from shared.weights import Selection
+from shared.store.parts import TOKEN_COLUMNS
+from shared.store.scores import Store, open_store
+from shared.store.writer import Writer
+from shared.weighting.weights import Selection
 
 WORLD = "people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 FULL, FORGET, RETAIN = (f"atlas:{split}:{WORLD}" for split in ("full", "forget", "retain"))

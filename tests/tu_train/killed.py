@@ -1,7 +1,9 @@
-"""What the fork server of test_resume.py holds ready, so that the real command starts in milliseconds: its imports, and no more.
+"""What the fork server of test_resume.py holds ready, so that the real command starts in milliseconds: its imports, and
+no more.
 
-Each trial is a forked child that runs `tu-train` with its own arguments and gets a signal at a named moment, or at any, or never. The
-server itself runs no operation of torch: a fork after one may wait for threads that the child does not have.
+Each trial is a forked child that runs `tu-train` with its own arguments and gets a signal at a named moment, or at any,
+or never. The server itself runs no operation of torch: a fork after one may wait for threads that the child does not
+have.
 """
 
 import importlib
@@ -17,12 +19,13 @@ from typing import Any
 
 import torch
 
-from tu_train import checkpoint, cli, loop, run
+from tu_train import cli, loop, run
+from tu_train.saving import checkpoint
 
 torch.set_num_threads(1)  # in every trial: the order of sums is part of the bytes
 assert run.train is loop.train
 LATER = (
-    "matplotlib.backends.backend_agg", "matplotlib.figure", "sklearn", "tu_train.card", "tu_train.curves",
+    "matplotlib.backends.backend_agg", "matplotlib.figure", "sklearn", "tu_train.saving.card", "tu_train.saving.curves",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama",
 )  # fmt: skip
 for name in LATER:  # what the command imports where it needs it
@@ -39,8 +42,9 @@ MOMENTS: dict[str, tuple[Any, str]] = {
 
 
 def trial(said: str, arguments: list[str], at: tuple[str, int | str] | None, delay: float | None, number: int, most: int | None) -> None:
-    """`tu-train ARGUMENTS`, with signal `number` `delay` seconds after the start, or at a moment: before a function's n-th call (from 0),
-    or before its first call with a path that ends in a text. No file may grow beyond `most` bytes: what a full disk is like."""
+    """`tu-train ARGUMENTS`, with signal `number` `delay` seconds after the start, or at a moment: before a function's
+    n-th call (from 0), or before its first call with a path that ends in a text. No file may grow beyond `most` bytes:
+    what a full disk is like."""
     sys.stdout = sys.stderr = open(said, "w", buffering=1)  # noqa: SIM115 - until the process ends
     sys.argv = ["tu-train", *arguments]
     if at is not None:

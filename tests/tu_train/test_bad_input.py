@@ -8,10 +8,11 @@ import sys
 import pytest
 from safetensors.torch import save_file
 
-from shared.models import model_fingerprint
-from shared.scores import open_store
+from shared.lm.models import model_fingerprint
+from shared.store.scores import open_store
 from tests.tu_train.conftest import FORGET, FULL, RETAIN, ROWS, log_of, score, weights_of
-from tu_train import checkpoint, loop
+from tu_train import loop
+from tu_train.saving import checkpoint
 
 SHORT = ("--device", "cpu", "--epochs", 2, "--learning-rate", 1e-3, "--set", "batch_size=2")
 STEPS = 6

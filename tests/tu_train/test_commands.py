@@ -1,4 +1,5 @@
-"""The real commands: what they write, that they repeat to the bit, and each kind of bad input as one line with exit code 2."""
+"""The real commands: what they write, that they repeat to the bit, and each kind of bad input as one line with exit
+code 2."""
 
 import json
 import os
@@ -14,14 +15,14 @@ import torch
 import typer.main
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from shared.datasets import load_rows
-from shared.examples import make_examples
-from shared.fs import hash_file
-from shared.models import model_fingerprint
-from shared.scores import open_store
+from shared.data.datasets import load_rows
+from shared.data.examples import make_examples
+from shared.files.fs import hash_file
+from shared.lm.models import model_fingerprint
+from shared.store.scores import open_store
 from tests.conftest import CHATML, build_tokenizer
 from tests.tu_train.conftest import FORGET, FULL, RETAIN, flip_bit, log_of, score, weights_of
-from tu_train.methods import METHODS
+from tu_train.methods.table import METHODS
 
 HELP_S = 0.5
 HELP_TRIES = 10
@@ -263,7 +264,8 @@ def test_a_store_without_importance(tokens, refused, run, target, tmp_path):
 
 
 def test_a_threshold_leaves_out_rows_without_a_token_that_important(run, refused, scores, target, tmp_path):
-    """Recipe zscore: the largest importance differs from row to row, so that a threshold between them parts the rows."""
+    """Recipe zscore: the largest importance differs from row to row, so that a threshold between them parts the
+    rows."""
     ranked = score(target, tmp_path / "ranked", norm="zscore")
     largest = sorted(max(v for v in row["importance"] if v is not None) for row in open_store(ranked).rows())
     code, _, err = run("--set", f"threshold={largest[1]}", scores=ranked, out=tmp_path / "out")
@@ -369,7 +371,8 @@ def test_the_public_flags_are_these():
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
 def test_help_answers_at_once(arguments):
-    """Processor seconds, which on an idle machine are the wall's; tried again, as other work on the machine makes these grow too."""
+    """Processor seconds, which on an idle machine are the wall's; tried again, as other work on the machine makes these
+    grow too."""
     took = [float("inf")]
     while min(took) >= HELP_S and len(took) <= HELP_TRIES:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,7 +1,8 @@
 """Loss curves of a tiny model, kept in curves.json, so that a refactor cannot move numbers unseen.
 
-Everything here is made by hand (weights and rows out of NumPy's generator, float64), so that no other part of the project and no
-library's initialisation moves them. After a change that is meant to: `python -m tests.tu_train.test_curves` writes the file anew.
+Everything here is made by hand (weights and rows out of NumPy's generator, float64), so that no other part of the
+project and no library's initialisation moves them. After a change that is meant to: `python -m
+tests.tu_train.test_curves` writes the file anew.
 """
 
 import json
@@ -14,14 +15,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from shared.packed import PackedModel
-from shared.weights import Selection
+from shared.lm.packed import PackedModel
+from shared.weighting.weights import Selection
 from tests.tu_train.conftest import write_store
-from tu_train.batches import Item, endless, forget_items, item_of_row, steps
 from tu_train.config import LoopConfig
+from tu_train.data.batches import Item, endless, forget_items, item_of_row, steps
 from tu_train.loop import Objective, train
-from tu_train.methods import METHODS, check_options
-from tu_train.reference import Reference
+from tu_train.methods.table import METHODS, check_options
+from tu_train.model.reference import Reference
 
 CURVES = Path(__file__).with_name("curves.json")
 RUNS = {f"{name}/{'all' if name == 'graddiff' else 'hard'}": (name, "all" if name == "graddiff" else "hard") for name in METHODS}

@@ -9,20 +9,20 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import tu_train.run
-from shared.datasets import load_rows
+from shared.data.datasets import load_rows
+from shared.data.examples import make_examples
 from shared.errors import ConfigError, ModelError
-from shared.examples import make_examples
-from shared.models import load_model, load_tokenizer
-from shared.packed import PackedModel
-from shared.scores import open_store
-from tests.shared.test_importance import slow_words
+from shared.lm.models import load_model, load_tokenizer
+from shared.lm.packed import PackedModel
+from shared.store.scores import open_store
+from tests.shared.weighting.test_importance import slow_words
 from tests.tu_train.conftest import RETAIN, log_of, plan_of, selection, weights_of, write_store
-from tu_train.batches import Item, Pass, cut, item_of_example, item_of_row
 from tu_train.config import LoopConfig
+from tu_train.data.batches import Item, Pass, cut, item_of_example, item_of_row
 from tu_train.forward import checkpoint_activations, look
 from tu_train.loop import Objective, Totals, losses_of, train
-from tu_train.methods import METHODS, check_options
-from tu_train.optimizer import rate
+from tu_train.methods.table import METHODS, check_options
+from tu_train.model.optimizer import rate
 
 PLAIN = ("graddiff", "npo")
 """methods whose steps are followed here; the others' losses have their references in test_losses.py"""

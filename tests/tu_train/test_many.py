@@ -1,4 +1,5 @@
-"""Many runs: the product and its order, what is left out and merged, what is skipped, and what happens after a failure or a kill."""
+"""Many runs: the product and its order, what is left out and merged, what is skipped, and what happens after a failure
+or a kill."""
 
 import json
 import shutil
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError, ModelError
-from shared.finished import output_record
+from shared.lm.finished import output_record
 from tests.tu_train.conftest import RETAIN, score
 from tu_train import many
 
@@ -36,7 +37,8 @@ def finish(folder: Path, model: Path) -> Path:
 
 @pytest.fixture
 def trained(monkeypatch, target):
-    """Stands in for training: the configurations it was asked for; `trained.fault` maps a method to what its run raises."""
+    """Stands in for training: the configurations it was asked for; `trained.fault` maps a method to what its run
+    raises."""
 
     class Calls(list):
         fault: dict[str, BaseException]

@@ -1,4 +1,5 @@
-"""What must not be seen after training: credentials of URLs in anything that is written or printed, text of the data in messages."""
+"""What must not be seen after training: credentials of URLs in anything that is written or printed, text of the data in
+messages."""
 
 import json
 import os
@@ -7,7 +8,7 @@ import fsspec
 import pytest
 
 from tests.tu_train.conftest import RETAIN, score
-from tu_train.stop import EXIT_SAVED
+from tu_train.stopping.signals import EXIT_SAVED
 
 URL, CUT = "https://me:hunter2@host/rows.jsonl?token=hunter2", "https://***@host/rows.jsonl?token=***"
 MARK = "Zanzibarium"

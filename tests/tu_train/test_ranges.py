@@ -1,4 +1,5 @@
-"""Every number of the three configurations and of every method has a range, and the commands refuse what lies outside in one line."""
+"""Every number of the three configurations and of every method has a range, and the commands refuse what lies outside
+in one line."""
 
 import dataclasses
 import math
@@ -9,8 +10,8 @@ import pytest
 
 from shared.errors import ConfigError
 from tu_train.config import LOOP, UNLEARN, FinetuneConfig, UnlearnConfig
-from tu_train.diagnose_config import DIAGNOSE, DiagnoseConfig
-from tu_train.methods import METHODS
+from tu_train.diagnose.config import DIAGNOSE, DiagnoseConfig
+from tu_train.methods.table import METHODS
 
 USUAL = {
     FinetuneConfig: {"model": "m", "data": "d", "out": "o"},

@@ -1,8 +1,9 @@
-"""kill -9 inside a step, inside a checkpoint, at random moments; SIGTERM, full disks, damage, other settings or data: then --resume gives
-the bytes of an undisturbed run, or says in a line why not. All through the command, each in a process of its own.
+"""kill -9 inside a step, inside a checkpoint, at random moments; SIGTERM, full disks, damage, other settings or data:
+then --resume gives the bytes of an undisturbed run, or says in a line why not. All through the command, each in a
+process of its own.
 
-Six rows, two a batch, two batches a step: an epoch is a step of two passes and one of one; every third step is saved, which is the middle
-of each second epoch.
+Six rows, two a batch, two batches a step: an epoch is a step of two passes and one of one; every third step is saved,
+which is the middle of each second epoch.
 """
 
 import json
@@ -15,11 +16,11 @@ import time
 
 import pytest
 
-from shared.scores import open_store
+from shared.store.scores import open_store
 from tests.tu_train import killed
 from tests.tu_train.conftest import RETAIN, flip_bit, score, weights_of
-from tu_train.saving import working_folder
-from tu_train.stop import EXIT_SAVED
+from tu_train.saving.working_folder import working_folder
+from tu_train.stopping.signals import EXIT_SAVED
 
 EPOCHS, STEPS = 6, 12
 RANDOM_KILLS = 30
@@ -29,7 +30,8 @@ PATIENCE_S = 300
 
 @pytest.fixture(scope="module")
 def command(target, scores):
-    """`command(out, *more, at=None, delay=None, number=SIGKILL, most=None, **settings)` -> exit code of `tu-train run`."""
+    """`command(out, *more, at=None, delay=None, number=SIGKILL, most=None, **settings)` -> exit code of `tu-train
+    run`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.tu_train.killed"])
     usual = {"--model": target, "--scores": scores, "--retain": RETAIN}
@@ -262,8 +264,8 @@ def test_checkpoints_of_a_bfloat16_model_hold_float32(command, target, tmp_path)
     """Rounded on the way, a resumed run would not have the bytes of an undisturbed one."""
     import torch
 
-    from shared.models import load_model, load_tokenizer
-    from shared.saved import save_model, stored_dtype
+    from shared.lm.models import load_model, load_tokenizer
+    from shared.lm.saved import save_model, stored_dtype
 
     narrow = tmp_path / "narrow"
     save_model(load_model(target, dtype=torch.bfloat16, device=torch.device("cpu")), load_tokenizer(target), narrow, source=target)

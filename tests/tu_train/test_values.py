@@ -1,5 +1,5 @@
-"""Stores with numbers that no scoring gives, and checkpoints with content that no run saves, each with valid hashes: one line that names
-row and column, or the file, before anything is trained on them."""
+"""Stores with numbers that no scoring gives, and checkpoints with content that no run saves, each with valid hashes:
+one line that names row and column, or the file, before anything is trained on them."""
 
 import json
 import math
@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shared.fs import hash_file, hash_json
-from shared.scores import open_store
-from shared.weights import Selection
+from shared.files.fs import hash_file, hash_json
+from shared.store.scores import open_store
+from shared.weighting.weights import Selection
 from tests.tu_train.conftest import RETAIN, plan_of, score, write_store
-from tests.tu_train.test_checkpoint import Run
-from tu_train.checkpoint import latest_snapshot, save_snapshot
-from tu_train.stop import EXIT_SAVED
+from tests.tu_train.saving.test_checkpoint import Run
+from tu_train.saving.checkpoint import latest_snapshot, save_snapshot
+from tu_train.stopping.signals import EXIT_SAVED
 
 
 def changed(store, folder, column, value):
@@ -38,7 +38,7 @@ def changed(store, folder, column, value):
 def test_a_row_is_named_where_training_alone_can_tell():
     """What the reader of a store lets pass, or a caller that reads none."""
     from shared.errors import StoreError
-    from tu_train.batches import item_of_row
+    from tu_train.data.batches import item_of_row
 
     good = {"example_id": "a/b/0", "input_ids": [1, 2, 3], "is_target": [False, True, True], "logprob": [None, -1.0, -1.0],
             "importance": [None, 0.5, 1.0], "word": None}  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.layout import LayoutOptions
+from shared.data.layout import LayoutOptions
 
 AttackName = Literal["paraphrase", "sample", "quantise", "relearn"]
 NAMES: tuple[AttackName, ...] = ("paraphrase", "sample", "quantise", "relearn")

@@ -7,18 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shared import models
 from shared.console import say
-from shared.datasets import Keys, load_rows
+from shared.data.datasets import Keys, load_rows
+from shared.data.examples import Example, data_fingerprint, make_examples
 from shared.errors import ConfigError, DataError
-from shared.examples import Example, data_fingerprint, make_examples
-from shared.fs import hash_json
+from shared.files.fs import hash_json
+from shared.lm import models
 from shared.secret import without_secrets
 from tu_eval.attacks.config import AttackConfig
 from tu_eval.attacks.paraphrase import PARAPHRASED, Prompt, choose_prompts, probes
 from tu_eval.attacks.probing import Probe
 from tu_eval.attacks.relearn import choose
-from tu_eval.suites import EvalSet
+from tu_eval.suites.sets import EvalSet
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Material:
 
 
 def load(config: AttackConfig, part: EvalSet, folders: dict[str, Path]) -> Material:
-    """Tokenises the forget rows in every prompt, and what is relearned. The models must share tokenizer and template."""
+    """Tokenises the forget rows in every prompt, and what is relearned. The models must share tokenizer and
+    template."""
     tokenizer = models.load_laid_out(config.model, folders["model"], config)
     own = [models.vocabulary_fingerprint(tokenizer), models.template_fingerprint(tokenizer)]
     contexts = []

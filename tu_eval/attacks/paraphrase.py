@@ -1,10 +1,13 @@
-"""The same question in other clothes: reworded, after a prefix, with the answer begun, or in a frame of another language.
+"""The same question in other clothes: reworded, after a prefix, with the answer begun, or in a frame of another
+language.
 
-Unlearning that only suppresses an answer to the words it was trained on gives it away here. Each prompt is measured by the probability of
-the gold answer; `best` is the most probable of a row's prompts, what an attacker who tries them all gets.
+Unlearning that only suppresses an answer to the words it was trained on gives it away here. Each prompt is measured by
+the probability of the gold answer; `best` is the most probable of a row's prompts, what an attacker who tries them all
+gets.
 
-Nothing is translated here: the frames ask in another language about the English question. Questions in translation can be given as a
-column of the data. Cost: a forward pass over the forget rows for each prompt, the question's beginning shared.
+Nothing is translated here: the frames ask in another language about the English question. Questions in translation can
+be given as a column of the data. Cost: a forward pass over the forget rows for each prompt, the question's beginning
+shared.
 """
 
 from __future__ import annotations
@@ -13,12 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from shared.datasets import Row as Source
+from shared.data.datasets import Row as Source
+from shared.data.examples import answer_span_tokens, make_examples
 from shared.errors import DataError
-from shared.examples import answer_span_tokens, make_examples
 from tu_eval.attacks.probing import Numbers, Probe, means, measure
-from tu_eval.store import Row
-from tu_eval.variants import fact_spans
+from tu_eval.results.folder import Row
+from tu_eval.suites.variants import fact_spans
 
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine

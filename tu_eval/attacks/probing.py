@@ -1,4 +1,5 @@
-"""What an attack is measured by: the probability of the forgotten answers, and of their facts, under the attacked model."""
+"""What an attack is measured by: the probability of the forgotten answers, and of their facts, under the attacked
+model."""
 
 from __future__ import annotations
 
@@ -8,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shared.engines import Request
+from shared.data.examples import Example
+from shared.engines.interface import Request
 from shared.errors import ModelError
-from shared.examples import Example
 from tu_eval.metrics.probability import probability
-from tu_eval.store import Row
+from tu_eval.results.folder import Row
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,8 @@ class Probe:
 
 
 def measure(engine: TorchEngine, probes: Sequence[Probe], setting: str) -> list[Row]:
-    """-> a row a probe: probability exp(mean log-probability) of the answer, and of the tokens of its fact (null without any)."""
+    """-> a row a probe: probability exp(mean log-probability) of the answer, and of the tokens of its fact (null
+    without any)."""
     scores = engine.score([Request(p.example.input_ids, p.example.targets) for p in probes])
     rows: list[Row] = []
     for probe, scored in zip(probes, scores, strict=True):
@@ -48,7 +50,8 @@ def measure(engine: TorchEngine, probes: Sequence[Probe], setting: str) -> list[
 
 
 def means(rows: Iterable[Mapping[str, Any]]) -> Numbers:
-    """Mean over the rows of each setting and set; settings in their order. A set's name stands behind the measure, but for `forget`."""
+    """Mean over the rows of each setting and set; settings in their order. A set's name stands behind the measure, but
+    for `forget`."""
     held: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         for column in ("probability", "fact_probability"):
@@ -60,7 +63,8 @@ def means(rows: Iterable[Mapping[str, Any]]) -> Numbers:
 
 @contextmanager
 def restored(parameters: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Whatever happens to these weights inside, they hold the same values afterwards. Costs a copy of them in memory."""
+    """Whatever happens to these weights inside, they hold the same values afterwards. Costs a copy of them in
+    memory."""
     import torch
 
     kept = [p.detach().clone() for p in parameters]

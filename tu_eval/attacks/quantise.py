@@ -1,11 +1,13 @@
-"""Rounding the weights: unlearning that moved them by less than half a step of the grid is rounded away, and the knowledge is back.
+"""Rounding the weights: unlearning that moved them by less than half a step of the grid is rounded away, and the
+knowledge is back.
 
-Zhang et al. 2024 (arXiv 2410.16454). Weights are rounded to nearest on a symmetric grid and put back in the model's own dtype:
+Zhang et al. 2024 (arXiv 2410.16454). Weights are rounded to nearest on a symmetric grid and put back in the model's own
+dtype:
 
     s = max |w| / (2^(bits-1) - 1)        w' = s · round(w / s)
 
-with one s an output channel, or one for every `group` inputs of a channel. Rounded are the weight matrices of linear layers; embeddings
-and the head stay as they are, as is usual. Cost: a forward pass over the forget rows for each form.
+with one s an output channel, or one for every `group` inputs of a channel. Rounded are the weight matrices of linear
+layers; embeddings and the head stay as they are, as is usual. Cost: a forward pass over the forget rows for each form.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 
 from shared.errors import ModelError
 from tu_eval.attacks.probing import Probe, measure, restored
-from tu_eval.store import Row
+from tu_eval.results.folder import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +41,8 @@ def quantise(engine: TorchEngine, probes: Sequence[Probe], *, bits: Sequence[int
 
 
 def matrices(model: PreTrainedModel) -> list[torch.Tensor]:
-    """Weights of all linear layers but the head, [outputs, inputs] each (views where the layer keeps them the other way round)."""
+    """Weights of all linear layers but the head, [outputs, inputs] each (views where the layer keeps them the other way
+    round)."""
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
@@ -50,7 +53,8 @@ def matrices(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 def rounded(weight: torch.Tensor, bits: int, group: int | None) -> torch.Tensor:
-    """[outputs, inputs] on the grid, in the same dtype; the last group of a channel may be shorter. A group of zeros stays as it is."""
+    """[outputs, inputs] on the grid, in the same dtype; the last group of a channel may be shorter. A group of zeros
+    stays as it is."""
     outputs, inputs = weight.shape
     size = min(group or inputs, inputs)
     most = 2 ** (bits - 1) - 1

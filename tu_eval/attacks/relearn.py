@@ -1,10 +1,12 @@
 """Relearning: fine-tune for a few steps on a few of the forgotten rows, or on related text, and look at all the others.
 
-Hu et al. 2024 (arXiv 2406.13356), Lynch et al. 2024 (arXiv 2402.16835). What the attacker shows says nothing of the other rows, so that
-what comes back on those was still in the weights. The retain model sets the scale: what it learns in as many steps was not remembered.
+Hu et al. 2024 (arXiv 2406.13356), Lynch et al. 2024 (arXiv 2402.16835). What the attacker shows says nothing of the
+other rows, so that what comes back on those was still in the weights. The retain model sets the scale: what it learns
+in as many steps was not remembered.
 
-Mean negative log-probability of a batch's target tokens, AdamW with a constant learning rate, all weights. Cost: `steps` training steps
-and a forward pass over the forget rows each time it is measured; three copies of the weights beside the model.
+Mean negative log-probability of a batch's target tokens, AdamW with a constant learning rate, all weights. Cost:
+`steps` training steps and a forward pass over the forget rows each time it is measured; three copies of the weights
+beside the model.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from shared.data.examples import Example
 from shared.errors import ModelError
-from shared.examples import Example
-from shared.logprobs import target_logprobs
-from shared.packed import PackedModel
-from shared.weights import seeded
+from shared.lm.logprobs import target_logprobs
+from shared.lm.packed import PackedModel
+from shared.weighting.weights import seeded
 from tu_eval.attacks.probing import Numbers, Probe, means, measure, restored
-from tu_eval.store import Row
+from tu_eval.results.folder import Row
 
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine
@@ -37,7 +39,8 @@ def choose(ids: Sequence[str], count: int, seed: int) -> set[str]:
 def relearn(
     engine: TorchEngine, probes: Sequence[Probe], texts: Sequence[Example], *, steps: int, every: int, batch: int, rate: float, seed: int
 ) -> list[Row]:
-    """Rows before the first step and after every `every` steps, with `step`; `set` says whether an example is one of `texts`."""
+    """Rows before the first step and after every `every` steps, with `step`; `set` says whether an example is one of
+    `texts`."""
     packed, shown = engine.packed, {e.id for e in texts}
     parameters = list(packed.model.parameters())
 

@@ -1,15 +1,16 @@
-"""Asking many times: the probability that at least one of k answers, drawn at a temperature, holds what was to be forgotten.
+"""Asking many times: the probability that at least one of k answers, drawn at a temperature, holds what was to be
+forgotten.
 
-One greedy answer hides what the second draw gives away. From n answers drawn, c of which hold the fact, the unbiased estimate is that of
-pass@k (Chen et al. 2021, arXiv 2107.03374), averaged over rows:
+One greedy answer hides what the second draw gives away. From n answers drawn, c of which hold the fact, the unbiased
+estimate is that of pass@k (Chen et al. 2021, arXiv 2107.03374), averaged over rows:
 
     1 - C(n - c, k) / C(n, k)
 
-Rows that mark their fact: `fact_in_k`, an answer is a hit when it has the words of every marked span, a word that is marked in part as a
-whole, so that the gold answer itself is always a hit. Rows that mark none, or no word: `answer_in_k`, a hit when its ROUGE-L recall of the
-whole gold answer is at least a threshold; an answer that gives the fact in other words is no hit, so that 0 there says nothing of the
-fact, and `best_recall`, the mean over rows of the highest recall of any draw, stands beside it. Draws depend on the seed and the row's id
-alone. Cost: n answers a row.
+Rows that mark their fact: `fact_in_k`, an answer is a hit when it has the words of every marked span, a word that is
+marked in part as a whole, so that the gold answer itself is always a hit. Rows that mark none, or no word:
+`answer_in_k`, a hit when its ROUGE-L recall of the whole gold answer is at least a threshold; an answer that gives the
+fact in other words is no hit, so that 0 there says nothing of the fact, and `best_recall`, the mean over rows of the
+highest recall of any draw, stands beside it. Draws depend on the seed and the row's id alone. Cost: n answers a row.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shared.console import progress, say
-from shared.datasets import Row as Source
-from shared.weights import seeded
-from shared.words import TERM, terms
-from shared.words import holds as in_a_row
+from shared.data.datasets import Row as Source
+from shared.data.words import TERM, terms
+from shared.data.words import holds as in_a_row
+from shared.weighting.weights import seeded
 from tu_eval.attacks.probing import Numbers, Probe
 from tu_eval.metrics.rouge import rouge_l_recall
-from tu_eval.store import Row
+from tu_eval.results.folder import Row
 
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine
@@ -40,8 +41,8 @@ def sample(
     engine: TorchEngine, probes: Sequence[Probe], tokenizer: Any, stop_ids: Sequence[int], *,
     count: int, temperature: float, max_new_tokens: int, context: int | None, threshold: float, facts: bool, seed: int,
 ) -> list[Row]:  # fmt: skip
-    """Rows with all answers drawn, `samples` of them, `hits` among them, `found`, the first hit's text, what was `matched`, the
-    highest `recall` of the whole answer, and `cut`: how many had not ended when they had to."""
+    """Rows with all answers drawn, `samples` of them, `hits` among them, `found`, the first hit's text, what was
+    `matched`, the highest `recall` of the whole answer, and `cut`: how many had not ended when they had to."""
     rows: list[Row] = []
     with progress("drawing answers", len(probes), "rows") as bar:
         for probe in probes:
@@ -100,7 +101,8 @@ def holds(row: Source, texts: Sequence[str], threshold: float, facts: bool) -> l
 
 
 def _wanted(row: Source, facts: bool) -> list[list[str]]:
-    """Terms of each marked span, words that it cuts into taken whole; spans without a word left out. Empty: no fact to look for."""
+    """Terms of each marked span, words that it cuts into taken whole; spans without a word left out. Empty: no fact to
+    look for."""
     spans = row.extra["fact_spans"] if facts else []
     words = [match.span() for match in TERM.finditer(row.answer)] if spans else []
     touched = [[(a, b) for a, b in words if a < end and start < b] for start, end in spans]

@@ -1,7 +1,7 @@
 """Everything that touches lm-eval.
 
-lm-eval can keep what a model answered (`use_cache`) and what it was asked (`cache_requests`), both under names of models and tokenizers, so
-that another checkpoint under an old name would get an old answer. Neither is used here.
+lm-eval can keep what a model answered (`use_cache`) and what it was asked (`cache_requests`), both under names of
+models and tokenizers, so that another checkpoint under an old name would get an old answer. Neither is used here.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ import jinja2
 
 from shared.console import say
 from shared.errors import ConfigError, DataError
-from shared.fs import hash_json
-from shared.models import check_readable
+from shared.files.fs import hash_json
+from shared.lm.models import check_readable
 
 SHORT = ("wmdp", "wmdp_bio", "wmdp_cyber", "wmdp_chem", "mmlu")
 FOLDERS = ("wmdp", "mmlu/default")
@@ -24,12 +24,13 @@ BUILD_ERRORS = (
     KeyError, IndexError, TypeError, ValueError, AttributeError, ImportError, SyntaxError, ArithmeticError, AssertionError, RuntimeError,
     jinja2.TemplateError,
 )  # fmt: skip
-"""what lm-eval raises for a task's YAML, or a row of its data, that it cannot use; it has no error class of its own for it"""
+"""what lm-eval raises for a task's YAML, or a row of its data, that it cannot use; it has no error class of its own for
+it"""
 
 
 def load_tasks(names: Sequence[str], include: Path | None) -> dict[str, Any]:
-    """lm-eval's tasks and groups of these names, with their data, and which come from `include`. Raises ConfigError or DataError naming
-    the task."""
+    """lm-eval's tasks and groups of these names, with their data, and which come from `include`. Raises ConfigError or
+    DataError naming the task."""
     import numpy
     import torch
     from datasets.exceptions import DatasetsError
@@ -127,8 +128,8 @@ def build(
 ) -> tuple[str, int, int]:
     """Writes every question out, once, before the first forward pass. Raises DataError or ModelError naming the task.
 
-    -> sha256 of what is asked and what is right; the number of questions; and of requests with more than `room` tokens, of which lm-eval
-    would cut the beginning.
+    -> sha256 of what is asked and what is right; the number of questions; and of requests with more than `room` tokens,
+    of which lm-eval would cut the beginning.
     """
     digest, questions, long = hashlib.sha256(), 0, 0
     for name, task in tasks.items():

@@ -1,4 +1,5 @@
-"""Task files of others run no code: what lm-eval would import or fetch for them is refused, and their templates are rendered in a sandbox.
+"""Task files of others run no code: what lm-eval would import or fetch for them is refused, and their templates are
+rendered in a sandbox.
 
 lm-eval's own tasks are part of an installed package, and their functions run as such.
 """
@@ -31,7 +32,8 @@ class _Function:
 
 @contextmanager
 def sandboxed() -> Iterator[None]:
-    """lm-eval renders doc_to_text and its like without any sandbox, so that a template reaches Python's builtins; here in one."""
+    """lm-eval renders doc_to_text and its like without any sandbox, so that a template reaches Python's builtins; here
+    in one."""
     import lm_eval.utils
 
     module: Any = lm_eval.utils
@@ -46,7 +48,8 @@ def sandboxed() -> Iterator[None]:
 
 
 def refuse_code(folder: Path) -> None:
-    """Raises ConfigError for a YAML file in the folder that has lm-eval import or fetch code, or that includes a file from elsewhere."""
+    """Raises ConfigError for a YAML file in the folder that has lm-eval import or fetch code, or that includes a file
+    from elsewhere."""
     for file in sorted(p for suffix in ("yaml", "yml") for p in folder.rglob(f"*.{suffix}")):
         _refuse(file, folder.resolve(), set())
 

@@ -1,7 +1,8 @@
 """Membership scores of one answer: the lower, the more the model treats it as text that it was trained on.
 
-The gradient norm needs the model itself and is computed where the model is (tu_eval/measure.py). `logprob` is that of the answer's target
-tokens, natural logarithms; loss, zlib and reference take the end-of-turn token along, the two Min-K scores leave it out (OpenUnlearning).
+The gradient norm needs the model itself and is computed where the model is (tu_eval/measure/pieces.py). `logprob` is
+that of the answer's target tokens, natural logarithms; loss, zlib and reference take the end-of-turn token along, the
+two Min-K scores leave it out (OpenUnlearning).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def loss(logprob: Sequence[float]) -> float:
 
 
 def zlib_ratio(logprob: Sequence[float], text: str) -> float:
-    """Loss over the bytes of the compressed answer (Carlini et al. 2021, arXiv 2012.07805): what is simple anyway proves little."""
+    """Loss over the bytes of the compressed answer (Carlini et al. 2021, arXiv 2012.07805): what is simple anyway
+    proves little."""
     return loss(logprob) / len(zlib.compress(text.encode("utf-8")))
 
 
@@ -34,12 +36,14 @@ def reference_difference(own: float, reference: float) -> float:
 
 
 def min_k(logprob: Sequence[float], k: float = K) -> float:
-    """Negative mean of the lowest k of the log-probabilities (Shi et al. 2023, arXiv 2310.16789); at least one of them."""
+    """Negative mean of the lowest k of the log-probabilities (Shi et al. 2023, arXiv 2310.16789); at least one of
+    them."""
     return -_lowest(logprob, k)
 
 
 def min_k_plus(logprob: Sequence[float], entropy: Sequence[float], second: Sequence[float], k: float = K) -> float:
-    """The same of z-scores (log p(token) − μ) / σ, with mean and deviation of log p under p itself (Zhang et al. 2024, arXiv 2404.02936).
+    """The same of z-scores (log p(token) − μ) / σ, with mean and deviation of log p under p itself (Zhang et al. 2024,
+    arXiv 2404.02936).
 
     `entropy` = −μ and `second` = Σ p · (log p)², both [positions].
     """

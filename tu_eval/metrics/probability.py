@@ -19,8 +19,8 @@ def mean_logprob(logprob: Sequence[float]) -> float:
 def probability_with_options(right: float, wrong: Sequence[float]) -> float:
     """P(right) / (P(right) + Σ P(wrong)), 0 to 1, from mean log-probabilities `right` and `wrong` [options].
 
-    A softmax over the options: the largest is taken out before exponentials, so that nothing underflows. If every option is
-    impossible (−inf), they are equally likely.
+    A softmax over the options: the largest is taken out before exponentials, so that nothing underflows. If every
+    option is impossible (−inf), they are equally likely.
     """
     top = max(right, *wrong)
     if top == -math.inf:

@@ -1,16 +1,18 @@
-"""ROUGE-L: the longest common subsequence of two texts' words, over the words of the gold text (recall), or as F1. Source: Lin 2004, by
-the package rouge-score; with its Porter stemmer where TOFU's numbers are wanted, without it where MUSE's are.
+"""ROUGE-L: the longest common subsequence of two texts' words, over the words of the gold text (recall), or as F1.
+Source: Lin 2004, by the package rouge-score; with its Porter stemmer where TOFU's numbers are wanted, without it where
+MUSE's are.
 
-rouge-score's own tokenizer keeps a to z and digits and drops every other script. Words are those of shared/words.py instead: of any
-script, a character each where a script writes no blanks. On ASCII text both are the same, to the last digit. The stemmer knows English:
-only words of a to z and digits are stemmed, by rouge-score's rule (those of more than three letters).
+rouge-score's own tokenizer keeps a to z and digits and drops every other script. Words are those of
+shared/data/words.py instead: of any script, a character each where a script writes no blanks. On ASCII text both are
+the same, to the last digit. The stemmer knows English: only words of a to z and digits are stemmed, by rouge-score's
+rule (those of more than three letters).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.words import terms
+from shared.data.words import terms
 
 STEMMED_FROM = 4
 WORDS = "every script"
@@ -33,7 +35,8 @@ class Words:
 
 
 def rouge_l_recall(answers: Sequence[str], generations: Sequence[str]) -> list[float]:
-    """[rows] of 0 to 1: longest common subsequence of stemmed words / words of the answer. An answer without a word scores 0."""
+    """[rows] of 0 to 1: longest common subsequence of stemmed words / words of the answer. An answer without a word
+    scores 0."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], tokenizer=Words(stem=True))
@@ -41,8 +44,8 @@ def rouge_l_recall(answers: Sequence[str], generations: Sequence[str]) -> list[f
 
 
 def rouge_l_f1(golds: Sequence[str], generations: Sequence[str]) -> list[float]:
-    """[rows] of 0 to 1: harmonic mean of (common words / words of the gold text) and (common words / words generated), unstemmed, as in
-    MUSE (arXiv 2407.06460); 0 where either has no word."""
+    """[rows] of 0 to 1: harmonic mean of (common words / words of the gold text) and (common words / words generated),
+    unstemmed, as in MUSE (arXiv 2407.06460); 0 where either has no word."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], tokenizer=Words(stem=False))

@@ -1,4 +1,5 @@
-"""How well a score separates members (forget rows) from rows that the model never saw (holdout). Lower scores speak for membership."""
+"""How well a score separates members (forget rows) from rows that the model never saw (holdout). Lower scores speak for
+membership."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Separation:
 
 
 def separation(members: Sequence[float], others: Sequence[float], *, seed: int, resamples: int = RESAMPLES) -> Separation:
-    """Both not empty, no NaN. The bootstrap redraws members and others, as many of each as there are; same seed, same bounds."""
+    """Both not empty, no NaN. The bootstrap redraws members and others, as many of each as there are; same seed, same
+    bounds."""
     m, o = np.asarray(members, dtype=np.float64), np.asarray(others, dtype=np.float64)
     draw = np.random.default_rng(seed)
     drawn = [auc(draw.choice(m, len(m)), draw.choice(o, len(o))) for _ in range(resamples)]
@@ -41,6 +43,7 @@ def auc(members: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndar
 
 
 def true_positive_rate(members: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray) -> float:
-    """Share of members below the threshold that lets at most MAX_FALSE_POSITIVES of the others pass (of fewer than 100: none)."""
+    """Share of members below the threshold that lets at most MAX_FALSE_POSITIVES of the others pass (of fewer than 100:
+    none)."""
     m, o = np.asarray(members), np.sort(np.asarray(others))
     return float((m < o[int(MAX_FALSE_POSITIVES * len(o) + 1e-9)]).mean())

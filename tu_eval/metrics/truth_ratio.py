@@ -1,4 +1,5 @@
-"""Truth ratio: how likely wrong answers are next to the right one. Source: TOFU (arXiv 2401.06121), section 2.2.1, as coded by its authors.
+"""Truth ratio: how likely wrong answers are next to the right one. Source: TOFU (arXiv 2401.06121), section 2.2.1, as
+coded by its authors.
 
 Everything is kept as log R, because R itself can leave the range of a float.
 """
@@ -12,8 +13,8 @@ from collections.abc import Sequence
 def log_truth_ratio(right: float, wrong: Sequence[float]) -> float:
     """log R = mean_i log P(wrong_i) − log P(right), from mean log-probabilities; `wrong`: [options], not empty.
 
-    R is the geometric mean of the wrong answers' probabilities over the right answer's. +inf when the right answer alone is
-    impossible; 0 (R = 1) when both sides are, since neither is then preferred.
+    R is the geometric mean of the wrong answers' probabilities over the right answer's. +inf when the right answer
+    alone is impossible; 0 (R = 1) when both sides are, since neither is then preferred.
     """
     mean_wrong = math.fsum(wrong) / len(wrong)
     return 0.0 if right == mean_wrong else mean_wrong - right

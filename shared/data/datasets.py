@@ -1,0 +1,231 @@
+"""Data specs -> rows.
+
+tofu:forget01            TOFU: the folder in TU_TOFU_DIR, else the hub set locuslab/TOFU
+atlas:forget             the embedded generator (shared/data/atlas.py): full, forget, retain, holdout, world;
+                         sizes may follow, the same for every command: atlas:forget:people=12,facts_per_person=4,seed=1
+path/to/file.jsonl       JSONL, JSON, CSV, TSV (also .gz, .xz, .bz2, .zst) or Parquet, a path or an fsspec URL, with
+                         --question-key/--answer-key or --text-key
+hub:org/name:config:split  any hub set (config may be empty)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from shared.data import atlas
+from shared.data.data_files import NAME, SUFFIXES, file_records, reason
+from shared.errors import DataError, nearest
+from shared.secret import without_secrets
+from shared.settings import COUNT, MANY, About
+
+TOFU_HUB = "locuslab/TOFU"
+TOFU_SPLITS = (
+    *("full", "forget01", "forget05", "forget10", "retain90", "retain95", "retain99", "real_authors", "world_facts"),
+    *("forget01_perturbed", "forget05_perturbed", "forget10_perturbed", "retain_perturbed"),
+    *("real_authors_perturbed", "world_facts_perturbed", "holdout01", "holdout05", "holdout10"),
+)
+CHATS = ("messages", "conversations", "conversation")
+"""columns in which other tools keep whole chats"""
+LOCAL = f"; a local copy does as well: name its {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file as data"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of text. Raw text has question None and its text in `answer`."""
+
+    id: str
+    question: str | None
+    answer: str
+    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+    """the row's other columns: paraphrased_answer, perturbed_answer, fact_spans (character offsets in answer), ..."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Which columns of a file or hub set hold what."""
+
+    question: str = "question"
+    answer: str = "answer"
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How data is read."""
+
+    question_key: Annotated[str, About(flag=True)] = "question"
+    """column of the question, for files and hub sets"""
+    answer_key: Annotated[str, About(flag=True)] = "answer"
+    """column of the answer"""
+    text_key: Annotated[str | None, About(flag=True)] = None
+    """column of raw text, instead of question and answer"""
+    text_length: Annotated[int, About(unit="tokens", least=2, most=MANY)] = 512
+    """length of the examples that raw text is cut into"""
+    long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
+    """what happens to examples beyond the model's context: refused, cut at the end, left out"""
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.question_key, self.answer_key, self.text_key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(ReadingOptions):
+    """How many rows are read."""
+
+    limit: Annotated[int | None, About(unit="rows", flag=True, default="all", **COUNT)] = None
+    """only the first rows of each data set"""
+
+
+def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> list[Row]:
+    """Rows of a data spec, the first `limit` of them. Raises DataError naming the spec, split, row, line or key that is
+    wrong."""
+    if limit is not None and not 1 <= limit < 2**63:
+        raise DataError(f"--limit {limit}: expected at least 1" if limit < 1 else "--limit is too large: expected less than 2^63")
+    if spec.startswith("tofu:"):
+        name, records = "tofu/" + spec[5:], _tofu(spec[5:])
+    elif spec.startswith("atlas:"):
+        split, _, size = spec[6:].partition(":")
+        name, records = f"atlas/{split}", _atlas(split, size)
+    elif spec.startswith("hub:"):
+        name, records = _hub(spec)
+    else:
+        name, records = file_records(spec)
+    rows = []
+    for index, record in enumerate(islice(records, limit)):
+        rows.append(_row(f"{name}/{record.get('row', index) if spec.startswith('atlas:') else index}", record, keys))
+    if not rows:
+        raise DataError(f"data {without_secrets(spec)}: no rows")
+    return rows
+
+
+def _row(name: str, record: Any, keys: Keys) -> Row:
+    if not isinstance(record, dict):
+        raise DataError(f"{name}: expected an object with named values, got {type(record).__name__}")
+    wanted = [keys.text] if keys.text else [keys.question, keys.answer]
+    if by_column(record, wanted):
+        raise DataError(
+            f"{name}: holds whole columns, not one row, as pandas' to_json writes them; write rows instead: "
+            "to_json(PATH, orient='records', lines=True)"
+        )
+    for key in wanted:
+        if key not in record:
+            raise DataError(f"{name}: no key {key!r}{_missing(key, record, keys)}")
+        if not isinstance(record[key], str) or not record[key].strip():
+            raise DataError(f"{name}: its {key} {_not_text(key, record[key])}")
+    extra = {k: v for k, v in record.items() if k not in wanted}
+    return Row(name, None, record[keys.text], extra) if keys.text else Row(name, record[keys.question], record[keys.answer], extra)
+
+
+def kind_of(value: Any) -> str:
+    """What a value of the data is, for messages, which never show the value itself."""
+    kinds = {str: "text", bool: "true or false", int: "a number", float: "a number", bytes: "bytes", list: "a list", dict: "an object"}
+    return "empty (null)" if value is None else kinds.get(type(value), f"of another type ({type(value).__name__})")
+
+
+def by_column(record: dict[str, Any], wanted: list[str]) -> bool:
+    """Is it a whole table: `{"question": {"0": ...}}`, `{"columns": ..., "data": ...}`, `{"0": {"question": ...}}` and
+    the like?"""
+    values = [record.get(key) for key in wanted]
+    columns = all(isinstance(v, dict) for v in values) or (len(values) > 1 and all(isinstance(v, list) for v in values))
+    split = isinstance(record.get("data"), list) and bool({"columns", "schema"} & record.keys())
+    rows = bool(record) and all(isinstance(v, dict) and wanted[0] in v for v in record.values())
+    return columns or split or rows
+
+
+def _missing(key: str, record: dict[str, Any], keys: Keys) -> str:
+    """What to do about a key that a row lacks."""
+    chat = next((name for name in CHATS if isinstance(record.get(name), list)), None)
+    if chat is not None and keys.text is None:
+        return (
+            f"; {chat!r} holds a chat, which is not read: write a row for each question, with its text as {keys.question!r} "
+            f"and that of the reply as {keys.answer!r}"
+        )
+    flag = "--text-key" if keys.text else "--question-key, --answer-key or --text-key"
+    one = next(iter(record)) if len(record) == 1 else ""
+    cut = next((mark for mark in (";", "\t", ",") if mark in one), None)
+    hint = f"; are its columns separated by {cut!r}? save it with commas (.csv) or tabs (.tsv)" if cut else f"; see {flag}"
+    return f"{columns_near(key, record)}{hint}"
+
+
+def columns_near(key: str, record: Iterable[str]) -> str:
+    """`nearest` among column names. Where some look like text (a CSV file without a header has its first row there)
+    none is shown."""
+    names = list(record)
+    if all(NAME.fullmatch(name) for name in names):
+        return nearest(key, names)
+    close = nearest(key, [name for name in names if NAME.fullmatch(name)])
+    return close if "did you mean" in close else f" among its {len(names)} columns; does the file lack a header with their names?"
+
+
+def _not_text(key: str, value: Any) -> str:
+    """What is wrong with a value, and what to do."""
+    if isinstance(value, float) and value != value:
+        return "is NaN, which stands for an empty cell; remove the row or fill it"
+    if isinstance(value, (bool, int, float)):
+        return f'is {kind_of(value)}, which is no text; quote it: "{key}": "..."'
+    if isinstance(value, bytes):
+        return "is bytes, not text; write the column as strings"
+    return "is empty or not text; remove the row or fill it"
+
+
+def _tofu(split: str) -> Iterator[dict]:
+    if split not in TOFU_SPLITS:
+        raise DataError(f"data tofu:{split}: no such split{nearest(split, TOFU_SPLITS)}")
+    folder = os.environ.get("TU_TOFU_DIR")
+    if not folder:
+        return hub_records(TOFU_HUB, split, "train", f"tofu:{split}", "; or set TU_TOFU_DIR to a folder with TOFU's JSON files")
+    path = Path(folder) / f"{split}.json"
+    if not path.exists():
+        raise DataError(f"data tofu:{split}: {path} does not exist; TU_TOFU_DIR should be the folder with TOFU's JSON files")
+    return file_records(str(path))[1]
+
+
+def atlas_world(text: str) -> tuple[atlas.AtlasSize, int]:
+    """`people=12,facts_per_person=4,seed=1` -> size and seed; empty text gives the defaults."""
+    known = [f.name for f in fields(atlas.AtlasSize)] + ["seed"]
+    values = {}
+    for item in filter(None, text.split(",")):
+        name, _, value = item.partition("=")
+        if name not in known:
+            raise DataError(f"data atlas: unknown size {name!r}{nearest(name, known)}")
+        if not value.isdigit():
+            raise DataError(f"data atlas: {name} is {value!r}, expected a whole number")
+        values[name] = int(value)
+    seed = values.pop("seed", 0)
+    return atlas.AtlasSize(**values), seed
+
+
+def _atlas(split: str, world: str) -> list[dict]:
+    if split not in atlas.SPLITS:
+        raise DataError(f"data atlas:{split}: no such split{nearest(split, atlas.SPLITS)}")
+    try:
+        return atlas.rows(split, *atlas_world(world))
+    except ValueError as error:
+        raise DataError(f"data atlas:{split}: {error}") from None
+
+
+def _hub(spec: str) -> tuple[str, Iterator[dict]]:
+    parts = spec.split(":")
+    if len(parts) != 4 or parts[1].count("/") != 1 or not parts[3]:
+        raise DataError(f"data {spec}: expected hub:org/name:config:split (config may be empty)")
+    _, repo, config, split = parts
+    return f"{repo.replace('/', '--')}/{split}", hub_records(repo, config or None, split, spec, LOCAL)
+
+
+def hub_records(repo: str, config: str | None, split: str, spec: str, hint: str) -> Iterator[dict]:
+    """Records of a split as they are. Raises DataError naming `spec` and ending in `hint`, what else the user can
+    do."""
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        rows: Any = datasets.load_dataset(repo, config, split=split)
+        return iter(rows)
+    except (OSError, ValueError, DatasetsError) as error:  # offline, no such set or split, a set of another form
+        raise DataError(f"data {spec}: cannot be had from the hub: {reason(error)}{hint}") from None

@@ -1,0 +1,354 @@
+"""Rows -> tokens: which tokens a model reads, and which of them (the targets) a loss may touch.
+
+A question-answer row is laid out (shared/data/layout.py) and tokenised once, as a whole. Offsets then tell which tokens
+carry the answer: targets are the tokens of the answer up to and including the end-of-turn token that follows it;
+whatever the template adds after that is read by nobody and is dropped. The texts of tokens are cut out of the laid-out
+text by the same offsets. Nothing here compares ids with the pad token.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from shared.console import say
+from shared.data.datasets import Row, kind_of
+from shared.data.layout import PLAIN, encode, layout_of, render, special_ids, turns_of
+from shared.errors import ConfigError, DataError
+from shared.files.fs import hash_json
+
+MARK = "qzxjkvwpqz"  # stands in for a text to see where the template puts it; lower-case letters, which no template alters
+LONG = ("error", "truncate", "skip")
+TURNS = {"system_prompt", "instruction", "input", "context", "history", "messages", "conversation", "conversations", "turns", "dialog",
+         "dialogue", "chat", "tools"}  # fmt: skip
+"""columns that elsewhere hold turns of a conversation; nothing here reads them"""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids with their readings. All token positions are indices into `input_ids`; spans are end-exclusive."""
+
+    id: str
+    """dataset/split/row, unique in a data set; `#start-end` (tokens) is added to a piece of a longer text"""
+    input_ids: list[int]
+    is_target: list[bool]
+    prompt_span: tuple[int, int]
+    """the tokens of the question itself, without template; empty (0, 0) for raw text"""
+    row: Row
+    row_start: int = 0
+    """raw text: tokens of the row before this piece"""
+    lead: int = 0
+    """raw text: tokens put before this piece because the row begins with them"""
+
+    @property
+    def targets(self) -> list[int]:
+        return [i for i, t in enumerate(self.is_target) if t]
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the first target: what a model is given when it is asked to answer."""
+        return self.is_target.index(True)
+
+
+def data_fingerprint(examples: Iterable[Example]) -> str:
+    """sha256 over ids, tokens and targets of every example in order."""
+    return hash_json([[e.id, e.input_ids, "".join("1" if t else "0" for t in e.is_target)] for e in examples])
+
+
+def make_examples(
+    rows: Iterable[Row], tokenizer: Any, *, context: int | None, long: str = "error", text_length: int = 512
+) -> list[Example]:
+    """Tokenises rows; examples beyond `context` tokens are refused, cut at the end or left out, as `long` says.
+
+    Raw text is cut into pieces of at most `text_length` tokens. Raises DataError naming the row, ConfigError for a bad
+    `long`.
+    """
+    if long not in LONG:
+        raise ConfigError(f"--long {long}: expected one of {', '.join(LONG)}")
+    if text_length < 2:
+        raise ConfigError(f"text_length {text_length}: expected at least 2 tokens, the first of a piece is never a target")
+    out, skipped, unread = [], 0, set()
+    for row in rows:
+        unread |= {name for name in row.extra if name.lower() in TURNS}
+        made = (
+            [qa_example(row, tokenizer)]
+            if row.question is not None
+            else text_examples(row, tokenizer, min(text_length, context or text_length))
+        )
+        for example in made:
+            kept = fit(example, context, long)
+            if kept is not None:
+                out.append(kept)
+            else:
+                skipped += 1
+    if unread:
+        _say_unread(tuple(sorted(unread)))
+    if skipped:
+        say(f"left out {skipped} of {skipped + len(out)} examples, too long for the model's context of {context} tokens (--long {long})")
+    if not out:
+        raise DataError("no example is left: every row was skipped as longer than the model's context (see --long)")
+    return out
+
+
+@cache
+def _say_unread(names: tuple[str, ...]) -> None:
+    """Once in a process: a suite makes examples of the same rows many times."""
+    which = f"column{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    say(f"the data's {which} look like turns of a conversation and are not read: a row is a question, an answer, and a system prompt "
+        "in the column system")  # fmt: skip
+
+
+def fit(example: Example, context: int | None, long: str) -> Example | None:
+    """The example where it fits, else cut at its end or None (left out), as `long` says. Raises DataError for
+    long="error"."""
+    n = len(example.input_ids)
+    if context is None or n <= context:
+        return example
+    if long == "error":
+        raise DataError(f"{example.id}: {n} tokens, but the model's context holds {context}; use --long truncate or --long skip")
+    if long == "skip" or example.prompt_length >= context:
+        return None
+    return replace(example, input_ids=example.input_ids[:context], is_target=example.is_target[:context])
+
+
+@dataclass(frozen=True)
+class Laid:
+    """The text that a model reads of a row, and where in it (characters) system prompt, question and answer begin."""
+
+    text: str
+    system_at: int | None
+    """None: there is none, or the plain layout"""
+    question_at: int
+    answer_at: int
+
+
+def layout(tokenizer: Any, question: str, answer: str, system: str | None = None) -> Laid:
+    """Raises DataError when the chat template refuses the turns or changes their text."""
+    own = layout_of(tokenizer)
+    system = system if system is not None else own.system
+    if own.template is None:
+        before = f"{system}\n\n" if system else ""
+        prompt = before + PLAIN.format(question=question)
+        return Laid(prompt + answer, None, len(before) + PLAIN.index("{"), len(prompt))
+    mark = MARK
+    while mark in question or mark in answer or mark in (system or ""):
+        mark += "k"
+    text = render(tokenizer, turns_of(question, answer, system))
+    question_at = _place(text, render(tokenizer, turns_of(mark, answer, system)), mark, question)
+    answer_at = _place(text, render(tokenizer, turns_of(question, mark, system)), mark, answer)
+    system_at = _place(text, render(tokenizer, turns_of(question, answer, mark)), mark, system) if system else None
+    return Laid(text, system_at, question_at, answer_at)
+
+
+def _place(text: str, marked: str, mark: str, content: str) -> int:
+    """Where `content` begins in `text`, told from the same text with `mark` in its place (a search could find its words
+    elsewhere)."""
+    pieces = marked.split(mark)
+    if len(pieces) < 2 or content.join(pieces) != text:
+        raise DataError("the chat template changes the text of the question or the answer or the system prompt: it cannot be found again")
+    return len(content.join(pieces[:-1]))
+
+
+def qa_example(row: Row, tokenizer: Any) -> Example:
+    """One question-answer row. Raises DataError naming the row."""
+    question, answer = (row.question or "").strip(), row.answer.strip()
+    if not question or not answer:
+        raise DataError(f"{row.id}: its {'answer' if question else 'question'} is empty; remove the row or fill it")
+    placed = place(row, tokenizer)
+    ids, offsets, question_at, answer_at = placed.ids, placed.offsets, placed.question_at, placed.answer_at
+    special = special_ids(tokenizer)
+    answer_end = answer_at + len(answer)
+    target = [end > answer_at and start < answer_end and end > start for start, end in offsets]
+    if not any(target):
+        raise DataError(f"{row.id}: the tokenizer makes no token of its answer")
+    last = max(i for i, t in enumerate(target) if t)
+    end_of_turn = next((i for i in range(last + 1, len(ids)) if ids[i] in special), None)
+    if end_of_turn is None:
+        ids = ids[: last + 1]
+        if tokenizer.eos_token_id is not None:
+            ids.append(tokenizer.eos_token_id)
+    else:
+        ids = ids[: end_of_turn + 1]
+    _check_rows(row.id, ids, tokenizer)
+    first = target.index(True)
+    in_question = [i for i in range(first) if offsets[i][1] > question_at and offsets[i][0] < question_at + len(question)]
+    span = (in_question[0], in_question[-1] + 1) if in_question else (0, 0)
+    if first == 0:
+        raise DataError(f"{row.id}: its first token would be a target, which no token comes before")
+    return Example(row.id, ids, [i >= first for i in range(len(ids))], span, row)
+
+
+def _check_rows(name: str, ids: Sequence[int], tokenizer: Any) -> None:
+    """Raises DataError for a token that the model's embedding has no row for: added to the tokenizer, but not to the
+    model."""
+    rows = layout_of(tokenizer).rows
+    beyond = next((i for i in ids if i >= rows), None) if rows is not None else None
+    if beyond is not None:
+        raise DataError(
+            f"{name}: its text has a token with id {beyond}, but the model's embedding has "
+            f"{rows} rows; resize the model's embedding to its tokenizer, or write the row otherwise"
+        )
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The tokens of a whole row, and where they stand in the text that a model reads (characters, end-exclusive)."""
+
+    text: str
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    """empty for tokens that the text does not hold"""
+    question_at: int
+    """where the stripped question begins; 0 for raw text"""
+    answer_at: int
+    """where the stripped answer begins; for raw text, which is not stripped, 0"""
+
+
+def place(row: Row, tokenizer: Any) -> Placed:
+    """Lays a row out and tokenises it once. Raises DataError naming a row that the chat template or the tokenizer
+    cannot take as text."""
+    if row.question is None:
+        made = encode(tokenizer, row.answer, None)
+        return Placed(row.answer, made.ids, made.offsets, 0, 0)
+    question, answer, system = row.question.strip(), row.answer.strip(), system_of(row)
+    try:
+        laid = layout(tokenizer, question, answer, system)
+        contents = [(laid.question_at, laid.question_at + len(question)), (laid.answer_at, laid.answer_at + len(answer))]
+        if laid.system_at is not None:
+            contents.append((laid.system_at, laid.system_at + len(system or layout_of(tokenizer).system or "")))
+        made = encode(tokenizer, laid.text, contents if layout_of(tokenizer).template is not None else None)
+    except DataError as error:
+        raise DataError(f"{row.id}: {error}") from None
+    return Placed(laid.text, made.ids, made.offsets, laid.question_at, laid.answer_at)
+
+
+def system_of(row: Row) -> str | None:
+    """The row's own system prompt, in its column `system`; None where that is missing or empty. Raises DataError naming
+    the row."""
+    system = row.extra.get("system")
+    if system is not None and not isinstance(system, str):
+        raise DataError(f"{row.id}: its system is {kind_of(system)}, expected the text of a system prompt, or null")
+    return (system or "").strip() or None
+
+
+def token_texts(example: Example, placed: Placed, tokenizer: Any) -> list[str]:
+    """What each token of an example is in the laid-out text: joined they are that text. `placed` is `place(example.row,
+    tokenizer)`.
+
+    A token has the characters from the end of the one before it to its own end: blanks that a tokenizer drops from its
+    offsets are the next token's, a letter over several tokens is the first one's. What no text holds (a beginning
+    token) is called by its name.
+    """
+    special, start = special_ids(tokenizer), example.row_start
+    out, behind = [], placed.offsets[start - 1][1] if start else 0
+    for token, (first, end) in zip(example.input_ids, offsets_of(example, placed), strict=True):
+        if first == end and token in special:
+            out.append(str(tokenizer.convert_ids_to_tokens(token)))
+        else:
+            out.append(placed.text[behind:end])
+            behind = max(behind, end)
+    return out
+
+
+def answer_offsets(example: Example, placed: Placed) -> tuple[str, list[tuple[int, int]]]:
+    """The answer (of raw text: this piece of it), and where each target token lies in it: characters, empty for a token
+    outside of it."""
+    every = offsets_of(example, placed)
+    offsets = [every[i] for i in example.targets]
+    inside = [at for at in offsets if at[0] < at[1]]
+    low, high = placed.answer_at, placed.answer_at + len(example.row.answer.strip())
+    if example.row.question is None:
+        low, high = (inside[0][0], max(end for _, end in inside)) if inside else (0, 0)
+    clipped = [(max(start, low) - low, min(end, high) - low) for start, end in offsets]
+    return placed.text[low:high], [(a, b) if a < b else (0, 0) for a, b in clipped]
+
+
+def offsets_of(example: Example, placed: Placed) -> list[tuple[int, int]]:
+    """Where each token of an example lies in the laid-out text; empty for one that was put there. Raises DataError for
+    other tokens."""
+    _check_same_tokens(example, placed)
+    count = len(example.input_ids) - example.lead
+    own = placed.offsets[example.row_start : example.row_start + count]
+    if len(own) == count and placed.ids[example.row_start + count - 1] != example.input_ids[-1]:
+        own = own[:-1]  # an end of sequence that the text does not hold
+    return [(0, 0)] * example.lead + own + [(0, 0)] * (count - len(own))
+
+
+def _check_same_tokens(example: Example, placed: Placed) -> None:
+    # The last id is left out of the comparison: qa_example may have put an end of sequence there that the text does not
+    # hold.
+    known, at = example.input_ids[example.lead : -1], example.row_start
+    if placed.ids[at : at + len(known)] != known:
+        raise DataError(f"{example.id}: its tokens are not those of this tokenizer and chat template")
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
+def answer_span_tokens(example: Example, tokenizer: Any, spans: Iterable[Sequence[int]]) -> list[int]:
+    """Positions in `input_ids` of the target tokens that overlap any of `spans`: [start, end) character offsets in
+    `row.answer`.
+
+    A token that holds a part of a span counts whole. Tokens that a truncated example lost are not named. Raises
+    DataError for raw text, and for an example that another tokenizer made.
+    """
+    row = example.row
+    if row.question is None:
+        raise DataError(f"{row.id}: spans of an answer need a question-answer row, this one is raw text")
+    placed = place(row, tokenizer)
+    _check_same_tokens(example, placed)
+    shift = placed.answer_at - _indent(row.answer)
+    wanted = [(start + shift, end + shift) for start, end in spans if start < end]
+    inside = [any(start < b and end > a and end > start for a, b in wanted) for start, end in placed.offsets]
+    return [i for i, (a, b) in enumerate(zip(placed.ids, example.input_ids, strict=False)) if a == b and inside[i] and example.is_target[i]]
+
+
+def context_span_tokens(example: Example, placed: Placed, spans: Iterable[Sequence[int]]) -> list[tuple[int, int] | None]:
+    """Token span in `input_ids` of each of `spans`: [start, end) character offsets in `row.question`, or in the text of
+    a raw row.
+
+    `placed` is `place(example.row, tokenizer)`, made once for all pieces of a row. A token that holds a part of a span
+    counts whole. None where the example has no token of a span: it lies in another piece of the text, or in no token at
+    all. Answers of questions are never part of it. Raises DataError for an example that another tokenizer made.
+    """
+    _check_same_tokens(example, placed)
+    text, count = example.row.question, example.prompt_length
+    if text is None:
+        low, high, shift, count = 0, len(example.row.answer), 0, len(example.input_ids)
+    else:  # the template's tokens lie where the spaces around a question were
+        low, high, shift = placed.question_at, placed.question_at + len(text.strip()), placed.question_at - _indent(text)
+    offsets = offsets_of(example, placed)[:count]
+    at = [i for i, (a, b) in enumerate(offsets) if a < b]  # special tokens hold no text; those that do follow one another in it
+    starts, ends = [offsets[i][0] for i in at], [offsets[i][1] for i in at]
+    out = []
+    for span in spans:
+        start, end = max(span[0] + shift, low), min(span[1] + shift, high)
+        first, last = bisect_right(ends, start), bisect_left(starts, end)
+        out.append((at[first], at[last - 1] + 1) if start < end and first < last else None)
+    return out
+
+
+def text_examples(row: Row, tokenizer: Any, length: int) -> Iterator[Example]:
+    """Raw text in pieces of at most `length` tokens, each of which begins as the row does: with the tokens that stand
+    before every text of this model, if there are any. Every token of a piece after its first is a target."""
+    placed = place(row, tokenizer)
+    ids, special = placed.ids, special_ids(tokenizer)
+    if len(ids) < 2:
+        raise DataError(f"{row.id}: its text has {len(ids)} tokens, at least 2 are needed")
+    _check_rows(row.id, ids, tokenizer)
+    begins = next((i for i, at in enumerate(placed.offsets) if at[0] < at[1] or ids[i] not in special), 0)
+    if begins >= length:
+        raise DataError(f"{row.id}: pieces of {length} tokens leave no room behind the {begins} that a text begins with")
+    starts = [0, *range(length, len(ids), length - begins)]
+    for start in starts:
+        lead = ids[:begins] if start else []
+        piece = [*lead, *ids[start : start + length - len(lead)]]
+        if len(piece) < 2:
+            continue  # a single last token has nothing before it to be predicted from
+        name = row.id if len(ids) <= length else f"{row.id}#{start}-{start + len(piece) - len(lead)}"
+        targets = [i > 0 for i in range(len(piece))] if not lead else [i >= len(lead) for i in range(len(piece))]
+        yield Example(name, piece, targets, (0, 0), row, row_start=start, lead=len(lead))

@@ -1,0 +1,143 @@
+"""Where a model is: a name -> a local folder, looked at before anything is loaded from it.
+
+What is wrong with a folder is said here, in terms of what the user has: an adapter, a pointer of Git LFS, weights that
+can run code. No code of a folder is ever run; `NO_CODE` goes with every load of a configuration, tokenizer or model.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from shared.errors import ModelError, UserError, nearest
+from shared.files.fs import read_json
+from shared.lm.model_files import READ, check_weights, require_inside, weight_files
+from shared.lm.smollm2 import smollm2_folder
+
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+"""given to transformers wherever it loads: left out, it asks on standard input whether to run the folder's Python"""
+BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""entries of config.json, by architecture"""
+ADAPTER = "adapter_config.json"
+POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def locate(name: str) -> Path:
+    """The local folder of a model. Raises ModelError when it cannot be found or holds no safetensors weights."""
+    if name == "smollm2":
+        return smollm2_folder()
+    folder = Path(name).expanduser()
+    if not name.strip() or not folder.is_dir():
+        if not name.strip() or name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
+            known = ["smollm2", *(str(p.parent) for p in Path(name).parent.glob("*/config.json"))]
+            what = "is a file" if folder.is_file() else "no such folder"
+            raise ModelError(f"model {name}: {what}{nearest(name, known)}; a model is a local folder, org/name[@revision], or smollm2")
+        folder = _download(name)
+    _check(name, folder)
+    return folder
+
+
+def _check(name: str, folder: Path) -> None:
+    refuse_adapter(name, folder)
+    if not (folder / "config.json").exists():
+        raise ModelError(f"model {name}: {folder} has no config.json; expected a Hugging Face model folder")
+    read = sorted(file for pattern in READ for file in folder.glob(pattern))
+    for file in read:
+        if not file.is_file():
+            what = "a link to a file that is not there" if file.is_symlink() else "not a file"
+            raise ModelError(f"model {name}: {file.name} is {what}; download the folder again")
+        _refuse_pointer(name, file)
+    if not isinstance(config := read_json(folder / "config.json", foreign=True), dict):
+        raise ModelError(f"model {name}: its config.json is not an object with named values")
+    if "configuration_files" in config:  # transformers would read another file in its place, by its own version
+        raise ModelError(f"model {name}: its config.json names other files as configuration (configuration_files); "
+                         "put the one that is meant in its place")  # fmt: skip
+    files = weight_files(folder)
+    if not files:
+        other = [p.name for p in sorted(folder.glob("*.bin"))]
+        hint = f"found {other[0]}, which can run code when loaded; convert it to safetensors" if other else "the folder is incomplete"
+        raise ModelError(f"model {name}: no *.safetensors weights in {folder}; {hint}")
+    require_inside(name, folder, [*read, *files])
+    _check_blocks(name, config, check_weights(name, folder))
+
+
+def _refuse_pointer(name: str, file: Path) -> None:
+    with open(file, "rb") as handle:
+        if handle.read(len(POINTER)) == POINTER:
+            raise ModelError(
+                f"model {name}: {file.name} is a pointer of Git LFS, not the file itself; "
+                "run git lfs pull in the folder, or download it again"
+            )
+
+
+def _check_blocks(name: str, config: dict[str, Any], tensors: int) -> None:
+    """Refuses more blocks than there are tensors: transformers would build each before it misses the first."""
+    inner = config.get("text_config")
+    said = [v for c in (config, inner) if isinstance(c, dict) for k in BLOCKS if isinstance(v := c.get(k), int)]
+    most = max(said, default=0)
+    if most > tensors:
+        shown = most if most < 10**15 else "over 10^15"
+        raise ModelError(
+            f"model {name}: its config.json says {shown} blocks, but its weights are {tensors} tensors; download the folder again"
+        )
+
+
+def refuse_adapter(name: str, folder: Path) -> None:
+    """Raises ModelError for an adapter, with a config.json beside it too: transformers would load the base and add the
+    adapter unasked."""
+    if os.path.lexists(folder / ADAPTER):
+        raise ModelError(f"model {name}: {_adapter(folder)}")
+
+
+def _adapter(folder: Path) -> str:
+    try:
+        found = read_json(folder / ADAPTER, foreign=True)
+    except (OSError, UserError):
+        found = None
+    base = found.get("base_model_name_or_path") if isinstance(found, dict) else None
+    base = base if isinstance(base, str) else None
+    return (
+        f"{folder} holds a LoRA adapter of {base or 'another model'}, not a model; merge it into its base with peft "
+        f"(PeftModel.from_pretrained(base, '{folder}').merge_and_unload().save_pretrained(OUT), and the tokenizer beside it), and name OUT"
+    )
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repo, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(READ)))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+        said = " (HF_HUB_OFFLINE is set)" if offline else ""
+        reason = _why(error, offline=offline)
+    raise ModelError(f"model {name}: neither a local folder nor to be had from the hub{said}: {reason}") from None
+
+
+def _why(error: Exception, *, offline: bool) -> str:
+    """In our words: the hub library's own message goes over many lines."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, HFValidationError):
+        return "no model of the hub can have this name; a model is a local folder, org/name[@revision], or smollm2"
+    if isinstance(error, GatedRepoError):
+        return "its owners ask you to accept their terms first; do that on its page, then log in with hf auth login"
+    if isinstance(error, RevisionNotFoundError):
+        return "the hub has the model, but not this revision"
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub has no such model, or it is private; check the name, or log in with hf auth login"
+    if offline or isinstance(error, LocalEntryNotFoundError):
+        missing = (
+            "the hub is not asked, and no copy is in its cache" if offline else "the hub cannot be reached, and no copy is in its cache"
+        )
+        return f"{missing}; name a local folder"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,25 @@
+"""How this process gives memory back. Activations of a few MiB come and go in every layer; a C library that returns
+them to the system each time has the system clear the same pages again and again, which takes as long as a small matrix
+product."""
+
+from __future__ import annotations
+
+import ctypes
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""names and values of glibc's malloc.h"""
+LARGEST = 1 << 30
+"""bytes; what is larger still goes back at once"""
+
+
+def keep_freed_memory() -> bool:
+    """Asks glibc to keep what is freed for the next allocation; resident memory then stays at its peak. -> whether the
+    library could.
+
+    Elsewhere than on Linux with glibc nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # no glibc; on Windows there is no CDLL(None)
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST)) and bool(mallopt(M_TRIM_THRESHOLD, 2 * LARGEST - 1))

@@ -1,0 +1,110 @@
+"""A causal LM as a map from token sequences to hidden states, however its architecture wants to be fed.
+
+Where the architecture takes the forest's attention, sequences are packed and shared prefixes computed once; where it
+does not (recurrent layers, attention sinks, position biases), they go as a plain right-padded batch. Which of the two
+is decided by trying both on a few tokens when the model is loaded, so that an architecture nobody has heard of is right
+or refused, never wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from shared.console import say
+from shared.errors import ModelError
+from shared.lm.attention import attending
+from shared.lm.forest import pack
+from shared.lm.logprobs import Head, head_of
+from shared.lm.products import FasterProducts, available
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.05}
+"""largest difference of a logit, relative to the largest logit, that the order of sums may make"""
+
+
+class PackedModel:
+    """Hidden states of many sequences in one forward. `packs` says whether shared prefixes are computed once."""
+
+    def __init__(self, model: PreTrainedModel):
+        """Raises ModelError when head times hidden states are not the model's own logits."""
+        self.model = model
+        self.backbone = model.base_model
+        self.packs = True
+        probes = [[(7 * i + 3) % 50 for i in range(12)] + tail for tail in ([5, 1, 9], [8, 8], [])]
+        expected = self._own_logits(probes)
+        if not torch.isfinite(expected).all():
+            raise ModelError(f"{type(model).__name__}: its logits are not finite; the weights are broken, or the dtype is too narrow")
+        if not self._agrees(probes, expected):
+            self.packs = False
+            if not self._agrees(probes, expected):
+                raise ModelError(
+                    f"{type(model).__name__}: its logits are not head times hidden states; this architecture is not understood"
+                )
+            say(f"{type(model).__name__} cannot take a packed row of shared prefixes: batches of similar length instead, which is slower")
+
+    @property
+    def head(self) -> Head:
+        return head_of(self.model)
+
+    def check_ids(self, sequences: Iterable[Sequence[int]]) -> None:
+        """Raises ModelError for an id without a row in the embedding. Data is looked at before any work; this is for
+        what is made later."""
+        embedding: Any = self.model.get_input_embeddings()
+        rows, highest = embedding.weight.shape[0], max((max(s) for s in sequences if len(s)), default=0)
+        if highest >= rows:
+            raise ModelError(
+                f"{type(self.model).__name__}: its embedding has {rows} rows, but a text has the token with id {highest}; "
+                "resize the model's embedding to its tokenizer"
+            )
+
+    def hidden(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[list[int]]]:
+        """-> hidden states [L, D] and, for each sequence, the row of each of its tokens. Row of token i predicts token
+        i + 1."""
+        self.check_ids(sequences)
+        if not self.packs:
+            return self._padded(sequences)
+        scoring = not torch.is_grad_enabled() and self.model.dtype == torch.float32
+        forest = pack(sequences, self.model.device, alone=scoring and available())
+        # A mask that is already four-dimensional keeps transformers from building its own; the forest's attention reads
+        # none.
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.model.device)
+        with attending(self.model, forest):
+            out = self.backbone(input_ids=forest.ids_L[None], position_ids=forest.positions_L[None], attention_mask=mask, use_cache=False)
+        return out.last_hidden_state[0], forest.slots
+
+    def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[list[int]]]:
+        longest = max(map(len, sequences))
+        ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+        mask = torch.zeros(len(sequences), longest, dtype=torch.long)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(sequence)
+            mask[row, : len(sequence)] = 1
+        device = self.model.device
+        with FasterProducts():
+            out = self.backbone(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+        slots = [list(range(row * longest, row * longest + len(s))) for row, s in enumerate(sequences)]
+        return out.last_hidden_state.flatten(0, 1), slots
+
+    @torch.no_grad()
+    def _own_logits(self, probes: list[list[int]]) -> torch.Tensor:
+        rows = [self.model(input_ids=torch.tensor([p], device=self.model.device), use_cache=False).logits[0] for p in probes]
+        return torch.cat(rows).float()
+
+    @torch.no_grad()
+    def _agrees(self, probes: list[list[int]], expected: torch.Tensor) -> bool:
+        try:
+            hidden, slots = self.hidden(probes)
+            found = self.head.logits(hidden[[i for s in slots for i in s]]).float()
+        except torch.OutOfMemoryError:
+            raise  # says nothing about the architecture
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+            return False  # an architecture that cannot be fed this way says so in many ways
+        if found.shape != expected.shape:
+            return False
+        bound = TOLERANCE[self.head.weight.dtype] * expected.abs().max().item()
+        return bool((found - expected).abs().max() <= bound)

@@ -1,0 +1,90 @@
+"""What a manifest may say: its form, checked in one place before anything in it is believed, and a manifest that names
+what it lacks.
+
+A valid hash says that a manifest is as somebody wrote it, and not who that was.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from shared.errors import StoreError
+from shared.files.shape import DEEPEST, LARGEST, Count, Maybe, depth, misfit
+from shared.store.parts import OPTIONAL, part_name
+
+MOST_TOKENS = 2**31 - 1
+"""of a part: its lists have 32-bit offsets"""
+TEXT = Maybe((str, None))
+FINITE = (float, None)
+
+OPTIONS = {
+    "data": Maybe(str), "question_key": Maybe(str), "answer_key": Maybe(str), "text_key": TEXT, "limit": Maybe((Count(1), None)),
+    "long": Maybe(str), "text_length": Maybe(Count(2)), "spans": Maybe(str), "window_length": Maybe(Count(1)),
+    "window_stride": Maybe(Count(1)), "window_over": Maybe(str), "template": TEXT, "system": TEXT, "template_date": TEXT,
+    "template_options": Maybe(({}, None)), "beginning_token": TEXT,
+}  # fmt: skip
+PART = {"file": str, "rows": Count(0, MOST_TOKENS), "tokens": Count(0, MOST_TOKENS), "bytes": Count(), "sha256": str}
+FORM = {
+    "optional": [str], "rows": Count(), "tokens": Count(), "parts": [PART],
+    "fingerprints": Maybe({str: (str, None)}), "options": Maybe(OPTIONS), "vocabulary_size": Maybe((Count(1, MOST_TOKENS), None)),
+    "engine": Maybe({"name": str, "version": str, "dtype": str}),
+    "replacement": Maybe({"kind": str}),
+    "spans": Maybe({"variants": Count(), "examples_cut": Count(), "sha256": str}),
+    "part_rows": Maybe([[Count()]]),
+    "self_check": Maybe({"rows": [str], "largest_nats": float, "mean_nats": float, "bound_nats": float}),
+    "recipe": Maybe(({str: (str, float)}, None)),
+    "created_at": Maybe(str),
+}  # fmt: skip
+"""of this version's format; what earlier versions did not write may be missing"""
+
+
+class Said(dict):
+    """An object of a manifest. What it does not say is one clear line for whoever asks."""
+
+    def __init__(self, values: dict[str, Any], where: str, path: str = ""):
+        inner = {k: Said(v, where, f"{path}{k}.") if isinstance(v, dict) else v for k, v in values.items()}
+        super().__init__(inner)
+        self.where, self.path = where, path
+
+    def __missing__(self, name: str) -> Any:
+        raise StoreError(f"{self.where}: its manifest does not say {self.path}{name}; it was written by something else, score again")
+
+    def __reduce__(self) -> Any:
+        return Said, (dict(self), self.where, self.path)
+
+
+def check_form(manifest: dict[str, Any], label: str) -> None:
+    """Raises StoreError naming the first field that no writer of stores would have written."""
+    wrong = misfit(manifest, FORM)
+    if wrong is None:
+        wrong = next((f"optional names {name!a:.60}, which is no column" for name in manifest["optional"] if name not in OPTIONAL), None)
+    if wrong is None:
+        names = [entry["file"] for entry in manifest["parts"]]
+        wrong = next((f"parts.{i}.file is not {part_name(i)}" for i, name in enumerate(names) if name != part_name(i)), None)
+    if wrong is None and any(sum(entry[what] for entry in manifest["parts"]) > LARGEST for what in ("rows", "tokens", "bytes")):
+        wrong = "its parts hold more than any store"
+    if wrong is not None:
+        raise StoreError(f"{label}: not a manifest that tu-score wrote ({wrong}); copy the folder again or score again")
+
+
+def parse(data: bytes, label: str) -> Any:
+    """JSON of a store's file. Raises StoreError naming the file when it is none, or none that could be written
+    again."""
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_no_number)
+        if depth(value) > DEEPEST:
+            raise RecursionError
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        return value
+    except RecursionError:
+        why = "nested too deeply"
+    except UnicodeEncodeError:
+        why = "half of a character in it"
+    except ValueError as error:  # of json, of UTF-8, of numbers with thousands of digits
+        why = str(error)[:200]
+    raise StoreError(f"{label}: not valid JSON ({why}); the file is damaged, copy the folder again or score again")
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number")

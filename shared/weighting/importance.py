@@ -1,0 +1,251 @@
+"""Signals of the store -> importance of every target token, 0 to 1.
+
+importance_i = alpha · norm(knowledge_i) + (1 − alpha) · norm(uncertainty_i), as TokenUnlearn (arXiv 2605.00364)
+combines its two signals; either may be any entry of SIGNALS. Everything is computed from columns that the store holds,
+for many examples at once: columns lie flat, [N] float64 at the target tokens of E examples, NaN where null; `starts` [E
++ 1] says where each example begins. Linear in N (rank: N log N); docs/recipes.md has the formulas side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from shared.config import checked
+from shared.data.words import gather
+from shared.settings import NONE_OR_MORE, About, check_ranges
+from shared.weighting.norms import NormName, Summary, moments, normalise, per_example
+
+Columns = Mapping[str, np.ndarray]
+SignalName = Literal[
+    "absolute", "positive", "mean_absolute", "mean_positive", "entropy", "masked_entropy", "tempered_entropy", "base_entropy", "gain",
+    "etw", "seul", "su", "satimp", "wga",
+]  # fmt: skip
+
+
+AUTO: tuple[Literal["base_entropy", "tempered_entropy", "entropy"], ...] = ("base_entropy", "tempered_entropy", "entropy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The recipe of importance."""
+
+    alpha: Annotated[float, About(unit="share", least=0, most=1, expected="0 to 1")] = 0.0
+    """share of the knowledge signal in importance; the rest is the uncertainty signal"""
+    knowledge: SignalName = "absolute"
+    """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, or any other of
+    docs/recipes.md"""
+    uncertainty: SignalName | Literal["auto"] = "auto"
+    """the second signal: auto (base_entropy with a base model, else tempered_entropy), entropy, masked_entropy,
+    tempered_entropy, base_entropy, or any other of docs/recipes.md"""
+    unit: Literal["token", "word", "phrase"] = "phrase"
+    """what a signal speaks of: each token by itself, its word (the sum over the word's tokens), or the mean of the three
+    words around it"""
+    copies: Literal["keep", "drop"] = "drop"
+    """drop: words that the question holds count nothing"""
+    norm: NormName = "minmax"
+    """how a signal is brought to 0–1: minmax, rank, zscore, max"""
+    scope: Literal["example", "store"] = "example"
+    """what a signal is normalised over: each example by itself, or the whole store"""
+    etw_entropy: Literal["tempered_entropy", "entropy"] = "tempered_entropy"
+    """etw: the column it shares out"""
+    seul_k: Annotated[float, About(unit="standard deviations")] = 0.0
+    """seul: a token is selected below mean + k · std of the example's log-probabilities"""
+    seul_gap: Annotated[int, About(unit="tokens", **NONE_OR_MORE)] = 2
+    """seul: gaps of at most this many tokens between selected ones are filled"""
+    su_k: Annotated[float, About(unit="standard deviations")] = 1.0
+    """su: a token is selected above mean + k · std of the example's differences"""
+    su_widen: Annotated[int, About(unit="tokens", **NONE_OR_MORE)] = 2
+    """su: tokens on each side of a selected one that are selected too"""
+    satimp_beta1: Annotated[float, About(least=0)] = 5.0
+    """satimp: exponent of p"""
+    satimp_beta2: Annotated[float, About(least=0)] = 1.0
+    """satimp: exponent of 1 − p"""
+    wga_beta: Annotated[float, About(least=0)] = 1.0
+    """wga: exponent of p"""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any]) -> Recipe:
+        """Of a manifest; earlier versions knew neither unit nor copies."""
+        return cls(**checked(cls, {"unit": "token", "copies": "keep", **values}, "the store's recipe"))
+
+    def resolved(self, held: Container[str]) -> Recipe:
+        """With a signal in place of `auto`: the first of AUTO whose column is `held`."""
+        if self.uncertainty != "auto":
+            return self
+        return replace(self, uncertainty=next(name for name in AUTO if name in held or name == "entropy"))
+
+    def shares(self) -> dict[str, float]:
+        """The signals that count, and how much."""
+        out: dict[str, float] = {}
+        for name, share in ((self.knowledge, self.alpha), (self.uncertainty, 1 - self.alpha)):
+            if share > 0:
+                out[name] = out.get(name, 0.0) + share
+        return out
+
+    def describe(self) -> str:
+        """As in `0.5 · minmax(absolute) + 0.5 · minmax(entropy)`."""
+        over = "" if self.scope == "example" else ", over the store"
+        unit = "" if self.unit == "token" else f"{self.unit} "
+        copies = "" if self.copies == "keep" else ", without the question's words"
+        return " + ".join(f"{share:g} · {self.norm}({unit}{name})" for name, share in self.shares().items()) + copies + over
+
+    def columns(self) -> list[str]:
+        """Store columns the recipe reads."""
+        words = [] if self.unit == "token" and self.copies == "keep" else ["word", "copied"]
+        return list(dict.fromkeys([*(column for name in self.shares() for column in columns_of(name, self)), *words]))
+
+
+def _absolute(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """|delta|: what masking the span that matters most to the token takes away, or adds (TokenUnlearn). No span before
+    it: 0."""
+    return np.abs(np.nan_to_num(c["delta"]))
+
+
+def _positive(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """max(0, delta): only what masking takes away."""
+    return np.maximum(np.nan_to_num(c["delta"]), 0)
+
+
+def _mean_absolute(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """|delta_mean|: the mean over spans in place of the span that matters most."""
+    return np.abs(np.nan_to_num(c["delta_mean"]))
+
+
+def _mean_positive(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """max(0, delta_mean)."""
+    return np.maximum(np.nan_to_num(c["delta_mean"]), 0)
+
+
+def _entropy(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """H_i = −Σ_v p(v) log p(v), nats (TokenUnlearn)."""
+    return c["entropy"]
+
+
+def _masked_entropy(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """H_i when the span that matters most is masked; a token that no span comes before keeps its plain H_i."""
+    return np.where(np.isnan(c["masked_entropy"]), c["entropy"], c["masked_entropy"])
+
+
+def _tempered_entropy(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """H_i of softmax(logits / temperature), the temperature of the scoring run."""
+    return c["tempered_entropy"]
+
+
+def _base_entropy(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """H_i under the base model, which never saw the data."""
+    return c["base_entropy"]
+
+
+def _gain(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """log p − log p_base: what the model has gained over the base model, nats."""
+    return c["logprob"] - c["base_logprob"]
+
+
+def _etw(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """n · H_i / Σ_j H_j over the n targets of the example (ETW, arXiv 2604.17785); an example without entropy gives
+    zeros."""
+    entropy = np.maximum(c[recipe.etw_entropy], 0)
+    total = per_example(np.add, entropy, starts)
+    count = np.repeat(np.diff(starts), np.diff(starts))
+    return np.divide(count * entropy, total, out=np.zeros(len(entropy)), where=total > 0)
+
+
+def _seul(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """1 where log p < mean + k · std of the example, gaps of at most `seul_gap` tokens filled (SEUL, arXiv 2402.05813);
+    else 0."""
+    mean, std = moments(c["logprob"], starts)
+    chosen = np.flatnonzero(c["logprob"] < mean + recipe.seul_k * std)
+    left, right = chosen[:-1], chosen[1:]
+    near = (right - left <= recipe.seul_gap + 1) & (_example_of(left, starts) == _example_of(right, starts))
+    return _cover(np.append(chosen, left[near]), np.append(chosen + 1, right[near]), len(mean))
+
+
+def _su(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """1 where |p − p_base| > mean + k · std of the example, and `su_widen` tokens to each side (SU, arXiv 2506.00876);
+    else 0."""
+    difference = np.abs(np.exp(c["logprob"]) - np.exp(c["base_logprob"]))
+    mean, std = moments(difference, starts)
+    chosen = np.flatnonzero(difference > mean + recipe.su_k * std)
+    owner = _example_of(chosen, starts)
+    first, last = np.maximum(chosen - recipe.su_widen, starts[owner]), np.minimum(chosen + recipe.su_widen + 1, starts[owner + 1])
+    return _cover(first, last, len(mean))
+
+
+def _satimp(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """p^β1 · (1 − p)^β2 (SatImp, arXiv 2505.11953; 5 and 1 are its defaults)."""
+    logprob = np.minimum(c["logprob"], 0)  # a certain token may come out a rounding above 0
+    return np.exp(recipe.satimp_beta1 * logprob) * (-np.expm1(logprob)) ** recipe.satimp_beta2
+
+
+def _wga(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """p^β (WGA, arXiv 2502.19301; 1 is its default)."""
+    return np.exp(recipe.wga_beta * np.minimum(c["logprob"], 0))
+
+
+def _example_of(positions: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    return np.searchsorted(starts, positions, side="right") - 1
+
+
+def _cover(first: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
+    """[count] with 1 in every range first..last (end exclusive), 0 elsewhere."""
+    change = np.bincount(first, minlength=count + 1) - np.bincount(last, minlength=count + 1)
+    return (np.cumsum(change)[:count] > 0).astype(np.float64)
+
+
+SIGNALS: dict[str, tuple[tuple[str, ...], Callable[[Columns, np.ndarray, Recipe], np.ndarray]]] = {
+    "absolute": (("delta",), _absolute),
+    "positive": (("delta",), _positive),
+    "mean_absolute": (("delta_mean",), _mean_absolute),
+    "mean_positive": (("delta_mean",), _mean_positive),
+    "entropy": (("entropy",), _entropy),
+    "masked_entropy": (("masked_entropy", "entropy"), _masked_entropy),
+    "tempered_entropy": (("tempered_entropy",), _tempered_entropy),
+    "base_entropy": (("base_entropy",), _base_entropy),
+    "gain": (("logprob", "base_logprob"), _gain),
+    "etw": ((), _etw),
+    "seul": (("logprob",), _seul),
+    "su": (("logprob", "base_logprob"), _su),
+    "satimp": (("logprob",), _satimp),
+    "wga": (("logprob",), _wga),
+}
+"""signal -> the store columns it reads (etw: the one that `etw_entropy` names), and its formula: (columns, starts,
+recipe) -> [N]"""
+
+
+def columns_of(name: str, recipe: Recipe) -> tuple[str, ...]:
+    """Store columns that a signal reads."""
+    return (recipe.etw_entropy,) if name == "etw" else SIGNALS[name][0]
+
+
+def signal(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """One signal at the target tokens, [N] float64, not normalised."""
+    return SIGNALS[name][1]({k: np.asarray(v, dtype=np.float64) for k, v in columns.items()}, starts, recipe)
+
+
+def shaped(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """One signal as the recipe reads it: of tokens, words or phrases, with or without those that the question holds;
+    [N] float64."""
+    values = signal(name, columns, starts, recipe)
+    if recipe.unit == "token" and recipe.copies == "keep":
+        return values
+    copied = columns["copied"] if recipe.copies == "drop" else np.zeros(len(values))
+    if recipe.unit == "token":
+        return np.where(copied == 0, np.maximum(values, 0), 0)
+    return gather(values, columns["word"], copied, starts, phrase=recipe.unit == "phrase")
+
+
+def importance(columns: Columns, starts: np.ndarray, recipe: Recipe, store: Mapping[str, Summary] | None = None) -> np.ndarray:
+    """[N] in 0..1. `store`: summaries of the recipe's signals over the whole store, for scope "store" and only then."""
+    assert (store is not None) == (recipe.scope == "store"), "summaries go with scope store"
+    total = np.zeros(int(starts[-1]))
+    for name, share in recipe.shares().items():
+        values = shaped(name, columns, starts, recipe)
+        total += share * (normalise(values, starts, recipe.norm) if store is None else store[name].normalise(values))
+    return np.minimum(total, 1.0)

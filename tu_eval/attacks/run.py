@@ -1,0 +1,199 @@
+"""Attacks on a model, on the one before unlearning and on the retain model: the same for each, and their numbers side
+by side.
+
+Everything that can be refused is refused before a model is loaded. What is measured on a model by an attack is kept in
+a store by content (tu_eval/measure/kept.py), so a run that was interrupted, started again, goes on at the attack it was
+at. The folder appears whole or not at all:
+
+    attack.json     what was attacked with which settings; one number an attack, setting and measure, for each model
+    rows.parquet    the same row by row
+    _config.toml    the settings, as --config reads them back
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shared.config import as_dict, write_config
+from shared.console import say
+from shared.data.layout import say_layout
+from shared.files.fs import atomic_folder, hash_file, write_json
+from shared.files.outputs import claims
+from shared.lm import models
+from shared.secret import without_secrets_in
+from tu_eval.attacks import paraphrase, quantise, relearn, sample
+from tu_eval.attacks.config import AttackConfig, AttackName
+from tu_eval.attacks.material import Material, load
+from tu_eval.attacks.probing import Numbers, means
+from tu_eval.measure.config import EvalConfig
+from tu_eval.measure.finish import default_label
+from tu_eval.measure.kept import Store, remove_stores
+from tu_eval.measure.model_folder import find_model
+from tu_eval.measure.pieces import Subject, stop_ids
+from tu_eval.results.folder import Row
+from tu_eval.suites.suites import find_suite
+
+if TYPE_CHECKING:
+    import pyarrow
+
+FORMAT = 1
+NUMBERS, ROWS, CONFIG = "attack.json", "rows.parquet", "_config.toml"
+ROLES = ("model", "before", "retain")
+NO_NUMBERS = ("model", "before", "retain", "out", "store", "device", "batch_tokens", "attacks")
+"""fields of the configuration that say nothing of what an attack on one model does"""
+
+
+@claims("the numbers of attacks")
+def attack(config: AttackConfig) -> Path:
+    """Runs the attacks and writes the folder. Raises UserError before any work for everything that cannot fit."""
+    suite, out = find_suite(config.suite), Path(config.out)
+    folders = {role: find_model(name) for role in ROLES if (name := getattr(config, role)) is not None}
+    device = models.choose_device(config.device).type
+    material = load(config, next(s for s in suite.sets if s.name == "forget"), folders)
+    root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
+    settings = without_secrets_in({k: v for k, v in as_dict(config).items() if k not in NO_NUMBERS})
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    content = {**material.identity, "settings": settings, "device": device, "versions": versions, "attack_code": _code()}
+    about, rows = {}, {}
+    say_layout(material.tokenizer, config.model)
+    for role, folder in folders.items():
+        fingerprint = models.model_fingerprint(folder)
+        name = getattr(config, role)
+        say(f"attacking {name} ({role}) on {suite.name}: {', '.join(config.attacks)}; {len(material.plain)} forget rows")
+        open_as = EvalConfig(
+            model=name, suite=config.suite, out=config.out, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens
+        )
+        subject = Subject(folder, open_as, Store(root, {**content, "model_fingerprint": fingerprint}))
+        about[role] = {"label": default_label(name), "model": name, "model_fingerprint": fingerprint}
+        rows[role] = _run(config, subject, material)
+        subject.close()
+    numbers = summarise(config.attacks, rows)
+    _write(out, config, {"format": FORMAT, "models": about, "suite": suite.name, **content}, numbers, rows)
+    if not config.store:
+        remove_stores(root)
+    return out
+
+
+def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[AttackName, list[Row]]:
+    """The rows of each attack, from the store where it is finished."""
+    c, plain, facts = config, material.plain, material.part.facts
+
+    def drawn() -> list[Row]:
+        stop = stop_ids(material.tokenizer, [p.example for p in plain])
+        return sample.sample(
+            subject.engine, plain, material.tokenizer, stop, count=c.samples, temperature=c.temperature, seed=c.seed,
+            max_new_tokens=c.max_new_tokens, context=material.context, threshold=c.rouge_threshold, facts=facts,
+        )  # fmt: skip
+
+    def relearned() -> list[Row]:
+        return relearn.relearn(
+            subject.engine, plain, material.texts, steps=c.relearn_steps, every=c.relearn_every, batch=c.relearn_batch,
+            rate=c.learning_rate, seed=c.seed,
+        )  # fmt: skip
+
+    made = {
+        "paraphrase": lambda: paraphrase.paraphrase(subject.engine, material.asked),
+        "sample": drawn,
+        "quantise": lambda: quantise.quantise(subject.engine, plain, bits=c.bits, group=c.group),
+        "relearn": relearned,
+    }
+    return {name: subject.piece(name, made[name])[0] for name in c.attacks}
+
+
+def summarise(attacks: Sequence[AttackName], rows: dict[str, dict[AttackName, list[Row]]]) -> list[dict[str, Any]]:
+    """-> attack, setting, measure, and the number of each model that was attacked; those of the first model give the
+    order."""
+    level = None
+    if "relearn" in attacks and "before" in rows:
+        start = means(row for row in rows["before"]["relearn"] if row["step"] == 0)
+        level = start.get(("step 0", f"probability ({relearn.REST})"))  # none where all forget rows are shown
+        level = level and 0.5 * level
+
+    def numbers(name: AttackName, made: list[Row]) -> Numbers:
+        if name == "relearn":
+            return relearn.summarise(made, level)
+        return {"paraphrase": paraphrase.summarise, "sample": sample.summarise, "quantise": means}[name](made)
+
+    out = []
+    for name in attacks:
+        found = {role: numbers(name, made[name]) for role, made in rows.items()}
+        for setting, measure in found["model"]:
+            values = {role: found[role].get((setting, measure)) for role in found}
+            out.append({"attack": name, "setting": setting, "measure": measure, **values})
+    return out
+
+
+def numbers_again(about: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What `summarise` makes of a finished folder's attack.json and rows. Raises KeyError or TypeError for rows that no
+    attack wrote."""
+    roles, attacks = list(about["models"]), list(dict.fromkeys(number["attack"] for number in about["numbers"]))
+    made = {role: {name: [r for r in rows if r["model"] == role and r["attack"] == name] for name in attacks} for role in roles}
+    return summarise(attacks, made)
+
+
+def _code() -> str:
+    """sha256 over the sources of the attacks; the store adds those of the engine and the metrics."""
+    sources = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name != "run.py")
+    return hashlib.sha256("".join(hash_file(path) for path in sources).encode()).hexdigest()
+
+
+def schema() -> pyarrow.Schema:
+    """Probabilities 0 to 1; `step` of relearning; `samples` drawn, among them `hits` and unfinished ones (`cut`), all
+    of them in `drawn`; null where it does not apply."""
+    import pyarrow as pa
+
+    text, number, count = pa.string(), pa.float64(), pa.int32()
+    columns = [("model", text), ("attack", text), ("setting", text), ("set", text), ("example_id", text), ("step", count)]
+    columns += [("probability", number), ("fact_probability", number), ("samples", count), ("hits", count), ("cut", count), ("found", text)]
+    columns += [("matched", text), ("recall", number), ("drawn", pa.list_(text))]
+    return pa.schema(columns)
+
+
+def _write(
+    out: Path, config: AttackConfig, about: dict[str, Any], numbers: list[dict[str, Any]], rows: dict[str, dict[AttackName, list[Row]]]
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    flat = [{"model": role, "attack": name, **row} for role, made in rows.items() for name in config.attacks for row in made[name]]
+    # Rows of different attacks have different columns; the schema fills them with null.
+    flat = [{field: row.get(field) for field in schema().names} for row in flat]
+    with atomic_folder(out) as folder:
+        table = pyarrow.Table.from_pylist(flat, schema=schema())
+        pyarrow.parquet.write_table(table, folder / ROWS, compression="zstd", write_page_checksum=True)
+        write_config(folder / CONFIG, config)
+        write_json(folder / NUMBERS, {**without_secrets_in(about), "numbers": numbers, "rows_sha256": hash_file(folder / ROWS)})
+
+
+def print_attacks(folder: Path) -> None:
+    """The numbers as a table on stdout; of relearning the first, the last and the summary."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from shared.errors import printable
+    from shared.files.fs import read_json
+    from tu_eval.results.columns import show
+
+    about, console = read_json(folder / NUMBERS), Console()
+    roles = list(about["models"])
+    table = Table("attack", "setting", "measure", *roles)
+    steps = [n["setting"] for n in about["numbers"] if n["attack"] == "relearn" and n["setting"].startswith("step ")]
+    hidden = set(steps) - {*steps[:1], *steps[-1:]}
+    last = None
+    for number in about["numbers"]:
+        if number["attack"] == "relearn" and number["setting"] in hidden:
+            continue
+        if last not in (None, number["attack"]):
+            table.add_section()
+        name = number["attack"] if number["attack"] != last else ""
+        shown = [str(v) if isinstance(v, int) else show(v) for v in (number[role] for role in roles)]
+        setting, measure = printable(number["setting"]), printable(number["measure"].replace("_", " "))
+        table.add_row(name, Text(setting), Text(measure), *shown)
+        last = number["attack"]
+    console.print(table)
+    console.print(f"attacks: {folder} ({NUMBERS}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,57 @@
+"""What a reader of a comparison must know first: settings that differ, the same weights twice, runs that are not on the
+page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tu_eval.compare.groups import references
+from tu_eval.compare.training import IndexedRun
+from tu_eval.measure.model_folder import local_folder
+from tu_eval.results.results import Results
+
+
+def notes_of(results: Sequence[Results], labels: Sequence[str], runs: Sequence[IndexedRun]) -> list[str]:
+    """A sentence each. `runs`: all of an index, whether the page has results of them or not."""
+    return [*_settings(results, labels), *_same_weights(results, labels), *_missing(runs, results)]
+
+
+def _settings(results: Sequence[Results], labels: Sequence[str]) -> list[str]:
+    notes = []
+    effects = {"max_new_tokens": "ROUGE and model utility", "knowmem_tokens": "answers", "dtype": "small differences", "long": "lengths"}
+    for field, effect in effects.items():
+        values = sorted({str(r.summary["settings"].get(field)) for r in results})
+        if len(values) > 1:
+            notes.append(f"The runs differ in {field} ({', '.join(values)}): mind that when comparing {effect}.")
+    older = [label for r, label in zip(results, labels, strict=True) if "rouge_words" not in r.summary]
+    if 0 < len(older) < len(results):
+        notes.append(
+            f"ROUGE of {', '.join(older)} is of an earlier version, which read a to z and digits alone: it and model utility compare "
+            "with the others only where all text is ASCII; evaluate again."
+        )
+    if len(references(results)) > 1:
+        notes.append("Forget quality and PrivLeak were computed against different retain results, so these numbers do not compare.")
+    if results[0].summary["limit"] is not None:
+        notes.append(f"Only the first {results[0].summary['limit']} rows of each set were measured (--limit): a quick look, not a result.")
+    return notes
+
+
+def _same_weights(results: Sequence[Results], labels: Sequence[str]) -> list[str]:
+    by_weights: dict[str, list[str]] = {}
+    for result, label in zip(results, labels, strict=True):
+        by_weights.setdefault(result.summary["model_fingerprint"], []).append(label)
+    return [f"{' and '.join(same)} are the same weights, and no seeds of each other." for same in by_weights.values() if len(same) > 1]
+
+
+def _missing(runs: Sequence[IndexedRun], results: Sequence[Results]) -> list[str]:
+    """The runs of the index that the page has nothing of."""
+    measured = {str(folder.resolve()) for r in results if (folder := local_folder(r.summary["model"])) is not None}
+    notes = []
+    for run in runs:
+        if run.error:
+            notes.append(f"Not on this page: {run.name}, {run.status}: {run.error.splitlines()[0]}")
+        elif not run.results and run.place not in measured:
+            notes.append(
+                f"Not on this page: {run.name} ({run.status}), of which there are no results, neither as DIR nor in {run.folder}/results."
+            )
+    return notes

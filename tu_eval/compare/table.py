@@ -1,0 +1,72 @@
+"""Results in the terminal, on stdout."""
+
+from __future__ import annotations
+
+from shared.errors import printable
+from tu_eval.compare.comparison import Comparison
+from tu_eval.results.columns import Column, columns_of, show
+from tu_eval.results.results import CONFIG, ROWS, SUMMARY, Results
+
+ALSO = ("retain_probability", "retain_knowmem")
+"""columns of the short table beside those of the forget set"""
+
+
+def print_results(results: Results) -> None:
+    """Metrics of one run, and where its files are."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    summary, console = results.summary, Console()
+    attacks = (summary.get("membership") or {}).get("attacks") or {}
+    table = Table("", "metric", "value", title=Text(printable(f"{results.label} on {summary['suite']}")), title_justify="left")
+    last = None
+    for column in columns_of(summary):
+        if last not in (None, column.group):
+            table.add_section()
+        value = summary["metrics"][column.metric]
+        shown = show(value) if value is not None else printable(f"— {summary['reasons'].get(column.metric, '')}".rstrip())
+        if found := attacks.get(column.metric.removeprefix("mia_")):
+            shown += f" [{show(found['low'])}, {show(found['high'])}], TPR at 1 % {show(found['true_positives'])}"
+        group = printable(column.group) if column.group != last else ""
+        table.add_row(Text(group), Text(f"{printable(column.heading)} {column.better}"), Text(shown))
+        last = column.group
+    console.print(table)
+    # No wrapping: a path broken over two lines cannot be copied.
+    console.print(f"results: {results.folder} ({SUMMARY}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """The columns that matter most; the page has them all."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    count = len(comparison.results)
+    title = Text(printable(f"{comparison.results[0].summary['suite']}: {count} {'model' if count == 1 else 'models'}"))
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("n", justify="right")
+    columns = [c for c in comparison.columns if c.group in ("Overall", "Forget set") or c.metric in ALSO]
+    if not any(c.group == "Overall" for c in columns):  # MUSE: there is room, and PrivLeak is one of its four numbers
+        columns += [c for c in comparison.columns if c.metric == "privleak"]
+    for column in columns:
+        table.add_column(Text(_heading(column)), justify="right", no_wrap=True)
+    for group in comparison.groups:
+        held = [comparison.estimate(group, c) for c in columns]
+        table.add_row(Text(printable(group.title)), str(len(group.members)), *(show(e.value) for e in held))
+    # A cut label or number is of no use: where the terminal is too narrow, it wraps the lines itself.
+    needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    console = Console(width=max(console.width, needed))
+    console.print(table)
+    for note in comparison.notes:
+        console.print(printable(f"note: {note}"), soft_wrap=True, markup=False, highlight=False)
+
+
+def _heading(column: Column) -> str:
+    """A word a line, so that eight columns fit into eighty characters."""
+    words = printable(column.metric).replace("_", "\n").replace("probability", "prob.").replace("rouge", "ROUGE")
+    return f"{words}\n{column.better}"

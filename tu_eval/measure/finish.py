@@ -1,0 +1,131 @@
+"""What evaluations on every suite share: the models that are measured, membership inference, the results folder at the
+end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.config import as_dict
+from shared.engines import vllm_setup
+from shared.engines.open import choose_engine
+from shared.errors import ConfigError
+from shared.lm import models
+from shared.secret import without_secrets_in
+from tu_eval.measure.config import EvalConfig
+from tu_eval.measure.kept import Store, remove_stores
+from tu_eval.measure.membership import membership_rows
+from tu_eval.measure.model_folder import find_model
+from tu_eval.measure.pieces import Attacked, Subject, gradient_norms, losses
+from tu_eval.measure.retain import Retain
+from tu_eval.measure.rows import Rows
+from tu_eval.metrics import rouge
+from tu_eval.results.folder import Row
+from tu_eval.results.results import FORMAT, Results, write_results
+
+LAYOUT = ("system", "template_date", "template_options", "beginning_token")
+"""how rows were laid out, where that was asked for"""
+SETTINGS = ("dtype", "seed", "long", "generate")
+"""fields of the configuration that stand in every summary"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All numbers of the rows, by set; membership scores, and how well each attack separates by them; the engine that
+    made them."""
+
+    rows: dict[str, Rows]
+    membership: Rows
+    attacks: dict[str, dict[str, float]]
+    engine: dict[str, Any]
+
+
+def default_label(model: str) -> str:
+    """The last part of a path or hub id, without its revision."""
+    return Path(model.rstrip("/")).expanduser().resolve().name if Path(model).is_dir() else model.split("/")[-1].split("@")[0]
+
+
+def store_root(config: EvalConfig) -> Path:
+    out = Path(config.out)
+    return Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
+
+
+def open_subjects(
+    config: EvalConfig, folder: Path, device: str, identity: Mapping[str, Any], lengths: Sequence[str], attacked: Attacked
+) -> tuple[Subject, Subject | None]:
+    """The model, and the reference model where one is asked for and there is a holdout: each with what is measured on
+    it under its own content. `lengths`: fields of the configuration that numbers depend on beside model and data;
+    memory settings are not part of it. `attacked`: what the reference model reads."""
+    engine = choose_engine(config.engine, config.device)
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    if engine == "vllm":
+        versions["vllm"] = vllm_setup.version()
+    fields = {name: getattr(config, name) for name in ("dtype", *lengths)}
+    content = {**identity, **fields, "engine": engine, "device": device, "versions": versions}
+
+    def open_subject(place: Path) -> Subject:
+        return Subject(place, config, Store(store_root(config), {**content, "model_fingerprint": models.model_fingerprint(place)}))
+
+    if config.reference_model is None or identity["holdout_fingerprint"] is None:
+        return open_subject(folder), None
+    reference = find_model(config.reference_model)
+    if models.vocabulary_fingerprint(models.load_tokenizer(reference)) != identity["vocabulary_fingerprint"]:
+        raise ConfigError(f"reference_model {config.reference_model}: has another tokenizer than {config.model}, so losses do not compare")
+    models.require_rows(
+        f"reference_model {config.reference_model}", reference, ((e.id, e.input_ids) for side in attacked.values() for e in side)
+    )
+    return open_subject(folder), open_subject(reference)
+
+
+def attack_rows(attacked: Attacked, scores: Mapping[str, Row], tokenizer: Any, subject: Subject, reference: Subject | None) -> list[Row]:
+    """Rows of membership.parquet; none without a holdout. Closes both models, and never holds the two at once."""
+    norms = references = None
+    if subject.config.gradients and attacked["holdout"]:
+        norms = {k: v for side in ("forget", "holdout") for k, v in gradient_norms(subject, side, attacked[side]).items()}
+    subject.close()
+    if reference is not None:
+        references = losses(reference, attacked)
+        reference.close()
+    return membership_rows(attacked, scores, tokenizer, references=references, norms=norms) if attacked["holdout"] else []
+
+
+def finish(
+    config: EvalConfig,
+    subject: Subject,
+    identity: Mapping[str, Any],
+    measured: Measured,
+    metrics: Mapping[str, float | None],
+    reasons: Mapping[str, str],
+    *,
+    retain: Retain | None,
+    utility_parts: Sequence[str],
+    settings: Sequence[str],
+) -> Results:
+    """Writes the results folder in one step and drops a store that was this run's own. `settings`: beside SETTINGS."""
+    holdout = sum(row["set"] == "holdout" for row in measured.membership)
+    summary = {
+        "format": FORMAT,
+        "label": config.label or default_label(config.model),
+        "model": config.model,
+        "model_fingerprint": subject.store.identity["model_fingerprint"],
+        **identity,
+        "retain_results": retain and retain.about,
+        "settings": {k: v for k, v in as_dict(config).items() if k in (*SETTINGS, *settings, *LAYOUT)},
+        "engine": measured.engine,
+        "rouge_words": rouge.WORDS,
+        "rows": {name: len(kept) for name, kept in measured.rows.items()},
+        "metrics": metrics,
+        "reasons": reasons,
+        "utility_parts": list(utility_parts),
+        "membership": {"holdout_fingerprint": identity["holdout_fingerprint"], "holdout_rows": holdout, "attacks": measured.attacks}
+        if measured.membership
+        else None,
+    }
+    rows = [row for kept in measured.rows.values() for row in kept]
+    results = write_results(Path(config.out), without_secrets_in(summary), rows, measured.membership, config)
+    if not config.store:
+        remove_stores(store_root(config))
+    return results

@@ -1,0 +1,103 @@
+"""One evaluation on a suite of questions, top to bottom: suite -> variants -> pieces (log-probabilities, answers,
+gradients) -> rows -> metrics -> results folder.
+
+Everything that can be refused is refused before the model is loaded. Each finished piece is kept in the store
+(tu_eval/measure/kept.py), so an evaluation that was interrupted, started again, goes on at the piece it was at; the
+results folder appears when all numbers are there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shared.console import say
+from shared.data.examples import Example, data_fingerprint
+from shared.data.layout import say_layout
+from shared.errors import DataError
+from shared.files.outputs import claims
+from shared.lm import models
+from tu_eval.measure.config import EvalConfig
+from tu_eval.measure.finish import Measured, attack_rows, finish, open_subjects
+from tu_eval.measure.membership import separations
+from tu_eval.measure.model_folder import find_model
+from tu_eval.measure.pieces import Decoding, Loaded, Subject, generate, score, stop_ids
+from tu_eval.measure.retain import load_retain
+from tu_eval.measure.rows import add_generations, row_of
+from tu_eval.measure.summary import summarise
+from tu_eval.results.results import Results
+from tu_eval.suites.sets import Suite
+from tu_eval.suites.suites import find_suite
+from tu_eval.suites.variants import load_holdout, load_variants
+
+
+@claims("the results of one evaluation")
+def evaluate(config: EvalConfig) -> Results:
+    """Runs a suite and writes the results folder. Raises UserError before any work for everything that cannot fit."""
+    suite = find_suite(config.suite)
+    folder = find_model(config.model)
+    device = models.choose_device(config.device)
+    loaded = _load(config, suite, folder)
+    retain = None
+    if config.retain_results:
+        forget = [(e.id, e.row.answer) for e in loaded.attacked["forget"]]
+        holdout = (loaded.identity["holdout_fingerprint"], len(loaded.holdout))
+        retain = load_retain(config.retain_results, loaded.identity, forget, holdout)
+    subject, reference = open_subjects(config, folder, device.type, loaded.identity, ["max_new_tokens"], loaded.attacked)
+    say_layout(loaded.tokenizer, config.model)
+    say(f"evaluating {config.model} on {suite.name}: " + ", ".join(f"{s.name} {len(rows)} rows" for s, rows in loaded.sets))
+    measured = _measure(config, loaded, subject, reference)
+    metrics, reasons = summarise(suite, measured.rows, measured.attacks, retain, loaded.no_holdout)
+    parts, settings = suite.utility_parts, ("max_new_tokens", "template")
+    return finish(
+        config, subject, loaded.identity, measured, metrics, reasons, retain=retain, utility_parts=parts, settings=settings
+    )  # fmt: skip
+
+
+def _load(config: EvalConfig, suite: Suite, folder: Path) -> Loaded:
+    tokenizer, context = models.load_laid_out(config.model, folder, config), models.context_length(folder)
+    sets = []
+    for part in suite.sets:
+        variants, skipped = load_variants(part, tokenizer, context=context, long=config.long, limit=config.limit)
+        if skipped:
+            say(f"{part.name}: {skipped} rows left out, longer than the model's context of {context} tokens (--long skip)")
+        sets.append((part, variants))
+    holdout, no_holdout = _holdout(config, suite, tokenizer, context)
+    identity = {
+        "suite": suite.name,
+        "limit": config.limit,
+        "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
+        "vocabulary_fingerprint": models.vocabulary_fingerprint(tokenizer),
+        "template_fingerprint": models.template_fingerprint(tokenizer),
+        "data_fingerprint": data_fingerprint(e for _, rows in sets for v in rows for e in v.examples),
+        "holdout_fingerprint": data_fingerprint(holdout) if holdout else None,
+    }
+    return Loaded(tokenizer, context, sets, holdout, no_holdout, identity)
+
+
+def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | None) -> tuple[list[Example], str | None]:
+    """A holdout that was asked for must be there; without the suite's own, the rest is measured and the results say why
+    it is not all."""
+    if config.holdout is not None:
+        return load_holdout(config.holdout, tokenizer, context=context, limit=config.limit), None
+    if suite.holdout is None:
+        return [], "needs rows that no model saw, and the suite names none; name some with --set holdout=DATA"
+    try:
+        return load_holdout(suite.holdout, tokenizer, context=context, limit=config.limit), None
+    except DataError as error:
+        reason = f"needs rows that no model saw, and the suite's are not there ({error}); name some with --set holdout=DATA"
+        say(f"no membership inference: {reason}")
+        return [], reason
+
+
+def _measure(config: EvalConfig, loaded: Loaded, subject: Subject, reference: Subject | None) -> Measured:
+    scores, engine = score(subject, loaded.examples, loaded.attacked)
+    rows = {part.name: [row_of(part, v, scores, loaded.tokenizer) for v in kept] for part, kept in loaded.sets}
+    if config.generate:
+        asked = [(part, kept) for part, kept in loaded.sets if part.generate]
+        stop = stop_ids(loaded.tokenizer, [v.answer for _, kept in asked for v in kept])
+        decoding = Decoding(loaded.tokenizer, loaded.context, stop, config.max_new_tokens)
+        for part, kept in asked:
+            add_generations(rows[part.name], generate(subject, part.name, [v.answer for v in kept], decoding))
+    membership = attack_rows(loaded.attacked, scores, loaded.tokenizer, subject, reference)
+    return Measured(rows, membership, separations(membership, seed=config.seed), engine)

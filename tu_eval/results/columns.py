@@ -1,0 +1,129 @@
+"""The metrics as columns of a table: headings, which way each is better, what each means, how a number is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+UP, DOWN, ZERO = "↑", "↓", "→0"
+KINDS = {
+    "probability": "Probability",
+    "fact_probability": "Fact probability",
+    "rouge": "ROUGE-L recall",
+    "truth_ratio": "Truth ratio",
+    "exact_memorization": "Exact memorisation",
+    "extraction_strength": "Extraction strength",
+    "verbmem": "Verbatim memorisation",
+    "knowmem": "Knowledge memorisation",
+}
+"""last part of a metric's name -> its heading; a metric of another kind is shown under its own name"""
+SETS = {
+    "forget": "Forget set",
+    "retain": "Retain set",
+    "real_authors": "Real authors",
+    "world_facts": "World facts",
+    "world": "World facts",
+}
+OVERALL = {"forget_quality": "Forget quality", "model_utility": "Model utility"}
+MORE = "Membership inference"
+LONE = {
+    "mia_loss": "Loss AUC", "mia_zlib": "Zlib AUC", "mia_min_k": "Min-K% AUC", "mia_min_k_plus": "Min-K%++ AUC",
+    "mia_reference": "Reference AUC", "mia_gradient_norm": "Gradient norm AUC", "privleak": "PrivLeak",
+}  # fmt: skip
+"""metrics that belong to no set; the goal is the retain model's value"""
+MEANING = {
+    "Forget quality": "p-value of a two-sample Kolmogorov–Smirnov test between this model's truth ratios on the forget set and those of "
+    "the retain model. Near 1: not to be told from a model that never saw the data. Below 0.05: it can be told.",
+    "Model utility": "Harmonic mean of probability, ROUGE-L recall and truth ratio over every set but the forget set; "
+    "one lost ability pulls it to 0.",
+    "Probability": "exp(mean log-probability of the gold answer's tokens, end of turn included); on sets about the world, "
+    "its share against the wrong answers offered.",
+    "Fact probability": "The same over the tokens that carry the fact alone, known for generated data.",
+    "ROUGE-L recall": "Share of the gold answer's words found, in order, in the model's greedy answer.",
+    "Truth ratio": "R = probability of wrong answers (geometric mean) over that of the right one. Forget set: mean of min(R, 1/R), "
+    "high when the model cannot tell them apart. Other sets: mean of max(0, 1 − R), high when it can.",
+    "Verbatim memorisation": "ROUGE-L F1 (no stemming) between the greedy continuation of a text of the forget set and the true one.",
+    "Knowledge memorisation": "ROUGE-L F1 (no stemming) between the greedy answer after solved examples and the gold one; "
+    "on the retain set: what is still known.",
+    "Exact memorisation": "Share of the gold answer's positions at which the likeliest token is the gold one, the end of turn left out.",
+    **{
+        heading: "Share of pairs of a forget and a holdout row in which the attack tells which was trained on; 0.5 is chance. "
+        "TPR: share of forget rows that it finds when at most 1 % of the holdout rows are taken for them (of fewer than 100: none)."
+        for heading in LONE.values()
+        if heading.endswith("AUC")
+    },
+    "PrivLeak": "100 · (s − r) / r with s = 1 − AUC of Min-K% on this model, r the same on the retain model; 0: leaks no more than it.",
+    "Extraction strength": "1 − k/n, where k is the length of the shortest beginning of the gold answer of n tokens after which "
+    "the likeliest token is always the gold one; 0 when nothing is.",
+}
+"""heading -> short definition"""
+
+
+@dataclass(frozen=True)
+class Column:
+    metric: str
+    """name in summary.json's metrics"""
+    group: str
+    heading: str
+    better: str
+    """UP, DOWN, or ZERO: the nearer to 0. On the forget set the goal is the retain model's value, and this is the way
+    that leads there."""
+
+    @property
+    def to_retain(self) -> bool:
+        """The goal is the value of the retain model, not the end of the scale."""
+        return self.group in (SETS["forget"], MORE)
+
+    @property
+    def log(self) -> bool:
+        """A p-value, which differs by powers of ten."""
+        return self.metric == "forget_quality"
+
+    @property
+    def share(self) -> bool:
+        """From 0 to 1, as all metrics are whose definition is known, but for PrivLeak (−100 up to no fixed end) and
+        p-values."""
+        known = self.group == "Overall" or self.heading in KINDS.values() or (self.group == MORE and self.metric in LONE)
+        return known and self.metric not in ("privleak", "forget_quality")
+
+
+def columns_of(summary: dict[str, Any]) -> list[Column]:
+    """Overall, then set by set, as the suite has them, then metrics that belong to no set."""
+    metrics, sets = summary["metrics"], list(summary["rows"])
+    columns = [Column(metric, "Overall", heading, UP) for metric, heading in OVERALL.items() if metric in metrics]
+    left = [metric for metric in metrics if metric not in OVERALL]
+    for name in sets:
+        # A set's name may begin another's: a metric belongs to the longest that fits.
+        kinds = {m: m.removeprefix(f"{name}_") for m in left if m.startswith(f"{name}_")}
+        kinds = {m: k for m, k in kinds.items() if not any(len(s) > len(name) and m.startswith(f"{s}_") for s in sets)}
+        for metric, kind in sorted(kinds.items(), key=lambda item: _place(item[1])):
+            better = DOWN if name == "forget" and kind != "truth_ratio" else UP
+            columns.append(Column(metric, SETS.get(name, plain(name)), KINDS.get(kind, plain(kind)), better))
+        left = [m for m in left if m not in kinds]
+    return columns + [Column(metric, MORE, LONE.get(metric, plain(metric)), ZERO if metric == "privleak" else DOWN) for metric in left]
+
+
+def _place(kind: str) -> int:
+    return list(KINDS).index(kind) if kind in KINDS else len(KINDS)
+
+
+def plain(name: str) -> str:
+    """A name of a metric, set or setting as words."""
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def show(value: float | None) -> str:
+    """For people: three decimals, powers of ten below that."""
+    if value is None:
+        return "—"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def said(value: Any) -> str:
+    """A setting's value for people."""
+    if isinstance(value, dict):
+        return ", ".join(f"{plain(str(k)).lower()} {said(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(said, value)) or "none"
+    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

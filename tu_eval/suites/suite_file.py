@@ -1,0 +1,56 @@
+"""A suite of your own, from a TOML file:
+
+    holdout = "holdout.jsonl"        # optional: rows that no model was trained on, for membership inference
+
+    [[set]]
+    name = "forget"                  # there must be one of this name; all others feed model utility
+    data = "forget.jsonl"            # any data spec; a file is looked for beside the TOML file first
+    paraphrase = true                # the truth ratio's right answer is paraphrased_answer, not answer
+
+    [[set]]
+    name = "world"
+    data = "world.jsonl"
+    options = true                   # probability of the right answer among the wrong ones
+    generate = false                 # no greedy answers and no ROUGE
+
+Rows need question, answer and perturbed_answer (a list of wrong ones), with `facts` also fact_spans.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shared.config import checked, read_toml
+from shared.errors import ConfigError
+from tu_eval.suites.sets import EvalSet, Suite
+
+
+def read_suite(path: Path) -> Suite:
+    """Its name is the file's. Raises ConfigError naming the file and what is wrong in it."""
+    given = read_toml(path, "--suite ")
+    if unknown := sorted(set(given) - {"set", "holdout"}):
+        raise ConfigError(f"--suite {path}: unknown field {unknown[0]!r}, expected holdout and tables [[set]]")
+    tables, holdout = given.get("set"), given.get("holdout")
+    if not isinstance(tables, list) or not tables:
+        raise ConfigError(f"--suite {path}: no [[set]]; expected one for each set of rows, the first named forget")
+    if holdout is not None and not isinstance(holdout, str):
+        raise ConfigError(f"--suite {path}: holdout is {holdout!r}, expected a data spec")
+    sets = tuple(_set(path, table) for table in tables)
+    names = [s.name for s in sets]
+    if names.count("forget") != 1 or len(set(names)) < len(names):
+        raise ConfigError(f"--suite {path}: its sets are {', '.join(names)}; expected different names, one of them forget")
+    if len(names) < 2:
+        raise ConfigError(f"--suite {path}: forget is its only set; add another, such as retain, that says what the model still can")
+    return Suite(path.stem, sets, holdout=None if holdout is None else _beside(path, holdout))
+
+
+def _set(path: Path, table: Any) -> EvalSet:
+    if not isinstance(table, dict) or not {"name", "data"} <= set(table):
+        raise ConfigError(f"--suite {path}: a [[set]] without name or data")
+    values = checked(EvalSet, table, f"--suite {path}")
+    return EvalSet(**{**values, "data": _beside(path, values["data"])})
+
+
+def _beside(path: Path, spec: str) -> str:
+    return str(path.parent / spec) if (path.parent / spec).is_file() else spec

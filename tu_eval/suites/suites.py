@@ -1,0 +1,67 @@
+"""Suites of questions: named sets of rows, and what is measured on each. A suite has one forget set; all its others
+feed model utility.
+
+Beside them stands a holdout: rows like those of the forget set that no model of the suite was trained on. Membership
+inference needs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from shared.data.atlas import AtlasSize
+from shared.data.datasets import atlas_world
+from shared.errors import ConfigError, nearest
+from tu_eval.suites.sets import EvalSet, Suite
+from tu_eval.suites.suite_file import read_suite
+
+TOFU_FORGET = ("forget01", "forget05", "forget10")
+MUSE = ("news", "books")
+KNOWN = (*(f"tofu:{split}" for split in TOFU_FORGET), *(f"muse:{corpus}" for corpus in MUSE), "atlas")
+
+
+def find_suite(name: str) -> Suite:
+    """Raises ConfigError suggesting the nearest name, or naming the size that is wrong."""
+    if name.endswith(".toml"):
+        return read_suite(Path(name))
+    kind, _, rest = name.partition(":")
+    if kind == "tofu" and rest in TOFU_FORGET:
+        return _tofu(rest)
+    if kind == "atlas":
+        return _atlas(rest)
+    if kind == "muse" and rest in MUSE:
+        raise ConfigError(f"--suite {name}: is for tu-eval run only; here a suite of questions is needed, tofu:… or atlas")
+    raise ConfigError(f"--suite {name}: no such suite{nearest(name, KNOWN)}")
+
+
+def _tofu(forget: str) -> Suite:
+    def about_authors(name: str, split: str) -> EvalSet:
+        return EvalSet(name=name, data=f"tofu:{split}_perturbed", options=False, paraphrase=True, facts=False)
+
+    def about_others(name: str) -> EvalSet:
+        return EvalSet(name=name, data=f"tofu:{name}_perturbed", options=True, paraphrase=False, facts=False)
+
+    sets = (about_authors("forget", forget), about_authors("retain", "retain"), about_others("real_authors"), about_others("world_facts"))
+    return Suite(f"tofu:{forget}", sets, holdout=f"tofu:{forget.replace('forget', 'holdout')}")
+
+
+def _atlas(world: str) -> Suite:
+    size = _canonical(world)
+    tail = f":{size}" if size else ""
+
+    def about_people(name: str) -> EvalSet:
+        return EvalSet(name=name, data=f"atlas:{name}{tail}", options=False, paraphrase=True, facts=True)
+
+    world_set = EvalSet(name="world", data="atlas:world", options=True, paraphrase=False, facts=False)
+    return Suite(f"atlas{tail}", (about_people("forget"), about_people("retain"), world_set), holdout=f"atlas:holdout{tail}")
+
+
+def _canonical(world: str) -> str:
+    """The sizes that differ from the defaults, in a fixed order, so that one world has one name."""
+    try:
+        size, seed = atlas_world(world)
+    except ValueError as error:  # a size out of range; an unknown one is a DataError already
+        raise ConfigError(f"--suite atlas:{world}: {error}") from None
+    values = [(f.name, getattr(size, f.name)) for f in fields(AtlasSize) if getattr(size, f.name) != f.default]
+    return ",".join(f"{k}={v}" for k, v in [*values, *([("seed", seed)] if seed else [])])

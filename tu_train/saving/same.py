@@ -1,0 +1,67 @@
+"""Whether a run goes on as it was begun: its settings and fingerprints then and now, compared field by field."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from shared.errors import ConfigError
+from shared.secret import without_secrets_in
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+SETTINGS = "settings."
+NEWER = ("eval_tokens", "paraphrases")
+"""names that earlier versions did not write: nothing can be said of them where they are missing"""
+
+
+def check_same(then: Mapping[str, Any], now: Mapping[str, Any], overridable: Collection[str]) -> None:
+    """Refuses to go on with other settings, or from another store, model or data, than the checkpoint was made with.
+
+    `overridable`: names (the last part of a dotted one) that may differ, because they change no result. Raises
+    ConfigError naming the field, both values, and how to give the old one. Settings come first: they are the user's
+    words for what a fingerprint stands for. Credentials in URLs are no difference, and are not shown.
+    """
+    old, new = _flat(without_secrets_in(dict(then))), _flat(without_secrets_in(dict(now)))
+    for name in sorted(old.keys() | new.keys(), key=lambda n: (not n.startswith(SETTINGS), n)):
+        last = name.rpartition(".")[2]
+        before, after = old.get(name), new.get(name)
+        if before == after or last in overridable or (name in NEWER and before is None):
+            continue
+        if name.startswith(SETTINGS):
+            raise ConfigError(f"--resume: {last} is {_shown(after)}, but the run was started with {_shown(before)}; "
+                              f"{_way_back(name.removeprefix(SETTINGS), before)}, or start anew with another --out")  # fmt: skip
+        what = name.replace("_", " ")
+        raise ConfigError(f"--resume: the {what} is {_shown(after)}, but the run was started with {_shown(before)}; "
+                          f"give the {what} it was started with, or start anew with another --out")  # fmt: skip
+
+
+def _way_back(field: str, before: Any) -> str:
+    """What to type to get the old value."""
+    table, dot, entry = field.partition(".")
+    if before is None:
+        return f"leave out {entry or field}"
+    if dot and table == "options":
+        return f"--option {entry}={before}"
+    text = before if isinstance(before, str) else json.dumps(before, ensure_ascii=False)
+    return f"--set {shlex.quote(f'{field}={text}')}"
+
+
+def _shown(value: Any) -> str:
+    """Of a sha256, enough to tell two apart."""
+    if value is None:
+        return "not given"
+    return value[:12] if isinstance(value, str) and SHA256.fullmatch(value) else repr(value)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names; tuples as lists, which is what JSON gives back."""
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            out |= _flat(value, f"{prefix}{name}.")
+        else:
+            out[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return out
