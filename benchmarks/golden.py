@@ -36,9 +36,9 @@ KILLED = 9
 WORLD_SIZE = atlas.AtlasSize(people=4, facts_per_person=3, forget_people=2, holdout_people=1)
 KILLS = (
     ("shared.store.writer", "Writer.write_part", 8, "scores.half"),
-    ("tu_train.saving", "save_snapshot", 2, "tuned.half"),
-    ("tu_train.saving", "save_snapshot", 2, "after.half"),
-    ("tu_train.saving", "save_snapshot", 1, "landed.half"),
+    ("tu_train.saving.working_folder", "save_snapshot", 2, "tuned.half"),
+    ("tu_train.saving.working_folder", "save_snapshot", 2, "after.half"),
+    ("tu_train.saving.working_folder", "save_snapshot", 1, "landed.half"),
     ("tu_train.many", "_write_index", 2, "many"),
 )
 """module, the function behind whose n-th call the process is gone, n, folder. Six parts of the base model's scores come first, then two
