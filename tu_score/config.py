@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from shared.data.datasets import DataOptions
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
-from shared.lm.models import DeviceOptions
+from shared.lm.models import PrecisionOptions
 from shared.settings import COUNT, NONE_OR_MORE, SEED, About
 from shared.weighting.importance import Recipe
 
@@ -24,7 +24,7 @@ MASKING = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(DataOptions, LayoutOptions, Recipe, DeviceOptions):
+class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     """Scoring. The fields of the recipe (alpha, knowledge, norm, ...) and those of the layout (template, system, ...) are
     fields here too."""
 
