@@ -82,7 +82,7 @@ def verify(given: arguments.Store) -> None:
 @command(app, config="shared.weighting.importance:Recipe", arguments=arguments.Rewrite)
 def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
     """Compute importance again from the columns of a finished store, by another recipe (docs/recipes.md); no model is loaded."""
-    wanted = replace(asked, sets=[*(given.recipe.split(",") if given.recipe else ()), *asked.sets]).resolved()
+    wanted = replace(asked, sets=[*(given.recipe.split(",") if given.recipe else ()), *asked.sets]).resolved().imported()
     from shared.secret import without_secrets
     from shared.store.scores import open_store
     from shared.weighting.importance import Recipe
