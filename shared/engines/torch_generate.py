@@ -32,7 +32,7 @@ REFILL = 4
 """waiting prompts are read when one in so many places is free"""
 
 
-class Writer:
+class GreedyWriter:
     """Writes with a model. `cached` says whether its architecture takes the loop above; else transformers' own
     serves."""
 
