@@ -176,7 +176,7 @@ def many(
     """
     from shared.files.fs import refuse_url
     from shared.files.storage import open_place
-    from tu_train.many import run_many
+    from tu_train.many.run import run_many
     from tu_train.saving.working_folder import check_name
 
     check_name(out)

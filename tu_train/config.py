@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from shared.data.datasets import Keys
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
+from shared.settings import About
 from shared.weighting.weights import Selection, SoftMode, TokenMode
 from tu_train.ranges import ABOVE, COUNT, MANY, NONE_OR_MORE, SEED, Range, check_ranges
 
@@ -31,9 +32,9 @@ UNLEARN = {
 class LoopConfig(LayoutOptions):
     """What both commands share: the optimisation and the data's reading."""
 
-    model: str
+    model: Annotated[str, About(content=True)]
     """model to start from: local folder, org/name[@revision], or smollm2"""
-    out: str
+    out: Annotated[str, About(changes=False)]
     """folder of the trained model"""
     epochs: int = 5
     """passes over the data (run: over the forget set)"""
@@ -53,9 +54,9 @@ class LoopConfig(LayoutOptions):
     """rows a forward and backward pass (run: forget rows, with as many retain rows)"""
     accumulate: int = 1
     """batches an optimizer step"""
-    batch_tokens: int = 2048
+    batch_tokens: Annotated[int, About(changes=False)] = 2048
     """tokens a forward pass, before sharing; a batch is cut into as many passes as it needs, which changes no result"""
-    checkpointing: bool | None = None
+    checkpointing: Annotated[bool | None, About(changes=False)] = None
     """compute the activations of each block again in the backward pass instead of keeping them: much less memory, a sixth more time, the
     same numbers. Default: with all weights in training, where the architecture can; not with --lora, which takes little memory anyway"""
     train_only: tuple[str, ...] = ()
@@ -66,13 +67,13 @@ class LoopConfig(LayoutOptions):
     """scale of the adapters times rank; twice the rank unless given"""
     lora_targets: tuple[str, ...] = ()
     """endings of the names of the linear layers that get adapters, or all-linear; unless given those that peft chooses (query and value)"""
-    save_every: int = 0
+    save_every: Annotated[int, About(changes=False)] = 0
     """steps between checkpoints to resume from; 0: only when the run is told to stop (SIGTERM)"""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Annotated[int, About(changes=False)] = 2
     """newest checkpoints that are kept"""
-    resume: bool = False
+    resume: Annotated[bool, About(changes=False)] = False
     """go on from the newest checkpoint in OUT.unfinished"""
-    trackers: tuple[str, ...] = ()
+    trackers: Annotated[tuple[str, ...], About(changes=False)] = ()
     """also send the log's numbers to tensorboard, wandb or trackio"""
     question_key: str = "question"
     """column of the question, for files and hub sets"""
@@ -92,7 +93,7 @@ class LoopConfig(LayoutOptions):
     """of the forward pass; the weights that are trained stay float32 (bfloat16 and float16 mean autocast)"""
     save_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """of the written model; that of the model it began with unless given. Checkpoints hold float32"""
-    device: str | None = None
+    device: Annotated[str | None, About(changes=False)] = None
     """cpu, cuda, cuda:N, mps; default cuda if there is one"""
 
     def __post_init__(self) -> None:
@@ -125,11 +126,11 @@ class FinetuneConfig(LoopConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class UnlearnConfig(LoopConfig):
-    scores: str
+    scores: Annotated[str, About(content=True)]
     """score store of the forget set"""
     retain: str | None = None
     """data spec of what must stay; none where nothing is to hold it"""
-    retain_scores: str | None = None
+    retain_scores: Annotated[str | None, About(content=True)] = None
     """score store of what must stay, instead of retain: KL to the scored model from its top tokens (tu-score run --topk 64)"""
     retain_term: str | None = None
     """what holds the retain rows, an entry of tu_train/methods/retain_terms.py: nll (likelihood), kl (KL to the model before training), or
@@ -168,7 +169,7 @@ class UnlearnConfig(LoopConfig):
     """where other answers come from: that column, or the model before training, asked for another answer"""
     allow_other_model: bool = False
     """train another model than the one that was scored; weights and reference values then speak of that other model"""
-    eval_every: int = 0
+    eval_every: Annotated[int, About(changes="stop_when")] = 0
     """steps between evaluations on fixed rows; 0: none"""
     eval_rows: int = 32
     """first rows of the forget and of the retain set that are evaluated"""

@@ -72,7 +72,7 @@ def with_answers(plan: Plan, packed: PackedModel) -> Plan:
         texts = generated(packed, asked.examples, plan.tokenizer, seed=config.seed, batch_tokens=config.batch_tokens,
                           context=asked.context)  # fmt: skip
         items = partner_items(asked.examples, plan.tokenizer, texts, seed=config.seed, context=asked.context)
-        about = {**about, "other_answers": fingerprint_of(items)}
+        about = replace(about, other_answers=fingerprint_of(items))
     if asked.reference:
         items = with_reference(packed, items, config.batch_tokens)
     assert plan.forget is not None, "other answers go with forget rows"

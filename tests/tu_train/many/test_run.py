@@ -10,7 +10,8 @@ import pytest
 from shared.errors import ConfigError, ModelError
 from shared.lm.finished import output_record
 from tests.tu_train.conftest import RETAIN, score
-from tu_train import many
+from tu_train.many import run as many
+from tu_train.many.content import columns_read
 
 TWO = 'method = ["graddiff", "npo"]\ntokens = "all"\n'
 
@@ -260,7 +261,7 @@ def test_an_edited_column_makes_another_run(text, column, value, study, target, 
 
 def test_columns_that_a_run_does_not_read_leave_the_names_of_earlier_versions(study, tmp_path):
     (run,) = many.plan(study('method = "graddiff"\ntokens = "all"\nforget_data = "atlas:forget"\n'), tmp_path / "out")
-    assert not many._columns(run.config)
+    assert not columns_read(run.config)
 
 
 def test_credentials_stand_in_no_index(study, tmp_path, trained):
