@@ -39,6 +39,8 @@ class RunRecord:
     """of the rows that were scored"""
     weights: str | None = None
     """which tokens are pushed, in words"""
+    method_code: str | None = None
+    """of a method that is no part of tu_train: where it comes from, and its version or hash"""
     layout: Names | None = None
     """how rows were laid out, where that is not the default"""
     given_tokens: str | None = None

@@ -11,6 +11,7 @@ import torch
 
 from shared.budget import within_budget
 from shared.data.examples import Example, qa_example, special_ids
+from shared.engines.interface import Generator
 from shared.engines.torch import TorchEngine
 from shared.errors import ConfigError, DataError
 from shared.lm.memory import keep_freed_memory
@@ -69,8 +70,8 @@ def with_answers(plan: Plan, packed: PackedModel) -> Plan:
         return plan
     asked, config, about, items = plan.answers, plan.config, plan.about, plan.answers.given
     if items is None:
-        texts = generated(packed, asked.examples, plan.tokenizer, seed=config.seed, batch_tokens=config.batch_tokens,
-                          context=asked.context)  # fmt: skip
+        writer = TorchEngine(packed, batch_tokens=config.batch_tokens)
+        texts = generated(writer, asked.examples, plan.tokenizer, seed=config.seed, context=asked.context)
         items = partner_items(asked.examples, plan.tokenizer, texts, seed=config.seed, context=asked.context)
         about = replace(about, other_answers=fingerprint_of(items))
     if asked.reference:
@@ -79,13 +80,11 @@ def with_answers(plan: Plan, packed: PackedModel) -> Plan:
     return replace(plan, forget=with_partners(plan.forget, items), about=about)
 
 
-def generated(
-    packed: PackedModel, examples: Sequence[Example], tokenizer: Any, *, seed: int, batch_tokens: int, context: int | None
-) -> dict[str, list[str]]:
+def generated(generator: Generator, examples: Sequence[Example], tokenizer: Any, *, seed: int, context: int | None) -> dict[str, list[str]]:
     """By example id: what the model writes, greedily, when asked for another answer; the first of ASKING, in the order
     of (seed, example id), that gives one which is neither empty nor the row's own. Raises DataError for a row that none
     of them gives one for."""
-    engine, special = TorchEngine(packed, batch_tokens=batch_tokens), special_ids(tokenizer)
+    special = special_ids(tokenizer)
     stop = sorted({e.input_ids[-1] for e in examples if e.input_ids[-1] in special} | ({tokenizer.eos_token_id} - {None}))
     if not stop:
         raise ConfigError("alternates=generate: the tokenizer has no end-of-sequence token, so answers would never end; name a column "
@@ -97,7 +96,7 @@ def generated(
         most = max((LONGEST * len(e.targets) for e in left), default=1)
         if context is not None:  # learned positions end there
             most = max(1, min(most, context - max(map(len, prompts), default=0)))
-        for example, ids in zip(left, engine.generate(prompts, max_new_tokens=most, stop_ids=stop), strict=True):
+        for example, ids in zip(left, generator.generate(prompts, max_new_tokens=most, stop_ids=stop), strict=True):
             text = tokenizer.decode(ids[: LONGEST * len(example.targets)], skip_special_tokens=True).strip()
             if text and text != example.row.answer.strip():
                 out[example.id] = [text]

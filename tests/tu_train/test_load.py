@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM
 
 from shared.data.datasets import load_rows
 from shared.data.examples import make_examples
+from shared.engines.torch import TorchEngine
 from shared.errors import DataError
 from shared.lm.models import load_model, load_tokenizer
 from shared.lm.packed import PackedModel
 from tests.tu_train.conftest import FORGET, RETAIN, weights_of
-from tu_train import load
 from tu_train.data.partners import given_answers, partner_items
 from tu_train.load import ASKING, generated, with_reference
 
@@ -53,13 +53,14 @@ def test_reference_values_are_those_of_plain_transformers(batch_tokens, examples
 # --- written by the model
 
 
-def write(packed, examples, tokenizer, seed=0):
-    return generated(packed, examples, tokenizer, seed=seed, batch_tokens=500, context=512)
+def write(generator, examples, tokenizer, seed=0):
+    return generated(generator, examples, tokenizer, seed=seed, context=512)
 
 
 def test_written_answers_repeat_differ_from_the_rows_own_and_stay_short(packed, examples, tokenizer):
-    first = write(packed, examples, tokenizer)
-    assert first == write(packed, examples[::-1], tokenizer)
+    engine = TorchEngine(packed, batch_tokens=500)
+    first = write(engine, examples, tokenizer)
+    assert first == write(engine, examples[::-1], tokenizer)
     assert list(first) and first.keys() == {e.id for e in examples}
     for example in examples:
         (text,) = first[example.id]
@@ -73,9 +74,6 @@ class Engine:
     def __init__(self, tokenizer, says):
         self.tokenizer, self.says, self.asked = tokenizer, says, []
 
-    def __call__(self, packed, *, batch_tokens):
-        return self
-
     def generate(self, prompts, *, max_new_tokens, stop_ids):
         texts = [self.tokenizer.decode(p) for p in prompts]
         hows = [next(how for how in ASKING if how in text) for text in texts]
@@ -83,21 +81,20 @@ class Engine:
         return [self.tokenizer(self.says(text, how), add_special_tokens=False).input_ids for text, how in zip(texts, hows, strict=True)]
 
 
-def test_a_row_whose_own_answer_comes_back_is_asked_in_another_way(examples, tokenizer, monkeypatch):
+def test_a_row_whose_own_answer_comes_back_is_asked_in_another_way(examples, tokenizer):
     own = {e.row.question: e.row.answer for e in examples}
     engine = Engine(tokenizer, lambda text, how: "Blue." if how == ASKING[2] else next(a for q, a in own.items() if q in text))
-    monkeypatch.setattr(load, "TorchEngine", engine)
-    assert write(None, examples, tokenizer) == {e.id: ["Blue."] for e in examples}
+    assert write(engine, examples, tokenizer) == {e.id: ["Blue."] for e in examples}
     assert sum(hows.count(ASKING[2]) for hows in engine.asked) == len(examples)
     assert [len(hows) for hows in engine.asked] == sorted((len(hows) for hows in engine.asked), reverse=True)
 
 
 @pytest.mark.parametrize("says", ["", " ", None])
-def test_a_row_that_gets_no_other_answer_is_named(says, examples, tokenizer, monkeypatch):
+def test_a_row_that_gets_no_other_answer_is_named(says, examples, tokenizer):
     one = examples[:1]
-    monkeypatch.setattr(load, "TorchEngine", Engine(tokenizer, lambda *_: one[0].row.answer if says is None else says))
+    engine = Engine(tokenizer, lambda *_: one[0].row.answer if says is None else says)
     with pytest.raises(DataError, match=f"{one[0].row.id}: asked in 4 ways.*alternate_key"):
-        write(None, one, tokenizer)
+        write(engine, one, tokenizer)
 
 
 # --- through the command

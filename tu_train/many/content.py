@@ -8,13 +8,14 @@ from pathlib import Path
 from shared.config import as_dict
 from shared.data.datasets import Keys, load_rows
 from shared.errors import ConfigError
+from shared.extensions import identity
 from shared.files.fs import hash_file, hash_json
 from shared.lm.models import locate, model_fingerprint
 from shared.secret import lacks_secrets, without_secrets, without_secrets_in
 from shared.settings import harmless
 from shared.store.scores import open_store
 from tu_train.config import UnlearnConfig
-from tu_train.methods.table import find_method
+from tu_train.methods.table import METHOD, find_method
 
 EARLIER = frozenset({"out", "resume", "save_every", "keep_checkpoints"})
 """settings that earlier versions left out of the hash"""
@@ -48,6 +49,8 @@ def content_of(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> tupl
         if key not in known:
             known[key] = _hash_columns(config, columns)
         parts["columns"] = known[key]
+    if (code := identity(METHOD, config.method)) is not None:
+        parts["method_code"] = code
 
     def hashed(left_out: Set[str]) -> str:
         settings = {k: v for k, v in as_dict(config).items() if k not in left_out and k not in NAMES}
