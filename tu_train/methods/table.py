@@ -19,11 +19,12 @@ from shared.errors import ConfigError, nearest
 from shared.extensions import Kind, find
 from tu_train.methods import gate, hidden_losses, logit_losses, losses
 from tu_train.methods.retain_terms import NONE, RETAIN_TERMS
+from tu_train.methods.tokens import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tu_train.methods.tokens import Need, Options, State, Tokens
+    from tu_train.methods.tokens import Options, State, Tokens
 
 WHOLE = frozenset({"layer", "seed", "first", "top", "every"})
 """options that count something"""
