@@ -64,8 +64,6 @@ class RunRecord:
     def from_json(cls, value: Any) -> Self:
         """Raises StoreError saying what has another form."""
         known = [f for f in fields(cls) if f.name != "more"]
-        if not isinstance(value, dict):
-            raise StoreError(f"it is {misfit(value, dict)}")
         if wrong := misfit(value, {f.name: FORMS[str(f.type)] if f.name == "settings" else Maybe(FORMS[str(f.type)]) for f in known}):
             raise StoreError(wrong)
         names = {f.name for f in known}
