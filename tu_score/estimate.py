@@ -1,5 +1,7 @@
-"""`tu-score run --dry-run`: what a run would take, before it is paid for. Plans as the run does, scores a few rows,
-writes nothing."""
+"""`tu-score run --dry-run`: what a run would cost, said before it begins.
+
+It plans as the run does and scores a few rows; it writes nothing.
+"""
 
 from __future__ import annotations
 
