@@ -99,10 +99,10 @@ def _contents(text: str, contents: Sequence[str]) -> list[tuple[int, int]]:
     nowhere."""
     out, at = [], 0
     for content in contents:
-        found = text.find(content.strip(), at)
-        if found >= 0 and content.strip():
-            at = found + len(content.strip())
-            out.append((found, at))
+        begin = text.find(content.strip(), at)
+        if begin >= 0 and content.strip():
+            at = begin + len(content.strip())
+            out.append((begin, at))
     return out
 
 
@@ -125,16 +125,17 @@ def write_answers(
             for start in range(0, len(asked), TOGETHER):
                 some, piece = asked[start : start + TOGETHER], f"turn{turn + 1}-{start}"
                 kept = store.load(piece)
-                if kept is None:
+                if kept is not None:
+                    rows = kept[0]
+                else:
                     generator = generator or open_generator(
                         "torch", folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens
                     )
                     prompts = [prompt_ids(tokenizer, c.turns[: turn + 1], before[c.id]) for c in some]
-                    made = _write(generator, prompts, tokenizer, context, stop, config.max_new_tokens)
-                    rows = [{"id": c.id, "answer": text, "finished": end} for c, (text, end) in zip(some, made, strict=True)]
+                    answers = _write(generator, prompts, tokenizer, context, stop, config.max_new_tokens)
+                    rows = [{"id": c.id, "answer": text, "finished": end} for c, (text, end) in zip(some, answers, strict=True)]
                     store.save(piece, rows, generator.describe())
-                    kept = rows, generator.describe()
-                for c, row in zip(some, kept[0], strict=True):
+                for c, row in zip(some, rows, strict=True):
                     before[c.id].append(row["answer"])
                     out.append({"category": c.category, "turn": turn + 1, "question": c.turns[turn], **row})
                 bar.advance(len(some))
@@ -167,7 +168,7 @@ def _write(
     out = [("", False)] * len(prompts)
     for length in sorted(set(room) - {0}, reverse=True):
         chosen = [i for i, r in enumerate(room) if r == length]
-        made = generator.generate([prompts[i] for i in chosen], max_new_tokens=length, stop_ids=stop)
-        for i, ids in zip(chosen, made, strict=True):
+        answers = generator.generate([prompts[i] for i in chosen], max_new_tokens=length, stop_ids=stop)
+        for i, ids in zip(chosen, answers, strict=True):
             out[i] = tokenizer.decode(ids, skip_special_tokens=True).strip(), len(ids) < length
     return out

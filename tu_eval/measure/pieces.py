@@ -50,12 +50,12 @@ class Loaded:
     @property
     def examples(self) -> list[Example]:
         """Everything that is scored."""
-        return [e for _, kept in self.sets for v in kept for e in v.examples] + self.holdout
+        return [e for _, variants in self.sets for v in variants for e in v.examples] + self.holdout
 
     @property
     def attacked(self) -> dict[str, list[Example]]:
         """The answers that membership inference compares."""
-        forget = [v.answer for part, kept in self.sets if part.name == "forget" for v in kept]
+        forget = [v.answer for eval_set, variants in self.sets if eval_set.name == "forget" for v in variants]
         return {"forget": forget, "holdout": self.holdout}
 
 
@@ -106,16 +106,16 @@ class Subject:
 
     def piece(self, name: str, make: Callable[[], list[Row]]) -> tuple[list[Row], dict[str, Any]]:
         """From the store, else made and kept there; with the description of the engine that made it."""
-        found = self.store.load(name)
-        if found is not None:
+        earlier = self.store.load(name)
+        if earlier is not None:
             say(f"{name}: already measured, taken from the store")
-            return found
+            return earlier
         rows = make()
         assert self.opened is not None, "a piece is made with an engine"
         self.store.save(name, rows, self.opened[1].describe())
-        kept = self.store.load(name)
-        assert kept is not None, "what was saved a moment ago can be read"
-        return kept
+        saved = self.store.load(name)
+        assert saved is not None, "what was saved a moment ago can be read"
+        return saved
 
     def close(self) -> None:
         if self.opened is not None:
