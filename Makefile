@@ -19,6 +19,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	@# Named: pyright would otherwise ask whichever python comes first on PATH, and read our engines/torch.py for the torch it cannot find.
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes the first time)"

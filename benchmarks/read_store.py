@@ -24,7 +24,9 @@ import numpy as np
 import pyarrow as pa
 
 from shared.files.fs import hash_json
-from shared.store.scores import SCHEMA, TOKEN_COLUMNS, Store, Writer, open_store
+from shared.store.parts import SCHEMA, TOKEN_COLUMNS
+from shared.store.scores import Store, open_store
+from shared.store.writer import Writer
 from tu_train.data.batches import READ
 
 ROW_TOKENS, PROMPT_TOKENS, PART_TOKENS, VOCABULARY = 128, 40, 65_536, 49_152

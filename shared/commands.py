@@ -146,9 +146,9 @@ def _of_every_configuration(config: type) -> list[inspect.Parameter]:
             print_fields(config)
             raise typer.Exit
 
-    file = typer.Option("--config", help="TOML file with any of the fields.", show_default=False)
-    sets = typer.Option("--set", metavar="FIELD=VALUE", help="Any field, also without a flag of its own.", show_default=False)
-    fields = typer.Option("--fields", help="Show every field: default, unit, meaning.", show_default=False, is_eager=True, callback=show)
+    file = typer.Option("--config", help="TOML file with any of the fields", show_default=False)
+    sets = typer.Option("--set", metavar="FIELD=VALUE", help="any field, also one without a flag of its own", show_default=False)
+    fields = typer.Option("--fields", help="show every field: default, unit, meaning", show_default=False, is_eager=True, callback=show)
     hints = {"config": Annotated[Path | None, file], "sets": Annotated[list[str] | None, sets], "fields": Annotated[bool, fields]}
     defaults = {"config": None, "sets": None, "fields": False}
     return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hints[name]) for name in hints]

@@ -51,10 +51,7 @@ def resolve(kind: type[T], *, config: Path | None = None, sets: Sequence[str] = 
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if field.name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"--{field.name.replace('_', '-')} is missing (or set {field.name} in --config FILE.toml)")
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    return kind(**values)
 
 
 def as_dict(config: Any) -> dict[str, Any]:

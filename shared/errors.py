@@ -12,8 +12,8 @@ class UserError(Exception):
     """Something the user can mend: bad input, a missing file, an impossible combination of options."""
 
 
-class ConfigError(UserError):
-    """A flag, a --set or a TOML value that does not fit."""
+class ConfigError(UserError, ValueError):
+    """A setting that does not fit, from a flag, --set, TOML or Python."""
 
 
 class DataError(UserError):

@@ -18,7 +18,8 @@ def print_fields(kind: type) -> None:
         for title, settings in _groups(kind):
             print(f"# {title}")
             for setting in settings:
-                print(f"{setting.name} = {setting.shown} ({', '.join(filter(None, (setting.about.unit, _how(setting))))}): {setting.meaning}")
+                name, default, unit, meaning, flag = _cells(setting)
+                print(f"{name} = {default} ({f'{unit}, ' if unit else ''}{flag}): {meaning}")
         return
     from rich.console import Console
     from rich.table import Table
@@ -37,18 +38,15 @@ def markdown(kind: type) -> Iterator[str]:
         for setting in settings:
             name, default, unit, meaning, flag = (cell.replace("|", "\\|") for cell in _cells(setting))
             given = f"`{flag}`" if setting.flag else flag
-            yield f"| `{name}` | {f'`{default}`' if default and not setting.required else default} | {unit} | {meaning} | {given} |"
+            yield f"| `{name}` | {default} | {unit} | {meaning} | {given} |"
         yield ""
 
 
 def _groups(kind: type) -> Iterator[tuple[str, list[Setting]]]:
+    """The first sentence of each class that fields come from, and its fields."""
     for group, settings in groupby(settings_of(kind), key=lambda setting: setting.group):
-        yield inspect.cleandoc(group.__doc__ or group.__name__).splitlines()[0].rstrip("."), list(settings)
+        yield inspect.cleandoc(group.__doc__ or group.__name__).partition(".")[0], list(settings)
 
 
 def _cells(setting: Setting) -> tuple[str, str, str, str, str]:
-    return setting.name, setting.shown, setting.about.unit, setting.meaning, _how(setting)
-
-
-def _how(setting: Setting) -> str:
-    return setting.flag or ADVANCED
+    return setting.name, setting.shown or "none", setting.about.unit, setting.meaning, setting.flag or ADVANCED

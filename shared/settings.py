@@ -11,10 +11,11 @@ import dataclasses
 import functools
 import inspect
 import math
-import textwrap
+import sys
 import types
 import typing
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from shared.errors import ConfigError
@@ -84,10 +85,18 @@ class Setting:
     default: Any
     """dataclasses.MISSING where it must be given"""
     about: About
-    meaning: str
-    """the docstring under the field, on one line"""
-    group: type
-    """the class that defined the field first"""
+    defined: tuple[type, ...]
+    """the classes that define it, the one that counts first"""
+
+    @property
+    def group(self) -> type:
+        """The class that defined it first."""
+        return self.defined[-1]
+
+    @property
+    def meaning(self) -> str:
+        """The docstring under the field, on one line."""
+        return next((_meanings(c)[self.name] for c in self.defined if self.name in _meanings(c)), "")
 
     @property
     def flag(self) -> str | None:
@@ -125,7 +134,7 @@ class Setting:
         if self.default is None or self.default in ((), {}):
             return self.about.default
         if isinstance(self.default, bool):
-            return "yes" if self.default else "no"
+            return "true" if self.default else "false"  # as in TOML
         return ", ".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
 
 
@@ -133,23 +142,14 @@ class Setting:
 def settings_of(kind: type) -> tuple[Setting, ...]:
     """The fields of a dataclass: first those that it defines itself, then those of its bases, one base after another."""
     classes = [c for c in kind.__mro__ if dataclasses.is_dataclass(c)]
-    hints, meanings = typing.get_type_hints(kind), {c: _meanings(c) for c in classes}
-    found = []
+    hints = {c: typing.get_type_hints(c, include_extras=True) for c in classes}
+    plain, found = typing.get_type_hints(kind), []
     for field in dataclasses.fields(kind):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        of = [c for c in classes if field.name in c.__annotations__]
-        abouts = (_about(typing.get_type_hints(c, include_extras=True)[field.name]) for c in of)
-        found.append(
-            Setting(
-                name=field.name,
-                hint=hints[field.name],
-                default=default,
-                about=next((a for a in abouts if a is not None), About()),
-                meaning=next((meanings[c][field.name] for c in of if field.name in meanings[c]), ""),
-                group=of[-1],
-            )
-        )
-    return tuple(sorted(found, key=lambda setting: classes.index(setting.group)))  # stable: in a class as they are written
+        defined = tuple(c for c in classes if field.name in c.__annotations__)
+        about = next((a for c in defined if (a := _about(hints[c][field.name])) is not None), About())
+        found.append(Setting(field.name, plain[field.name], default, about, defined))
+    return tuple(sorted(found, key=lambda setting: classes.index(setting.group)))  # in a class as they are written
 
 
 def harmless(kind: type) -> frozenset[str]:
@@ -195,12 +195,18 @@ def _choices(hint: Any) -> tuple[str, ...]:
 
 
 @functools.cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """The classes that a module's source defines."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+@functools.cache
 def _meanings(kind: type) -> dict[str, str]:
     """Field -> the string that stands under it in the class's source."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-    assert isinstance(body, ast.ClassDef)
+    body = _classes(kind.__module__)[kind.__name__].body
     out = {}
-    for field, below in zip(body.body, body.body[1:], strict=False):
+    for field, below in pairwise(body):
         named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if named and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
             out[field.target.id] = " ".join(below.value.value.split())  # type: ignore[union-attr]

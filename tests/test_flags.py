@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+
+from shared.commands import commands_of
 
 LIST = Path(__file__).with_name("flags.json")
 COMMANDS = ("tu-score", "tu-train", "tu-eval")
@@ -26,9 +27,9 @@ def public() -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for program in COMMANDS:
         app = importlib.import_module(f"{program.replace('-', '_')}.cli").app
-        for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
-            options = [p for p in command.params if p.param_type_name == "option"]
-            arguments = [p for p in command.params if p.param_type_name == "argument"]
+        for name, command in commands_of(app).items():
+            options = [p for p in command.whole.params if p.param_type_name == "option"]
+            arguments = [p for p in command.whole.params if p.param_type_name == "argument"]
             found[f"{program} {name}"] = {
                 **{p.metavar or p.name: f"argument, {kind_of(p)}" for p in arguments},
                 **{"/".join([*p.opts, *p.secondary_opts]): kind_of(p) for p in options},

@@ -10,7 +10,7 @@ import numpy as np
 
 from shared.engines.interface import Engine
 from shared.errors import StoreError
-from shared.store.scores import Writer
+from shared.store.writer import Writer
 from tu_score.config import ScoreConfig
 from tu_score.signals import score_examples
 from tu_score.spans import Masking

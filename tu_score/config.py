@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
-from shared.data.datasets import Keys
+from shared.data.datasets import DataOptions
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
+from shared.extensions import Kind, is_function, load
+from shared.lm.models import PrecisionOptions
+from shared.settings import COUNT, NONE_OR_MORE, SEED, About
 from shared.weighting.importance import Recipe
 
 TEMPERATURE = 2.0
@@ -20,94 +22,76 @@ MASKING = (
     "keep_spans", "copy_aware", "replacement", "max_spans", "horizon", "window_length", "window_stride", "window_over",
 )  # fmt: skip
 """fields that say how context is masked: who sets one wants it masked"""
+PLANS = ("auto", "none", "question", "window", "entity", "given")
+SPAN_PLAN = Kind("token_unlearn.span_plans", "--spans", "a function, row -> list of (start, end) character offsets", is_function)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(Recipe, LayoutOptions):
-    """The fields of the recipe (alpha, knowledge, norm, ...) and those of the layout (template, system, ...) are fields here too."""
+class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
+    """Scoring. The fields of the recipe (alpha, knowledge, norm, ...) and those of the layout (template, system, ...) are
+    fields here too."""
 
-    model: str
+    model: Annotated[str, About(flag=True)]
     """the model to be unlearned: local folder, org/name[@revision], or smollm2"""
-    data: str
-    """data spec of the forget set"""
-    out: str
-    """folder of the score store"""
-    base_model: str | None = None
-    """a model that never saw the data, for base_logprob and base_entropy"""
-    engine: Literal["auto", "torch", "vllm"] = "auto"
+    data: Annotated[str, About(flag=True)]
+    """the forget set: tofu:forget01, atlas:forget, hub:org/name:config:split, or a .jsonl, .json, .csv, .tsv or .parquet
+    file"""
+    out: Annotated[str, About(flag=True, changes=False)]
+    """folder (or URL) of the score store; must be new, or that of a killed run of the same settings, which goes on"""
+    base_model: Annotated[str | None, About(flag=True)] = None
+    """a model that never saw the data, such as the one before fine-tuning; it judges best which tokens matter"""
+    engine: Annotated[Literal["auto", "torch", "vllm"], About(flag=True)] = "auto"
     """auto: vLLM where it is installed and CUDA is there, else torch"""
-    spans: Literal["auto", "none", "question", "window", "entity", "given"] = "auto"
-    """which context is masked: what the recipe reads (auto: nothing, or the whole question, of raw text windows), nothing, the whole
-    question, windows over it, its names, numbers and dates, or the spans of `span_key`; but for `question`, raw text has them anywhere
-    (docs/spans.md)"""
-    span_key: str | None = None
+    spans: Annotated[str, About(flag=True, metavar="auto|none|question|window|entity|given|MODULE:NAME")] = "auto"
+    """which context is masked: what the recipe reads (auto: nothing, or the whole question, of raw text windows), nothing,
+    the whole question, windows over it, its names, numbers and dates, the spans of `span_key`, or those of a function of
+    your own (docs/extending.md); but for `question`, raw text has them anywhere (docs/spans.md)"""
+    span_key: Annotated[str | None, About(flag=True)] = None
     """column of the given spans: a list of [start, end) character offsets in the question, or in the text of a raw row"""
-    window_length: int = 4
-    """tokens a window masks"""
-    window_stride: int = 4
-    """tokens from one window to the next"""
+    window_length: Annotated[int, About(unit="tokens", **COUNT)] = 4
+    """length of a window that is masked"""
+    window_stride: Annotated[int, About(unit="tokens", **COUNT)] = 4
+    """from the beginning of one window to that of the next"""
     window_over: Literal["prompt", "answer"] = "prompt"
     """windows over the question only, or over the answer too"""
-    horizon: int = 256
-    """raw text: how many tokens after a span are read"""
-    max_spans: int = 256
+    horizon: Annotated[int, About(unit="tokens", **COUNT)] = 256
+    """raw text: how much after a span is read"""
+    max_spans: Annotated[int, About(unit="spans", **NONE_OR_MORE)] = 256
     """spans an example; from more, that many are drawn by the seed; 0: no limit"""
     replacement: str = "auto"
-    """what stands in for a masked token: auto (the first there is of mask, unk, pad, eos), one of these four, a token id, random, or
-    delete (the span is taken out)"""
+    """what stands in for a masked token: auto (the first there is of mask, unk, pad, eos), one of these four, a token id,
+    random, or delete (the span is taken out)"""
     copy_aware: bool = False
     """leave out, for each token, the spans that hold a copy of it"""
-    keep_spans: bool = False
-    """also store every span's delta for every token, as column span_deltas"""
-    entropy_temperature: float | None = None
-    """also store the entropy at this softmax temperature, as column tempered_entropy; 2 where the recipe is the default one and there is
-    no base model"""
-    topk: int = 0
+    keep_spans: Annotated[bool, About(flag=True)] = False
+    """also store what each span's masking takes from each token, as column span_deltas"""
+    entropy_temperature: Annotated[float | None, About(above=0, default="2 or not stored, as the recipe needs it")] = None
+    """also store the entropy at this softmax temperature, as column tempered_entropy; 2 where the recipe is the default
+    one and there is no base model"""
+    topk: Annotated[int, About(unit="tokens", flag=True, **NONE_OR_MORE)] = 0
     """also store this many likeliest tokens at each target, as columns top_ids and top_logprobs"""
-    question_key: str = "question"
-    """column of the question, for files and hub sets"""
-    answer_key: str = "answer"
-    """column of the answer"""
-    text_key: str | None = None
-    """column of raw text, instead of question and answer"""
-    text_length: int = 512
-    """raw text: tokens an example"""
-    long: Literal["error", "truncate", "skip"] = "error"
-    """examples beyond the model's context"""
-    limit: int | None = None
-    """only the first rows of the data"""
-    seed: int = 0
+    seed: Annotated[int, About(flag=True, least=0, most=SEED)] = 0
     """of the spans that are drawn, of random replacements, and of the self-check's choice of rows"""
-    dtype: str = "float32"
-    """of the weights: float32, bfloat16, float16"""
-    device: str | None = None
-    """cpu, cuda, cuda:N, mps; default cuda if there is one"""
-    batch_tokens: int = 2048
-    """tokens a forward pass, counted after sharing"""
-    head_mib: int = 64
-    """MiB that logits and what is made of them may fill at a time"""
-    workers: int = 1
-    """processes that score parts, each with the model of its own; on CUDA each takes one device (with tensor_parallel: so many)"""
-    tensor_parallel: int = 1
+    batch_tokens: Annotated[int, About(unit="tokens", changes=False, **COUNT)] = 2048
+    """of a forward pass, counted after sharing; memory depends on it"""
+    head_mib: Annotated[int, About(unit="MiB", changes=False, **COUNT)] = 64
+    """memory that logits and what is made of them may fill at a time"""
+    workers: Annotated[int, About(unit="processes", flag=True, changes=False, **COUNT)] = 1
+    """processes that score, each with the model of its own; on CUDA each takes one device (with tensor_parallel: so
+    many)"""
+    tensor_parallel: Annotated[int, About(unit="devices", changes=False, **COUNT)] = 1
     """devices that hold one model together; vLLM only"""
-    part_tokens: int = 65_536
-    """tokens a part of the store; a killed run loses at most the part in hand"""
+    part_tokens: Annotated[int, About(unit="tokens", **COUNT)] = 65_536
+    """of a part of the store; a killed run loses at most the part in hand"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.imported()
+        if self.spans not in PLANS:
+            load(SPAN_PLAN, self.spans, PLANS)
         if self.spans == "auto":
             object.__setattr__(self, "spans", self.useful_spans if self.masks else "none")  # as it stands in the plan and in _config.toml
             object.__setattr__(self, "chosen", True)
-        for name in ("window_length", "window_stride", "horizon", "batch_tokens", "part_tokens", "head_mib", "workers", "tensor_parallel"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.text_length < 2:
-            raise ConfigError(f"text_length is {self.text_length}, expected at least 2")
-        for name in ("max_spans", "topk"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
-        if self.entropy_temperature is not None and not 0 < self.entropy_temperature < math.inf:
-            raise ConfigError(f"entropy_temperature is {self.entropy_temperature}, expected more than 0")
         if (self.spans == "given") != (self.span_key is not None):
             raise ConfigError(
                 "--spans given needs --span-key, the column that holds the spans"
@@ -158,7 +142,3 @@ class ScoreConfig(Recipe, LayoutOptions):
         top = ["top_ids", "top_logprobs"] if self.topk else []
         tempered = ["tempered_entropy"] if self.temperature is not None else []
         return ["word", "copied", *tempered, *top, *(["span_deltas"] if self.keep_spans else [])]
-
-    @property
-    def keys(self) -> Keys:
-        return Keys(self.question_key, self.answer_key, self.text_key)

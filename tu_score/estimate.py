@@ -17,7 +17,7 @@ from shared.data.examples import Example
 from shared.files.storage import open_place
 from shared.lm.models import context_length
 from shared.store.parts import encode, schema
-from shared.store.scores import refuse_foreign
+from shared.store.writer import refuse_foreign
 from tu_score.config import ScoreConfig
 from tu_score.run import about, add_base, part_table, prepare
 from tu_score.signals import add_importance, add_words, score_examples

@@ -2,7 +2,7 @@
 
 Two passes over the parts. The first sees whether the store holds what the recipe reads and, for scope "store", gathers
 the statistics; the second writes every part anew with another importance column and the other columns as they are. The
-new parts appear together (shared.store.scores.rewrite). One to three seconds a million tokens on one core, most of it
+new parts appear together (shared.store.rewrite). One to three seconds a million tokens on one core, most of it
 reading, hashing and writing; memory is that of one part, and for rank over the store 8 bytes a target token and signal
 more.
 """
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from shared.config import as_dict
 from shared.errors import StoreError
 from shared.store.parts import flat
-from shared.store.scores import Store, rewrite
+from shared.store.rewrite import rewrite
+from shared.store.scores import Store
 from shared.weighting.importance import Recipe, importance, shaped
 from shared.weighting.norms import Summary
 from tu_score.config import SPAN_COLUMNS
@@ -70,12 +70,12 @@ def read_targets(store: Store, index: int, names: Sequence[str]) -> Targets:
 
 
 def apply_recipe(store: Store, recipe: Recipe) -> Store:
-    """Rewrites the importance column and records the recipe in the manifest. Raises StoreError when the store lacks a
-    column it reads."""
+    """Rewrites the importance column and records the recipe in the manifest. `recipe`: of the user, never of a store.
+    Raises StoreError when the store lacks a column it reads."""
     base = ["base_entropy"] if store.fingerprints.get("base_model") is not None else []
-    recipe = recipe.resolved([*base, *store.optional])
+    recipe = recipe.imported().resolved([*base, *store.optional])
     summaries = survey(store, recipe)
-    return rewrite(store, lambda table: with_importance(table, recipe, summaries, store), recipe=as_dict(recipe))
+    return rewrite(store, lambda table: with_importance(table, recipe, summaries, store), recipe=recipe.written())
 
 
 def survey(store: Store, recipe: Recipe) -> dict[str, Summary] | None:

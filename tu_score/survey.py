@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from shared.errors import ConfigError
-from shared.store.parts import flat
-from shared.store.scores import Store, schema
+from shared.store.parts import flat, schema
+from shared.store.scores import Store
 from tu_score.shading import SIGNALS, held_signals, signal_of, visible
 
 FINEST = 2.0**-20

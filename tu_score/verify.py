@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from shared.errors import StoreError, printable
-from shared.store.scores import TOKEN_COLUMNS, Store
+from shared.store.parts import TOKEN_COLUMNS
+from shared.store.scores import Store
 from shared.store.sound import ENTROPIES, FULL, LARGEST_VOCABULARY, LEAST_LOGPROB, SLACK, bounds
 from shared.store.sound import problems as column_problems
 

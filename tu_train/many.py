@@ -44,6 +44,7 @@ from shared.config import as_dict, checked, read_toml, resolve
 from shared.console import say
 from shared.data.datasets import Keys, load_rows
 from shared.errors import ConfigError, StoreError, UserError
+from shared.extensions import identity
 from shared.files.fs import hash_file, hash_json, write_json
 from shared.files.lock import locked
 from shared.files.storage import open_place
@@ -52,7 +53,7 @@ from shared.secret import lacks_secrets, without_secrets, without_secrets_in
 from shared.store.scores import open_store
 from shared.weighting.weights import Selection
 from tu_train.config import UnlearnConfig
-from tu_train.methods.table import find_method
+from tu_train.methods.table import METHOD, find_method
 from tu_train.run import run_unlearn
 from tu_train.saving.record import complete, recorded_settings
 from tu_train.saving.working_folder import UNFINISHED, tidy, unfinished
@@ -248,6 +249,8 @@ def _content(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> str:
         if key not in known:
             known[key] = _hash_columns(config, columns)
         parts["columns"] = known[key]
+    if (code := identity(METHOD, config.method)) is not None:
+        parts["method_code"] = code
     settings = {k: v for k, v in as_dict(config).items() if k not in (*NOT_OF_THE_RESULT, *NAMES)}
     return hash_json({"settings": without_secrets_in(settings), **parts})[:HASH_LENGTH]
 

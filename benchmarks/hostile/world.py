@@ -29,10 +29,10 @@ QUESTION_ROWS, RATED_ROWS = 6, 2
 def make(folder: Path) -> None:
     """Fills the folder. Raises RuntimeError with what a command said when one of them fails."""
     folder.mkdir(parents=True)
-    outcome = call(lambda: _tiny_model(folder / "start"), folder / "said")
+    outcome = call(lambda: tiny_model(folder / "start"), folder / "said")
     if outcome.code:
         raise RuntimeError(outcome.said)
-    _rows(folder)
+    rows(folder)
     (folder / "suite.toml").write_text(SUITE)
     (folder / "study.toml").write_text(STUDY)
     for command in STEPS:
@@ -77,13 +77,13 @@ STEPS: Sequence[Sequence[str]] = (
 )  # fmt: skip
 
 
-def _rows(folder: Path) -> None:
+def rows(folder: Path) -> None:
     from shared.data import atlas
 
     size = atlas.AtlasSize(people=4, facts_per_person=3, forget_people=2, holdout_people=1)
     for split in ("forget", "retain"):
-        rows = [{**row, "id": f"{split}/{i}"} for i, row in enumerate(atlas.rows(split, size))]
-        _lines(folder / f"{split}.jsonl", rows)
+        found = [{**row, "id": f"{split}/{i}"} for i, row in enumerate(atlas.rows(split, size))]
+        _lines(folder / f"{split}.jsonl", found)
     choices = [{"question": f"Which is the number {k}?", "choices": [str(k), "none", "all"], "answer": 0} for k in range(QUESTION_ROWS)]
     _lines(folder / "choices.jsonl", choices)
     asked = [{"question_id": k, "category": "writing", "turns": [f"Say {k}.", "Say it again."]} for k in range(RATED_ROWS)]
@@ -94,7 +94,7 @@ def _lines(path: Path, rows: Sequence[object]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _tiny_model(folder: Path) -> None:
+def tiny_model(folder: Path, width: int = 32) -> None:
     """A random Llama, float32, with a byte-level tokenizer of 300 entries that was trained on nothing."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -111,7 +111,9 @@ def _tiny_model(folder: Path) -> None:
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64}
+    size = {
+        "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 2 * width,
+    }  # fmt: skip
     ids = {"eos_token_id": 257, "pad_token_id": 257, "bos_token_id": None}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=258, max_position_embeddings=512, initializer_range=0.1, **size, **ids))
     model.save_pretrained(folder)

@@ -98,7 +98,7 @@ def run(pairs: int, seed: int) -> list[str]:
     with tempfile.TemporaryDirectory(dir=_memory()) as place:
         folder = Path(place) / "world"
         world.make(folder)
-        judge = _stub_judge()
+        judge = stub_judge()
         alone = {name: _alone(name, folder) for name in names}
         for number in range(pairs):
             name = names[number % len(names)]
@@ -194,7 +194,7 @@ def _page(path: Path) -> None:
     assert text.startswith("<!doctype html>") and text.rstrip().endswith("</html>")
 
 
-def _stub_judge() -> int:
+def stub_judge() -> int:
     """The process of a server that rates every answer 5."""
 
     class Judge(http.server.BaseHTTPRequestHandler):

@@ -24,8 +24,9 @@ from benchmarks.study.prepare import Made, store
 from shared.data.datasets import load_rows
 from shared.data.words import WORD, gather, plain
 from shared.lm.models import load_tokenizer, locate
+from shared.store.rewrite import rewrite
 from shared.store.scored import scored_examples
-from shared.store.scores import Store, open_store, rewrite
+from shared.store.scores import Store, open_store
 from shared.weighting.importance import Recipe
 from shared.weighting.norms import normalise
 from tu_score.agree import compare, true_tokens

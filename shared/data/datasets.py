@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from shared.data import atlas
 from shared.data.data_files import NAME, SUFFIXES, file_records, reason
 from shared.errors import DataError, nearest
 from shared.secret import without_secrets
+from shared.settings import COUNT, MANY, About
 
 TOFU_HUB = "locuslab/TOFU"
 TOFU_SPLITS = (
@@ -51,6 +52,34 @@ class Keys:
     question: str = "question"
     answer: str = "answer"
     text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How data is read."""
+
+    question_key: Annotated[str, About(flag=True)] = "question"
+    """column of the question, for files and hub sets"""
+    answer_key: Annotated[str, About(flag=True)] = "answer"
+    """column of the answer"""
+    text_key: Annotated[str | None, About(flag=True)] = None
+    """column of raw text, instead of question and answer"""
+    text_length: Annotated[int, About(unit="tokens", least=2, most=MANY)] = 512
+    """length of the examples that raw text is cut into"""
+    long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
+    """what happens to examples beyond the model's context: refused, cut at the end, left out"""
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.question_key, self.answer_key, self.text_key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(ReadingOptions):
+    """How many rows are read."""
+
+    limit: Annotated[int | None, About(unit="rows", flag=True, default="all", **COUNT)] = None
+    """only the first rows of each data set"""
 
 
 def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> list[Row]:

@@ -12,12 +12,13 @@ import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from weakref import WeakKeyDictionary
 
 from shared.console import say
 from shared.errors import ConfigError, DataError, ModelError
 from shared.files.fs import hash_json
+from shared.settings import About
 
 DATE = "2024-07-26"
 """what Llama's own templates write where they know no date"""
@@ -29,19 +30,18 @@ Turn = dict[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutOptions:
-    """Fields of every command that lays rows out. None: the default; in training what the store was scored with."""
+    """How rows are laid out. None: the default; with a score store what it was scored with."""
 
-    template: str | None = None
+    template: Annotated[str | None, About(flag=True, default="auto, or as it was scored")] = None
     """auto (the tokenizer's chat template where it has one, else plain), model (its chat template, refused where it has
     none), plain (`Question: …`, `Answer: …`), or the name of one of several templates"""
-    system: str | None = None
-    """system prompt of rows without a column `system` of their own; by default what the chat template does by itself"""
-    template_date: str | None = None
-    """YYYY-MM-DD, the date for chat templates that write today's; 2024-07-26 unless given, so that tomorrow's tokens
-    are today's"""
+    system: Annotated[str | None, About(flag=True, default="the chat template's own")] = None
+    """system prompt of rows without a column `system` of their own"""
+    template_date: Annotated[str | None, About(default=DATE)] = None
+    """YYYY-MM-DD, the date for chat templates that write today's: a fixed one, so that tomorrow's tokens are today's"""
     template_options: dict[str, Any] | None = None
     """variables of the chat template, as in {enable_thinking = false}"""
-    beginning_token: Literal["auto", "add"] | None = None
+    beginning_token: Annotated[Literal["auto", "add"] | None, About(default="auto")] = None
     """auto: where the tokenizer or the chat template puts one; add: before every text that does not begin with it"""
 
 

@@ -1,13 +1,15 @@
-"""What every engine takes and gives: token sequences and wanted positions in, log-probability and entropy out.
+"""What runs a model, as its callers see it: an `Engine` scores, a `Generator` writes.
 
-`Request.wanted` names token positions i >= 1; the answer for i speaks of token i given the tokens before it.
+Scoring: token ids and wanted positions in, log-probability and entropy out. `Request.wanted` names token positions
+i >= 1; the answer for i speaks of token i given the tokens before it. Writing: token ids of prompts in, token ids of
+greedy answers out. The torch engine does both with one model in memory; vLLM is opened for one of the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -40,7 +42,10 @@ class TokenScores:
     """[W], Σ p · (log p)² of the whole distribution"""
 
 
+@runtime_checkable
 class Engine(Protocol):
+    """Scores token sequences."""
+
     def describe(self) -> dict[str, Any]:
         """Name, version, dtype and flags, for the manifest."""
         ...
@@ -53,6 +58,40 @@ class Engine(Protocol):
     def close(self) -> None:
         """Gives memory back, so that another model can be loaded."""
         ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Writes greedy answers."""
+
+    def describe(self) -> dict[str, Any]:
+        """Name, version, dtype and flags, to stand beside the answers."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        max_new_tokens: int | Sequence[int],
+        stop_ids: Sequence[int],
+        advance: Callable[[int], None] = ...,
+    ) -> list[list[int]]:
+        """For each prompt the tokens that follow it, the likeliest each time, without the prompt and without the one of
+        `stop_ids` that ended it.
+
+        `max_new_tokens`: one number, or one a prompt. `advance(prompts)` is called as prompts are done, with how many
+        of them. Raises ModelError for an id that the model has no row for, or where prompt and answer do not fit.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives memory back, so that another model can be loaded."""
+        ...
+
+
+def limits_of(max_new_tokens: int | Sequence[int], prompts: Sequence[list[int]]) -> list[int]:
+    """Tokens that the answer to each prompt may take."""
+    return [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
 
 
 def ignore(tokens: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from shared.engines.interface import Request, TokenScores, ignore
+from shared.engines.interface import Request, TokenScores, ignore, limits_of
 from shared.engines.torch_generate import Writer
 from shared.lm.forest import common_prefix
 from shared.lm.logprobs import HeadOptions, PositionScores, score_positions
@@ -27,7 +27,7 @@ NEARLY = 1.03
 
 
 class TorchEngine:
-    """Scores and generates with a transformers model."""
+    """Scores and writes with a transformers model: an Engine and a Generator in one."""
 
     def __init__(self, packed: PackedModel, *, batch_tokens: int = 2048, head: HeadOptions | None = None):
         self.packed, self.batch_tokens, self.head = packed, batch_tokens, head or HeadOptions()
@@ -107,11 +107,9 @@ class TorchEngine:
         stop_ids: Sequence[int],
         advance: Callable[[int], None] = ignore,
     ) -> list[list[int]]:
-        """Greedy continuations, without the prompt and without the stop token. `max_new_tokens` may be one a prompt."""
         if self.writer is None:
             self.writer = Writer(self.packed, self.batch_tokens)
-        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-        return self.writer.write(prompts, limits, stop_ids, advance)
+        return self.writer.write(prompts, limits_of(max_new_tokens, prompts), stop_ids, advance)
 
     def close(self) -> None:
         del self.packed, self.writer

@@ -24,7 +24,7 @@ import numpy as np
 
 from shared.budget import within_budget
 from shared.engines.interface import Request, TokenScores, ignore
-from shared.engines.vllm_open import Opening, Vllm
+from shared.engines.vllm_model import Opening, Vllm
 from shared.engines.vllm_pooler import columns, scores_from
 from shared.lm.forest import common_prefix
 from shared.lm.logprobs import HeadOptions

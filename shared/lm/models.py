@@ -11,8 +11,9 @@ import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from shared.data.layout import LayoutOptions, lay_out, layout_of
 from shared.errors import ConfigError, ModelError, UserError, nearest
@@ -21,12 +22,14 @@ from shared.lm.locate import NO_CODE, refuse_adapter
 from shared.lm.locate import locate as locate
 from shared.lm.model_files import check_token_ids, weights_digest
 from shared.lm.model_files import weight_files as weight_files
+from shared.settings import About
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES = get_args(Dtype)
 # Entries of config.json that say where a model came from or how to run it, not what it computes.
 VOLATILE = ("_name_or_path", "_attn_implementation", "transformers_version", "use_cache", "dtype", "torch_dtype")
 LOAD_ERRORS = (
@@ -41,6 +44,22 @@ QUANTISERS = {
     "compressed-tensors": ("compressed-tensors",),
 }  # fmt: skip
 """`quant_method` of a configuration -> packages that transformers reads it with"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where the model runs."""
+
+    device: Annotated[str | None, About(flag=True, changes=False, default="cuda if there is one")] = None
+    """cpu, cuda, cuda:N, mps"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionOptions(DeviceOptions):
+    """In which precision it runs."""
+
+    dtype: Annotated[Dtype, About(flag=True)] = "float32"
+    """of weights and activations"""
 
 
 def first_line(error: BaseException) -> str:

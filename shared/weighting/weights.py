@@ -20,78 +20,11 @@ too where the share is larger. Soft weights sum to T.
 from __future__ import annotations
 
 import hashlib
-import math
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from shared.errors import ConfigError, StoreError
-
-TokenMode = Literal["all", "hard", "soft", "given", "random"]
-SoftMode = Literal["softmax", "linear"]
-KEEP, TEMPERATURE = 0.3, 0.3
-LEAST = 1e-100
-"""temperature; importance divided by less is beyond a float"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which tokens get what weight. Raises ConfigError for an option that the mode does not use, or two that exclude
-    each other."""
-
-    tokens: TokenMode = "hard"
-    keep: float | None = None
-    """hard, random: share of the target tokens; KEEP unless top or threshold is given"""
-    top: int | None = None
-    threshold: float | None = None
-    soft: SoftMode | None = None
-    """soft: softmax unless given"""
-    temperature: float | None = None
-    """soft=softmax: TEMPERATURE unless given"""
-    whole_words: bool | None = None
-    """hard, keep and top: true unless given; false is the rule of earlier versions"""
-    seed: int = 0
-    """random: another seed draws other tokens"""
-
-    def __post_init__(self) -> None:
-        flags = {"keep": "--keep", "top": "--set top", "threshold": "--set threshold"}
-        given = [flag for name, flag in flags.items() if getattr(self, name) is not None]
-        if given and self.tokens != "hard" and not (self.tokens == "random" and given == ["--keep"]):
-            raise ConfigError(f"{given[0]} is for --tokens hard, this is --tokens {self.tokens}; drop one of them")
-        if len(given) > 1:
-            raise ConfigError(f"{' and '.join(given)}: each chooses the tokens by itself; give one of them")
-        for name in ("soft", "temperature"):
-            if getattr(self, name) is not None and self.tokens != "soft":
-                raise ConfigError(f"--set {name} is for --tokens soft, this is --tokens {self.tokens}; drop one of them")
-        if self.whole_words is not None and (self.tokens != "hard" or self.threshold is not None):
-            raise ConfigError("--set whole_words is for --tokens hard with --keep or top; drop it")
-        if self.temperature is not None and self.soft == "linear":
-            raise ConfigError("--set temperature is for --set soft=softmax, linear weights have none; drop one of them")
-        self._check_ranges()
-
-    def describe(self) -> str:
-        """The choice with its defaults filled in, as a few words."""
-        if self.tokens == "hard":
-            chosen = {"top": self.top, "threshold": self.threshold, "keep": self.keep}
-            name = next((name for name, value in chosen.items() if value is not None), "keep")
-            how = "" if name == "threshold" or self.whole_words is False else ", whole words"
-            return f"hard tokens ({name} {chosen[name] or KEEP}{how})"
-        if self.tokens == "random":
-            return f"random tokens (keep {self.keep or KEEP}, seed {self.seed})"
-        if self.tokens == "soft":
-            return f"soft tokens ({'linear' if self.soft == 'linear' else f'softmax, temperature {self.temperature or TEMPERATURE}'})"
-        return f"{self.tokens} tokens"
-
-    def _check_ranges(self) -> None:
-        if self.keep is not None and not 0.0 < self.keep <= 1.0:
-            raise ConfigError(f"--keep {self.keep}: expected a share of the target tokens, more than 0 and at most 1")
-        if self.top is not None and not 1 <= self.top < 2**31:
-            raise ConfigError(f"--set top={self.top}: expected at least 1 token{', and at most 2^31 - 1' if self.top > 0 else ''}")
-        if self.threshold is not None and not 0.0 < self.threshold <= 1.0:
-            raise ConfigError(f"--set threshold={self.threshold}: expected an importance, more than 0 and at most 1")
-        if self.temperature is not None and not LEAST <= self.temperature < math.inf:
-            raise ConfigError(f"temperature is {self.temperature}, expected a finite number more than 0 (at least {LEAST:g})")
+from shared.errors import StoreError
+from shared.weighting.selection import KEEP, TEMPERATURE, Selection
 
 
 def token_weights(

@@ -26,7 +26,7 @@ class Settings:
 
     def __post_init__(self):
         if self.epochs < 1:
-            raise ValueError(f"--set epochs={self.epochs}: expected at least 1")
+            raise ConfigError(f"--set epochs={self.epochs}: expected at least 1")
 
 
 def toml(tmp_path, text: str):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from shared.data.datasets import load_rows
 from shared.errors import DataError
-from shared.store.scores import open_store, rewrite
+from shared.store.rewrite import rewrite
+from shared.store.scores import open_store
 from shared.weighting.importance import SIGNALS
 from tests.conftest import CHATML, build_tokenizer
 from tu_score.agree import FIGURES, average_precision, compare, figures, roc_auc

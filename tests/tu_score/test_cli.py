@@ -17,7 +17,9 @@ import torch
 
 from shared.errors import StoreError
 from shared.files.fs import hash_json
-from shared.store.scores import MANIFEST, TOKEN_COLUMNS, open_store, schema
+from shared.store.files import MANIFEST
+from shared.store.parts import TOKEN_COLUMNS, schema
+from shared.store.scores import open_store
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 FLIPS = 200

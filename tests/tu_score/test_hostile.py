@@ -15,9 +15,10 @@ import pytest
 
 from shared.errors import StoreError
 from shared.files.fs import hash_json
+from shared.store.files import MANIFEST
 from shared.store.pages import unpacked_sizes
 from shared.store.parts import schema, sha256
-from shared.store.scores import MANIFEST, open_store
+from shared.store.scores import open_store
 from tests.tu_score.test_mutations import DATA, made, rewrite_part, write_manifest  # noqa: F401 (a fixture)
 
 MEMORY = 4 << 30

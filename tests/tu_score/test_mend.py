@@ -8,7 +8,9 @@ import shutil
 import pytest
 
 from shared.files.fs import hash_json
-from shared.store.scores import MANIFEST, Writer, open_store
+from shared.store.files import MANIFEST
+from shared.store.scores import open_store
+from shared.store.writer import Writer
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 

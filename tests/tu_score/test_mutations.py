@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.files.fs import hash_json
+from shared.store.files import MANIFEST, PLAN
 from shared.store.parts import schema, sha256
-from shared.store.scores import MANIFEST, PLAN, Writer, open_store
+from shared.store.scores import open_store
+from shared.store.writer import Writer
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 ODD = [

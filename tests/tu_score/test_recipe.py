@@ -11,7 +11,8 @@ import tu_score.run
 from shared.data.datasets import load_rows
 from shared.errors import StoreError
 from shared.store.parts import encode, schema
-from shared.store.scores import Store, open_store, rewrite
+from shared.store.rewrite import rewrite
+from shared.store.scores import Store, open_store
 from shared.weighting.importance import Recipe, importance
 from tu_score.config import ScoreConfig
 from tu_score.recipe import apply_recipe, targets_of, with_importance

@@ -24,7 +24,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from shared.errors import ConfigError
 from shared.files import lock
 from shared.files.storage import open_place
-from shared.store.scores import MANIFEST, Writer, open_store
+from shared.store.files import MANIFEST
+from shared.store.scores import open_store
+from shared.store.writer import Writer
 from tests.tu_score import killed, silent
 from tu_score import workers
 from tu_score.config import ScoreConfig

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.store.scores import TOKEN_COLUMNS, Store, Writer, open_store
+from shared.store.parts import TOKEN_COLUMNS
+from shared.store.scores import Store, open_store
+from shared.store.writer import Writer
 from shared.weighting.weights import Selection
 
 WORLD = "people=4,facts_per_person=3,forget_people=2,holdout_people=1"

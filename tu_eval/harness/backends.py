@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import logging
 import math
 from numbers import Real
@@ -11,17 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.data.layout import Layout
-from shared.engines.vllm_setup import INSTALL, fitting_device, free, prepare_environment, version
-from shared.errors import ConfigError, ModelError
+from shared.engines.vllm_open import MAX_SEQUENCES, close_vllm, prepare_vllm, start_vllm
+from shared.engines.vllm_setup import Choice, version
+from shared.errors import ModelError
 from shared.lm import models
 
 if TYPE_CHECKING:
     from tu_eval.harness.config import BenchmarksConfig
 
-LOAD_ERRORS = (ValueError, RuntimeError, NotImplementedError, KeyError, AttributeError, TypeError, AssertionError, ImportError, OSError)
-"""what vLLM raises for a model or an option that it does not take"""
-MAX_SEQUENCES = 256
-"""requests in one forward pass of vLLM at most"""
+BACKEND = Choice("--backend vllm", "--backend hf")
 
 
 def open_model(folder: Path, tokenizer: Any, config: BenchmarksConfig) -> tuple[Any, dict[str, Any]]:
@@ -57,24 +54,16 @@ def open_hf(folder: Path, tokenizer: Any, config: BenchmarksConfig) -> tuple[Any
 
 def open_vllm(folder: Path, config: BenchmarksConfig) -> tuple[Any, dict[str, Any]]:
     """Raises ConfigError without vLLM or the device, ModelError for a model that it does not take."""
-    if importlib.util.find_spec("vllm") is None:
-        raise ConfigError(f"--backend vllm: vLLM is not installed; {INSTALL.replace('--engine torch', '--backend hf')}")
-    import torch
+    device = prepare_vllm(config.device, scoring=False, choice=BACKEND)  # lm-eval needs generation, which scoring replaces
 
-    prepare_environment(scoring=False)  # our plugin puts scoring in the place of generation, which lm-eval needs
-    device = fitting_device(config.device)
-    set_num_threads = torch.set_num_threads  # the CPU worker replaces it with a function that refuses
-    try:
+    def start() -> Any:
         kind: Any = _vllm_class()
-        lm = kind(
+        return kind(
             pretrained=str(folder), dtype=config.dtype, max_length=config.max_length, batch_size="auto", seed=0, load_format="safetensors",
             enforce_eager=device == "cpu", max_num_seqs=MAX_SEQUENCES, trust_remote_code=False,
         )  # fmt: skip
-    except LOAD_ERRORS as error:
-        reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-        raise ModelError(f"model {folder}: vLLM cannot load it: {reason[:300]}; use --backend hf") from None
-    finally:
-        torch.set_num_threads = set_num_threads
+
+    lm = start_vllm(start, refusal=f"model {folder}: vLLM cannot load it", choice=BACKEND, llm_of=lambda lm: lm.model)
     return lm, {"name": "vllm", "version": version(), "dtype": config.dtype, "device": device}
 
 
@@ -107,9 +96,7 @@ def room(lm: Any, name: str) -> int:
 
 def close(lm: Any, name: str) -> None:
     if name == "vllm":
-        lm.model.llm_engine.engine_core.shutdown()
-        del lm.model
-        free()
+        close_vllm(lm, "model")
 
 
 def ask(lm: Any, loaded: dict[str, Any], *, limit: int | None, chat: bool) -> Any:

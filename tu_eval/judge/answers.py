@@ -12,6 +12,8 @@ from shared.data.datasets import Row
 from shared.data.examples import qa_example
 from shared.data.json_records import line_record
 from shared.data.layout import PLAIN, encode, layout_of, render, say_layout
+from shared.engines.interface import Generator
+from shared.engines.open import open_generator
 from shared.errors import DataError, nearest
 from shared.files.fs import read_text
 from shared.lm.models import check_readable
@@ -111,10 +113,8 @@ def write_answers(
 
     Answers in the store are not written again.
     """
-    from shared.engines.torch import TorchEngine
-
     stop = stop_ids(tokenizer, [qa_example(Row(conversations[0].id, conversations[0].turns[0], "x"), tokenizer)])
-    engine: TorchEngine | None = None
+    generator: Generator | None = None
     before: dict[str, list[str]] = {c.id: [] for c in conversations}
     out: list[dict[str, Any]] = []
     turns = [[c for c in conversations if len(c.turns) > turn] for turn in range(max(len(c.turns) for c in conversations))]
@@ -126,18 +126,20 @@ def write_answers(
                 some, piece = asked[start : start + TOGETHER], f"turn{turn + 1}-{start}"
                 kept = store.load(piece)
                 if kept is None:
-                    engine = engine or TorchEngine.load(folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens)
+                    generator = generator or open_generator(
+                        "torch", folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens
+                    )
                     prompts = [prompt_ids(tokenizer, c.turns[: turn + 1], before[c.id]) for c in some]
-                    made = _write(engine, prompts, tokenizer, context, stop, config.max_new_tokens)
+                    made = _write(generator, prompts, tokenizer, context, stop, config.max_new_tokens)
                     rows = [{"id": c.id, "answer": text, "finished": end} for c, (text, end) in zip(some, made, strict=True)]
-                    store.save(piece, rows, engine.describe())
-                    kept = rows, engine.describe()
+                    store.save(piece, rows, generator.describe())
+                    kept = rows, generator.describe()
                 for c, row in zip(some, kept[0], strict=True):
                     before[c.id].append(row["answer"])
                     out.append({"category": c.category, "turn": turn + 1, "question": c.turns[turn], **row})
                 bar.advance(len(some))
-    if engine is not None:
-        engine.close()
+    if generator is not None:
+        generator.close()
     if cut := sum(not row["finished"] for row in out):
         say(f"{cut} of {len(out)} answers had not ended after {config.max_new_tokens} tokens, or at the end of the model's context")
     return out
@@ -157,7 +159,7 @@ def _check_room(conversations: Sequence[Conversation], folder: Path, tokenizer: 
 
 
 def _write(
-    engine: Any, prompts: Sequence[list[int]], tokenizer: Any, context: int | None, stop: list[int], most: int
+    generator: Generator, prompts: Sequence[list[int]], tokenizer: Any, context: int | None, stop: list[int], most: int
 ) -> list[tuple[str, bool]]:
     """Greedy answers, each with whether it ended by itself. Where the conversation has filled the context, there is
     none."""
@@ -165,7 +167,7 @@ def _write(
     out = [("", False)] * len(prompts)
     for length in sorted(set(room) - {0}, reverse=True):
         chosen = [i for i, r in enumerate(room) if r == length]
-        made = engine.generate([prompts[i] for i in chosen], max_new_tokens=length, stop_ids=stop)
+        made = generator.generate([prompts[i] for i in chosen], max_new_tokens=length, stop_ids=stop)
         for i, ids in zip(chosen, made, strict=True):
             out[i] = tokenizer.decode(ids, skip_special_tokens=True).strip(), len(ids) < length
     return out

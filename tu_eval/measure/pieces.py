@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from shared.console import progress, say
 from shared.data.examples import Example, special_ids
-from shared.engines.interface import Engine, Request, TokenScores
-from shared.engines.open import choose_engine, open_engine
+from shared.engines.interface import Engine, Generator, Request, TokenScores
+from shared.engines.open import choose_engine, open_engine, open_generator
 from shared.errors import ModelError
 from shared.lm.logprobs import HeadOptions, target_logprobs
 from tu_eval.measure.config import EvalConfig
@@ -79,37 +79,30 @@ class Subject:
     folder: Path
     config: EvalConfig
     store: Store
-    opened: tuple[str, Any] | None = field(default=None, init=False)
+    opened: tuple[str, Engine | Generator] | None = field(default=None, init=False)
     """its name and an engine"""
 
     @property
     def engine(self) -> TorchEngine:
         """For gradients and attacks, whatever `config.engine` says."""
-        return self._open("torch")
+        return self._open("torch", Engine, open_engine)
 
     @property
     def scorer(self) -> Engine:
-        return self._open(choose_engine(self.config.engine, self.config.device))
+        return self._open(choose_engine(self.config.engine, self.config.device), Engine, open_engine)
 
     @property
-    def generator(self) -> Any:
-        """With `generate` as TorchEngine has it."""
-        return self._open("torch" if choose_engine(self.config.engine, self.config.device) == "torch" else "vllm text")
+    def generator(self) -> Generator:
+        return self._open(choose_engine(self.config.engine, self.config.device), Generator, open_generator)
 
-    def _open(self, name: str) -> Any:
-        if self.opened is None or self.opened[0] != name:
+    def _open(self, name: str, kind: type, opener: Callable[..., Engine | Generator]) -> Any:
+        """The engine that is open, where it is this one and does what `kind` says; else it is closed before another is
+        opened."""
+        if self.opened is None or self.opened[0] != name or not isinstance(self.opened[1], kind):
             self.close()
-            self.opened = name, self._load(name)
+            c, head = self.config, HeadOptions(top_k=1, second=True)
+            self.opened = name, opener(name, self.folder, dtype=c.dtype, device=c.device, batch_tokens=c.batch_tokens, head=head)
         return self.opened[1]
-
-    def _load(self, name: str) -> Any:
-        c = self.config
-        if name == "vllm text":
-            from shared.engines.vllm_generate import VllmGenerator
-
-            return VllmGenerator(self.folder, dtype=c.dtype, device=c.device, batch_tokens=c.batch_tokens)
-        head = HeadOptions(top_k=1, second=True)
-        return open_engine(name, self.folder, dtype=c.dtype, device=c.device, batch_tokens=c.batch_tokens, head=head)
 
     def piece(self, name: str, make: Callable[[], list[Row]]) -> tuple[list[Row], dict[str, Any]]:
         """From the store, else made and kept there; with the description of the engine that made it."""
@@ -170,14 +163,14 @@ def generate(subject: Subject, name: str, examples: Sequence[Example], decoding:
     return {row["id"]: row["generation"] for row in rows}
 
 
-def _generate(engine: Any, name: str, examples: Sequence[Example], decoding: Decoding) -> list[Row]:
+def _generate(generator: Generator, name: str, examples: Sequence[Example], decoding: Decoding) -> list[Row]:
     context, stop, most = decoding.context, decoding.stop, decoding.most
     prompts = [e.input_ids[: e.prompt_length] for e in examples]
     # A model with learned positions cannot write past its context: rows with less room left get what there is.
     room = [most if context is None else min(most, context - len(p)) for p in prompts]
     with progress(f"writing answers ({name})", len(prompts), "rows") as bar:
-        made = engine.generate(prompts, max_new_tokens=room, stop_ids=stop, advance=bar.advance)
-    texts = [decoding.tokenizer.decode(ids, skip_special_tokens=True) for ids in made]
+        answers = generator.generate(prompts, max_new_tokens=room, stop_ids=stop, advance=bar.advance)
+    texts = [decoding.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
     if short := sum(r < most for r in room):
         say(f"{short} answers were held to fewer than {most} tokens by the model's context of {context}")
     return [{"id": e.id, "generation": text} for e, text in zip(examples, texts, strict=True)]

@@ -19,7 +19,7 @@ from shared.data.atlas import AtlasSize
 ROOT = Path(__file__).parents[3]
 DEFAULT_WORLD_SHA256 = "1d3c7796b9e4f35f4b4cc23c37b2043324a640215c86439d5273575b39a1c3d1"
 PRINT_SHA256 = (
-    "import hashlib, json; from shared import atlas; print(hashlib.sha256(json.dumps(atlas.rows('full')).encode('ascii')).hexdigest())"
+    "import hashlib, json; from shared.data import atlas; print(hashlib.sha256(json.dumps(atlas.rows('full')).encode('ascii')).hexdigest())"
 )
 # Every person has every kind, so each kind is phrased 180 times.
 LARGE = AtlasSize(people=150, facts_per_person=len(atlas.KINDS), forget_people=30, holdout_people=30)

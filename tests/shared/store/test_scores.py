@@ -20,9 +20,12 @@ import pytest
 from shared.errors import ConfigError, StoreError
 from shared.files import lock
 from shared.files.storage import LocalPlace, open_place
-from shared.store import scores
-from shared.store.parts import OPTIONAL, SCHEMA, TOKEN_COLUMNS
-from shared.store.scores import Store, Upgrade, Writer, claim, open_store, rewrite, schema
+from shared.store import files, scores, writer
+from shared.store.files import UPGRADES, Upgrade
+from shared.store.parts import OPTIONAL, SCHEMA, TOKEN_COLUMNS, schema
+from shared.store.rewrite import rewrite, settle
+from shared.store.scores import Store, open_store
+from shared.store.writer import Writer, claim
 
 
 def example(name: str, length: int = 6) -> dict:
@@ -481,21 +484,26 @@ def dead_pid() -> int:
 # --- formats
 
 
+def set_format(monkeypatch, number):
+    for module in (files, scores, writer):
+        monkeypatch.setattr(module, "FORMAT", number)
+
+
 def test_an_older_format_is_upgraded_on_read_and_rewritten_as_the_newest(tmp_path, monkeypatch):
     old = write(tmp_path)
     rows = list(old.rows())
-    monkeypatch.setattr(scores, "FORMAT", 2)
+    set_format(monkeypatch, 2)
     with pytest.raises(StoreError, match=r"store format 1, the oldest that this version reads is 2; score again"):
         open_store(tmp_path)
     upgrade = Upgrade(manifest=lambda manifest: {**manifest, "new": True}, table=halve)
-    monkeypatch.setitem(scores.UPGRADES, 1, upgrade)
+    monkeypatch.setitem(UPGRADES, 1, upgrade)
     new = open_store(tmp_path)
     assert new.manifest["new"] and new.manifest["format"] == 2
     halved = [[None if v is None else v / 2 for v in row["importance"]] for row in rows]
     assert [r["importance"] for r in new.rows()] == halved == [r["importance"] for r in new.rows(["importance"])]
     rewritten = rewrite(new, lambda table: table)
     assert rewritten.written == 2 and [r["importance"] for r in rewritten.rows()] == halved
-    monkeypatch.setattr(scores, "FORMAT", 1)
+    set_format(monkeypatch, 1)
     with pytest.raises(StoreError, match="store format 2, this version reads up to 1; upgrade token-unlearn"):
         open_store(tmp_path)
 
@@ -577,6 +585,6 @@ def test_a_file_in_the_place_of_the_folder_of_a_rewrite_is_cleared_away(tmp_path
     write(tmp_path)
     (tmp_path / "_next").write_text("no folder")
     place = open_place(tmp_path)
-    scores.settle(place)
+    settle(place)
     assert not (tmp_path / "_next").exists()
     place.delete("_next/_manifest.json")

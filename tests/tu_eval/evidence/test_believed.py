@@ -141,7 +141,7 @@ def test_metrics_that_need_the_retain_results_are_said_to_be_recorded(run_cli, m
 
 def store_of(folder, model_fingerprint, texts):
     """A store with these questions and answers, a token a character."""
-    from shared.store.scores import Writer
+    from shared.store.writer import Writer
 
     plan = {
         "options": {"data": "made", "question_key": "question", "answer_key": "answer"}, "parts": [[0, len(texts)]],

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from shared import engines
+from shared.engines import open as engines
 from shared.engines import vllm, vllm_generate
 from shared.engines.interface import TokenScores
 from shared.engines.torch import TorchEngine
@@ -18,25 +18,22 @@ from tu_eval.measure.pieces import Subject
 
 @pytest.fixture
 def log(monkeypatch):
-    """What was opened and closed, in order; vLLM's two are stand-ins."""
+    """What was opened and closed, in order; each stands in for an engine and does what that does."""
     seen: list[str] = []
+    score = {"score": lambda requests, advance=None: [TokenScores(np.zeros(len(r.wanted)), np.zeros(len(r.wanted))) for r in requests]}
+    write = {"generate": lambda prompts, **how: [[] for _ in prompts]}
 
-    def stand_in(name):
+    def stand_in(name, **does):
         def opened(folder, **options):
             seen.append(name)
-            return SimpleNamespace(
-                describe=lambda: {"name": name},
-                close=lambda: seen.append(f"{name} closed"),
-                score=lambda requests, advance=None: [TokenScores(np.zeros(len(r.wanted)), np.zeros(len(r.wanted))) for r in requests],
-                generate=lambda prompts, **how: [[] for _ in prompts],
-            )
+            return SimpleNamespace(describe=lambda: {"name": name}, close=lambda: seen.append(f"{name} closed"), **does)
 
         return opened
 
-    monkeypatch.setattr(vllm, "VllmEngine", stand_in("scores"))
-    monkeypatch.setattr(vllm_generate, "VllmGenerator", stand_in("text"))
+    monkeypatch.setattr(vllm, "VllmEngine", stand_in("scores", **score))
+    monkeypatch.setattr(vllm_generate, "VllmGenerator", stand_in("text", **write))
     monkeypatch.setattr("shared.engines.vllm_setup.require_vllm", lambda: None)
-    monkeypatch.setattr(TorchEngine, "load", stand_in("torch"))
+    monkeypatch.setattr(TorchEngine, "load", stand_in("torch", **score, **write))
     return seen
 
 
@@ -49,6 +46,13 @@ def test_vllm_scores_then_writes_and_torch_takes_gradients_one_at_a_time(log, tm
     assert one.scorer is one.scorer and one.generator is one.generator and one.engine is one.engine
     one.close()
     assert log == ["scores", "scores closed", "text", "text closed", "torch", "torch closed"]
+
+
+def test_what_vllm_scores_is_never_scored_by_the_torch_engine_that_is_open(log, tmp_path):
+    one = subject(tmp_path, engine="vllm")
+    assert one.engine.describe() == {"name": "torch"} and one.scorer.describe() == {"name": "scores"}
+    assert one.engine.describe() == {"name": "torch"} and one.generator.describe() == {"name": "text"}
+    assert log == ["torch", "torch closed", "scores", "scores closed", "torch", "torch closed", "text"]
 
 
 def test_torch_does_all_with_one_engine(log, tmp_path):
