@@ -62,7 +62,8 @@ class Training:
     @property
     def key(self) -> str:
         """Equal for seeds of one recipe."""
-        return hash_json([{what: getattr(self.record, what) for what in WHAT}, self.record.recipe])
+        made_from = {what: getattr(self.record, what) for what in (*WHAT, "method_code")}
+        return hash_json([made_from, self.record.recipe])
 
 
 def find_training(results: Results, indexed: dict[str, dict[str, Any]] | None = None) -> tuple[Training | None, str]:
