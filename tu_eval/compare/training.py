@@ -66,7 +66,7 @@ class Training:
         return hash_json([made_from, self.record.recipe])
 
 
-def find_training(results: Results, indexed: dict[str, dict[str, Any]] | None = None) -> tuple[Training | None, str]:
+def find_training(results: Results, indexed: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[Training | None, str]:
     """-> how the model was trained, or None and why that is not known. `indexed`: settings by absolute model folder."""
     folder = local_folder(results.summary["model"])
     if folder is None:
