@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import StoreError, UserError
-from shared.files.fs import TEMPORARY, hash_json, read_json, read_object
-from shared.files.shape import Text, misfit
+from shared.files.fs import TEMPORARY, hash_json
 from shared.lm import models
 from shared.lm.finished import check_output
-from shared.records import INDEX, TRAINING, Index, IndexedRun, Names, TrainingRecord
+from shared.records import INDEX, TRAINING, Index, IndexedRun, TrainingRecord
 from tu_eval.measure.model_folder import local_folder
 from tu_eval.results.columns import said
+from tu_eval.results.json_file import read_bounded, read_object
 from tu_eval.results.results import SUMMARY, Results
+from tu_eval.results.shape import text
 
 WHAT = {"task": "task", "store": "scores", "start_model": "model", "forget_data": "forget_data", "retain_store": "retain_scores"}
 """what a run is made from, by content -> the setting that names it"""
@@ -61,10 +62,11 @@ class Training:
     @property
     def key(self) -> str:
         """Equal for seeds of one recipe."""
-        return hash_json([{what: getattr(self.record, what) for what in WHAT}, self.record.recipe])
+        made_from = {what: getattr(self.record, what) for what in (*WHAT, "method_code")}
+        return hash_json([made_from, self.record.recipe])
 
 
-def find_training(results: Results, indexed: Mapping[str, Names] | None = None) -> tuple[Training | None, str]:
+def find_training(results: Results, indexed: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[Training | None, str]:
     """-> how the model was trained, or None and why that is not known. `indexed`: settings by absolute model folder."""
     folder = local_folder(results.summary["model"])
     if folder is None:
@@ -77,7 +79,7 @@ def find_training(results: Results, indexed: Mapping[str, Names] | None = None) 
         if fingerprint != results.summary["model_fingerprint"]:
             return None, "the model's folder holds other weights than those measured"
         check_output(folder, fingerprint)
-        about = read_json(path, hint="train again") if path.is_file() else {"settings": settings}
+        about = read_bounded(path, hint="train again") if path.is_file() else {"settings": settings}
     except (UserError, OSError) as error:
         return None, " ".join(str(error).split())
     if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
@@ -95,7 +97,7 @@ def _of_another_form(record: TrainingRecord) -> str:
     """The first field that is not what it must be to be compared and shown, or nothing."""
     settings = record.settings
     texts = {**{k: getattr(record, k) for k in (*WHAT, "retain_data")}, **{k: settings.get(k) for k in ("method", "tokens")}}
-    wrong = [name for name, value in texts.items() if misfit(value, (Text(), None))]
+    wrong = [name for name, value in texts.items() if value is not None and not text(value)]
     seed, options = settings.get("seed"), settings.get("options")
     wrong += ["seed"] if isinstance(seed, bool) or not isinstance(seed, int | None) else []
     return next(iter([*wrong, *(["options"] if not isinstance(options, dict | None) else [])]), "")
@@ -133,6 +135,6 @@ def read_index(path: Path) -> list[RunFolder]:
     except StoreError as error:
         raise StoreError(f"--index {path}: {error}") from None
     for number, run in enumerate(index.runs):
-        if any(misfit(name, Text()) for name in (run.folder, run.name, run.status)) or "\0" in run.folder:
+        if not all(text(name) for name in (run.folder, run.name, run.status)) or "\0" in run.folder:
             raise StoreError(f"--index {path}: run {number} has a folder, name or status that is none; the file is damaged, make it again")
     return [RunFolder(run, path.parent / run.folder) for run in index.runs]
