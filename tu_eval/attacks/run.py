@@ -34,7 +34,7 @@ from tu_eval.measure.kept import Store, remove_stores
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Subject, stop_ids
 from tu_eval.measure.source_code import attack_version
-from tu_eval.results.folder import CONFIG, ROWS, Kind, Row, read_folder, write_folder
+from tu_eval.results.folder import CONFIG, ROWS, FolderKind, Row, read_folder, write_folder
 from tu_eval.suites.suites import find_suite
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def attack(config: AttackConfig) -> Path:
     numbers = summarise(config.attacks, rows)
     flat = [{"model": role, "attack": name, **row} for role, made in rows.items() for name in config.attacks for row in made[name]]
     found = {"models": about, "suite": suite.name, **content, "numbers": numbers}
-    write_folder(out, ATTACK, found, {ROWS: (schema(), flat)}, config)
+    write_folder(out, ATTACK_FOLDER, found, {ROWS: (schema(), flat)}, config)
     if not config.store:
         remove_stores(root)
     return out
@@ -147,7 +147,7 @@ def schema() -> pyarrow.Schema:
     return pa.schema(columns)
 
 
-ATTACK = Kind(
+ATTACK_FOLDER = FolderKind(
     "attack.json", "tu-eval attack", {"models": Named({}), "numbers": [{"attack": str, "setting": str, "measure": str}]}, columns=schema
 )
 
@@ -161,7 +161,7 @@ def print_attacks(folder: Path) -> None:
     from shared.errors import printable
     from tu_eval.results.columns import show
 
-    about, console = read_folder(folder, ATTACK).summary, Console()
+    about, console = read_folder(folder, ATTACK_FOLDER).summary, Console()
     roles = list(about["models"])
     table = Table("attack", "setting", "measure", *roles)
     steps = [n["setting"] for n in about["numbers"] if n["attack"] == "relearn" and n["setting"].startswith("step ")]
@@ -178,4 +178,4 @@ def print_attacks(folder: Path) -> None:
         table.add_row(name, Text(setting), Text(measure), *shown)
         last = number["attack"]
     console.print(table)
-    console.print(f"attacks: {folder} ({ATTACK.summary}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"attacks: {folder} ({ATTACK_FOLDER.summary}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)
