@@ -6,7 +6,7 @@ Run once, at the commit whose formats are to be kept, and not again when a test 
 files. All paths inside are relative to world/, and one thread computes, so that another machine of the same kind gives the same bits.
 
     world/           models, data, a score store, a training, a study, results of every kind, kept measurements; and, ending in .half,
-                     a store and two trainings that were killed half-way
+                     a store and three trainings that were killed half-way
     expected/        what the same version makes of them: the models that the killed trainings end with, the table of a comparison
     expected.json    the machine, and the hashes of all that was resumed
 """
@@ -25,20 +25,20 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from shared.fs import hash_file
-
 from benchmarks.golden_commands import COMPARE, EVAL, MADE, RESUME, RESUMED, RETAIN, STUDY, SUITE, TASK
 from benchmarks.hostile import trials, world
 from benchmarks.hostile.trials import Trial, call, run_command
 from benchmarks.hostile.writers import stub_judge
-from shared import atlas
+from shared.data import atlas
+from shared.files.fs import hash_file
 
 KILLED = 9
 WORLD_SIZE = atlas.AtlasSize(people=4, facts_per_person=3, forget_people=2, holdout_people=1)
 KILLS = (
-    ("shared.scores", "Writer.write_part", 8, "scores.half"),
-    ("tu_train.saving", "save_snapshot", 2, "after.half"),
-    ("tu_train.saving", "save_snapshot", 1, "landed.half"),
+    ("shared.store.writer", "Writer.write_part", 8, "scores.half"),
+    ("tu_train.saving.working_folder", "save_snapshot", 2, "tuned.half"),
+    ("tu_train.saving.working_folder", "save_snapshot", 2, "after.half"),
+    ("tu_train.saving.working_folder", "save_snapshot", 1, "landed.half"),
     ("tu_train.many", "_write_index", 2, "many"),
 )
 """module, the function behind whose n-th call the process is gone, n, folder. Six parts of the base model's scores come first, then two
@@ -83,8 +83,8 @@ def make(folder: Path) -> None:
     run((*EVAL, "--model", f"many/{finished.parent.name}", *RETAIN, "--out", f"many/{finished.parent.name}/results"), folder)
     for left in [folder / "said", folder / "key.pem", *folder.rglob("_lock"), *folder.rglob(".tmp-*")]:
         left.unlink(missing_ok=True)
-    for zeros in (folder / "landed.half.unfinished").glob("reserved*"):  # they keep room on the disk; those of one training are enough
-        zeros.unlink()
+    for room in (path for path in folder.glob("*/reserved*") if path.name == "reserved-beside" or path.parent.name[0] != "a"):
+        room.unlink()  # zeros that keep room on the disk: the two small ones of one training are enough
 
 
 def expect(out: Path) -> dict[str, object]:
@@ -92,10 +92,10 @@ def expect(out: Path) -> dict[str, object]:
     copy, kept = out / "copy", out / "expected"
     shutil.copytree(out / "world", copy)
     kept.mkdir()
+    run(COMPARE, copy)
     for name, command in RESUMED.items():
         run((*command, *RESUME.get(name, ()), "--out", name), copy)
-    run(COMPARE, copy)
-    models = [copy / name / "model.safetensors" for name in ("after.half", "landed.half")]
+    models = [copy / name / "model.safetensors" for name in RESUME]
     for path in models:
         shutil.copy(path, kept / f"{path.parent.name}.safetensors")
     for name in ("compare.csv", "compare.md"):

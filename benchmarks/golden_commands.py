@@ -46,8 +46,9 @@ metric_list:
 """
 SCORE = ("tu-score", "run", "--model", "model", "--base-model", "start", "--data", "forget.jsonl", "--engine", "torch", "--topk", "2",
          "--set", "part_tokens=200", *CPU)  # fmt: skip
-HALF = ("tu-train", "run", *world.TRAIN, "--epochs", "3", "--set", "batch_size=3", "--learning-rate", "1e-3", "--save-every", "1",
-        "--set", "keep_checkpoints=1", *CPU)  # fmt: skip
+SAVING = ("--set", "batch_size=3", "--learning-rate", "1e-3", "--save-every", "1", "--set", "keep_checkpoints=1", *CPU)
+TUNED = ("tu-train", "finetune", "--model", "start", "--data", "retain.jsonl", "--epochs", "2", *SAVING)
+HALF = ("tu-train", "run", *world.TRAIN, "--epochs", "3", *SAVING)
 LANDED = (*HALF, "--epochs", "9", "--learning-rate", "1e-2", "--set", "method=atwu", "--set", "eval_every=1", "--set", "land=true", "--set",
           "stop_when=forget_probability<0.0656")  # fmt: skip
 KEPT = ("--store", "kept")
@@ -78,8 +79,9 @@ MADE: dict[str, Sequence[str]] = {
 }  # fmt: skip
 """folder -> the command that makes it, but for --out"""
 RESUMED: dict[str, Sequence[str]] = {
-    "scores.half": SCORE, "after.half": (*HALF, "--set", "method=npo"), "landed.half": LANDED, "many": ("tu-train", "many", "study.toml"),
+    "scores.half": SCORE, "tuned.half": TUNED, "after.half": (*HALF, "--set", "method=npo"), "landed.half": LANDED,
+    "many": ("tu-train", "many", "study.toml"),
 }  # fmt: skip
 """folder -> the command that was killed while it made it, but for --out"""
-RESUME = {"after.half": ("--resume",), "landed.half": ("--resume",)}
+RESUME = dict.fromkeys(("tuned.half", "after.half", "landed.half"), ("--resume",))
 """what the command needs when it is given again; the others go on by themselves"""

@@ -11,10 +11,11 @@ import dataclasses
 import functools
 import inspect
 import math
-import textwrap
+import sys
 import types
 import typing
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from shared.errors import ConfigError
@@ -194,12 +195,18 @@ def _choices(hint: Any) -> tuple[str, ...]:
 
 
 @functools.cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """The classes that a module's source defines."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+@functools.cache
 def _meanings(kind: type) -> dict[str, str]:
     """Field -> the string that stands under it in the class's source."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-    assert isinstance(body, ast.ClassDef)
+    body = _classes(kind.__module__)[kind.__name__].body
     out = {}
-    for field, below in zip(body.body, body.body[1:], strict=False):
+    for field, below in pairwise(body):
         named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if named and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
             out[field.target.id] = " ".join(below.value.value.split())  # type: ignore[union-attr]

@@ -53,3 +53,13 @@ def test_every_flag_and_field_of_a_page_exists(page):
 def test_the_test_sees_flags_and_fields():
     assert {"--alpha", "--methd"}.isdisjoint(known_flags()) and {"--method", "--no-rows", "--system"} <= known_flags()
     assert "alpha" in known_fields() and "window_over" in known_fields() and "alhpa" not in known_fields()
+
+
+PLACES = re.compile(r"\b(?:shared|tu_score|tu_train|tu_eval|benchmarks|tests|docs)/(?:[\w/-]*/(?![\w.-])|[\w/-]+\.[a-z]+)")
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "benchmarks").rglob("*.md"))], ids=lambda p: p.name)
+def test_every_file_of_ours_that_a_page_names_is_there(page):
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        for place in PLACES.findall(line):
+            assert (ROOT / place).exists(), f"{page.name}:{number}: {place}"

@@ -9,7 +9,7 @@ from shared.data.datasets import DataOptions
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
 from shared.extensions import Kind, is_function, load
-from shared.lm.models import DeviceOptions
+from shared.lm.models import PrecisionOptions
 from shared.settings import COUNT, NONE_OR_MORE, SEED, About
 from shared.weighting.importance import Recipe
 
@@ -32,7 +32,7 @@ SPAN_PLAN = Kind("token_unlearn.span_plans", "--spans", "a function, row -> list
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(DataOptions, LayoutOptions, Recipe, DeviceOptions):
+class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     """Scoring. The fields of the recipe (alpha, knowledge, norm, ...) and those of the layout (template, system, ...) are
     fields here too."""
 

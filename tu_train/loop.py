@@ -28,10 +28,12 @@ from shared.lm.packed import PackedModel
 from tu_train.config import LoopConfig
 from tu_train.data.batches import Item, Pass
 from tu_train.forward import Reading, Seen, checkpoint_activations, look
+from tu_train.methods.retain_terms import RETAIN_TERMS, RetainTerm
 from tu_train.methods.table import Method
-from tu_train.methods.tokens import Options, State, Tokens
+from tu_train.methods.tokens import Options, State
 from tu_train.model.optimizer import make_optimizer, make_schedule
 from tu_train.model.reference import Reference
+from tu_train.saving.checkpoint import Moving
 from tu_train.saving.logs import Log, Tracker
 from tu_train.saving.working_folder import Checkpoints
 from tu_train.stopping.evaluating import Evaluation
@@ -48,18 +50,23 @@ class Objective:
     options: Options = field(default_factory=dict)
     gamma: float = 1.0
     alpha: float = 1.0
-    retain: str = "nll"
-    """retain term: nll, kl, kl_topk, layer, none"""
+    retain: RetainTerm | None = RETAIN_TERMS["nll"]
 
     @property
     def readings(self) -> tuple[Reading, Reading]:
         """Of forget and of retain rows."""
-        needs = self.method.needs if self.method else frozenset()
-        full, layer = "reference logits" in needs, int(self.options["layer"]) if "layer" in needs else None
-        retain_layer = layer if self.retain == "layer" else None
-        return Reading(full or "logits" in needs, full, layer), Reading(
-            self.retain in ("kl", "kl_topk"), self.retain in ("kl", "layer"), retain_layer
+        forget, retain = (part.needs if part else frozenset() for part in (self.method, self.retain))
+        layer = int(self.options["layer"]) if "layer" in forget | retain else None
+        return (
+            # A layer of the model before training is read of retain rows alone: no forget loss compares with it.
+            Reading(bool(forget & {"logits", "reference logits"}), "reference logits" in forget, layer if "layer" in forget else None),
+            Reading("logits" in retain, bool(retain & {"reference logits", "reference layer"}), layer if "layer" in retain else None),
         )
+
+    @property
+    def reads_start(self) -> bool:
+        """Whether a loss reads the model before training."""
+        return any(reading.reference for reading in self.readings)
 
 
 SHOWN = {"forget_loss": "forget loss", "forget_nll": "forget NLL", "retain_nll": "retain NLL"}
@@ -78,15 +85,16 @@ def train(
     """
     model, method = packed.model, objective.method
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = make_optimizer(parameters, config)
-    schedule = make_schedule(optimizer, config, total_steps)
+    optimizer = make_optimizer(parameters, config.optimizer, learning_rate=config.peak, weight_decay=config.weight_decay)
+    schedule = make_schedule(optimizer, total_steps, warmup=config.warmup, shape=config.schedule)
     autocast = prepare(packed, config)
     state = start_state(packed, objective) if state is None else state
-    first = checkpoints.restore(model, optimizer, schedule, state, total_steps) if checkpoints else 0
+    moving = Moving(model, optimizer, schedule, state)
+    first = checkpoints.restore(moving, total_steps) if checkpoints else 0
     if checkpoints and checkpoints.over:
         return checkpoints.ended
     if evaluation and not first:
-        evaluation.begin(packed, autocast, state)
+        evaluation.begin(packed, autocast, moving.landing)
     record, stop = None, None
     with Log(log, trackers) as lines, progress("training", total_steps, "steps") as bar:
         bar.done = first
@@ -110,14 +118,14 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             if method and method.after:
                 method.after(state, record, objective.options)
-            stop = evaluation.after(number, packed, autocast, record, state) if evaluation else None
+            stop = evaluation.after(number, packed, autocast, record, moving.landing) if evaluation else None
             require_finite_record(record)
             lines.write(record)
             bar.advance(1, ", ".join(f"{shown} {record[k]:.4g}" for k, shown in SHOWN.items() if k in record))
             if stop is not None:
                 break
             if checkpoints:
-                checkpoints.after(number + 1, model, optimizer, schedule, state, lines)
+                checkpoints.after(number + 1, moving, lines)
         lines.sync()
     if checkpoints:
         checkpoints.end(first if record is None else int(record["step"]) + 1, stop)
@@ -168,17 +176,9 @@ def losses_of(seen: Seen, objective: Objective, state: State, totals: Totals) ->
     forget = retain = nothing
     if objective.method is not None and seen.forget.rows:
         forget = objective.method.loss(seen.forget, seen.partner, objective.options, state) / totals.forget
-    if objective.retain != "none" and seen.retain.rows:
-        retain = retain_term(seen.retain, objective) / totals.retain
+    if objective.retain is not None and seen.retain.rows:
+        retain = objective.retain.loss(seen.retain, objective.options) / totals.retain
     return forget, retain
-
-
-def retain_term(retain: Tokens, objective: Objective) -> Tensor:
-    """Summed over the retain tokens."""
-    from tu_train.methods import retain_terms as terms
-
-    term = {"nll": terms.nll, "kl": terms.kl, "kl_topk": terms.kl_topk, "layer": terms.layer}[objective.retain]
-    return term(retain, objective.options)
 
 
 def note(record: dict[str, float], seen: Seen, loss: Tensor, forget: Tensor, retain: Tensor, totals: Totals) -> None:

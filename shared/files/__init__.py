@@ -1,0 +1,1 @@
+"""Where bytes live: files and folders that appear whole or not at all, and one writer at a time."""

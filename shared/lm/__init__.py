@@ -1,0 +1,1 @@
+"""A causal language model: found, checked, loaded, and run from token ids to hidden states to log-probabilities."""

@@ -48,12 +48,18 @@ QUANTISERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
-    """Where the model runs, and in which precision."""
+    """Where the model runs."""
+
+    device: Annotated[str | None, About(flag=True, changes=False, default="cuda if there is one")] = None
+    """cpu, cuda, cuda:N, mps"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionOptions(DeviceOptions):
+    """In which precision it runs."""
 
     dtype: Annotated[Dtype, About(flag=True)] = "float32"
     """of weights and activations"""
-    device: Annotated[str | None, About(flag=True, changes=False, default="cuda if there is one")] = None
-    """cpu, cuda, cuda:N, mps"""
 
 
 def first_line(error: BaseException) -> str:

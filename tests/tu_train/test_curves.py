@@ -21,6 +21,7 @@ from tests.tu_train.conftest import write_store
 from tu_train.config import LoopConfig
 from tu_train.data.batches import Item, endless, forget_items, item_of_row, steps
 from tu_train.loop import Objective, train
+from tu_train.methods.retain_terms import RETAIN_TERMS
 from tu_train.methods.table import METHODS, check_options
 from tu_train.model.reference import Reference
 
@@ -78,7 +79,7 @@ def curve(method: str, tokens: str, folder: Path) -> dict[str, list[float]]:
 
     config = LoopConfig(model="", out="", learning_rate=1e-3, batch_size=2)
     given = {"layer": 1.0} if "layer" in METHODS[method].options else {}
-    objective = Objective(METHODS[method], check_options(method, given), retain=METHODS[method].retain)
+    objective = Objective(METHODS[method], check_options(method, given), retain=RETAIN_TERMS.get(METHODS[method].retain))
     packed = PackedModel(model())
     train(packed, stream, STEPS, objective, config, folder / "log.jsonl", reference=Reference(packed))
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

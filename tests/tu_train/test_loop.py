@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import tu_train.run
+import tu_train.load
 from shared.data.datasets import load_rows
 from shared.data.examples import make_examples
 from shared.errors import ConfigError, ModelError
@@ -273,7 +273,7 @@ def test_a_run_loads_one_model(unlearn, monkeypatch):
         loaded.append(folder)
         return load_model(folder, **options)
 
-    monkeypatch.setattr(tu_train.run, "load_model", counted)
+    monkeypatch.setattr(tu_train.load, "load_model", counted)
     monkeypatch.setattr(AutoModelForCausalLM, "from_config", None)
     unlearn(method="npo")
     assert len(loaded) == 1

@@ -9,8 +9,8 @@ import typing
 import pytest
 
 from shared.errors import ConfigError
-from tu_train.config import LOOP, UNLEARN, FinetuneConfig, UnlearnConfig
-from tu_train.diagnose.config import DIAGNOSE, DiagnoseConfig
+from tu_train.config import FinetuneConfig, UnlearnConfig
+from tu_train.diagnose.config import DiagnoseConfig
 from tu_train.methods.table import METHODS
 
 USUAL = {
@@ -40,11 +40,6 @@ def test_every_number_has_a_range(kind, name, of):
         with pytest.raises(ConfigError, match=f"(?s){name}.*expected") as caught:
             kind(**{**USUAL[kind], **beside, name: value})
         assert "\n" not in str(caught.value)
-
-
-def test_the_tables_name_fields_that_exist():
-    for kind, names in ((FinetuneConfig, LOOP), (UnlearnConfig, LOOP | UNLEARN), (DiagnoseConfig, DIAGNOSE)):
-        assert names.keys() <= {f.name for f in dataclasses.fields(kind)}
 
 
 OPTIONS = [(name, option) for name, method in METHODS.items() for option in method.options]

@@ -1,0 +1,1 @@
+"""Answers to conversations, graded by another model behind an endpoint."""

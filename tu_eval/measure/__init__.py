@@ -1,0 +1,1 @@
+"""A model measured on a suite; what only the model can tell is kept by content."""

@@ -1,0 +1,1 @@
+"""A results folder: written whole, checked, and read."""

@@ -1,0 +1,1 @@
+"""Suites: named sets of rows, and what is asked of each."""

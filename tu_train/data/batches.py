@@ -61,6 +61,10 @@ class Pass:
     retain: list[Item]
 
 
+Pair = tuple[Item | None, Item | None]
+"""a forget row and the retain row beside it; one of the two may be missing"""
+
+
 def item_of_row(
     row: Mapping[str, Any],
     *,
@@ -222,22 +226,32 @@ def endless_store(around: Callable[[int], Iterator[Item]], count: int, *, start:
 
 
 def steps(
-    forget: Iterator[Item], retain: Iterator[Item] | None, *, batch_size: int, batch_tokens: int, accumulate: int = 1
+    forget: Iterator[Item] | None, retain: Iterator[Item] | None, *, batch_size: int, batch_tokens: int, accumulate: int = 1
 ) -> Iterator[list[Pass]]:
     """Groups of `accumulate` times `batch_size` rows as forward passes of at most `batch_size` rows; the last group may
-    be smaller."""
+    be smaller. They end with the forget rows, or without any (fine-tuning) with the retain rows."""
+    rows = _pairs(forget, retain)
     while True:
-        pairs = [(item, next(retain) if retain is not None else None) for item in islice(forget, batch_size * accumulate)]
+        pairs = list(islice(rows, batch_size * accumulate))
         if not pairs:
             return
         yield [one for at in range(0, len(pairs), batch_size) for one in cut(pairs[at : at + batch_size], batch_tokens)]
 
 
-def cut(pairs: Sequence[tuple[Item, Item | None]], batch_tokens: int) -> list[Pass]:
+def _pairs(forget: Iterator[Item] | None, retain: Iterator[Item] | None) -> Iterator[Pair]:
+    if forget is None:
+        assert retain is not None, "there is something to train on"
+        yield from ((None, item) for item in retain)
+        return
+    for item in forget:
+        yield item, next(retain) if retain is not None else None
+
+
+def cut(pairs: Sequence[Pair], batch_tokens: int) -> list[Pass]:
     """Consecutive pairs in passes of at most `batch_tokens` tokens (a longer pair stands alone)."""
-    lengths = [tokens_of(forget) + (tokens_of(retain) if retain else 0) for forget, retain in pairs]
+    lengths = [sum(tokens_of(item) for item in pair if item) for pair in pairs]
     runs = [pairs[start:end] for start, end in within_budget(lengths, batch_tokens)]
-    return [Pass([forget for forget, _ in run], [retain for _, retain in run if retain]) for run in runs]
+    return [Pass([forget for forget, _ in run if forget], [retain for _, retain in run if retain]) for run in runs]
 
 
 def tokens_of(item: Item) -> int:

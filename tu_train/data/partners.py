@@ -7,19 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from shared.budget import within_budget
 from shared.data.datasets import Row
-from shared.data.examples import Example, qa_example, special_ids
-from shared.engines.torch import TorchEngine
+from shared.data.examples import Example, qa_example
 from shared.errors import ConfigError, DataError
-from shared.files.fs import read_text
-from shared.lm.packed import PackedModel
+from shared.files.fs import hash_json, read_text
 from shared.weighting.weights import seeded
-from tu_train.config import UnlearnConfig
-from tu_train.data.batches import Item, Pass, item_of_example
-from tu_train.forward import Reading, look
+from tu_train.data.batches import Item, item_of_example
 
 REFUSALS = (
     "I don't know.",
@@ -33,17 +26,6 @@ REFUSALS = (
     "I couldn't tell you.",
     "There is nothing I can tell you about that.",
 )
-
-
-ASKING = (
-    "Answer with other facts than the true ones.",
-    "Give a different answer, in the same form, that is plausible but not true.",
-    "Make up another answer, as if it were the right one.",
-    "Answer this as a person would who remembers it wrong.",
-)
-"""what is put after a question to get another answer"""
-LONGEST = 2
-"""a generated answer may have so many times the tokens of the row's own"""
 
 
 def refusal_lines(path: str | None) -> list[str]:
@@ -77,48 +59,16 @@ def answers_in(row: Row, key: str, *, flag: str) -> list[str]:
     return texts
 
 
-def given_answers(examples: Sequence[Example], config: UnlearnConfig, *, refuse: bool) -> dict[str, list[str]]:
-    """By example id: refusals, or the alternate answers in the row's column."""
-    lines = refusal_lines(config.refusals) if refuse else None
-    return {e.id: lines or alternates(e.row, config.alternate_key) for e in examples}
+def given_answers(
+    examples: Sequence[Example], *, refuse: bool, refusals: str | None = None, alternate_key: str | None = None
+) -> dict[str, list[str]]:  # fmt: skip
+    """By example id: refusals (lines of that file, or our own), or the alternate answers in the row's column."""
+    lines = refusal_lines(refusals) if refuse else None
+    return {e.id: lines or alternates(e.row, alternate_key) for e in examples}
 
 
-def generated(
-    packed: PackedModel, examples: Sequence[Example], tokenizer: Any, *, seed: int, batch_tokens: int, context: int | None
-) -> dict[str, list[str]]:
-    """By example id: what the model writes, greedily, when asked for another answer; the first of ASKING, in the order
-    of (seed, example id), that gives one which is neither empty nor the row's own. Raises DataError for a row that none
-    of them gives one for."""
-    engine, special = TorchEngine(packed, batch_tokens=batch_tokens), special_ids(tokenizer)
-    stop = sorted({e.input_ids[-1] for e in examples if e.input_ids[-1] in special} | ({tokenizer.eos_token_id} - {None}))
-    if not stop:
-        raise ConfigError("alternates=generate: the tokenizer has no end-of-sequence token, so answers would never end; name a column "
-                          "with --set alternate_key=COLUMN")  # fmt: skip
-    out: dict[str, list[str]] = {}
-    for attempt in range(len(ASKING)):
-        left = [e for e in examples if e.id not in out]
-        prompts = [_asked(e, tokenizer, ASKING[seeded(seed, e.id).permutation(len(ASKING))[attempt]]) for e in left]
-        most = max((LONGEST * len(e.targets) for e in left), default=1)
-        if context is not None:  # learned positions end there
-            most = max(1, min(most, context - max(map(len, prompts), default=0)))
-        for example, ids in zip(left, engine.generate(prompts, max_new_tokens=most, stop_ids=stop), strict=True):
-            text = tokenizer.decode(ids[: LONGEST * len(example.targets)], skip_special_tokens=True).strip()
-            if text and text != example.row.answer.strip():
-                out[example.id] = [text]
-    if len(out) < len(examples):
-        name = next(e.row.id for e in examples if e.id not in out)
-        raise DataError(
-            f"{name}: asked in {len(ASKING)} ways, the model wrote no other answer; name a column with --set alternate_key=COLUMN"
-        )
-    return out
-
-
-def _asked(example: Example, tokenizer: Any, how: str) -> list[int]:
-    made = qa_example(replace(example.row, question=f"{_question(example.row)} {how}"), tokenizer)
-    return made.input_ids[: made.prompt_length]
-
-
-def _question(row: Row) -> str:
+def question_of(row: Row) -> str:
+    """Raises DataError for raw text."""
     if row.question is None:
         raise DataError(f"{row.id}: raw text has no question to answer otherwise; this method needs question-answer rows")
     return row.question.strip()
@@ -131,7 +81,7 @@ def partner_items(
     out = {}
     for example in examples:
         row = example.row
-        _question(row)
+        question_of(row)
         texts = answers[example.id]
         made = qa_example(replace(row, answer=texts[int(seeded(seed, example.id).integers(len(texts)))]), tokenizer)
         if context is not None and len(made.input_ids) > context:
@@ -140,15 +90,5 @@ def partner_items(
     return out
 
 
-def with_reference(packed: PackedModel, items: dict[str, Item], batch_tokens: int) -> dict[str, Item]:
-    """The same with log-probabilities under the model as it is now, before training: one forward a row, no second
-    model."""
-    names = list(items)
-    out = {}
-    for start, end in within_budget([len(items[n].ids) for n in names], batch_tokens):
-        part = [items[n] for n in names[start:end]]
-        with torch.no_grad():
-            logp = look(packed, Pass(part, []), Reading(), Reading(), None).forget.logp_N.float().cpu()
-        values = logp.split([len(i.positions) for i in part])
-        out |= {n: replace(i, ref_logp=v.numpy()) for n, i, v in zip(names[start:end], part, values, strict=True)}
-    return out
+def fingerprint_of(items: Mapping[str, Item]) -> str:
+    return hash_json({name: item.ids for name, item in items.items()})

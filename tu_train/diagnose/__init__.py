@@ -1,0 +1,1 @@
+"""Where the gradient of forgetting lies: its signal and its noise for each choice of token weights."""

@@ -1,18 +1,33 @@
-"""Retain terms: what holds the model where it was. `(retain, options) -> loss`, summed over retain tokens (weights 1);
-the denominator is the number of retain target tokens of the step."""
+"""Every retain term in one dict: what holds the model where it was, and what the loop has to bring for it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from shared.errors import ConfigError, nearest
 from tu_train.methods.logits import kl as divergence
 from tu_train.methods.logits import logits, per_position
 
 if TYPE_CHECKING:
-    from tu_train.methods.tokens import Options, Tokens
+    from tu_train.methods.tokens import Need, Options, Tokens
+
+
+@dataclass(frozen=True)
+class RetainTerm:
+    loss: Callable[[Tokens, Options], Tensor]
+    """(retain, the method's options) -> loss summed over the retain tokens of a pass (weights 1); the denominator is
+    the number of retain target tokens of the step"""
+    formula: str
+    """one line, of one token"""
+    needs: frozenset[Need] = frozenset()
+    """what it reads of the retain rows besides log-probabilities"""
+    asked: bool = False
+    """whether --set retain_term may name it; another one comes with the method, or with retain_scores"""
 
 
 def nll(retain: Tokens, options: Options) -> Tensor:
@@ -65,3 +80,20 @@ def layer(retain: Tokens, options: Options) -> Tensor:
     """RMU's: Σ ‖h − h0‖² / D at one block's output, h0 that of the start model."""
     assert retain.layer_ND is not None and retain.ref_layer_ND is not None
     return (retain.weight_N * (retain.layer_ND.float() - retain.ref_layer_ND.float()).square().mean(-1)).sum()
+
+
+RETAIN_TERMS: dict[str, RetainTerm] = {
+    "nll": RetainTerm(nll, "−log p", asked=True),
+    "kl": RetainTerm(kl, "KL(start ‖ θ)", frozenset({"logits", "reference logits"}), asked=True),
+    "kl_topk": RetainTerm(kl_topk, "KL(start ‖ θ), tokens outside the start's top k as one", frozenset({"logits", "top tokens"})),
+    "layer": RetainTerm(layer, "‖h − h_start‖²/D", frozenset({"layer", "reference layer"})),
+}
+NONE = "none"
+"""the name of no retain term"""
+
+
+def check_retain_term(name: str) -> None:
+    """Raises ConfigError for what --set retain_term may not name."""
+    known = (*(name for name, term in RETAIN_TERMS.items() if term.asked), NONE)
+    if name not in known:
+        raise ConfigError(f"retain_term: got {name!r}{nearest(name, known)}")

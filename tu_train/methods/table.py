@@ -22,13 +22,8 @@ from tu_train.methods import gate, hidden_losses, logit_losses, losses
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tu_train.methods.tokens import Options, State, Tokens
+    from tu_train.methods.tokens import Need, Options, State, Tokens
 
-Need = Literal["reference", "logits", "reference logits", "layer", "reference layer", "refusal", "alternate", "all targets"]
-"""reference: log-probabilities of the scored model, from the store; logits: hidden states and head; layer: output of
-block `options["layer"]`; reference logits, reference layer: the same of the model before training (a second forward);
-refusal, alternate: a `partner` row for each forget row; all targets: tokens of weight zero stay in"""
-Retain = Literal["nll", "kl", "layer", "none"]
 WHOLE = frozenset({"layer", "seed", "first", "top", "every"})
 """options that count something"""
 MOST = {"momentum": 1.0, "budget": 1.0, **dict.fromkeys(WHOLE, 2.0**53)}
@@ -53,8 +48,8 @@ class Method:
     """default weight of the forget loss"""
     alpha: float = 1.0
     """default weight of the retain term"""
-    retain: Retain = "nll"
-    """default retain term"""
+    retain: str = "nll"
+    """default retain term, an entry of RETAIN_TERMS, or none"""
     learning_rate: float = 1e-5
     train: tuple[str, ...] = ()
     """default globs of the parameters that train, see trained_globs; empty: all"""

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from shared.lm.logprobs import Head
 
+Need = Literal["reference", "logits", "reference logits", "layer", "reference layer", "refusal", "alternate", "all targets", "top tokens"]
+"""what a loss reads besides log-probabilities. reference: those of the scored model, from the store; logits: hidden
+states and head; layer: output of block `options["layer"]`; reference logits, reference layer: the same of the model
+before training (a second forward); refusal, alternate: a `partner` row for each forget row; all targets: tokens of
+weight zero stay in; top tokens: those of the scored model, from a retain store"""
 Options = Mapping[str, float]
 """a method's own numbers, complete (see check_options)"""
 State = dict[str, "Tensor"]

@@ -1,0 +1,1 @@
+"""What trains, how it takes a step, and the model before training beside it."""

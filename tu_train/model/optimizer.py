@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from shared.errors import ConfigError
-from tu_train.config import LoopConfig
 
 FUSED = ("cpu", "cuda", "mps")
 """devices on which torch updates all parameters in one kernel"""
 
 
-def make_optimizer(parameters: Sequence[Tensor], config: LoopConfig) -> torch.optim.Optimizer:
-    """Raises ConfigError where the 8-bit optimizer is not installed."""
-    options: dict[str, Any] = {"lr": config.peak, "weight_decay": config.weight_decay}
-    if config.optimizer == "adamw":
+def make_optimizer(parameters: Sequence[Tensor], kind: str, *, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """`kind`: adamw or adamw8bit. Raises ConfigError where the 8-bit optimizer is not installed."""
+    options: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
+    if kind == "adamw":
         return torch.optim.AdamW(list(parameters), fused=parameters[0].device.type in FUSED, **options)
     return adamw8bit()(parameters, **options)
 
@@ -34,8 +33,8 @@ def adamw8bit() -> Any:
     return AdamW8bit
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, config: LoopConfig, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total_steps, config.warmup, config.schedule))
+def make_schedule(optimizer: torch.optim.Optimizer, total_steps: int, *, warmup: float, shape: str) -> torch.optim.lr_scheduler.LambdaLR:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total_steps, warmup, shape))
 
 
 def rate(step: int, total: int, warmup: float, shape: str = "linear") -> float:

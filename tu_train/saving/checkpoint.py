@@ -1,6 +1,6 @@
 """Checkpoints to resume from: what a run needs to go on as if it had never stopped, complete or absent.
 
-    OUT.unfinished/checkpoint-000120/state.safetensors    parameters that train, optimizer, method state, random generators
+    OUT.unfinished/checkpoint-000120/state.safetensors    parameters that train, optimizer, method state, landing, random generators
     OUT.unfinished/checkpoint-000120/state.json           step, learning rates, schedule, settings and fingerprints, hashes of both files
 
 A folder is written under a temporary name, synced and renamed; older ones go only when it is safe. Position in the data
@@ -14,7 +14,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from shared.errors import StoreError
 from shared.files.fs import TEMPORARY, atomic_folder, fsync_folder, hash_file, hash_json, json_text, read_json
+from tu_train.methods.tokens import State
 from tu_train.saving.snapshot_form import FOREIGN, check_entries, check_numbers, is_form, snapshot_parts
 
 FORMAT = 1
@@ -35,12 +36,30 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OVER = "over"
 
 
+@dataclass(frozen=True)
+class Moving:
+    """Everything that a step changes, and so everything that a checkpoint holds."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    """a torch scheduler, or None where the rate follows from the step"""
+    state: State
+    """what the method keeps beside the model"""
+    landing: State = field(default_factory=dict)
+    """the weights of the evaluation before (landing.py)"""
+
+    @property
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+
 @dataclass
 class Snapshot:
     step: int
     """optimizer steps done"""
     tensors: dict[str, Tensor]
-    """`model/NAME`, `optimizer/NAME/KEY`, `state/NAME`, `rng/DEVICE`"""
+    """`model/NAME`, `optimizer/NAME/KEY`, `state/NAME`, `landing/NAME`, `rng/DEVICE`"""
     about: dict[str, Any]
     """settings and fingerprints, compared on resume field by field"""
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -52,15 +71,12 @@ class Snapshot:
         return self.numbers.get(OVER) is True
 
 
-def capture(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule: Any, state: Mapping[str, Tensor], step: int, about: dict[str, Any]
-) -> Snapshot:
-    """Copies on the CPU of everything that a step changes. `schedule`: a torch scheduler, or None where the rate
-    follows from the step."""
-    tensors = {f"model/{name}": p for name, p in model.named_parameters() if p.requires_grad}
-    tensors |= {f"state/{name}": value for name, value in state.items()}
+def capture(moving: Moving, step: int, about: dict[str, Any]) -> Snapshot:
+    """Copies on the CPU of everything that a step changes."""
+    tensors: dict[str, Tensor] = {f"model/{name}": p for name, p in moving.trained.items()}
+    tensors |= {f"{kind}/{name}": value for kind in ("state", "landing") for name, value in getattr(moving, kind).items()}
     counters: dict[str, dict[str, Any]] = {}
-    saved, names = optimizer.state_dict(), _names(model, optimizer)
+    saved, names = moving.optimizer.state_dict(), _names(moving)
     for index, entries in saved["state"].items():
         for key, value in entries.items():
             if isinstance(value, Tensor):
@@ -71,23 +87,23 @@ def capture(
     if torch.cuda.is_available():
         tensors |= {f"rng/cuda:{k}": value for k, value in enumerate(torch.cuda.get_rng_state_all())}
     groups = [{k: v for k, v in group.items() if k != "params"} for group in saved["param_groups"]]
-    numbers = {"groups": groups, "counters": counters, "schedule": None if schedule is None else schedule.state_dict()}
+    numbers = {"groups": groups, "counters": counters, "schedule": None if moving.schedule is None else moving.schedule.state_dict()}
     # A copy each: the run goes on, and safetensors takes no tensors that share memory.
     return Snapshot(step, {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, about, numbers)
 
 
-def restore(snapshot: Snapshot, model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule: Any, state: dict[str, Tensor]) -> None:
+def restore(snapshot: Snapshot, moving: Moving) -> None:
     """The counterpart of `capture`, in place. Raises StoreError for a snapshot that does not fit: other parameters
     train, or its content is not what `capture` makes."""
     try:
-        parts = snapshot_parts(snapshot.step, snapshot.tensors, model, state)
-        _put_back(parts, model, state)
+        parts = snapshot_parts(snapshot.step, snapshot.tensors, moving.trained, moving.state)
+        _put_back(parts, moving)
         if snapshot.over:
             return
-        check_numbers(snapshot.step, snapshot.numbers, optimizer, schedule)
-        _restore_optimizer(snapshot, parts["optimizer"], model, optimizer)
-        if schedule is not None:
-            schedule.load_state_dict(snapshot.numbers["schedule"])
+        check_numbers(snapshot.step, snapshot.numbers, moving.optimizer, moving.schedule)
+        _restore_optimizer(snapshot, parts["optimizer"], moving)
+        if moving.schedule is not None:
+            moving.schedule.load_state_dict(snapshot.numbers["schedule"])
         torch.set_rng_state(parts["rng"]["cpu"])
         for k in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
             if f"cuda:{k}" in parts["rng"]:
@@ -97,20 +113,18 @@ def restore(snapshot: Snapshot, model: torch.nn.Module, optimizer: torch.optim.O
         raise StoreError(f"checkpoint of step {snapshot.step}: its content is not that of a checkpoint ({what}); delete it") from None
 
 
-def _put_back(parts: dict[str, dict[str, Tensor]], model: torch.nn.Module, state: dict[str, Tensor]) -> None:
+def _put_back(parts: dict[str, dict[str, Tensor]], moving: Moving) -> None:
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(parts["model"][name])
+        for name, parameter in moving.trained.items():
+            parameter.copy_(parts["model"][name])
         for name, value in parts["state"].items():
-            if name in state:
-                state[name].copy_(value)
-            else:
-                state[name] = value.clone()
+            moving.state[name].copy_(value)
+    moving.landing.update({name: value.clone() for name, value in parts["landing"].items()})
 
 
-def _restore_optimizer(snapshot: Snapshot, tensors: dict[str, Tensor], model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    indices = {name: index for index, name in _names(model, optimizer).items()}
+def _restore_optimizer(snapshot: Snapshot, tensors: dict[str, Tensor], moving: Moving) -> None:
+    optimizer = moving.optimizer
+    indices = {name: index for index, name in _names(moving).items()}
     entries: dict[int, dict[str, Any]] = {}
     for name, counters in snapshot.numbers["counters"].items():
         entries.setdefault(indices[name], {}).update(counters)
@@ -126,10 +140,10 @@ def _restore_optimizer(snapshot: Snapshot, tensors: dict[str, Tensor], model: to
     optimizer.load_state_dict({"state": entries, "param_groups": restored})
 
 
-def _names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, str]:
+def _names(moving: Moving) -> dict[int, str]:
     """Names of the optimizer's parameters by its own numbers; a parameter outside the model goes by its number."""
-    known = {id(p): name for name, p in model.named_parameters()}
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    known = {id(p): name for name, p in moving.model.named_parameters()}
+    parameters = [p for group in moving.optimizer.param_groups for p in group["params"]]
     return {index: known.get(id(p), f"#{index}") for index, p in enumerate(parameters)}
 
 

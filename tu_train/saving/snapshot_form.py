@@ -15,7 +15,7 @@ from tu_train.stopping.landing import VALUE, WEIGHTS
 
 FOREIGN = (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError, OverflowError)
 """what torch raises for content that it cannot use"""
-KINDS = ("model", "optimizer", "state", "rng")
+KINDS = ("model", "optimizer", "state", "landing", "rng")
 LARGEST = 2**53
 
 
@@ -30,30 +30,37 @@ def is_form(body: Mapping[str, Any], step: int) -> bool:
 
 
 def snapshot_parts(
-    step: int, tensors: Mapping[str, Tensor], model: torch.nn.Module, state: Mapping[str, Tensor]
+    step: int, tensors: Mapping[str, Tensor], trained: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
-    """The tensors by kind. Raises StoreError where those of the model or of the method are not those of this run."""
+    """The tensors by kind. Raises StoreError where those of the model, of the method or of landing are not those of
+    this run."""
     parts: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
     for name, value in tensors.items():
         kind, _, rest = name.partition("/")
+        if kind == "state" and rest not in state:
+            kind, rest = _as_landing(rest)
         if kind not in parts:
             raise StoreError(f"checkpoint of step {step}: holds {name[:80]!r}, which no checkpoint has; delete it")
         parts[kind][rest] = value
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for name in sorted(trained.keys() ^ parts["model"].keys()):
         where = "the checkpoint lacks it" if name in trained else "this run does not train it"
         raise StoreError(f"checkpoint of step {step}: parameter {name[:80]}: {where}; resume with the settings it was made with")
     for name, parameter in trained.items():
         _same_form(step, f"parameter {name}", parts["model"][name], parameter)
-    for name, value in parts["state"].items():
-        if name == VALUE:
-            _same_form(step, f"state {name}", value, torch.zeros((), dtype=torch.float64))
-            continue
-        like = state.get(name) if name in state else trained.get(name.removeprefix(WEIGHTS)) if name.startswith(WEIGHTS) else None
-        if like is None:
-            raise StoreError(f"checkpoint of step {step}: state {name[:80]!r} is none of this run; delete it")
-        _same_form(step, f"state {name}", value, like)
+    before = {VALUE: torch.zeros((), dtype=torch.float64), **{WEIGHTS + name: p for name, p in trained.items()}}
+    for kind, expected in (("state", state), ("landing", before)):
+        for name, value in parts[kind].items():
+            if name not in expected:
+                raise StoreError(f"checkpoint of step {step}: {kind} {name[:80]!r} is none of this run; delete it")
+            _same_form(step, f"{kind} {name}", value, expected[name])
     return parts
+
+
+def _as_landing(name: str) -> tuple[str, str]:
+    """Kind and name of what stands in a method's state; earlier versions put there what landing keeps."""
+    if name == "before":
+        return "landing", VALUE
+    return ("landing", WEIGHTS + name.removeprefix("before/")) if name.startswith("before/") else ("state", name)
 
 
 def _same_form(step: int, name: str, saved: Tensor, like: Tensor) -> None:

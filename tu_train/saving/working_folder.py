@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from shared.files.fs import fsync_folder
 from shared.files.lock import locked
 from shared.files.storage import open_place
 from tu_train.config import LoopConfig
-from tu_train.methods.tokens import State
 from tu_train.saving.checkpoint import (
     FULL,
+    Moving,
     Snapshot,
     capture,
     has_checkpoint,
@@ -86,7 +86,7 @@ def finished(config: LoopConfig) -> dict[str, Any] | None:
     return record
 
 
-def nothing_to_do(config: LoopConfig, record: dict[str, Any], about: dict[str, Any]) -> Path:
+def nothing_to_do(config: LoopConfig, record: dict[str, Any], about: Mapping[str, Any]) -> Path:
     """The end of --resume for a finished run: what it was made from has not changed. What it left beside the folder is
     removed.
 
@@ -188,7 +188,7 @@ class Checkpoints:
         self.ended: str | None = None
         """the rule that ended training early"""
 
-    def restore(self, model: Any, optimizer: Any, schedule: Any, state: State, total: int) -> int:
+    def restore(self, moving: Moving, total: int) -> int:
         """-> optimizer steps that are done already, of `total`. Raises ConfigError naming what differs."""
         snapshot = latest_snapshot(self.folder) if self.config.resume else None
         if snapshot is not None:
@@ -196,24 +196,24 @@ class Checkpoints:
             if snapshot.step > total:
                 more = f"its checkpoint is of step {snapshot.step}, the run has {total} steps"
                 raise StoreError(f"{self.folder}: {more}; the checkpoint is damaged, delete it")
-            restore(snapshot, model, optimizer, schedule, state)
+            restore(snapshot, moving)
             self.done = self.saved = snapshot.step
             self.over, self.ended = snapshot.over, snapshot.numbers.get("stopped_early")
             say(f"resumed after {self.done} steps")
         cut_log(self.folder / LOG, self.done)
         return self.done
 
-    def after(self, done: int, model: Any, optimizer: Any, schedule: Any, state: State, log: Log) -> None:
+    def after(self, done: int, moving: Moving, log: Log) -> None:
         """Raises SystemExit with EXIT_SAVED where the run was told to stop, ModelError where the weights are worth no
         checkpoint."""
         self.done = done
         due = self.config.save_every and done % self.config.save_every == 0
         if (due or self.stop.asked) and done != self.saved:
-            require_finite_weights(model, state)
+            require_finite_weights(moving.model, moving.state)
             log.sync()
             if self.stop.asked:
                 self.room.release()
-            save_snapshot(self.folder, capture(model, optimizer, schedule, state, done, self.about), self.config.keep_checkpoints)
+            save_snapshot(self.folder, capture(moving, done, self.about), self.config.keep_checkpoints)
             self.saved = done
         if self.stop.asked:
             say(f"saved after {done} steps; the same command with --resume goes on")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -20,7 +21,7 @@ from tu_train.data.batches import Item, Pass
 from tu_train.forward import Reading, look
 from tu_train.methods.tokens import State
 from tu_train.stopping.landing import land, remember
-from tu_train.stopping.rule import COMPARE, KINDS, parse_stop
+from tu_train.stopping.rule import KINDS, Rule
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Evaluation:
     every: int
     """steps"""
     batch_tokens: int
-    stop_when: str | None = None
+    rule: Rule | None = None
+    """ends training"""
     facts: Sequence[Item] = ()
     """the forget rows once more, with the tokens that carry the fact"""
     paraphrases: Sequence[Item] = ()
@@ -39,26 +41,30 @@ class Evaluation:
     land: bool = False
     """end where the rule begins to hold, not at the evaluation after it (landing.py)"""
 
-    def begin(self, packed: PackedModel, autocast: AbstractContextManager, state: State) -> None:
+    def begin(self, packed: PackedModel, autocast: AbstractContextManager, landing: State) -> None:
         """Before the first step of a run: what landing between it and the first evaluation needs."""
-        if self.land and self.stop_when is not None:
-            remember(packed.model, state, self._watched(packed, autocast))
+        if self.land and self.rule is not None:
+            remember(packed.model, landing, self._watched(packed, autocast, self.rule))
 
-    def after(self, step: int, packed: PackedModel, autocast: AbstractContextManager, record: dict[str, float], state: State) -> str | None:
-        """Adds `eval_…` to the record where it is time; returns the rule that holds now and ends training."""
+    def after(
+        self, step: int, packed: PackedModel, autocast: AbstractContextManager, record: dict[str, float], landing: State
+    ) -> str | None:  # fmt: skip
+        """Adds `eval_…` to the record where it is time; returns the text of the rule where it holds now and ends
+        training."""
         if (step + 1) % self.every:
             return None
         found = self._measured(packed, autocast)
-        rule = parse_stop(self.stop_when) if self.stop_when is not None else None
-        holds = rule is not None and rule[0] in found and COMPARE[rule[1]](found[rule[0]], rule[2])
+        rule = self.rule
+        holds = rule is not None and rule.name in found and rule.holds(found[rule.name])
         if rule is not None and self.land:
             if holds:
-                record["eval_landed"] = land(packed.model, state, found[rule[0]], rule[2], lambda: self._watched(packed, autocast))
+                watched = partial(self._watched, packed, autocast, rule)
+                record["eval_landed"] = land(packed.model, landing, found[rule.name], rule.bound, watched)
                 found = self._measured(packed, autocast)
             else:
-                remember(packed.model, state, found[rule[0]])
+                remember(packed.model, landing, found[rule.name])
         record.update({f"eval_{name}": value for name, value in found.items()})
-        return self.stop_when if holds else None
+        return rule.text if rule is not None and holds else None
 
     def _measured(self, packed: PackedModel, autocast: AbstractContextManager, only: str = "") -> dict[str, float]:
         groups = dict(zip(KINDS, (self.forget, self.facts, self.paraphrases, self.retain), strict=True))
@@ -66,10 +72,9 @@ class Evaluation:
             kinds = [self._measure(packed, kind, items) for kind, items in groups.items() if not only or only.rpartition("_")[0] == kind]
         return {name: value for kind in kinds for name, value in kind.items()}
 
-    def _watched(self, packed: PackedModel, autocast: AbstractContextManager) -> float:
+    def _watched(self, packed: PackedModel, autocast: AbstractContextManager, rule: Rule) -> float:
         """The number that the rule is about."""
-        name = parse_stop(str(self.stop_when))[0]
-        return self._measured(packed, autocast, only=name)[name]
+        return self._measured(packed, autocast, only=rule.name)[rule.name]
 
     def _measure(self, packed: PackedModel, kind: str, items: Sequence[Item]) -> dict[str, float]:
         nll, tokens, probabilities = 0.0, 0, []

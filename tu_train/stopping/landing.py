@@ -6,8 +6,7 @@ far. Here the weights are moved back along that line until the number stands at 
 model that is saved is the one that was measured there. Cost: a copy of the weights that train, and at the end a few
 evaluations of the forget or retain rows.
 
-The weights of the evaluation before are part of the state that checkpoints hold, so that a resumed run lands where an
-undisturbed one does.
+The weights of the evaluation before are kept in checkpoints, so that a resumed run lands where an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ TOLERANCE = 0.005
 """of the bound"""
 LOOKS = 14
 """evaluations on the line, at most"""
-WEIGHTS, VALUE = "before/", "before"
-"""names in the state"""
+WEIGHTS, VALUE = "weights/", "value"
+"""names of what is kept of the evaluation before: weights by the parameter's name, and the number"""
 
 
-def remember(model: nn.Module, state: State, value: float) -> None:
-    """`value`: the number that the rule watches, with the weights as they are."""
+def remember(model: nn.Module, landing: State, value: float) -> None:
+    """Keeps the weights as they are in `landing`; `value`: the number that the rule watches, with these weights."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                state[WEIGHTS + name] = parameter.detach().clone()
-    state[VALUE] = torch.tensor(value, dtype=torch.float64)
+                landing[WEIGHTS + name] = parameter.detach().clone()
+    landing[VALUE] = torch.tensor(value, dtype=torch.float64)
 
 
 @torch.no_grad()
-def land(model: nn.Module, state: State, value: float, bound: float, measure: Callable[[], float]) -> float:
+def land(model: nn.Module, landing: State, value: float, bound: float, measure: Callable[[], float]) -> float:
     """Moves the weights to where `measure()` is at `bound`, and returns how far that is from the evaluation before (0)
     to now (1).
 
     `value`: the number now. The weights end at or beyond the bound, seen from the evaluation before. Nothing moves
     where the bound does not lie between the two.
     """
-    first = state[VALUE].item()
+    first = landing[VALUE].item()
     if (first - bound) * (value - bound) > 0:
         return 1.0
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -52,7 +51,7 @@ def land(model: nn.Module, state: State, value: float, bound: float, measure: Ca
 
     def go(t: float) -> float:
         for name, parameter in trained.items():
-            parameter.copy_(torch.lerp(state[WEIGHTS + name].to(parameter.device), after[name], t))
+            parameter.copy_(torch.lerp(landing[WEIGHTS + name].to(parameter.device), after[name], t))
         return measure()
 
     # Regula falsi with the Illinois rule: an end that stays twice in a row counts half, or a curved number would never

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.engines.interface import Request
-from shared.engines.open import open_engine
+from shared.engines.interface import Generator, Request
+from shared.engines.open import open_engine, open_generator
 from shared.engines.torch import GROWTH, TorchEngine
 from shared.errors import ConfigError
 from shared.lm.logprobs import HeadOptions
@@ -267,6 +267,18 @@ def test_an_engine_is_opened_by_name_and_describes_itself(tiny_model):
         assert about.pop("version") == torch.__version__
         assert about == {"name": "torch", "dtype": "float32", "device": "cpu", "batching": "forest", "batch_tokens": 99}
         engine.close()
+
+
+def test_a_generator_is_opened_by_name_like_an_engine_that_scores(tiny_model):
+    prompts = [[1, 5, 9], [1, 7]]
+    expected = TorchEngine.load(tiny_model, device="cpu").generate(prompts, max_new_tokens=6, stop_ids=[STOP])
+    for name in ("torch", "auto"):
+        generator = open_generator(name, tiny_model, dtype="float32", device="cpu", batch_tokens=99)
+        assert isinstance(generator, Generator) and generator.describe()["batch_tokens"] == 99
+        assert generator.generate(prompts, max_new_tokens=[6, 6], stop_ids=[STOP]) == expected
+        generator.close()
+    with pytest.raises(ConfigError, match=r"^--engine vlmm: unknown \(did you mean 'vllm'\?\)$"):
+        open_generator("vlmm", tiny_model, dtype="float32", device=None, batch_tokens=1)
 
 
 def test_an_unknown_engine_suggests_the_nearest(tiny_model):

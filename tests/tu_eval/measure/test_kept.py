@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.conftest import CHATML
 from tests.tu_eval.conftest import SUITE
 from tu_eval.measure import kept as store
 from tu_eval.measure.config import EvalConfig
+from tu_eval.measure.pieces import Subject
 from tu_eval.measure.questions import evaluate
 
 FIELDS = {"suite": SUITE, "limit": 2, "max_new_tokens": 4}
@@ -122,6 +124,36 @@ def test_the_code_version_is_that_of_the_sources(monkeypatch, tmp_path):
     assert store.code_version.__wrapped__() != before
 
 
+BESIDE = ("shared/console.py", "shared/errors.py", "shared/secret.py", "shared/files/fs.py", "shared/lm/locate.py", "shared/lm/memory.py")
+"""what runs while a piece is made and changes no value: progress, messages, the reading of files, the memory that is freed"""
+
+
+def test_every_source_that_runs_while_a_piece_is_made_is_in_the_key(model, measure, tiny_base, monkeypatch):
+    root, ran, piece = Path(store.shared.__path__[0]).parent, set(), Subject.piece
+
+    def note(frame, event, _):
+        if event == "call":
+            ran.add(Path(frame.f_code.co_filename))
+
+    def watched(self, name, make):
+        def profiled():
+            before = sys.getprofile()
+            sys.setprofile(note)
+            try:
+                return make()
+            finally:
+                sys.setprofile(before)
+
+        return piece(self, name, profiled)
+
+    monkeypatch.setattr(Subject, "piece", watched)
+    measure(model, gradients=True, reference_model=str(tiny_base))
+    ours = {path.relative_to(root).as_posix() for package in ("shared", "tu_eval") for path in ran if path.is_relative_to(root / package)}
+    in_key = {path.relative_to(root).as_posix() for p in ("shared", "tu_eval") for c in store.CODE for path in (root / p).glob(c)}
+    assert {"tu_eval/measure/pieces.py", "shared/lm/logprobs.py", "shared/engines/torch_generate.py"} <= ours
+    assert ours - in_key <= set(BESIDE)
+
+
 def test_an_added_measurement_takes_the_others_from_the_store(model, measure, loads, tiny_base, capsys):
     measure(model, generate=False)
     measure(model, gradients=True, reference_model=str(tiny_base))
@@ -160,6 +192,7 @@ import pandas, pyarrow.parquet, scipy.stats, rouge_score.rouge_scorer  # noqa: F
 from pathlib import Path
 from shared.engines.torch import TorchEngine  # noqa: F401
 from tu_eval.measure.config import EvalConfig
+from tu_eval.measure.pieces import Subject
 from tu_eval.measure.questions import evaluate
 
 model, suite, work = sys.argv[1], sys.argv[2], Path(sys.argv[3])

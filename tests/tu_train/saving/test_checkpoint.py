@@ -14,7 +14,7 @@ from shared.errors import ConfigError, StoreError
 from tests.tu_train.conftest import flip_bit
 from tu_train.config import FinetuneConfig
 from tu_train.saving import checkpoint
-from tu_train.saving.checkpoint import Snapshot, capture, latest_snapshot, restore, save_snapshot
+from tu_train.saving.checkpoint import Moving, Snapshot, capture, latest_snapshot, restore, save_snapshot
 from tu_train.saving.same import check_same
 
 ABOUT = {"store": "abc", "settings": {"learning_rate": 1e-5, "options": {"beta": 0.1}, "out": "there", "train_only": ("a*",)}}
@@ -46,10 +46,14 @@ class Run:
             self.state["dual"] += torch.rand(2)
 
     def capture(self, step):
-        return capture(self.model, self.optimizer, self.schedule, self.state, step, ABOUT)
+        return capture(self.moving, step, ABOUT)
 
     def restore(self, snapshot):
-        restore(snapshot, self.model, self.optimizer, self.schedule, self.state)
+        restore(snapshot, self.moving)
+
+    @property
+    def moving(self):
+        return Moving(self.model, self.optimizer, self.schedule, self.state)
 
 
 @pytest.fixture

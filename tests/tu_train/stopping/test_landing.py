@@ -52,15 +52,15 @@ class Toy(torch.nn.Module):
 
 def landed(curve: Callable[[float], float], bound: float) -> tuple[Toy, float, list[float]]:
     """The toy after landing, what `land` gave back, and the places that were measured."""
-    toy, state, seen = Toy(), {}, []
+    toy, landing, seen = Toy(), {}, []
 
     def measure() -> float:
         seen.append(toy.moves[0].item())
         return curve(seen[-1])
 
-    remember(toy, state, curve(0.0))
+    remember(toy, landing, curve(0.0))
     toy.put(1.0)
-    return toy, land(toy, state, curve(1.0), bound, measure), seen
+    return toy, land(toy, landing, curve(1.0), bound, measure), seen
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.5, 0.8, 0.97])

@@ -1,0 +1,17 @@
+"""What the commands of tu-train are told that have no configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from shared.settings import About
+
+
+@dataclass(frozen=True, kw_only=True)
+class Many:
+    study: Annotated[Path, About(positional=True)]
+    """TOML file with the fields of `tu-train run`; a list takes each of its values in turn"""
+    out: Annotated[str, About(flag=True)]
+    """folder of all runs and index.json (tu-eval compare --index); an earlier one goes on"""

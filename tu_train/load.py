@@ -1,0 +1,127 @@
+"""What a plan needs of the model in memory: the model itself with what trains marked, the model before training where
+losses read it, and other answers that it writes or whose log-probabilities it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from shared.budget import within_budget
+from shared.data.examples import Example, qa_example, special_ids
+from shared.engines.interface import Generator
+from shared.engines.torch import TorchEngine
+from shared.errors import ConfigError, DataError
+from shared.lm.memory import keep_freed_memory
+from shared.lm.models import choose_device, load_model
+from shared.lm.packed import PackedModel
+from shared.weighting.weights import seeded
+from tu_train.data.batches import Item, Pass
+from tu_train.data.partners import fingerprint_of, partner_items, question_of
+from tu_train.data.sources import with_partners
+from tu_train.forward import Reading, look
+from tu_train.model.lora import add_lora
+from tu_train.model.reference import Reference
+from tu_train.model.trainable import freeze_all_but
+from tu_train.plan import Plan
+
+ASKING = (
+    "Answer with other facts than the true ones.",
+    "Give a different answer, in the same form, that is plausible but not true.",
+    "Make up another answer, as if it were the right one.",
+    "Answer this as a person would who remembers it wrong.",
+)
+"""what is put after a question to get another answer"""
+LONGEST = 2
+"""a generated answer may have so many times the tokens of the row's own"""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    packed: PackedModel
+    wrapper: Any
+    """peft's, where adapters train"""
+    reference: Reference | None
+    """the model before training, where a loss reads it"""
+
+
+def load(plan: Plan) -> Loaded:
+    """The model with what trains marked. Raises ConfigError for a glob or layer that it does not have."""
+    config = plan.config
+    torch.manual_seed(config.seed)
+    keep_freed_memory()
+    model = load_model(plan.folder, dtype=torch.float32, device=choose_device(config.device))
+    wrapper = None
+    if config.lora:
+        wrapper = add_lora(model, config.lora, config.lora_alpha, config.lora_targets)
+    elif plan.train_only:
+        default = f"--method {getattr(config, 'method', '')} (its default; say what trains with --set train_only=GLOB)"
+        freeze_all_but(model, plan.train_only, named_by="--set train_only" if config.train_only else default)
+    packed = PackedModel(model)
+    reference = Reference(packed, wrapper.disable_adapter if wrapper else None) if plan.objective.reads_start else None
+    return Loaded(packed, wrapper, reference)
+
+
+def with_answers(plan: Plan, packed: PackedModel) -> Plan:
+    """The plan with another answer beside each forget row, where the method learns one. `packed`: before training."""
+    if plan.answers is None:
+        return plan
+    asked, config, about, items = plan.answers, plan.config, plan.about, plan.answers.given
+    if items is None:
+        writer = TorchEngine(packed, batch_tokens=config.batch_tokens)
+        texts = generated(writer, asked.examples, plan.tokenizer, seed=config.seed, context=asked.context)
+        items = partner_items(asked.examples, plan.tokenizer, texts, seed=config.seed, context=asked.context)
+        about = {**about, "other_answers": fingerprint_of(items)}
+    if asked.reference:
+        items = with_reference(packed, items, config.batch_tokens)
+    assert plan.forget is not None, "other answers go with forget rows"
+    return replace(plan, forget=with_partners(plan.forget, items), about=about)
+
+
+def generated(generator: Generator, examples: Sequence[Example], tokenizer: Any, *, seed: int, context: int | None) -> dict[str, list[str]]:
+    """By example id: what the model writes, greedily, when asked for another answer; the first of ASKING, in the order
+    of (seed, example id), that gives one which is neither empty nor the row's own. Raises DataError for a row that none
+    of them gives one for."""
+    special = special_ids(tokenizer)
+    stop = sorted({e.input_ids[-1] for e in examples if e.input_ids[-1] in special} | ({tokenizer.eos_token_id} - {None}))
+    if not stop:
+        raise ConfigError("alternates=generate: the tokenizer has no end-of-sequence token, so answers would never end; name a column "
+                          "with --set alternate_key=COLUMN")  # fmt: skip
+    out: dict[str, list[str]] = {}
+    for attempt in range(len(ASKING)):
+        left = [e for e in examples if e.id not in out]
+        prompts = [_asked(e, tokenizer, ASKING[seeded(seed, e.id).permutation(len(ASKING))[attempt]]) for e in left]
+        most = max((LONGEST * len(e.targets) for e in left), default=1)
+        if context is not None:  # learned positions end there
+            most = max(1, min(most, context - max(map(len, prompts), default=0)))
+        for example, ids in zip(left, generator.generate(prompts, max_new_tokens=most, stop_ids=stop), strict=True):
+            text = tokenizer.decode(ids[: LONGEST * len(example.targets)], skip_special_tokens=True).strip()
+            if text and text != example.row.answer.strip():
+                out[example.id] = [text]
+    if len(out) < len(examples):
+        name = next(e.row.id for e in examples if e.id not in out)
+        raise DataError(
+            f"{name}: asked in {len(ASKING)} ways, the model wrote no other answer; name a column with --set alternate_key=COLUMN"
+        )
+    return out
+
+
+def _asked(example: Example, tokenizer: Any, how: str) -> list[int]:
+    made = qa_example(replace(example.row, question=f"{question_of(example.row)} {how}"), tokenizer)
+    return made.input_ids[: made.prompt_length]
+
+
+def with_reference(packed: PackedModel, items: dict[str, Item], batch_tokens: int) -> dict[str, Item]:
+    """The same with log-probabilities under the model as it is now, before training: one forward a row, no second
+    model."""
+    names = list(items)
+    out = {}
+    for start, end in within_budget([len(items[n].ids) for n in names], batch_tokens):
+        part = [items[n] for n in names[start:end]]
+        with torch.no_grad():
+            logp = look(packed, Pass(part, []), Reading(), Reading(), None).forget.logp_N.float().cpu()
+        values = logp.split([len(i.positions) for i in part])
+        out |= {n: replace(i, ref_logp=v.numpy()) for n, i, v in zip(names[start:end], part, values, strict=True)}
+    return out
