@@ -12,17 +12,16 @@ at. The folder appears whole or not at all:
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.config import as_dict, write_config
+from shared.config import as_dict
 from shared.console import say
 from shared.data.layout import say_layout
-from shared.files.fs import atomic_folder, hash_file, write_json
 from shared.files.outputs import claims
+from shared.files.shape import Named
 from shared.lm import models
 from shared.secret import without_secrets_in
 from tu_eval.attacks import paraphrase, quantise, relearn, sample
@@ -34,14 +33,13 @@ from tu_eval.measure.finish import default_label
 from tu_eval.measure.kept import Store, remove_stores
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Subject, stop_ids
-from tu_eval.results.folder import Row
+from tu_eval.measure.source_code import attack_version
+from tu_eval.results.folder import CONFIG, ROWS, Kind, Row, read_folder, write_folder
 from tu_eval.suites.suites import find_suite
 
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT = 1
-NUMBERS, ROWS, CONFIG = "attack.json", "rows.parquet", "_config.toml"
 ROLES = ("model", "before", "retain")
 NO_NUMBERS = ("model", "before", "retain", "out", "store", "device", "batch_tokens", "attacks")
 """fields of the configuration that say nothing of what an attack on one model does"""
@@ -57,7 +55,7 @@ def attack(config: AttackConfig) -> Path:
     root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
     settings = without_secrets_in({k: v for k, v in as_dict(config).items() if k not in NO_NUMBERS})
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-    content = {**material.identity, "settings": settings, "device": device, "versions": versions, "attack_code": _code()}
+    content = {**material.identity, "settings": settings, "device": device, "versions": versions, "attack_code": attack_version()}
     about, rows = {}, {}
     say_layout(material.tokenizer, config.model)
     for role, folder in folders.items():
@@ -72,7 +70,9 @@ def attack(config: AttackConfig) -> Path:
         rows[role] = _run(config, subject, material)
         subject.close()
     numbers = summarise(config.attacks, rows)
-    _write(out, config, {"format": FORMAT, "models": about, "suite": suite.name, **content}, numbers, rows)
+    flat = [{"model": role, "attack": name, **row} for role, made in rows.items() for name in config.attacks for row in made[name]]
+    found = {"models": about, "suite": suite.name, **content, "numbers": numbers}
+    write_folder(out, ATTACK, found, {ROWS: (schema(), flat)}, config)
     if not config.store:
         remove_stores(root)
     return out
@@ -135,12 +135,6 @@ def numbers_again(about: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[st
     return summarise(attacks, made)
 
 
-def _code() -> str:
-    """sha256 over the sources of the attacks; the store adds those of the engine and the metrics."""
-    sources = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name != "run.py")
-    return hashlib.sha256("".join(hash_file(path) for path in sources).encode()).hexdigest()
-
-
 def schema() -> pyarrow.Schema:
     """Probabilities 0 to 1; `step` of relearning; `samples` drawn, among them `hits` and unfinished ones (`cut`), all
     of them in `drawn`; null where it does not apply."""
@@ -153,20 +147,9 @@ def schema() -> pyarrow.Schema:
     return pa.schema(columns)
 
 
-def _write(
-    out: Path, config: AttackConfig, about: dict[str, Any], numbers: list[dict[str, Any]], rows: dict[str, dict[AttackName, list[Row]]]
-) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    flat = [{"model": role, "attack": name, **row} for role, made in rows.items() for name in config.attacks for row in made[name]]
-    # Rows of different attacks have different columns; the schema fills them with null.
-    flat = [{field: row.get(field) for field in schema().names} for row in flat]
-    with atomic_folder(out) as folder:
-        table = pyarrow.Table.from_pylist(flat, schema=schema())
-        pyarrow.parquet.write_table(table, folder / ROWS, compression="zstd", write_page_checksum=True)
-        write_config(folder / CONFIG, config)
-        write_json(folder / NUMBERS, {**without_secrets_in(about), "numbers": numbers, "rows_sha256": hash_file(folder / ROWS)})
+ATTACK = Kind(
+    "attack.json", "tu-eval attack", {"models": Named({}), "numbers": [{"attack": str, "setting": str, "measure": str}]}, columns=schema
+)
 
 
 def print_attacks(folder: Path) -> None:
@@ -176,10 +159,9 @@ def print_attacks(folder: Path) -> None:
     from rich.text import Text
 
     from shared.errors import printable
-    from shared.files.fs import read_json
     from tu_eval.results.columns import show
 
-    about, console = read_json(folder / NUMBERS), Console()
+    about, console = read_folder(folder, ATTACK).summary, Console()
     roles = list(about["models"])
     table = Table("attack", "setting", "measure", *roles)
     steps = [n["setting"] for n in about["numbers"] if n["attack"] == "relearn" and n["setting"].startswith("step ")]
@@ -196,4 +178,4 @@ def print_attacks(folder: Path) -> None:
         table.add_row(name, Text(setting), Text(measure), *shown)
         last = number["attack"]
     console.print(table)
-    console.print(f"attacks: {folder} ({NUMBERS}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"attacks: {folder} ({ATTACK.summary}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)

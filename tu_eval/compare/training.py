@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import StoreError, UserError
-from shared.files.fs import TEMPORARY, hash_json
+from shared.files.fs import TEMPORARY, hash_json, read_json, read_object
+from shared.files.shape import Text, misfit
 from shared.lm import models
 from shared.lm.finished import check_output
 from tu_eval.measure.model_folder import local_folder
 from tu_eval.results.columns import said
-from tu_eval.results.json_file import read_bounded, read_object
 from tu_eval.results.results import SUMMARY, Results
-from tu_eval.results.shape import text
 
 TRAINING, INDEX = "training.json", "index.json"
 CHANGES_NOTHING = frozenset(
@@ -84,7 +83,7 @@ def find_training(results: Results, indexed: dict[str, dict[str, Any]] | None = 
         if fingerprint != results.summary["model_fingerprint"]:
             return None, "the model's folder holds other weights than those measured"
         check_output(folder, fingerprint)
-        about = read_bounded(path, hint="train again") if path.is_file() else {"settings": settings}
+        about = read_json(path, hint="train again") if path.is_file() else {"settings": settings}
     except (UserError, OSError) as error:
         return None, " ".join(str(error).split())
     if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
@@ -98,7 +97,7 @@ def _of_another_form(about: dict[str, Any]) -> str:
     """The first field that is not what it must be to be compared and shown, or nothing."""
     settings = about["settings"]
     texts = {**{k: about.get(k) for k in (*WHAT, "retain_data")}, **{k: settings.get(k) for k in ("method", "tokens")}}
-    wrong = [name for name, value in texts.items() if value is not None and not text(value)]
+    wrong = [name for name, value in texts.items() if misfit(value, (Text(), None))]
     seed, options = settings.get("seed"), settings.get("options")
     wrong += ["seed"] if isinstance(seed, bool) or not isinstance(seed, int | None) else []
     return next(iter([*wrong, *(["options"] if not isinstance(options, dict | None) else [])]), "")
@@ -140,7 +139,7 @@ def read_index(path: Path) -> list[IndexedRun]:
     for number, run in enumerate(index["runs"]):
         if not isinstance(run, dict) or not isinstance(run.get("folder"), str):
             raise StoreError(f"--index {path}: run {number} names no folder; the file is damaged, make it again")
-        if not all(text(run.get(name) or "") for name in ("folder", "name", "status")) or "\0" in run["folder"]:
+        if any(misfit(run.get(name) or "", Text()) for name in ("folder", "name", "status")) or "\0" in run["folder"]:
             raise StoreError(f"--index {path}: run {number} has a folder, name or status that is none; the file is damaged, make it again")
         settings = run.get("settings") if isinstance(run.get("settings"), dict) else None
         error = str(run["error"]).strip() if run.get("error") else None

@@ -14,7 +14,6 @@ from shared.engines import vllm_setup
 from shared.engines.open import choose_engine
 from shared.errors import ConfigError
 from shared.lm import models
-from shared.secret import without_secrets_in
 from tu_eval.measure.config import EvalConfig
 from tu_eval.measure.kept import Store, remove_stores
 from tu_eval.measure.membership import membership_rows
@@ -24,7 +23,7 @@ from tu_eval.measure.retain import Retain
 from tu_eval.measure.rows import Rows
 from tu_eval.metrics import rouge
 from tu_eval.results.folder import Row
-from tu_eval.results.results import FORMAT, Results, write_results
+from tu_eval.results.results import Results, write_results
 
 LAYOUT = ("system", "template_date", "template_options", "beginning_token")
 """how rows were laid out, where that was asked for"""
@@ -107,7 +106,6 @@ def finish(
     """Writes the results folder in one step and drops a store that was this run's own. `settings`: beside SETTINGS."""
     holdout = sum(row["set"] == "holdout" for row in measured.membership)
     summary = {
-        "format": FORMAT,
         "label": config.label or default_label(config.model),
         "model": config.model,
         "model_fingerprint": subject.store.identity["model_fingerprint"],
@@ -125,7 +123,7 @@ def finish(
         else None,
     }
     rows = [row for kept in measured.rows.values() for row in kept]
-    results = write_results(Path(config.out), without_secrets_in(summary), rows, measured.membership, config)
+    results = write_results(Path(config.out), summary, rows, measured.membership, config)
     if not config.store:
         remove_stores(store_root(config))
     return results

@@ -13,6 +13,7 @@ from shared.engines.torch import TorchEngine
 from tests.conftest import CHATML
 from tests.tu_eval.conftest import SUITE
 from tu_eval.measure import kept as store
+from tu_eval.measure import source_code
 from tu_eval.measure.config import EvalConfig
 from tu_eval.measure.pieces import Subject
 from tu_eval.measure.questions import evaluate
@@ -115,13 +116,16 @@ def test_other_code_is_measured_again(model, measure, loads, monkeypatch):
     assert len(loads) == 2
 
 
-def test_the_code_version_is_that_of_the_sources(monkeypatch, tmp_path):
-    package = shutil.copytree(store.tu_eval.__path__[0], tmp_path / "tu_eval")
-    before = store.code_version.__wrapped__()
-    monkeypatch.setattr(store.tu_eval, "__path__", [str(package)])
-    assert store.code_version.__wrapped__() == before
-    (package / "metrics" / "membership.py").write_text("K = 0.5\n")
-    assert store.code_version.__wrapped__() != before
+def test_what_an_earlier_version_kept_is_taken_while_the_sources_are_those_decided_on(model, measure, loads, monkeypatch, tmp_path):
+    with monkeypatch.context() as then:
+        then.setattr(store, "code_version", lambda: "b" * 64)
+        first = measure(model)
+    monkeypatch.setitem(source_code.SAME, "code", (source_code.code_version(), "b" * 64))
+    assert measure(model) == first
+    assert len(loads) == 1 and len(list((tmp_path / "store").iterdir())) == 1
+    monkeypatch.setitem(source_code.SAME, "code", ("n" * 64, "b" * 64))
+    assert measure(model) == first
+    assert len(loads) == 2
 
 
 BESIDE = ("shared/console.py", "shared/errors.py", "shared/secret.py", "shared/files/fs.py", "shared/lm/locate.py", "shared/lm/memory.py")
