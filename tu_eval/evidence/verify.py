@@ -16,7 +16,7 @@ from shared import __version__
 from shared.errors import StoreError
 from shared.files.fs import read_object
 from tu_eval.attacks.run import ATTACK, numbers_again
-from tu_eval.choices import CHOICES, accuracies
+from tu_eval.choices.run import CHOICES, accuracies
 from tu_eval.evidence.sign import check_signature
 from tu_eval.harness.run import BENCHMARKS
 from tu_eval.judge.run import JUDGE, summarise
