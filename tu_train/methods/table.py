@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 from shared.errors import ConfigError, nearest
 from shared.extensions import Kind, find
 from tu_train.methods import gate, hidden_losses, logit_losses, losses
+from tu_train.methods.tokens import Need, Retain
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tu_train.methods.tokens import Need, Options, State, Tokens
+    from tu_train.methods.tokens import Options, State, Tokens
 
 WHOLE = frozenset({"layer", "seed", "first", "top", "every"})
 """options that count something"""
@@ -48,7 +49,7 @@ class Method:
     """default weight of the forget loss"""
     alpha: float = 1.0
     """default weight of the retain term"""
-    retain: str = "nll"
+    retain: Retain = "nll"
     """default retain term, an entry of RETAIN_TERMS, or none"""
     learning_rate: float = 1e-5
     train: tuple[str, ...] = ()

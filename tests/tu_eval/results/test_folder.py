@@ -11,8 +11,8 @@ from shared.files.fs import hash_file, hash_json
 from tests.tu_eval.made import make_results
 from tu_eval.attacks.run import ATTACK, summarise
 from tu_eval.attacks.run import schema as attack_schema
-from tu_eval.choices import CHOICES, accuracies
-from tu_eval.choices import schema as choices_schema
+from tu_eval.choices.run import CHOICES, accuracies
+from tu_eval.choices.run import schema as choices_schema
 from tu_eval.evidence.verify import verify
 from tu_eval.harness.run import BENCHMARKS
 from tu_eval.harness.run import schema as benchmarks_schema

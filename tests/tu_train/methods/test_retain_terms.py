@@ -1,13 +1,14 @@
 """Retain terms against loops in plain Python."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
 from shared.lm.logprobs import Head
 from tu_train.methods import retain_terms as retain
-from tu_train.methods.tokens import Tokens
+from tu_train.methods.tokens import Retain, Tokens
 
 N, D, V = 6, 3, 9
 
@@ -66,3 +67,7 @@ def test_top_k_kl_takes_the_rest_as_one_token(tokens, k):
     assert retain.outside(tokens.top_logp_NK).tolist() == pytest.approx(mass, abs=1e-12)
     (gradient,) = torch.autograd.grad(found, tokens.hidden_ND)
     assert gradient.isfinite().all() and gradient.any()
+
+
+def test_every_term_that_a_method_may_have_is_there():
+    assert {*get_args(Retain)} == {*retain.RETAIN_TERMS, retain.NONE} - {"kl_topk"}  # that one comes with retain_scores
