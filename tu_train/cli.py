@@ -73,7 +73,7 @@ def many(given: arguments.Many) -> None:
     """
     from shared.files.fs import refuse_url
     from shared.files.storage import open_place
-    from tu_train.many import run_many
+    from tu_train.many.run import run_many
     from tu_train.saving.working_folder import check_name
 
     check_name(given.out)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from shared.errors import ConfigError, nearest
 from shared.extensions import Kind, find
 from tu_train.methods import gate, hidden_losses, logit_losses, losses
-from tu_train.methods.tokens import Need, Retain
+from tu_train.methods.retain_terms import NONE, RETAIN_TERMS
+from tu_train.methods.tokens import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,7 @@ class Method:
     """default weight of the forget loss"""
     alpha: float = 1.0
     """default weight of the retain term"""
-    retain: Retain = "nll"
+    retain: str = "nll"
     """default retain term, an entry of RETAIN_TERMS, or none"""
     learning_rate: float = 1e-5
     train: tuple[str, ...] = ()
@@ -63,7 +64,8 @@ class Method:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what training could not use."""
-        for field, value, expected in (("per", self.per, ("token", "row")), ("retain", self.retain, get_args(Retain))):
+        terms = (*(name for name, term in RETAIN_TERMS.items() if "top tokens" not in term.needs), NONE)
+        for field, value, expected in (("per", self.per, ("token", "row")), ("retain", self.retain, terms)):
             if value not in expected:
                 raise ValueError(f"{field} is {value!r}, expected one of {', '.join(expected)}")
         if unknown := sorted(self.needs - set(get_args(Need))):

@@ -20,8 +20,6 @@ Need = Literal["reference", "logits", "reference logits", "layer", "reference la
 states and head; layer: output of block `options["layer"]`; reference logits, reference layer: the same of the model
 before training (a second forward); refusal, alternate: a `partner` row for each forget row; all targets: tokens of
 weight zero stay in; top tokens: those of the scored model, from a retain store"""
-Retain = Literal["nll", "kl", "layer", "none"]
-"""retain terms that a method may have by default (RETAIN_TERMS, or none)"""
 Options = Mapping[str, float]
 """a method's own numbers, complete (see check_options)"""
 State = dict[str, "Tensor"]
