@@ -14,18 +14,23 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.config import as_dict
 from shared.console import say
 from shared.data.layout import say_layout
+from shared.errors import ConfigError
+from shared.extensions import asked, identity
+from shared.files.fs import hash_json
 from shared.files.outputs import claims
-from shared.files.shape import Named
+from shared.files.shape import Named, misfit
 from shared.lm import models
 from shared.secret import without_secrets_in
 from tu_eval.attacks import paraphrase, quantise, relearn, sample
-from tu_eval.attacks.config import AttackConfig, AttackName
+from tu_eval.attacks.config import ATTACK as OWN
+from tu_eval.attacks.config import AttackConfig
 from tu_eval.attacks.material import Material, load
 from tu_eval.attacks.probing import Numbers, means
 from tu_eval.measure.config import EvalConfig
@@ -35,7 +40,7 @@ from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Subject, stop_ids
 from tu_eval.measure.source_code import attack_version
 from tu_eval.results.folder import CONFIG, ROWS, FolderKind, Row, read_folder, write_folder
-from tu_eval.suites.suites import find_suite
+from tu_eval.suites.suites import SUITE, find_suite
 
 if TYPE_CHECKING:
     import pyarrow
@@ -71,14 +76,16 @@ def attack(config: AttackConfig) -> Path:
         subject.close()
     numbers = summarise(config.attacks, rows)
     flat = [{"model": role, "attack": name, **row} for role, made in rows.items() for name in config.attacks for row in made[name]]
-    found = {"models": about, "suite": suite.name, **content, "numbers": numbers}
+    codes = {name: code for name in config.attacks if (code := identity(OWN, name))}
+    more = {**({"own_attacks": codes} if codes else {}), **({"suite_code": code} if (code := identity(SUITE, config.suite)) else {})}
+    found = {"models": about, "suite": suite.name, **content, **more, "numbers": numbers}
     write_folder(out, ATTACK_FOLDER, found, {ROWS: (schema(), flat)}, config)
     if not config.store:
         remove_stores(root)
     return out
 
 
-def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[AttackName, list[Row]]:
+def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[str, list[Row]]:
     """The rows of each attack, from the store where it is finished."""
     c, plain, facts = config, material.plain, material.part.facts
 
@@ -101,10 +108,30 @@ def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[Att
         "quantise": lambda: quantise.quantise(subject.engine, plain, bits=c.bits, group=c.group),
         "relearn": relearned,
     }
-    return {name: subject.piece(name, made[name])[0] for name in c.attacks}
+
+    def made_by_others(name: str) -> list[Row]:
+        found = asked(OWN, name)
+        assert found is not None, "the configuration has loaded it"
+        rows = found.object(subject.engine, plain, c.seed)
+        if wrong := misfit(rows, OWN_ROWS):
+            raise ConfigError(
+                f"--attack {name}: {wrong} in what it gives; expected rows as `measure` of tu_eval.attacks.probing makes them"
+            )
+        return rows
+
+    out = {}
+    for name in c.attacks:
+        code = identity(OWN, name)
+        made_now = made[name] if code is None else partial(made_by_others, name)
+        out[name] = subject.piece(name if code is None else f"own-{hash_json(code)[:32]}", made_now)[0]
+    return out
 
 
-def summarise(attacks: Sequence[AttackName], rows: dict[str, dict[AttackName, list[Row]]]) -> list[dict[str, Any]]:
+OWN_ROWS = [{"setting": str, "set": str, "example_id": str, "probability": float, "fact_probability": (float, None)}]
+"""what the rows of an attack of others hold at least"""
+
+
+def summarise(attacks: Sequence[str], rows: dict[str, dict[str, list[Row]]]) -> list[dict[str, Any]]:
     """-> attack, setting, measure, and the number of each model that was attacked; those of the first model give the
     order."""
     level = None
@@ -113,10 +140,10 @@ def summarise(attacks: Sequence[AttackName], rows: dict[str, dict[AttackName, li
         level = start.get(("step 0", f"probability ({relearn.REST})"))  # none where all forget rows are shown
         level = level and 0.5 * level
 
-    def numbers(name: AttackName, made: list[Row]) -> Numbers:
+    def numbers(name: str, made: list[Row]) -> Numbers:
         if name == "relearn":
             return relearn.summarise(made, level)
-        return {"paraphrase": paraphrase.summarise, "sample": sample.summarise, "quantise": means}[name](made)
+        return {"paraphrase": paraphrase.summarise, "sample": sample.summarise}.get(name, means)(made)
 
     out = []
     for name in attacks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Measured:
     membership: Rows
     attacks: dict[str, dict[str, float]]
     engine: dict[str, Any]
+    own_metrics: Mapping[str, str] = field(default_factory=dict)
+    """column of rows.parquet -> the source that computed it"""
 
 
 def default_label(model: str) -> str:
@@ -118,6 +120,7 @@ def finish(
         "metrics": metrics,
         "reasons": reasons,
         "utility_parts": list(utility_parts),
+        **({"own_metrics": dict(measured.own_metrics)} if measured.own_metrics else {}),
         "membership": {"holdout_fingerprint": identity["holdout_fingerprint"], "holdout_rows": holdout, "attacks": measured.attacks}
         if measured.membership
         else None,

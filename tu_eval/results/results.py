@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,11 @@ class Results:
     def label(self) -> str:
         return self.summary["label"]
 
+    @property
+    def own(self) -> dict[str, str]:
+        """Metrics of others (docs/extending.md): column of rows.parquet -> the source that computed it."""
+        return self.summary.get("own_metrics") or {}
+
     def rows(self, name: str | None = None) -> list[dict[str, Any]]:
         """Rows of one set, or of all, in order. Raises StoreError naming the file if it is damaged, or holds what no
         evaluation writes."""
@@ -57,7 +62,11 @@ class Results:
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
         path, counts = self.folder / ROWS, self.summary["rows"]
-        rows = read_table(path, schema(self.summary["suite"]), rows=sum(counts.values()), required=REQUIRED)
+        if taken := set(self.own) & set(schema(self.summary["suite"]).names):
+            raise StoreError(
+                f"{path.with_name(SUMMARY)}: has a metric of others that is called {min(taken)}; it was edited, evaluate again"
+            )
+        rows = read_table(path, schema(self.summary["suite"], self.own), rows=sum(counts.values()), required=REQUIRED)
         if Counter(row["set"] for row in rows) != {name: n for name, n in counts.items() if n}:
             raise StoreError(f"{path}: holds other sets of rows than {SUMMARY} says; evaluate again")
         if any(row[name] is None for row in rows for name in ("example_id", "answer")):
@@ -78,9 +87,9 @@ class Results:
         return rows
 
 
-def schema(suite: str) -> pyarrow.Schema:
+def schema(suite: str, own: Iterable[str] = ()) -> pyarrow.Schema:
     """Numbers are float64; probabilities 0 to 1; nll_sum in nats over target_tokens tokens; null where a set has no
-    such number."""
+    such number. `own`: columns of metrics of others."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.float64()
@@ -89,7 +98,7 @@ def schema(suite: str) -> pyarrow.Schema:
         return pa.schema([*first, ("verbmem", number), ("knowmem", number)])
     numbers = ["probability", "probability_options", "log_truth_ratio", "truth_ratio", "rouge_l_recall", "fact_probability"]
     numbers += ["exact_memorization", "extraction_strength"]
-    return pa.schema([*first, ("nll_sum", number), ("target_tokens", pa.int32()), *((name, number) for name in numbers)])
+    return pa.schema([*first, ("nll_sum", number), ("target_tokens", pa.int32()), *((name, number) for name in (*numbers, *own))])
 
 
 def membership_schema() -> pyarrow.Schema:
@@ -103,7 +112,7 @@ def membership_schema() -> pyarrow.Schema:
 def write_results(out: Path, summary: Mapping[str, Any], rows: Sequence[Row], membership: Sequence[Row], config: Any) -> Results:
     """Writes the folder in one step; `summary` gains rows_sha256, membership_sha256 and summary_sha256."""
     tables = {
-        ROWS: (schema(summary["suite"]), rows),
+        ROWS: (schema(summary["suite"], summary.get("own_metrics", ())), rows),
         MEMBERSHIP: (membership_schema(), membership) if membership else None,
     }
     also = {LOG: as_log(summary["metrics"], rows, membership)} if summary["suite"].startswith("tofu:") else {}
@@ -127,3 +136,9 @@ def require_comparable(identity: Mapping[str, Any], other: Results, *, what: str
             short = [v[:12] if field.endswith("fingerprint") else v for v in (theirs, mine)]
             name = field.replace("_", " ")
             raise StoreError(f"{what} {other.folder}: another {name}: {short[0]} there, {short[1]} here; evaluate both the same way")
+    codes = {**identity.get("own_metrics", {}), "the suite": identity.get("suite_code")}
+    for name, theirs in {**other.own, "the suite": other.summary.get("suite_code")}.items():
+        if codes.get(name, theirs) != theirs:
+            raise StoreError(
+                f"{what} {other.folder}: {name} is by other code: {theirs} there, {codes[name]} here; evaluate both the same way"
+            )

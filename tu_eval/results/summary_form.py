@@ -29,7 +29,7 @@ FORM = {
     "engine": Named(PLAIN), "rows": Named(COUNT, MOST_SETS), "metrics": Named((float, None)), "reasons": Named(TEXT),
     "utility_parts": [TEXT],
     **dict.fromkeys(("rouge_words", "vocabulary_fingerprint", "holdout_fingerprint", "membership_sha256"), Maybe(TEXT_OR_NULL)),
-    "membership": Maybe((MEMBERSHIP, None)),
+    "membership": Maybe((MEMBERSHIP, None)), "own_metrics": Maybe(Named(TEXT, MOST_SETS)), "suite_code": Maybe(TEXT),
 }  # fmt: skip
 """fields that may be missing are of later versions than the first"""
 
