@@ -110,7 +110,8 @@ def benchmarks(settings: BenchmarksConfig) -> None:
 
 @command(app, config="tu_eval.judge.config:JudgeConfig")
 def judge(settings: JudgeConfig) -> None:
-    """Answers graded 1 to 10 by a judge, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL names."""
+    """Answers graded 1 to 10 by a judge, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL
+    names."""
     from tu_eval.judge.run import print_judge, run_judge
 
     print_judge(run_judge(settings))
@@ -145,6 +146,14 @@ def verify(given: arguments.Verify) -> None:
 
     for line in verify(given.folder, public_key(given.key) if given.key is not None else None):
         print(printable(line))
+
+
+@command(app)
+def list_() -> None:
+    """The suites, metrics and attacks that there are, and where they come from (docs/extending.md)."""
+    from tu_eval.listing import print_list
+
+    print_list()
 
 
 def main() -> None:

@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
+from shared.extensions import Kind, is_function, load
 from shared.lm.models import PrecisionOptions
 from shared.settings import COUNT, SEED, About, check_ranges
 
 AttackName = Literal["paraphrase", "sample", "quantise", "relearn"]
 NAMES: tuple[AttackName, ...] = ("paraphrase", "sample", "quantise", "relearn")
+ATTACK = Kind("token_unlearn.attacks", "--attack", "a function, (engine, probes, seed) -> rows of tu_eval.attacks.probing", is_function)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +23,18 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
     model: Annotated[str, About(flag=True)]
     """the model after unlearning: local folder, org/name[@revision], or smollm2"""
     suite: Annotated[str, About(flag=True)]
-    """its forget set is what attacks look for: tofu:forget01, tofu:forget05, tofu:forget10, or atlas[:people=..,seed=..],
-    or a TOML file of your own"""
+    """its forget set is what attacks look for: tofu:forget01, tofu:forget05, tofu:forget10, or
+    atlas[:people=..,seed=..], or a TOML file of your own"""
     out: Annotated[str, About(flag=True, changes=False)]
     """folder for the numbers; must be new or empty"""
     before: Annotated[str | None, About(flag=True)] = None
     """the model before unlearning, attacked in the same way; steps_to_half needs it"""
     retain: Annotated[str | None, About(flag=True)] = None
-    """the model that never saw the forget set, attacked in the same way: what an attack gets from it was not remembered"""
-    attacks: Annotated[tuple[AttackName, ...], About(flag="--attack")] = NAMES
-    """which attacks are made; the flag may be repeated"""
+    """the model that never saw the forget set, attacked in the same way: what an attack gets from it was not
+    remembered"""
+    attacks: Annotated[tuple[str, ...], About(flag="--attack")] = NAMES
+    """which attacks are made: paraphrase, sample, quantise, relearn, or one of your own, package.module:NAME
+    (docs/extending.md); the flag may be repeated"""
     store: Annotated[str | None, About(flag=True, changes=False, default="OUT.unfinished")] = None
     """folder for what was measured, by content; OUT.unfinished goes away when the numbers are written"""
     limit: Annotated[int | None, About(unit="rows", flag=True, default="all", **COUNT)] = None
@@ -76,8 +80,8 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
     max_new_tokens: Annotated[int, About(unit="tokens", **COUNT)] = 100
     """length of a drawn answer"""
     rouge_threshold: Annotated[float, About(unit="share", above=0, most=1, expected="more than 0 and at most 1")] = 0.8
-    """ROUGE-L recall from which on a drawn answer counts as the whole answer; where rows mark their fact, the fact's own
-    words count"""
+    """ROUGE-L recall from which on a drawn answer counts as the whole answer; where rows mark their fact, the fact's
+    own words count"""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -85,6 +89,8 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ConfigError(f"{name}: got {list(values)}, expected at least one, each once")
+        for name in set(self.attacks) - set(NAMES):
+            load(ATTACK, name, NAMES)
         for prompt in self.prompts:
             if "{question}" not in prompt:
                 raise ConfigError(f"prompts: {prompt!r} has no {{question}}, so the model would not be asked anything")

@@ -28,6 +28,7 @@ from tu_eval.evidence.sign import check_signature
 from tu_eval.measure.model_folder import local_folder
 from tu_eval.measure.recompute import intervals, require_recomputable
 from tu_eval.results.columns import MEANING, columns_of, show
+from tu_eval.results.folder import seal_of
 from tu_eval.results.results import Results
 
 FORMAT = 2
@@ -118,7 +119,7 @@ def build(comparison: Comparison, *, store: str | None, show_text: bool) -> dict
         "not_claimed": [*NEVER, *conditions(before, after, retain, training, why, scored, len(rows))],
     }
     report = without_secrets_in(report)
-    return {**report, "evidence_sha256": hash_json(report)}
+    return {**report, "evidence_sha256": seal_of(report, "evidence_sha256")}
 
 
 def _named(row: dict[str, Any], show_text: bool) -> dict[str, str]:
