@@ -19,7 +19,7 @@ from shared.secret import without_secrets as shown
 from shared.store.scored import answer_spans
 from shared.store.scores import Store, check_fits, open_store
 from shared.weighting.weights import Selection
-from tu_train.data.batches import READ_TOP, Item, endless, endless_store, forget_items, item_of_top_row, reading
+from tu_train.data.batches import READ_TOP, Item, columns_to_read, endless, endless_store, forget_items, item_of_top_row
 from tu_train.methods.retain_terms import outside
 
 NAMED = 5
@@ -62,7 +62,7 @@ def read_forget(
     ConfigError where no token of `where` is chosen.
     """
     count, rows, seen, first = 0, 0, set(), []
-    for row in store.rows(reading(store)):
+    for row in store.rows(columns_to_read(store)):
         if limit is not None and rows >= limit:
             break
         rows += 1

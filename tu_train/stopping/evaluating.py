@@ -17,8 +17,8 @@ import torch
 
 from shared.budget import within_budget
 from shared.lm.packed import PackedModel
-from tu_train.data.batches import Item, Pass
-from tu_train.forward import Reading, look
+from tu_train.data.batches import Item, PassRows
+from tu_train.forward import Needs, forward_pass
 from tu_train.methods.tokens import State
 from tu_train.stopping.landing import land, remember
 from tu_train.stopping.rule import KINDS, Rule
@@ -80,7 +80,7 @@ class Evaluation:
         nll, tokens, probabilities = 0.0, 0, []
         for start, end in within_budget([len(i.ids) for i in items], self.batch_tokens):
             part = items[start:end]
-            logp = look(packed, Pass(list(part), []), Reading(), Reading(), None).forget.logp_N.double()
+            logp = forward_pass(packed, PassRows(list(part), []), Needs(), Needs(), None).forget.logp_N.double()
             for own in logp.split([len(i.positions) for i in part]):
                 probabilities.append(own.mean().exp().item())
                 nll, tokens = nll - own.sum().item(), tokens + len(own)

@@ -364,16 +364,16 @@ def test_resume_refuses_when_the_column_that_a_run_reads_was_edited(key, study, 
     from tu_train import loop
 
     text, column, value = READS[key]
-    path, look = study(text), loop.look
+    path, forward_pass = study(text), loop.forward_pass
     path.write_text(re.sub(r"(?m)^scores = .*$", lambda _: f'scores = "{facts.store}"', path.read_text()))
 
     def stopping(*given, **more):
         os.kill(os.getpid(), signal.SIGTERM)
-        return look(*given, **more)
+        return forward_pass(*given, **more)
 
     command = ("tu-train", "run", "--config", path, "--out", tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "look", stopping)
+        patch.setattr(loop, "forward_pass", stopping)
         assert run_cli(*command, "--set", "epochs=2")[0] == EXIT_SAVED
     facts(**{column: value})
     code, _, err = run_cli(*command, "--set", "epochs=2", "--resume")
