@@ -95,13 +95,13 @@ def train(
         return checkpoints.ended
     if evaluation and not first:
         evaluation.begin(packed, autocast, moving.landing)
-    record, stop = None, None
+    entry, stop = None, None
     with Log(log, trackers) as lines, progress("training", total_steps, "steps") as bar:
         bar.done = first
         for number, passes in enumerate(steps(first), first):
             totals = Totals.of(passes, method)
             alpha = objective.alpha * (method.retain_weight(state) if method and method.retain_weight else 1.0)
-            record = {"step": number, "learning_rate": float(schedule.get_last_lr()[0]), "loss": 0.0}
+            entry = {"step": number, "learning_rate": float(schedule.get_last_lr()[0]), "loss": 0.0}
             for rows in passes:
                 with autocast:
                     pass_tokens = forward_pass(packed, rows, *objective.needs, reference)
@@ -109,26 +109,26 @@ def train(
                     loss = objective.gamma * forget + alpha * retain
                 if loss.requires_grad:
                     loss.backward()
-                note(record, pass_tokens, loss, forget, retain, totals)
-                require_finite(record, "loss", [rows])
-            record["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, config.clip).item()
-            require_finite(record, "gradient_norm", passes)
+                note(entry, pass_tokens, loss, forget, retain, totals)
+                require_finite(entry, "loss", [rows])
+            entry["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, config.clip).item()
+            require_finite(entry, "gradient_norm", passes)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             if method and method.after:
-                method.after(state, record, objective.options)
-            stop = evaluation.after(number, packed, autocast, record, moving.landing) if evaluation else None
-            require_finite_record(record)
-            lines.write(record)
-            bar.advance(1, ", ".join(f"{shown} {record[k]:.4g}" for k, shown in SHOWN.items() if k in record))
+                method.after(state, entry, objective.options)
+            stop = evaluation.after(number, packed, autocast, entry, moving.landing) if evaluation else None
+            require_finite_entry(entry)
+            lines.write(entry)
+            bar.advance(1, ", ".join(f"{shown} {entry[k]:.4g}" for k, shown in SHOWN.items() if k in entry))
             if stop is not None:
                 break
             if checkpoints:
                 checkpoints.after(number + 1, moving, lines)
         lines.sync()
     if checkpoints:
-        checkpoints.end(first if record is None else int(record["step"]) + 1, stop)
+        checkpoints.end(first if entry is None else int(entry["step"]) + 1, stop)
     return stop
 
 
@@ -181,11 +181,11 @@ def losses_of(pass_tokens: PassTokens, objective: Objective, state: State, total
     return forget, retain
 
 
-def note(record: dict[str, float], pass_tokens: PassTokens, loss: Tensor, forget: Tensor, retain: Tensor, totals: Totals) -> None:
-    """Adds a pass to the record of its step. NLL: nats a token, weighted."""
+def note(entry: dict[str, float], pass_tokens: PassTokens, loss: Tensor, forget: Tensor, retain: Tensor, totals: Totals) -> None:
+    """Adds a pass to the entry of its step. NLL: nats a token, weighted."""
 
     def add(name: str, value: float) -> None:
-        record[name] = record.get(name, 0.0) + value
+        entry[name] = entry.get(name, 0.0) + value
 
     add("loss", loss.item())
     for kind, tokens, part, total in (
@@ -197,21 +197,21 @@ def note(record: dict[str, float], pass_tokens: PassTokens, loss: Tensor, forget
             add(f"{kind}_nll", -(tokens.weight_N * tokens.logp_N.detach().where(tokens.weight_N > 0, 0)).sum().item() / total)
 
 
-def require_finite(record: dict[str, float], name: str, passes: list[PassRows]) -> None:
+def require_finite(entry: dict[str, float], name: str, passes: list[PassRows]) -> None:
     """Raises ModelError with the step and its examples; nothing has been updated."""
-    if np.isfinite(record[name]):
+    if np.isfinite(entry[name]):
         return
     names = [item.name for rows in passes for item in rows.forget + rows.retain]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     raise ModelError(
-        f"step {record['step']}: {name.replace('_', ' ')} {record[name]}, not finite, stopped before the update; the batch: "
+        f"step {entry['step']}: {name.replace('_', ' ')} {entry[name]}, not finite, stopped before the update; the batch: "
         f"{', '.join(names[:NAMED])}{more}; lower learning_rate, or train in float32"
     )
 
 
-def require_finite_record(record: dict[str, float]) -> None:
+def require_finite_entry(entry: dict[str, float]) -> None:
     """Raises ModelError for a number of the log that is none: an evaluation after an update that broke the weights."""
-    for name, value in record.items():
+    for name, value in entry.items():
         if not np.isfinite(value):
-            raise ModelError(f"step {record['step']}: {name.replace('_', ' ')} is {value} after the update; lower learning_rate or "
+            raise ModelError(f"step {entry['step']}: {name.replace('_', ' ')} is {value} after the update; lower learning_rate or "
                              "weight_decay, or train in float32")  # fmt: skip

@@ -47,9 +47,9 @@ class Evaluation:
             remember(packed.model, landing, self._watched(packed, autocast, self.rule))
 
     def after(
-        self, step: int, packed: PackedModel, autocast: AbstractContextManager, record: dict[str, float], landing: State
+        self, step: int, packed: PackedModel, autocast: AbstractContextManager, entry: dict[str, float], landing: State
     ) -> str | None:  # fmt: skip
-        """Adds `eval_…` to the record where it is time; returns the text of the rule where it holds now and ends
+        """Adds `eval_…` to the entry where it is time; returns the text of the rule where it holds now and ends
         training."""
         if (step + 1) % self.every:
             return None
@@ -59,11 +59,11 @@ class Evaluation:
         if rule is not None and self.land:
             if holds:
                 watched = partial(self._watched, packed, autocast, rule)
-                record["eval_landed"] = land(packed.model, landing, found[rule.name], rule.bound, watched)
+                entry["eval_landed"] = land(packed.model, landing, found[rule.name], rule.bound, watched)
                 found = self._measured(packed, autocast)
             else:
                 remember(packed.model, landing, found[rule.name])
-        record.update({f"eval_{name}": value for name, value in found.items()})
+        entry.update({f"eval_{name}": value for name, value in found.items()})
         return rule.text if rule is not None and holds else None
 
     def _measured(self, packed: PackedModel, autocast: AbstractContextManager, only: str = "") -> dict[str, float]:
