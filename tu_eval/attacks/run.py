@@ -2,7 +2,7 @@
 by side.
 
 Everything that can be refused is refused before a model is loaded. What is measured on a model by an attack is kept in
-a store by content (tu_eval/measure/kept.py), so a run that was interrupted, started again, goes on at the attack it was
+a folder by content (tu_eval/measure/kept.py), so a run that was interrupted, started again, goes on at the attack it was
 at. The folder appears whole or not at all:
 
     attack.json     what was attacked with which settings; one number an attack, setting and measure, for each model
@@ -35,7 +35,7 @@ from tu_eval.attacks.material import Material, load
 from tu_eval.attacks.probing import Numbers, means
 from tu_eval.measure.config import EvalConfig
 from tu_eval.measure.finish import default_label
-from tu_eval.measure.kept import Store, remove_stores
+from tu_eval.measure.kept import KeptMeasurements, remove_measurements
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Subject, stop_ids
 from tu_eval.measure.source_code import attack_version
@@ -70,7 +70,7 @@ def attack(config: AttackConfig) -> Path:
         open_as = EvalConfig(
             model=name, suite=config.suite, out=config.out, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens
         )
-        subject = Subject(folder, open_as, Store(root, {**content, "model_fingerprint": fingerprint}))
+        subject = Subject(folder, open_as, KeptMeasurements(root, {**content, "model_fingerprint": fingerprint}))
         about[role] = {"label": default_label(name), "model": name, "model_fingerprint": fingerprint}
         rows[role] = _run(config, subject, material)
         subject.close()
@@ -81,7 +81,7 @@ def attack(config: AttackConfig) -> Path:
     found = {"models": about, "suite": suite.name, **content, **more, "numbers": numbers}
     write_folder(out, ATTACK_FOLDER, found, {ROWS: (schema(), flat)}, config)
     if not config.store:
-        remove_stores(root)
+        remove_measurements(root)
     return out
 
 

@@ -17,7 +17,7 @@ from shared.engines.open import open_generator
 from shared.errors import DataError, nearest
 from shared.files.fs import read_text
 from shared.lm.models import check_readable
-from tu_eval.measure.kept import Store
+from tu_eval.measure.kept import KeptMeasurements
 from tu_eval.measure.pieces import stop_ids
 
 if TYPE_CHECKING:
@@ -107,11 +107,16 @@ def _contents(text: str, contents: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def write_answers(
-    conversations: Sequence[Conversation], folder: Path, tokenizer: Any, context: int | None, store: Store, config: JudgeConfig
+    conversations: Sequence[Conversation],
+    folder: Path,
+    tokenizer: Any,
+    context: int | None,
+    measurements: KeptMeasurements,
+    config: JudgeConfig,
 ) -> list[dict[str, Any]]:
     """A row a turn, turn after turn: id, category, turn (from 1), question, answer, and whether it came to its end.
 
-    Answers in the store are not written again.
+    Kept answers are not written again.
     """
     stop = stop_ids(tokenizer, [qa_example(Row(conversations[0].id, conversations[0].turns[0], "x"), tokenizer)])
     generator: Generator | None = None
@@ -124,7 +129,7 @@ def write_answers(
         for turn, asked in enumerate(turns):
             for start in range(0, len(asked), TOGETHER):
                 some, piece = asked[start : start + TOGETHER], f"turn{turn + 1}-{start}"
-                kept = store.load(piece)
+                kept = measurements.load(piece)
                 if kept is not None:
                     rows = kept[0]
                 else:
@@ -134,7 +139,7 @@ def write_answers(
                     prompts = [prompt_ids(tokenizer, c.turns[: turn + 1], before[c.id]) for c in some]
                     answers = _write(generator, prompts, tokenizer, context, stop, config.max_new_tokens)
                     rows = [{"id": c.id, "answer": text, "finished": end} for c, (text, end) in zip(some, answers, strict=True)]
-                    store.save(piece, rows, generator.describe())
+                    measurements.save(piece, rows, generator.describe())
                 for c, row in zip(some, rows, strict=True):
                     before[c.id].append(row["answer"])
                     out.append({"category": c.category, "turn": turn + 1, "question": c.turns[turn], **row})

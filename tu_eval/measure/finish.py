@@ -15,7 +15,7 @@ from shared.engines.open import choose_engine
 from shared.errors import ConfigError
 from shared.lm import models
 from tu_eval.measure.config import EvalConfig
-from tu_eval.measure.kept import Store, remove_stores
+from tu_eval.measure.kept import KeptMeasurements, remove_measurements
 from tu_eval.measure.membership import membership_rows
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Attacked, Subject, gradient_norms, losses
@@ -49,7 +49,7 @@ def default_label(model: str) -> str:
     return Path(model.rstrip("/")).expanduser().resolve().name if Path(model).is_dir() else model.split("/")[-1].split("@")[0]
 
 
-def store_root(config: EvalConfig) -> Path:
+def measurements_root(config: EvalConfig) -> Path:
     out = Path(config.out)
     return Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
 
@@ -68,7 +68,9 @@ def open_subjects(
     content = {**identity, **fields, "engine": engine, "device": device, "versions": versions}
 
     def open_subject(place: Path) -> Subject:
-        return Subject(place, config, Store(store_root(config), {**content, "model_fingerprint": models.model_fingerprint(place)}))
+        return Subject(
+            place, config, KeptMeasurements(measurements_root(config), {**content, "model_fingerprint": models.model_fingerprint(place)})
+        )
 
     if config.reference_model is None or identity["holdout_fingerprint"] is None:
         return open_subject(folder), None
@@ -110,7 +112,7 @@ def finish(
     summary = {
         "label": config.label or default_label(config.model),
         "model": config.model,
-        "model_fingerprint": subject.store.identity["model_fingerprint"],
+        "model_fingerprint": subject.measurements.identity["model_fingerprint"],
         **identity,
         "retain_results": retain and retain.about,
         "settings": {k: v for k, v in as_dict(config).items() if k in (*SETTINGS, *settings, *LAYOUT)},
@@ -128,5 +130,5 @@ def finish(
     rows = [row for kept in measured.rows.values() for row in kept]
     results = write_results(Path(config.out), summary, rows, measured.membership, config)
     if not config.store:
-        remove_stores(store_root(config))
+        remove_measurements(measurements_root(config))
     return results

@@ -26,7 +26,7 @@ from tu_eval.results.folder import Row
 IDENTITY = "identity.json"
 
 
-class Store:
+class KeptMeasurements:
     """The pieces of one identity. Nothing is written before the first piece is saved."""
 
     def __init__(self, root: Path, identity: Mapping[str, Any]):
@@ -58,8 +58,8 @@ class Store:
             pyarrow.parquet.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     def made(self, folder: Path) -> Path:
-        """The store's folder, or one in it, made if need be. Raises StoreError for a link: nothing is written through
-        it."""
+        """The folder of the pieces, or one in it, made if need be. Raises StoreError for a link: nothing is written
+        through it."""
         for place in (self.folder, folder):
             refuse_link(place).mkdir(parents=True, exist_ok=True)
         return folder
@@ -83,7 +83,7 @@ def _read(path: Path) -> tuple[list[Row], dict[str, Any]] | None:
     return None
 
 
-def remove_stores(root: Path) -> None:
+def remove_measurements(root: Path) -> None:
     """Removes every identity under `root` and nothing else, and `root` when that leaves it empty."""
     for identity in root.glob(f"*/{IDENTITY}"):
         remove(identity.parent)

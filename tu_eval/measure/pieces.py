@@ -21,7 +21,7 @@ from shared.engines.open import choose_engine, open_engine, open_generator
 from shared.errors import ModelError
 from shared.lm.logprobs import HeadOptions, target_logprobs
 from tu_eval.measure.config import EvalConfig
-from tu_eval.measure.kept import Store
+from tu_eval.measure.kept import KeptMeasurements
 from tu_eval.results.folder import Row
 from tu_eval.suites.sets import EvalSet
 from tu_eval.suites.variants import Variants
@@ -78,7 +78,7 @@ class Subject:
 
     folder: Path
     config: EvalConfig
-    store: Store
+    measurements: KeptMeasurements
     opened: tuple[str, Engine | Generator] | None = field(default=None, init=False)
     """its name and an engine"""
 
@@ -105,15 +105,15 @@ class Subject:
         return self.opened[1]
 
     def piece(self, name: str, make: Callable[[], list[Row]]) -> tuple[list[Row], dict[str, Any]]:
-        """From the store, else made and kept there; with the description of the engine that made it."""
-        earlier = self.store.load(name)
+        """From the kept measurements, else made and kept with them; with the description of the engine that made it."""
+        earlier = self.measurements.load(name)
         if earlier is not None:
             say(f"{name}: already measured, taken from the store")
             return earlier
         rows = make()
         assert self.opened is not None, "a piece is made with an engine"
-        self.store.save(name, rows, self.opened[1].describe())
-        saved = self.store.load(name)
+        self.measurements.save(name, rows, self.opened[1].describe())
+        saved = self.measurements.load(name)
         assert saved is not None, "what was saved a moment ago can be read"
         return saved
 

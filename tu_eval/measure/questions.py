@@ -1,7 +1,7 @@
 """One evaluation on a suite of questions, top to bottom: suite -> variants -> pieces (log-probabilities, answers,
 gradients) -> rows -> metrics -> results folder.
 
-Everything that can be refused is refused before the model is loaded. Each finished piece is kept in the store
+Everything that can be refused is refused before the model is loaded. Each finished piece is kept by content
 (tu_eval/measure/kept.py), so an evaluation that was interrupted, started again, goes on at the piece it was at; the
 results folder appears when all numbers are there.
 """
