@@ -29,8 +29,8 @@ from tu_eval.suites.variants import Variants
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine
 
-Attacked = Mapping[str, Sequence[Example]]
-"""forget and holdout"""
+Sides = Mapping[str, Sequence[Example]]
+"""of membership inference: forget and holdout"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Loaded:
         return [e for _, variants in self.sets for v in variants for e in v.examples] + self.holdout
 
     @property
-    def attacked(self) -> dict[str, list[Example]]:
+    def sides(self) -> dict[str, list[Example]]:
         """The answers that membership inference compares."""
         forget = [v.answer for eval_set, variants in self.sets if eval_set.name == "forget" for v in variants]
         return {"forget": forget, "holdout": self.holdout}
@@ -123,23 +123,23 @@ class Subject:
             self.opened = None
 
 
-def score(subject: Subject, examples: Sequence[Example], attacked: Attacked) -> tuple[dict[str, Row], dict[str, Any]]:
-    """-> by example id: `logprob` [targets]; for attacked answers also `hits`, `entropy`, `second`, [targets] each. And
+def score(subject: Subject, examples: Sequence[Example], sides: Sides) -> tuple[dict[str, Row], dict[str, Any]]:
+    """-> by example id: `logprob` [targets]; for those of the two sides also `hits`, `entropy`, `second`, [targets] each. And
     the engine."""
-    named = {e.id for group in attacked.values() for e in group}
+    named = {e.id for group in sides.values() for e in group}
     rows, engine = subject.piece("scores", lambda: score_examples(subject.scorer, examples, named))
     return {row["id"]: row for row in rows}, engine
 
 
-def losses(subject: Subject, attacked: Attacked) -> dict[str, float]:
-    """Mean negative log-probability of the attacked answers under another model."""
-    examples = [e for group in attacked.values() for e in group]
+def losses(subject: Subject, sides: Sides) -> dict[str, float]:
+    """Mean negative log-probability of the answers of both sides under another model."""
+    examples = [e for group in sides.values() for e in group]
     rows, _ = subject.piece("losses", lambda: score_examples(subject.scorer, examples, set()))
     return {row["id"]: -math.fsum(row["logprob"]) / len(row["logprob"]) for row in rows}
 
 
-def score_examples(engine: Engine, examples: Sequence[Example], attacked: set[str]) -> list[Row]:
-    requests = [Request(e.input_ids, e.targets, extras=e.id in attacked) for e in examples]
+def score_examples(engine: Engine, examples: Sequence[Example], detailed: set[str]) -> list[Row]:
+    requests = [Request(e.input_ids, e.targets, extras=e.id in detailed) for e in examples]
     with progress("scoring answers", sum(len(e.input_ids) for e in examples), "tokens") as bar:
         scores = engine.score(requests, bar.advance)
     rows = [_scored(e, s) for e, s in zip(examples, scores, strict=True)]

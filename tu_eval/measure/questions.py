@@ -20,7 +20,7 @@ from shared.extensions import identity as code_of
 from shared.files.outputs import claims
 from shared.lm import models
 from tu_eval.measure.config import EvalConfig
-from tu_eval.measure.finish import Measured, attack_rows, finish, open_subjects
+from tu_eval.measure.finish import Measured, finish, infer_membership, open_subjects
 from tu_eval.measure.membership import separations
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.own import OwnMetric, add_own, own_means, own_metrics
@@ -43,10 +43,10 @@ def evaluate(config: EvalConfig) -> Results:
     loaded = _load(config, suite, folder)
     own, retain = own_metrics(config.metrics), None
     if config.retain_results:
-        forget = [(e.id, e.row.answer) for e in loaded.attacked["forget"]]
+        forget = [(e.id, e.row.answer) for e in loaded.sides["forget"]]
         holdout = (loaded.identity["holdout_fingerprint"], len(loaded.holdout))
         retain = load_retain(config.retain_results, loaded.identity, forget, holdout)
-    subject, reference = open_subjects(config, folder, device.type, loaded.identity, ["max_new_tokens"], loaded.attacked)
+    subject, reference = open_subjects(config, folder, device.type, loaded.identity, ["max_new_tokens"], loaded.sides)
     say_layout(loaded.tokenizer, config.model)
     say(f"evaluating {config.model} on {suite.name}: " + ", ".join(f"{s.name} {len(rows)} rows" for s, rows in loaded.sets))
     measured = _measure(config, loaded, subject, reference, own)
@@ -97,7 +97,7 @@ def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | No
 
 
 def _measure(config: EvalConfig, loaded: Loaded, subject: Subject, reference: Subject | None, own: Sequence[OwnMetric]) -> Measured:
-    scores, engine = score(subject, loaded.examples, loaded.attacked)
+    scores, engine = score(subject, loaded.examples, loaded.sides)
     rows = {part.name: [row_of(part, v, scores, loaded.tokenizer) for v in kept] for part, kept in loaded.sets}
     if config.generate:
         asked = [(part, kept) for part, kept in loaded.sets if part.generate]
@@ -107,5 +107,5 @@ def _measure(config: EvalConfig, loaded: Loaded, subject: Subject, reference: Su
             add_generations(rows[part.name], generate(subject, part.name, [v.answer for v in kept], decoding))
     for part, kept in loaded.sets:
         add_own(own, rows[part.name], kept, scores)
-    membership = attack_rows(loaded.attacked, scores, loaded.tokenizer, subject, reference)
+    membership = infer_membership(loaded.sides, scores, loaded.tokenizer, subject, reference)
     return Measured(rows, membership, separations(membership, seed=config.seed), engine, {m.column: m.code for m in own})

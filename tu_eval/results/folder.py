@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-ATTACKS = ("loss", "zlib", "min_k", "min_k_plus", "reference", "gradient_norm")
+MEMBERSHIP_METRICS = ("loss", "zlib", "min_k", "min_k_plus", "reference", "gradient_norm")
 """columns of membership.parquet; a metric is called mia_ and the name, and is its AUC"""
 FORMAT = 1
 ROWS, CONFIG = "rows.parquet", "_config.toml"

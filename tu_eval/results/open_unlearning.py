@@ -24,7 +24,7 @@ from tu_eval.results.folder import Row
 
 NAMES = {"forget": "forget", "retain": "retain", "real_authors": "ra", "world_facts": "wf"}
 """our sets -> the beginning of their keys"""
-ATTACKS = {
+MEMBERSHIP_NAMES = {
     "loss": "loss",
     "zlib": "zlib",
     "min_k": "min_k",
@@ -100,7 +100,7 @@ def as_log(metrics: Mapping[str, float | None], rows: Sequence[Row], membership:
     forget = [r for r in rows if r["set"] == "forget"]
     for ours, theirs in (("exact_memorization", "exact_memorization"), ("extraction_strength", "extraction_strength")):
         log[theirs] = {"agg_value": metrics[f"forget_{ours}"], "value_by_index": _indexed([{"score": r[ours]} for r in forget])}
-    for ours, theirs in ATTACKS.items():
+    for ours, theirs in MEMBERSHIP_NAMES.items():
         auc = metrics.get(f"mia_{ours}")
         if auc is not None:
             sides = {side: [r[ours] for r in membership if r["set"] == side] for side in ("forget", "holdout")}
