@@ -39,7 +39,7 @@ from tu_eval.measure.kept import KeptMeasurements, remove_measurements
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Subject, stop_ids
 from tu_eval.measure.source_code import attack_version
-from tu_eval.results.folder import CONFIG, ROWS, FolderKind, Row, read_folder, write_folder
+from tu_eval.results.folder import CONFIG, ROWS, FolderKind, ResultRow, read_folder, write_folder
 from tu_eval.suites.suites import SUITE, find_suite
 
 if TYPE_CHECKING:
@@ -85,18 +85,18 @@ def attack(config: AttackConfig) -> Path:
     return out
 
 
-def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[str, list[Row]]:
+def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[str, list[ResultRow]]:
     """The rows of each attack, from the store where it is finished."""
     c, plain, facts = config, material.plain, material.part.facts
 
-    def drawn() -> list[Row]:
+    def drawn() -> list[ResultRow]:
         stop = stop_ids(material.tokenizer, [p.example for p in plain])
         return sample.sample(
             subject.engine, plain, material.tokenizer, stop, count=c.samples, temperature=c.temperature, seed=c.seed,
             max_new_tokens=c.max_new_tokens, context=material.context, threshold=c.rouge_threshold, facts=facts,
         )  # fmt: skip
 
-    def relearned() -> list[Row]:
+    def relearned() -> list[ResultRow]:
         return relearn.relearn(
             subject.engine, plain, material.texts, steps=c.relearn_steps, every=c.relearn_every, batch=c.relearn_batch,
             rate=c.learning_rate, seed=c.seed,
@@ -109,7 +109,7 @@ def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[str
         "relearn": relearned,
     }
 
-    def made_by_others(name: str) -> list[Row]:
+    def made_by_others(name: str) -> list[ResultRow]:
         found = asked(OWN, name)
         assert found is not None, "the configuration has loaded it"
         rows = found.object(subject.engine, plain, c.seed)
@@ -131,7 +131,7 @@ OWN_ROWS = [{"setting": str, "set": str, "example_id": str, "probability": float
 """what the rows of an attack of others hold at least"""
 
 
-def summarise(attacks: Sequence[str], rows: dict[str, dict[str, list[Row]]]) -> list[dict[str, Any]]:
+def summarise(attacks: Sequence[str], rows: dict[str, dict[str, list[ResultRow]]]) -> list[dict[str, Any]]:
     """-> attack, setting, measure, and the number of each model that was attacked; those of the first model give the
     order."""
     level = None
@@ -140,7 +140,7 @@ def summarise(attacks: Sequence[str], rows: dict[str, dict[str, list[Row]]]) -> 
         level = start.get(("step 0", f"probability ({relearn.REST})"))  # none where all forget rows are shown
         level = level and 0.5 * level
 
-    def numbers(name: str, made: list[Row]) -> Numbers:
+    def numbers(name: str, made: list[ResultRow]) -> Numbers:
         if name == "relearn":
             return relearn.summarise(made, level)
         return {"paraphrase": paraphrase.summarise, "sample": sample.summarise}.get(name, means)(made)
@@ -154,7 +154,7 @@ def summarise(attacks: Sequence[str], rows: dict[str, dict[str, list[Row]]]) -> 
     return out
 
 
-def numbers_again(about: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
+def numbers_again(about: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """What `summarise` makes of a finished folder's attack.json and rows. Raises KeyError or TypeError for rows that no
     attack wrote."""
     roles, attacks = list(about["models"]), list(dict.fromkeys(number["attack"] for number in about["numbers"]))

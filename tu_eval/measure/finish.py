@@ -22,7 +22,7 @@ from tu_eval.measure.pieces import Sides, Subject, gradient_norms, losses
 from tu_eval.measure.retain import RetainModel
 from tu_eval.measure.rows import Rows
 from tu_eval.metrics import rouge
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 from tu_eval.results.results import Results, write_results
 
 LAYOUT = ("system", "template_date", "template_options", "beginning_token")
@@ -83,7 +83,9 @@ def open_subjects(
     return open_subject(folder), open_subject(reference)
 
 
-def infer_membership(sides: Sides, scores: Mapping[str, Row], tokenizer: Any, subject: Subject, reference: Subject | None) -> list[Row]:
+def infer_membership(
+    sides: Sides, scores: Mapping[str, ResultRow], tokenizer: Any, subject: Subject, reference: Subject | None
+) -> list[ResultRow]:
     """Rows of membership.parquet; none without a holdout. Closes both models, and never holds the two at once."""
     norms = references = None
     if subject.config.gradients and sides["holdout"]:

@@ -21,7 +21,7 @@ from typing import Any
 from shared.console import say
 from shared.files.fs import atomic_file, hash_json, refuse_link, remove, write_json
 from tu_eval.measure.source_code import code_version, earlier
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 
 IDENTITY = "identity.json"
 
@@ -37,13 +37,13 @@ class KeptMeasurements:
         self.folders = [self.folder, *([root / hash_json(before)] if before is not None else [])]
         """its own, and where an earlier version kept the same"""
 
-    def load(self, piece: str) -> tuple[list[Row], dict[str, Any]] | None:
+    def load(self, piece: str) -> tuple[list[ResultRow], dict[str, Any]] | None:
         """Rows of a finished piece and what was noted with it, or None: it is not there, or it is not what was
         saved."""
         paths = (folder / f"{piece}.parquet" for folder in self.folders)
         return next((found for path in paths if path.exists() and (found := _read(path))), None)
 
-    def save(self, piece: str, rows: Sequence[Row], notes: Mapping[str, Any]) -> None:
+    def save(self, piece: str, rows: Sequence[ResultRow], notes: Mapping[str, Any]) -> None:
         import pyarrow
         import pyarrow.parquet
 
@@ -65,7 +65,7 @@ class KeptMeasurements:
         return folder
 
 
-def _read(path: Path) -> tuple[list[Row], dict[str, Any]] | None:
+def _read(path: Path) -> tuple[list[ResultRow], dict[str, Any]] | None:
     """A piece that belongs into its folder and is as it was saved; None for any other, of which is said why."""
     import pyarrow
     import pyarrow.parquet

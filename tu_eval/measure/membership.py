@@ -13,7 +13,7 @@ from typing import Any
 from shared.data.examples import Example
 from tu_eval.metrics.membership import loss, min_k, min_k_plus, reference_difference, zlib_ratio
 from tu_eval.metrics.separation import separation
-from tu_eval.results.folder import MEMBERSHIP_METRICS, Row
+from tu_eval.results.folder import MEMBERSHIP_METRICS, ResultRow
 from tu_eval.suites.variants import answer_length
 
 OFF = {
@@ -24,12 +24,12 @@ OFF = {
 
 def membership_rows(
     groups: Mapping[str, Sequence[Example]],
-    scores: Mapping[str, Row],
+    scores: Mapping[str, ResultRow],
     tokenizer: Any,
     *,
     references: Mapping[str, float] | None,
     norms: Mapping[str, float] | None,
-) -> list[Row]:
+) -> list[ResultRow]:
     """Rows of membership.parquet: forget, then holdout. A column is null throughout where its metric was not measured."""
     out = []
     for name, examples in groups.items():
@@ -52,7 +52,7 @@ def membership_rows(
     return out
 
 
-def separations(rows: Sequence[Row], *, seed: int) -> dict[str, dict[str, float]]:
+def separations(rows: Sequence[ResultRow], *, seed: int) -> dict[str, dict[str, float]]:
     """For each metric that was measured: auc, low, high, true_positives."""
     out = {}
     for metric in MEMBERSHIP_METRICS:

@@ -22,7 +22,7 @@ from shared.errors import ModelError
 from shared.lm.logprobs import HeadOptions, target_logprobs
 from tu_eval.measure.config import EvalConfig
 from tu_eval.measure.kept import KeptMeasurements
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 from tu_eval.suites.sets import EvalSet
 from tu_eval.suites.variants import Variants
 
@@ -104,7 +104,7 @@ class Subject:
             self.opened = name, opener(name, self.folder, dtype=c.dtype, device=c.device, batch_tokens=c.batch_tokens, head=head)
         return self.opened[1]
 
-    def piece(self, name: str, make: Callable[[], list[Row]]) -> tuple[list[Row], dict[str, Any]]:
+    def piece(self, name: str, make: Callable[[], list[ResultRow]]) -> tuple[list[ResultRow], dict[str, Any]]:
         """From the kept measurements, else made and kept with them; with the description of the engine that made it."""
         earlier = self.measurements.load(name)
         if earlier is not None:
@@ -123,7 +123,7 @@ class Subject:
             self.opened = None
 
 
-def score(subject: Subject, examples: Sequence[Example], sides: Sides) -> tuple[dict[str, Row], dict[str, Any]]:
+def score(subject: Subject, examples: Sequence[Example], sides: Sides) -> tuple[dict[str, ResultRow], dict[str, Any]]:
     """-> by example id: `logprob` [targets]; for those of the two sides also `hits`, `entropy`, `second`, [targets] each. And
     the engine."""
     named = {e.id for group in sides.values() for e in group}
@@ -138,7 +138,7 @@ def losses(subject: Subject, sides: Sides) -> dict[str, float]:
     return {row["id"]: -math.fsum(row["logprob"]) / len(row["logprob"]) for row in rows}
 
 
-def score_examples(engine: Engine, examples: Sequence[Example], detailed: set[str]) -> list[Row]:
+def score_examples(engine: Engine, examples: Sequence[Example], detailed: set[str]) -> list[ResultRow]:
     requests = [Request(e.input_ids, e.targets, extras=e.id in detailed) for e in examples]
     with progress("scoring answers", sum(len(e.input_ids) for e in examples), "tokens") as bar:
         scores = engine.score(requests, bar.advance)
@@ -149,8 +149,8 @@ def score_examples(engine: Engine, examples: Sequence[Example], detailed: set[st
     return rows
 
 
-def _scored(example: Example, scores: TokenScores) -> Row:
-    row: Row = {"id": example.id, "logprob": scores.logprob.tolist(), "hits": None, "entropy": None, "second": None}
+def _scored(example: Example, scores: TokenScores) -> ResultRow:
+    row: ResultRow = {"id": example.id, "logprob": scores.logprob.tolist(), "hits": None, "entropy": None, "second": None}
     if scores.top_ids is None or scores.second is None:
         return row
     hits = [example.input_ids[at] == top for at, top in zip(example.targets, scores.top_ids[:, 0].tolist(), strict=True)]
@@ -163,7 +163,7 @@ def generate(subject: Subject, name: str, examples: Sequence[Example], decoding:
     return {row["id"]: row["generation"] for row in rows}
 
 
-def _generate(generator: Generator, name: str, examples: Sequence[Example], decoding: Decoding) -> list[Row]:
+def _generate(generator: Generator, name: str, examples: Sequence[Example], decoding: Decoding) -> list[ResultRow]:
     context, stop, most = decoding.context, decoding.stop, decoding.most
     prompts = [e.input_ids[: e.prompt_length] for e in examples]
     # A model with learned positions cannot write past its context: rows with less room left get what there is.
@@ -195,7 +195,7 @@ def gradient_norms(subject: Subject, name: str, examples: Sequence[Example]) -> 
     return {row["id"]: row["norm"] for row in rows}
 
 
-def _gradient_norms(engine: TorchEngine, name: str, examples: Sequence[Example]) -> list[Row]:
+def _gradient_norms(engine: TorchEngine, name: str, examples: Sequence[Example]) -> list[ResultRow]:
     import torch
 
     packed = engine.packed

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import StoreError
-from tu_eval.results.folder import MEMBERSHIP_METRICS, ROWS, FolderKind, Row, read_folder, write_folder
+from tu_eval.results.folder import MEMBERSHIP_METRICS, ROWS, FolderKind, ResultRow, read_folder, write_folder
 from tu_eval.results.open_unlearning import as_log
 from tu_eval.results.parquet_file import read_table, require_between, rows_of
 from tu_eval.results.summary_form import FORM, check_summary
@@ -109,7 +109,9 @@ def membership_schema() -> pyarrow.Schema:
     return pa.schema([("set", pa.string()), ("example_id", pa.string()), *((name, pa.float64()) for name in MEMBERSHIP_METRICS)])
 
 
-def write_results(out: Path, summary: Mapping[str, Any], rows: Sequence[Row], membership: Sequence[Row], config: Any) -> Results:
+def write_results(
+    out: Path, summary: Mapping[str, Any], rows: Sequence[ResultRow], membership: Sequence[ResultRow], config: Any
+) -> Results:
     """Writes the folder in one step; `summary` gains rows_sha256, membership_sha256 and summary_sha256."""
     tables = {
         ROWS: (schema(summary["suite"], summary.get("own_metrics", ())), rows),
