@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from tests.tu_train.conftest import RETAIN, score
-from tu_train.stopping.signals import EXIT_SAVED
+from tu_train.stopping.interrupts import EXIT_SAVED
 
 URL, CUT = "https://me:hunter2@host/rows.jsonl?token=hunter2", "https://***@host/rows.jsonl?token=***"
 MARK = "Zanzibarium"

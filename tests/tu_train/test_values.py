@@ -17,7 +17,7 @@ from shared.weighting.weights import Selection
 from tests.tu_train.conftest import RETAIN, plan_of, score, write_store
 from tests.tu_train.saving.test_checkpoint import Run
 from tu_train.saving.checkpoint import latest_snapshot, save_snapshot
-from tu_train.stopping.signals import EXIT_SAVED
+from tu_train.stopping.interrupts import EXIT_SAVED
 
 
 def changed(store, folder, column, value):

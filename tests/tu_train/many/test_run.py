@@ -15,7 +15,7 @@ from shared.lm.finished import output_record
 from tests.tu_train.conftest import RETAIN, score
 from tu_train.many import run as many
 from tu_train.many.content import columns_read
-from tu_train.stopping.signals import EXIT_SAVED
+from tu_train.stopping.interrupts import EXIT_SAVED
 
 TWO = 'method = ["graddiff", "npo"]\ntokens = "all"\n'
 

@@ -21,7 +21,7 @@ from shared.lm.models import model_fingerprint
 from tests.tu_train.conftest import RETAIN, weights_of
 from tu_train import loop
 from tu_train.saving import room
-from tu_train.stopping.signals import EXIT_SAVED
+from tu_train.stopping.interrupts import EXIT_SAVED
 
 STEPS = 3
 

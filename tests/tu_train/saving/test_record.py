@@ -10,7 +10,7 @@ from shared.records import without_effect
 from tests.tu_train.conftest import RETAIN, weights_of
 from tu_train.config import FinetuneConfig, UnlearnConfig
 from tu_train.saving.record import changes_nothing
-from tu_train.stopping.signals import EXIT_SAVED
+from tu_train.stopping.interrupts import EXIT_SAVED
 
 NEEDED: dict[str, Any] = {"model": "m", "scores": "s", "retain": "r", "out": "o"}
 
