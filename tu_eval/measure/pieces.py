@@ -34,7 +34,7 @@ Sides = Mapping[str, Sequence[Example]]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class TokenisedSuite:
     """A tokenised suite and what identifies it."""
 
     tokenizer: Any

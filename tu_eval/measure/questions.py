@@ -24,7 +24,7 @@ from tu_eval.measure.finish import Measured, finish, infer_membership, open_subj
 from tu_eval.measure.membership import separations
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.own import OwnMetric, add_own, own_means, own_metrics
-from tu_eval.measure.pieces import Decoding, Loaded, Subject, generate, score, stop_ids
+from tu_eval.measure.pieces import Decoding, Subject, TokenisedSuite, generate, score, stop_ids
 from tu_eval.measure.retain import load_retain
 from tu_eval.measure.rows import add_generations, row_of
 from tu_eval.measure.summary import summarise
@@ -59,7 +59,7 @@ def evaluate(config: EvalConfig) -> Results:
     )  # fmt: skip
 
 
-def _load(config: EvalConfig, suite: Suite, folder: Path) -> Loaded:
+def _load(config: EvalConfig, suite: Suite, folder: Path) -> TokenisedSuite:
     tokenizer, context = models.load_laid_out(config.model, folder, config), models.context_length(folder)
     sets = []
     for part in suite.sets:
@@ -78,7 +78,7 @@ def _load(config: EvalConfig, suite: Suite, folder: Path) -> Loaded:
         "data_fingerprint": data_fingerprint(e for _, rows in sets for v in rows for e in v.examples),
         "holdout_fingerprint": data_fingerprint(holdout) if holdout else None,
     }
-    return Loaded(tokenizer, context, sets, holdout, no_holdout, identity)
+    return TokenisedSuite(tokenizer, context, sets, holdout, no_holdout, identity)
 
 
 def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | None) -> tuple[list[Example], str | None]:
@@ -96,7 +96,7 @@ def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | No
         return [], reason
 
 
-def _measure(config: EvalConfig, loaded: Loaded, subject: Subject, reference: Subject | None, own: Sequence[OwnMetric]) -> Measured:
+def _measure(config: EvalConfig, loaded: TokenisedSuite, subject: Subject, reference: Subject | None, own: Sequence[OwnMetric]) -> Measured:
     scores, engine = score(subject, loaded.examples, loaded.sides)
     rows = {part.name: [row_of(part, v, scores, loaded.tokenizer) for v in kept] for part, kept in loaded.sets}
     if config.generate:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from tu_train.data.batches import Item, PassRows, forget_items, steps
-from tu_train.data.sources import Forget, Retain
+from tu_train.data.sources import ForgetRows, RetainRows
 
 Stream = Callable[[int], Iterator[list[PassRows]]]
 """`stream(n)`: the passes of step n, and of all steps after it"""
@@ -45,7 +45,7 @@ class Order:
         return steps(forget, retain, batch_size=self.batch_size, batch_tokens=self.batch_tokens, accumulate=self.accumulate)
 
 
-def unlearning_stream(forget: Forget, retain: Retain | None, order: Order) -> Stream:
+def unlearning_stream(forget: ForgetRows, retain: RetainRows | None, order: Order) -> Stream:
     """Forget rows epoch by epoch, beside each a retain row where there are any."""
 
     def begin(first: int) -> Iterator[list[PassRows]]:
@@ -62,7 +62,7 @@ def unlearning_stream(forget: Forget, retain: Retain | None, order: Order) -> St
     return begin
 
 
-def finetuning_stream(retain: Retain, order: Order) -> Stream:
+def finetuning_stream(retain: RetainRows, order: Order) -> Stream:
     """Retain rows alone, epoch by epoch."""
 
     def begin(first: int) -> Iterator[list[PassRows]]:
