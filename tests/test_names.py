@@ -19,8 +19,7 @@ def types_of(tree):
         if isinstance(node, ast.ClassDef):
             yield node.name
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript) and isinstance(node.targets[0], ast.Name):
-            if re.fullmatch(r"[A-Z][a-z]\w*", node.targets[0].id):
-                yield node.targets[0].id
+            yield from re.findall(r"^[A-Z][a-z]\w*$", node.targets[0].id)
 
 
 def test_no_two_types_have_one_name():
