@@ -125,7 +125,7 @@ def test_the_code_version_is_that_of_the_sources(monkeypatch, tmp_path):
 
 
 BESIDE = ("shared/console.py", "shared/errors.py", "shared/secret.py", "shared/files/fs.py", "shared/lm/locate.py", "shared/lm/memory.py")
-"""what runs while a piece is made and changes no value: progress, messages, the reading of files, the memory that is freed"""
+"""what runs while a piece is made and changes no value: progress, messages, reading files, freeing memory"""
 
 
 def test_every_source_that_runs_while_a_piece_is_made_is_in_the_key(model, measure, tiny_base, monkeypatch):
