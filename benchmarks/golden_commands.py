@@ -83,5 +83,5 @@ RESUMED: dict[str, Sequence[str]] = {
     "many": ("tu-train", "many", "study.toml"),
 }  # fmt: skip
 """folder -> the command that was killed while it made it, but for --out"""
-RESUME: dict[str, tuple[str, ...]] = dict.fromkeys(("tuned.half", "after.half", "landed.half"), ("--resume",))
+RESUME: dict[str, Sequence[str]] = dict.fromkeys(("tuned.half", "after.half", "landed.half"), ("--resume",))
 """what the command needs when it is given again; the others go on by themselves"""

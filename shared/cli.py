@@ -1,12 +1,11 @@
-"""Glue that the three commands share: option declarations, and errors as one line with exit code 2."""
+"""Glue that the three programs share: errors as one line with exit code 2, one suggestion for a mistyped flag."""
 
 from __future__ import annotations
 
 import difflib
 import errno
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
@@ -15,30 +14,6 @@ from shared.console import say, unbroken_streams
 from shared.errors import UserError
 
 INTERRUPTED = 130
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with any of the fields.", show_default=False)]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field without a flag of its own.", show_default=False)
-]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.", show_default="0")]
-Limit = Annotated[int | None, typer.Option("--limit", help="Use only the first N rows of each data set.", show_default=False)]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16.", show_default="float32")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps.", show_default="cuda if there is one")]
-Out = Annotated[
-    str | None, typer.Option("--out", help="Output folder; must be new (or a killed run of the same settings).", show_default=False)
-]
-Template = Annotated[
-    str | None,
-    typer.Option(
-        "--template", help="How rows are laid out: auto, model (its chat template), plain, or a template's name.", show_default="auto"
-    ),
-]
-System = Annotated[
-    str | None, typer.Option("--system", help="System prompt of rows without a column system of their own.", show_default=False)
-]
-Long = Annotated[
-    str | None, typer.Option("--long", help="Examples beyond the model's context: truncate, skip, error.", show_default="error")
-]
 
 
 def run_app(app: typer.Typer) -> None:

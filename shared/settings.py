@@ -44,8 +44,11 @@ class About:
     """stands for the value in the help; the type's name unless given"""
     default: str = ""
     """what the default comes to, where the field itself says None"""
-    changes: bool = True
-    """whether another value gives another result; paths of output, memory and bookkeeping do not"""
+    changes: bool | str = True
+    """whether another value gives another result; paths of output, memory and bookkeeping do not. The name of another
+    setting: only where that one is given"""
+    content: bool = False
+    """names what is compared by its fingerprint, so that the name itself changes nothing"""
     least: float | None = None
     """smallest value"""
     most: float | None = None
@@ -152,9 +155,18 @@ def settings_of(kind: type) -> tuple[Setting, ...]:
     return tuple(sorted(found, key=lambda setting: classes.index(setting.group)))  # in a class as they are written
 
 
-def harmless(kind: type) -> frozenset[str]:
-    """Names of the fields that change no result."""
-    return frozenset(setting.name for setting in settings_of(kind) if not setting.about.changes)
+def harmless(config: Any) -> frozenset[str]:
+    """Names of the settings that change no result of this configuration."""
+
+    def changes(about: About) -> bool:
+        return getattr(config, about.changes) is not None if isinstance(about.changes, str) else about.changes
+
+    return frozenset(setting.name for setting in settings_of(type(config)) if not changes(setting.about))
+
+
+def named_by_content(config: Any) -> frozenset[str]:
+    """Names of the settings that are compared by the fingerprint of what they name."""
+    return frozenset(setting.name for setting in settings_of(type(config)) if setting.about.content)
 
 
 def check_ranges(config: Any) -> None:

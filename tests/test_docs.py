@@ -1,11 +1,12 @@
 """Every flag and field that the documents name is one that a command knows."""
 
-import dataclasses
 import re
 from pathlib import Path
 
 import pytest
-import typer
+
+from docs.make_configuration import commands
+from shared.settings import settings_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -14,28 +15,11 @@ OTHERS = re.compile(r"\bpip3? |\bpython3? |\bvllm serve|\bhf auth|\bgit ")
 
 
 def known_flags() -> set[str]:
-    from tu_eval.cli import app as evaluate
-    from tu_score.cli import app as score
-    from tu_train.cli import app as train
-
-    commands = [c for app in (score, train, evaluate) for c in typer.main.get_command(app).commands.values()]  # type: ignore[attr-defined]
-    return {flag for c in commands for p in c.params for flag in (*p.opts, *p.secondary_opts)}
+    return {flag for _, c in commands() for p in c.whole.params for flag in (*p.opts, *p.secondary_opts)}
 
 
 def known_fields() -> set[str]:
-    from tu_eval.attacks.config import AttackConfig
-    from tu_eval.choices import ChoicesConfig
-    from tu_eval.harness.config import BenchmarksConfig
-    from tu_eval.judge.config import JudgeConfig
-    from tu_eval.measure.config import EvalConfig
-    from tu_score.config import ScoreConfig
-    from tu_train.config import FinetuneConfig, UnlearnConfig
-    from tu_train.diagnose.config import DiagnoseConfig
-
-    kinds = (
-        ScoreConfig, UnlearnConfig, FinetuneConfig, DiagnoseConfig, EvalConfig, AttackConfig, ChoicesConfig, JudgeConfig, BenchmarksConfig,
-    )  # fmt: skip
-    return {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    return {setting.name for _, c in commands() if c.config for setting in settings_of(c.config)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

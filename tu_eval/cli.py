@@ -1,152 +1,46 @@
-"""tu-eval: measure a model on a suite, compare measurements. Heavy imports wait until a command runs."""
+"""tu-eval: measure a model on a suite, compare measurements. Heavy imports wait until a command runs.
+
+Flags and their help stand in arguments.py and in the config.py of each room.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from shared.cli import new_app, run_app
+from shared.commands import Asked, command
+from tu_eval import arguments
 
-from shared.cli import ConfigFile, Device, Dtype, Limit, Long, Out, Seed, Sets, System, Template, new_app, run_app
-from tu_eval import cli_benchmarks, cli_sign
+if TYPE_CHECKING:
+    from tu_eval.attacks.config import AttackConfig
+    from tu_eval.choices.config import ChoicesConfig
+    from tu_eval.harness.config import BenchmarksConfig
+    from tu_eval.judge.config import JudgeConfig
+    from tu_eval.measure.config import EvalConfig
 
 app = new_app("Measure what a model still knows: evaluate it on a suite, compare evaluations on one page.")
 
-Model = Annotated[str | None, typer.Option("--model", help="Local folder, org/name[@revision], or smollm2.", show_default=False)]
-SuiteName = Annotated[
-    str | None,
-    typer.Option(
-        "--suite",
-        help="tofu:forget01, tofu:forget05, tofu:forget10, atlas[:people=..,seed=..], FILE.toml; run also muse:news, muse:books.",
-        show_default=False,
-    ),
-]
-Retain = Annotated[
-    str | None,
-    typer.Option(
-        "--retain-results",
-        help="Results folder (or TOFU_EVAL.json) of the retain model; forget quality and PrivLeak need it.",
-        show_default=False,
-    ),
-]
-Store = Annotated[
-    str | None,
-    typer.Option("--store", help="Folder of finished measurements, kept by content, that runs share.", show_default="OUT.unfinished"),
-]
-AsModel = Annotated[
-    str | None,
-    typer.Option(
-        "--template", help="model (its chat template), plain (for a model without one), auto, or a template's name.", show_default="model"
-    ),
-]
-EngineName = Annotated[str | None, typer.Option("--engine", help="auto, torch, vllm.", show_default="auto")]
-Label = Annotated[str | None, typer.Option("--label", help="Name in tables and plots.", show_default="folder name of the model")]
-Folders = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="DIR...", help="Results folders of tu-eval run, all on the same suite.", show_default=False),
-]
-Index = Annotated[
-    Path | None,
-    typer.Option(
-        "--index",
-        help="index.json of tu-train many: adds the results in each run's folder, RUN/results (tu-eval run --model RUN --out RUN/results).",
-        show_default=False,
-    ),
-]
-Agreements = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--agreement", help="What tu-score agree --json wrote of a store that runs were trained with; may be repeated.", show_default=False
-    ),
-]
-Markdown = Annotated[Path | None, typer.Option("--markdown", help="The table as a Markdown file, too.", show_default=False)]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Every run with all digits, too.", show_default=False)]
-Png = Annotated[Path | None, typer.Option("--png", help="The plot as a picture, too.", show_default=False)]
-Texts = Annotated[bool, typer.Option("--rows/--no-rows", help="Questions and answers on the page, row by row.")]
-Before = Annotated[Path, typer.Option("--before", help="Results of the model before unlearning.")]
-After = Annotated[Path, typer.Option("--after", help="Results of the model after unlearning.")]
-RetainModel = Annotated[Path | None, typer.Option("--retain", help="Results of the retain model, to compare with.", show_default=False)]
-Scores = Annotated[str | None, typer.Option("--store", help="Score store of what was to be forgotten.", show_default=False)]
-EvidenceOut = Annotated[Path, typer.Option("--out", help="Folder for evidence.html and evidence.json; must be new or empty.")]
-ShowText = Annotated[bool, typer.Option("--show-text", help="Texts of the forget set in the report, not their hashes alone.")]
-AttackNames = Annotated[
-    list[str] | None,
-    typer.Option("--attack", help="paraphrase, sample, quantise or relearn; may be repeated.", show_default="all of them"),
-]
-ChoicesData = Annotated[
-    str | None,
-    typer.Option(
-        "--data", help="Rows of {question, choices, answer}: .jsonl, .json, .parquet or hub:org/name:config:split.", show_default=False
-    ),
-]
-BeforeModel = Annotated[
-    str | None, typer.Option("--before", help="The model before unlearning, attacked in the same way.", show_default=False)
-]
-NeverSaw = Annotated[
-    str | None, typer.Option("--retain", help="The model that never saw the forget set, attacked in the same way.", show_default=False)
-]
-Sign = Annotated[
-    Path | None, typer.Option("--sign", help="Private key (PEM, ed25519) to sign the folder with, see tu-eval key.", show_default=False)
-]
-Report = Annotated[Path, typer.Option("--out", help="The page to write (HTML); an older one is replaced.")]
 
-
-@app.command()
-def run(
-    model: Model = None,
-    suite: SuiteName = None,
-    out: Out = None,
-    retain_results: Retain = None,
-    store: Store = None,
-    label: Label = None,
-    engine: EngineName = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    seed: Seed = None,
-    limit: Limit = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    long: Long = None,
-    template: AsModel = None,
-    system: System = None,
-    sign: Sign = None,
-) -> None:
+@command(app, config="tu_eval.measure.config:EvalConfig", arguments=arguments.Signed)
+def run(asked: Asked[EvalConfig], given: arguments.Signed) -> None:
     """Evaluate one model on one suite and keep the results."""
-    from shared.config import resolve
-    from tu_eval.measure.config import EvalConfig
-
-    flags = {
-        "model": model, "suite": suite, "out": out, "retain_results": retain_results, "store": store, "label": label,
-        "engine": engine, "seed": seed, "limit": limit, "dtype": dtype, "device": device, "long": long, "template": template,
-        "system": system,
-    }  # fmt: skip
-    resolved = resolve(EvalConfig, config=config, sets=sets or (), flags=flags)
+    settings = asked.resolved()
     from tu_eval.compare.table import print_results
-    from tu_eval.evidence.sign import private_key
-    from tu_eval.evidence.sign import sign as sign_folder
+    from tu_eval.evidence.sign import private_key, sign
 
-    key = private_key(sign, "--sign") if sign is not None else None
-    if resolved.suite.startswith("muse:"):
+    key = private_key(given.sign, "--sign") if given.sign is not None else None
+    if settings.suite.startswith("muse:"):
         from tu_eval.measure.muse import evaluate
     else:
         from tu_eval.measure.questions import evaluate
-    results = evaluate(resolved)
+    results = evaluate(settings)
     if key is not None:
-        sign_folder(results.folder, key)
+        sign(results.folder, key)
     print_results(results)
 
 
-@app.command()
-def compare(
-    out: Report,
-    folders: Folders = None,
-    index: Index = None,
-    agreement: Agreements = None,
-    markdown: Markdown = None,
-    csv: Csv = None,
-    png: Png = None,
-    rows: Texts = True,
-) -> None:
+@command(app, arguments=arguments.Compare)
+def compare(given: arguments.Compare) -> None:
     """Put several evaluations of one suite on one self-contained page."""
     from shared.errors import ConfigError
     from shared.files.outputs import claimed_files
@@ -155,108 +49,102 @@ def compare(
     from tu_eval.compare.report import write_report
     from tu_eval.compare.table import print_comparison
 
-    if not folders and index is None:
+    if not given.folders and given.index is None:
         raise ConfigError("compare: no results given; name results folders of tu-eval run, or --index with the index.json of tu-train many")
-    named = {"--out": out, "--markdown": markdown, "--csv": csv, "--png": png}
+    named = {"--out": given.out, "--markdown": given.markdown, "--csv": given.csv, "--png": given.png}
     files = {flag: path for flag, path in named.items() if path is not None}
     with claimed_files(files):
-        comparison = load_comparison(folders or [], index, agreement or ())
-        if png is not None:
+        comparison = load_comparison(given.folders, given.index, given.agreement)
+        if given.png is not None:
             check_png(comparison)
-        write_report(out, comparison, texts=rows)
-        write_exports(comparison, to_markdown=markdown, to_csv=csv, to_png=png)
+        write_report(given.out, comparison, texts=given.rows)
+        write_exports(comparison, to_markdown=given.markdown, to_csv=given.csv, to_png=given.png)
     print_comparison(comparison)
     for flag, path in files.items():
-        typer.echo(f"{'page' if path is out else flag.removeprefix('--')}: {path}")
+        print(f"{'page' if path is given.out else flag.removeprefix('--')}: {path}")
 
 
-@app.command()
-def evidence(
-    before: Before,
-    after: After,
-    out: EvidenceOut,
-    retain: RetainModel = None,
-    store: Scores = None,
-    show_text: ShowText = False,
-    sign: Sign = None,
-) -> None:
+@command(app, arguments=arguments.Evidence)
+def evidence(given: arguments.Evidence) -> None:
     """Report for a deletion request: what was asked, what was done, what was measured, and what cannot be claimed."""
     from tu_eval.evidence.report import write_evidence
-    from tu_eval.evidence.sign import private_key
-    from tu_eval.evidence.sign import sign as sign_folder
+    from tu_eval.evidence.sign import private_key, sign
 
-    key = private_key(sign, "--sign") if sign is not None else None
-    folder = write_evidence(out, before=before, after=after, retain=retain, store=store, show_text=show_text)
+    key = private_key(given.sign, "--sign") if given.sign is not None else None
+    folder = write_evidence(
+        given.out, before=given.before, after=given.after, retain=given.retain, store=given.store, show_text=given.show_text
+    )
     if key is not None:
-        sign_folder(folder, key)
-    typer.echo(f"report: {folder / 'evidence.html'}")
-    typer.echo(f"data: {folder / 'evidence.json'}")
+        sign(folder, key)
+    print(f"report: {folder / 'evidence.html'}")
+    print(f"data: {folder / 'evidence.json'}")
 
 
-@app.command()
-def attack(
-    model: Model = None,
-    suite: SuiteName = None,
-    out: Out = None,
-    before: BeforeModel = None,
-    retain: NeverSaw = None,
-    attacks: AttackNames = None,
-    store: Store = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    seed: Seed = None,
-    limit: Limit = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    long: Long = None,
-    template: Template = None,
-    system: System = None,
-) -> None:
+@command(app, config="tu_eval.attacks.config:AttackConfig")
+def attack(settings: AttackConfig) -> None:
     """Try to get the forgotten out again: other prompts, many samples, rounded weights, a few steps of fine-tuning."""
-    from shared.config import resolve
-    from tu_eval.attacks.config import AttackConfig
+    from tu_eval.attacks.run import attack, print_attacks
 
-    flags = {
-        "model": model, "suite": suite, "out": out, "before": before, "retain": retain, "attacks": attacks or None, "store": store,
-        "seed": seed, "limit": limit, "dtype": dtype, "device": device, "long": long,
-        "template": template, "system": system,
-    }  # fmt: skip
-    resolved = resolve(AttackConfig, config=config, sets=sets or (), flags=flags)
-    from tu_eval.attacks.run import attack as run_attacks
-    from tu_eval.attacks.run import print_attacks
-
-    print_attacks(run_attacks(resolved))
+    print_attacks(attack(settings))
 
 
-@app.command()
-def choices(
-    model: Model = None,
-    data: ChoicesData = None,
-    out: Out = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    limit: Limit = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    long: Long = None,
-    template: Template = None,
-    system: System = None,
-) -> None:
+@command(app, config="tu_eval.choices.config:ChoicesConfig")
+def choices(settings: ChoicesConfig) -> None:
     """Multiple-choice accuracy on rows of your own: plain, and with the choices' lengths taken out."""
-    from shared.config import resolve
-    from tu_eval.choices import ChoicesConfig, evaluate_choices
+    from tu_eval.choices.run import evaluate_choices
 
-    flags = {"model": model, "data": data, "out": out, "limit": limit, "dtype": dtype, "device": device, "long": long}
-    flags |= {"template": template, "system": system}
-    about = evaluate_choices(resolve(ChoicesConfig, config=config, sets=sets or (), flags=flags))
+    about = evaluate_choices(settings)
     for name in ("accuracy", "accuracy_norm"):
         error = about["metrics"][f"{name}_stderr"]
-        typer.echo(f"{name}: {about['metrics'][name]:.4f}" + (f" ± {error:.4f}" if error is not None else ""))
-    typer.echo(f"chance: {about['chance']:.4f}, questions: {about['questions']}")
+        print(f"{name}: {about['metrics'][name]:.4f}" + (f" ± {error:.4f}" if error is not None else ""))
+    print(f"chance: {about['chance']:.4f}, questions: {about['questions']}")
 
 
-cli_benchmarks.add_commands(app)
-cli_sign.add_commands(app)
+@command(app, config="tu_eval.harness.config:BenchmarksConfig")
+def benchmarks(settings: BenchmarksConfig) -> None:
+    """WMDP, MMLU and every other task of lm-eval's, on transformers or vLLM."""
+    from tu_eval.harness.run import print_benchmarks, run_benchmarks
+
+    print_benchmarks(run_benchmarks(settings))
+
+
+@command(app, config="tu_eval.judge.config:JudgeConfig")
+def judge(settings: JudgeConfig) -> None:
+    """Answers graded 1 to 10 by a judge, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL names."""
+    from tu_eval.judge.run import print_judge, run_judge
+
+    print_judge(run_judge(settings))
+
+
+@command(app, arguments=arguments.NewKey)
+def key(given: arguments.NewKey) -> None:
+    """Make a pair of keys for signatures."""
+    from tu_eval.evidence.sign import make_key
+
+    public = make_key(given.out)
+    print(f"private key: {given.out} (readable by its owner alone; keep it secret)")
+    print(f"public key: {public} (give it to those who verify)")
+
+
+@command(app, arguments=arguments.Sign)
+def sign(given: arguments.Sign) -> None:
+    """Sign every file of a finished folder (results, report, model): signature.json."""
+    from tu_eval.evidence.sign import SIGNATURE, private_key, sign
+
+    public = sign(given.folder, private_key(given.key))
+    print(f"signature: {given.folder / SIGNATURE}")
+    print(f"by: {public}")
+
+
+@command(app, arguments=arguments.Verify)
+def verify(given: arguments.Verify) -> None:
+    """Check a folder of tu-eval: hashes, numbers computed again from its rows, signature."""
+    from shared.errors import printable
+    from tu_eval.evidence.sign import public_key
+    from tu_eval.evidence.verify import verify
+
+    for line in verify(given.folder, public_key(given.key) if given.key is not None else None):
+        print(printable(line))
 
 
 def main() -> None:

@@ -121,7 +121,7 @@ def _scores(store: Store) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray
 
     The peers' scores take the default parameters of Recipe, ETW the tempered entropy if the store has it.
     """
-    names = ["importance", "tempered_entropy", "word", *dict.fromkeys(column for reads, _ in SIGNALS.values() for column in reads)]
+    names = ["importance", "tempered_entropy", "word", *dict.fromkeys(column for known in SIGNALS.values() for column in known.columns)]
     parts = [read_targets(store, index, names) for index in range(len(store.manifest["parts"]))]
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in names}
     starts = np.cumsum([0, *(length for part in parts for length in np.diff(part.starts))])

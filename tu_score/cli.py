@@ -9,8 +9,6 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import typer
-
 from shared.cli import new_app, run_app
 from shared.commands import Asked, command
 from tu_score import arguments
@@ -34,7 +32,7 @@ def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
     if given.dry_run:
         from tu_score.estimate import estimate
 
-        typer.echo("\n".join(estimate(settings, check_out=out is not None).lines()))
+        print("\n".join(estimate(settings, check_out=out is not None).lines()))
         return
     from shared.secret import without_secrets
     from shared.store.scores import open_store
@@ -43,10 +41,10 @@ def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
     store = open_store(run_score(settings))
     check, where = store.manifest["self_check"], without_secrets(str(store.folder))
     gap = f"{len(check['rows'])} rows scored again alone differ by at most {check['largest_nats']:.2g} nats"
-    typer.echo(f"scores: {where}  ({len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts)")
-    typer.echo(f"self-check: ok, {gap} (bound {check['bound_nats']:g})")
-    typer.echo(f"next: tu-score inspect {where} --html heatmap.html")
-    typer.echo(f"      tu-train run --model {settings.model} --scores {where} --retain DATA --method npo --tokens hard --out FOLDER")
+    print(f"scores: {where}  ({len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts)")
+    print(f"self-check: ok, {gap} (bound {check['bound_nats']:g})")
+    print(f"next: tu-score inspect {where} --html heatmap.html")
+    print(f"      tu-train run --model {settings.model} --scores {where} --retain DATA --method npo --tokens hard --out FOLDER")
 
 
 @command(app, arguments=arguments.Inspect)
@@ -70,19 +68,19 @@ def verify(given: arguments.Store) -> None:
     store = open_store(given.folder)
     problems = problems_of(store)
     for problem in problems:
-        typer.echo(without_secrets(problem))
+        print(without_secrets(problem))
     if (not_told := unchecked(store)) is not None:
-        typer.echo(not_told)
+        print(not_told)
     if problems:
         found = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found"
         raise StoreError(f"{without_secrets(given.folder)}: {found}; copy the folder again or score again")
-    typer.echo(f"ok: {len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts")
+    print(f"ok: {len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts")
 
 
 @command(app, config="shared.weighting.importance:Recipe", arguments=arguments.Rewrite)
 def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
     """Compute importance again from the columns of a finished store, by another recipe (docs/recipes.md); no model is loaded."""
-    wanted = replace(asked, sets=[*(given.recipe.split(",") if given.recipe else ()), *asked.sets]).resolved()
+    wanted = replace(asked, sets=[*(given.recipe.split(",") if given.recipe else ()), *asked.sets]).resolved().imported()
     from shared.secret import without_secrets
     from shared.store.scores import open_store
     from shared.weighting.importance import Recipe
@@ -90,7 +88,7 @@ def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
 
     store = apply_recipe(open_store(given.folder), wanted)
     now, where = Recipe.recorded(store.manifest["recipe"]).describe(), without_secrets(str(store.folder))
-    typer.echo(f"{where}: importance of {len(store):,} rows ({store.manifest['tokens']:,} tokens) is now {now}")
+    print(f"{where}: importance of {len(store):,} rows ({store.manifest['tokens']:,} tokens) is now {now}")
 
 
 @command(app, arguments=arguments.Agree)
@@ -105,7 +103,7 @@ def agree(given: arguments.Agree) -> None:
     from tu_score.agree import agreement, as_text
 
     result = agreement(store, truth=given.truth, key=given.truth_key, model=given.model, data=given.data)
-    typer.echo(json.dumps(result, indent=2) if given.as_json else as_text(result))
+    print(json.dumps(result, indent=2) if given.as_json else as_text(result))
 
 
 def main() -> None:

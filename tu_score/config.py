@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from shared.data.datasets import DataOptions
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
+from shared.extensions import Kind, is_function, load
 from shared.lm.models import PrecisionOptions
 from shared.settings import COUNT, NONE_OR_MORE, SEED, About
 from shared.weighting.importance import Recipe
@@ -21,6 +22,8 @@ MASKING = (
     "keep_spans", "copy_aware", "replacement", "max_spans", "horizon", "window_length", "window_stride", "window_over",
 )  # fmt: skip
 """fields that say how context is masked: who sets one wants it masked"""
+PLANS = ("auto", "none", "question", "window", "entity", "given")
+SPAN_PLAN = Kind("token_unlearn.span_plans", "--spans", "a function, row -> list of (start, end) character offsets", is_function)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +42,10 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     """a model that never saw the data, such as the one before fine-tuning; it judges best which tokens matter"""
     engine: Annotated[Literal["auto", "torch", "vllm"], About(flag=True)] = "auto"
     """auto: vLLM where it is installed and CUDA is there, else torch"""
-    spans: Annotated[Literal["auto", "none", "question", "window", "entity", "given"], About(flag=True)] = "auto"
+    spans: Annotated[str, About(flag=True, metavar="auto|none|question|window|entity|given|MODULE:NAME")] = "auto"
     """which context is masked: what the recipe reads (auto: nothing, or the whole question, of raw text windows), nothing,
-    the whole question, windows over it, its names, numbers and dates, or the spans of `span_key`; but for `question`, raw
-    text has them anywhere (docs/spans.md)"""
+    the whole question, windows over it, its names, numbers and dates, the spans of `span_key`, or those of a function of
+    your own (docs/extending.md); but for `question`, raw text has them anywhere (docs/spans.md)"""
     span_key: Annotated[str | None, About(flag=True)] = None
     """column of the given spans: a list of [start, end) character offsets in the question, or in the text of a raw row"""
     window_length: Annotated[int, About(unit="tokens", **COUNT)] = 4
@@ -83,6 +86,9 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.imported()
+        if self.spans not in PLANS:
+            load(SPAN_PLAN, self.spans, PLANS)
         if self.spans == "auto":
             object.__setattr__(self, "spans", self.useful_spans if self.masks else "none")  # as it stands in the plan and in _config.toml
             object.__setattr__(self, "chosen", True)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from shared.config import as_dict
 from shared.errors import StoreError
 from shared.store.parts import flat
 from shared.store.rewrite import rewrite
@@ -71,12 +70,12 @@ def read_targets(store: Store, index: int, names: Sequence[str]) -> Targets:
 
 
 def apply_recipe(store: Store, recipe: Recipe) -> Store:
-    """Rewrites the importance column and records the recipe in the manifest. Raises StoreError when the store lacks a
-    column it reads."""
+    """Rewrites the importance column and records the recipe in the manifest. `recipe`: of the user, never of a store.
+    Raises StoreError when the store lacks a column it reads."""
     base = ["base_entropy"] if store.fingerprints.get("base_model") is not None else []
-    recipe = recipe.resolved([*base, *store.optional])
+    recipe = recipe.imported().resolved([*base, *store.optional])
     summaries = survey(store, recipe)
-    return rewrite(store, lambda table: with_importance(table, recipe, summaries, store), recipe=as_dict(recipe))
+    return rewrite(store, lambda table: with_importance(table, recipe, summaries, store), recipe=recipe.written())
 
 
 def survey(store: Store, recipe: Recipe) -> dict[str, Summary] | None:

@@ -25,6 +25,7 @@ from shared.data.examples import Example, data_fingerprint, make_examples
 from shared.data.layout import dated, layout_of, say_layout
 from shared.engines.interface import Engine
 from shared.errors import ModelError, StoreError
+from shared.extensions import identity
 from shared.files.storage import Place, open_place
 from shared.lm.models import (
     context_length,
@@ -42,9 +43,9 @@ from shared.store.files import PLAN
 from shared.store.parts import schema
 from shared.store.scores import open_store
 from shared.store.writer import Writer, claim
-from shared.weighting.importance import Recipe
+from shared.weighting.importance import CODE, Recipe
 from tu_score.check import self_check
-from tu_score.config import ScoreConfig
+from tu_score.config import SPAN_PLAN, ScoreConfig
 from tu_score.recipe import apply_recipe, survey, with_importance
 from tu_score.signals import add_importance, add_words, nullable, optional_columns
 from tu_score.spans import Masking, plan_masking
@@ -108,6 +109,8 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
         "chat_template": template_fingerprint(tokenizer),
         "data": data_fingerprint(examples),
         "base_model": model_fingerprint(locate(config.base_model)) if config.base_model else None,
+        **config.recipe.codes(),
+        **({"spans_code": code} if (code := identity(SPAN_PLAN, config.spans)) else {}),
     }
     with ExitStack() as at_end:
         engine = _opened(at_end, config, folder, masking)
@@ -151,11 +154,14 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
 def _applied(writer: Writer, config: ScoreConfig) -> dict[str, Any] | None:
     """The recipe for the manifest. A store that is mended keeps the one that was applied to it since: its other parts
     have it."""
-    own = None if config.lacking or config.scope == "store" else as_dict(config.recipe)
+    own = None if config.lacking or config.scope == "store" else config.recipe.written()
     later = writer.kept["recipe"] if writer.kept is not None else None
     if later is None or later == own:
         return own
     recipe, store = Recipe.recorded(later), writer.as_store()
+    if recipe.codes() != {name: code for name, code in later.items() if name.endswith(CODE)}:
+        raise StoreError(f"{without_secrets(str(store.folder))}: its importance is by {recipe.describe()}, of code that this run does not "
+                         "name or that has changed since; what is lost cannot be made like the rest: choose a new --out")  # fmt: skip
     summaries = survey(store, recipe)
     for index in sorted(writer.parts):
         writer.write_part(index, with_importance(writer.read_part(index), recipe, summaries, store))

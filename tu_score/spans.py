@@ -18,8 +18,9 @@ from shared.console import say
 from shared.data.datasets import Row, columns_near, kind_of
 from shared.data.examples import Example, Placed, context_span_tokens, place, special_ids
 from shared.errors import ConfigError, DataError
+from shared.extensions import asked
 from shared.files.fs import hash_json
-from tu_score.config import ScoreConfig
+from tu_score.config import PLANS, SPAN_PLAN, ScoreConfig
 from tu_score.entities import entity_spans
 from tu_score.replace import Replacement, Span, choose_replacement
 
@@ -122,8 +123,8 @@ def _planned(config: ScoreConfig, tokenizer: Any, examples: Sequence[Example]) -
     special = special_ids(tokenizer)
     for _, pieces in itertools.groupby(examples, key=lambda e: id(e.row)):
         first, *others = pieces
-        if config.spans in ("entity", "given"):
-            chars = _given(first.row, config.span_key) if config.span_key else entity_spans(_context(first.row))
+        if config.spans in ("entity", "given") or config.spans not in PLANS:
+            chars = _characters(first.row, config)
             placed = place(first.row, tokenizer) if chars else None
         for example in (first, *others):
             if config.spans == "question":
@@ -167,11 +168,24 @@ def _context(row: Row) -> str:
     return row.answer if row.question is None else row.question
 
 
-def _given(row: Row, key: str) -> list[Span]:
-    """Character spans that the row's own column gives. Raises DataError naming the row."""
+def _characters(row: Row, config: ScoreConfig) -> list[Span]:
+    """Character spans of a row: its names and numbers, what its own column gives, or what a plan of others makes of it.
+    Raises DataError naming the row."""
+    own = asked(SPAN_PLAN, config.spans)
+    if own is not None:
+        made: Any = own.object(row)
+        return _checked([list(s) if isinstance(s, tuple) else s for s in made] if isinstance(made, list) else made, row, config.spans)
+    key = config.span_key
+    if key is None:
+        return entity_spans(_context(row))
     if key not in row.extra:
         raise DataError(f"{row.id}: no key {key!r}{columns_near(key, row.extra)}; see --span-key")
-    value, length = row.extra[key], len(_context(row))
+    return _checked(row.extra[key], row, key)
+
+
+def _checked(value: Any, row: Row, key: str) -> list[Span]:
+    """The spans that `key` gives. Raises DataError naming the row."""
+    length = len(_context(row))
     what = "text" if row.question is None else "question"
     for entry, span in enumerate(value if isinstance(value, list) else [value]):
         if not (isinstance(span, list) and len(span) == 2 and all(type(n) is int for n in span)):
@@ -190,9 +204,11 @@ def _given(row: Row, key: str) -> list[Span]:
 
 def _located(example: Example, placed: Placed, chars: list[Span], config: ScoreConfig) -> list[Span]:
     found = context_span_tokens(example, placed, chars)
-    if config.spans == "given" and _has_question(example) and None in found:
+    if config.spans != "entity" and _has_question(example) and None in found:
         start, end = chars[found.index(None)]
-        raise DataError(f"{example.id}: its {config.span_key} holds [{start}, {end}), which no token of its question is part of")
+        raise DataError(
+            f"{example.id}: its {config.span_key or config.spans} holds [{start}, {end}), which no token of its question is part of"
+        )
     return [span for span in found if span is not None]
 
 

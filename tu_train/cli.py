@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from shared.cli import new_app, run_app
 from shared.commands import command
 from tu_train import arguments
@@ -75,7 +73,7 @@ def many(given: arguments.Many) -> None:
     """
     from shared.files.fs import refuse_url
     from shared.files.storage import open_place
-    from tu_train.many import run_many
+    from tu_train.many.run import run_many
     from tu_train.saving.working_folder import check_name
 
     check_name(given.out)
@@ -89,4 +87,4 @@ def many(given: arguments.Many) -> None:
         print(f"failed: {run.name}: {run.error}")
     if failed:
         print("next: mend what they say and start the same command again; it does only what is not finished")
-        raise typer.Exit(1)
+        raise SystemExit(1)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
     """Training. What both commands share: the optimisation, checkpoints, and the data's reading."""
 
-    model: Annotated[str, About(flag=True)]
+    model: Annotated[str, About(flag=True, content=True)]
     """model to start from: local folder, org/name[@revision], or smollm2"""
     out: Annotated[str, About(flag=True, changes=False)]
     """folder of the trained model; must be new"""
@@ -100,18 +100,18 @@ class FinetuneConfig(LoopConfig):
 class UnlearnConfig(TokenOptions, LoopConfig):
     """Unlearning."""
 
-    scores: Annotated[str, About(flag=True)]
+    scores: Annotated[str, About(flag=True, content=True)]
     """score store of the forget set (tu-score run)"""
     retain: Annotated[str | None, About(flag=True)] = None
     """data spec of what must stay; the word none where nothing is to hold it"""
-    retain_scores: str | None = None
+    retain_scores: Annotated[str | None, About(content=True)] = None
     """score store of what must stay, instead of retain: KL to the scored model from its top tokens (tu-score run --topk
     64)"""
     retain_term: Annotated[str | None, About(default="the method's")] = None
     """what holds the retain rows, an entry of tu_train/methods/retain_terms.py: nll (likelihood), kl (KL to the model before
     training), or none (nothing)"""
     method: Annotated[str, About(flag=True)] = "npo"
-    """name of a method (tu-train methods lists them)"""
+    """a method (tu-train methods lists them), or your own: package.module:NAME (docs/extending.md)"""
     options: Annotated[dict[str, float], About(flag="--option", metavar="NAME=VALUE")] = field(default_factory=dict)
     """the method's own options (tu-train methods lists them)"""
     gamma: Annotated[float | None, About(least=0, default="the method's")] = None
@@ -130,7 +130,7 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     """where other answers come from: that column, or the model before training, asked for another answer"""
     allow_other_model: Annotated[bool, About(flag=True)] = False
     """train another model than the one that was scored; weights and reference values then speak of that other model"""
-    eval_every: Annotated[int, About(unit="steps", flag=True, **NONE_OR_MORE)] = 0
+    eval_every: Annotated[int, About(unit="steps", flag=True, changes="stop_when", **NONE_OR_MORE)] = 0
     """steps between evaluations on fixed rows; 0: none"""
     eval_rows: Annotated[int, About(unit="rows", **NONE_OR_MORE)] = 32
     """first rows of the forget and of the retain set that are evaluated"""

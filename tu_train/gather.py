@@ -12,6 +12,7 @@ from shared.data.datasets import load_rows
 from shared.data.examples import Example, data_fingerprint, make_examples
 from shared.data.layout import as_scored, layout_of
 from shared.errors import ConfigError
+from shared.extensions import identity
 from shared.files.fs import hash_json
 from shared.lm.finished import check_output
 from shared.lm.models import context_length, embedding_rows, load_laid_out, locate, model_fingerprint, template_fingerprint, tokenizer_names
@@ -23,7 +24,7 @@ from tu_train.data.batches import Item, endless, item_of_example, item_of_row, o
 from tu_train.data.partners import answers_in, fingerprint_of, given_answers, partner_items
 from tu_train.data.sources import Forget, Retain, given_positions, open_fitting, read_forget, read_retain, read_retain_store
 from tu_train.forward import check_layer
-from tu_train.methods.table import Method, find_method
+from tu_train.methods.table import METHOD, Method, find_method
 from tu_train.stopping.evaluating import Evaluation
 
 
@@ -84,6 +85,8 @@ def gather_unlearning(config: UnlearnConfig) -> Gathered:
                    rows=embedding_rows(folder))  # fmt: skip
     about: dict[str, Any] = {"task": "unlearn", "store": store.sha256, **start(names), "forget_data": store.fingerprints["data"]}
     about |= {"weights": config.selection.describe(), **laid_out(tokenizer)}
+    if (code := identity(METHOD, config.method)) is not None:
+        about["method_code"] = code
     if given is not None:
         about["given_tokens"] = hash_json({name: sorted(positions) for name, positions in given.items()})
     forget = read_forget(store, make, selection=config.selection, where=where, limit=config.limit,

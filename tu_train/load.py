@@ -73,7 +73,7 @@ def with_answers(plan: Plan, packed: PackedModel) -> Plan:
         writer = TorchEngine(packed, batch_tokens=config.batch_tokens)
         texts = generated(writer, asked.examples, plan.tokenizer, seed=config.seed, context=asked.context)
         items = partner_items(asked.examples, plan.tokenizer, texts, seed=config.seed, context=asked.context)
-        about = {**about, "other_answers": fingerprint_of(items)}
+        about = replace(about, other_answers=fingerprint_of(items))
     if asked.reference:
         items = with_reference(packed, items, config.batch_tokens)
     assert plan.forget is not None, "other answers go with forget rows"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.console import say
 from shared.data.layout import say_layout
+from shared.records import RunRecord
 from shared.secret import without_secrets as shown
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.data.sources import Forget, Retain
@@ -17,6 +17,7 @@ from tu_train.gather import Answers, Gathered
 from tu_train.loop import Objective
 from tu_train.methods.retain_terms import NONE, RETAIN_TERMS
 from tu_train.methods.table import find_method, trained_globs
+from tu_train.saving.record import recorded_settings
 from tu_train.stopping.evaluating import Evaluation
 
 
@@ -37,8 +38,8 @@ class Plan:
     answers: Answers | None
     """other answers that the method learns, which the model has to be asked for"""
     evaluation: Evaluation | None
-    about: Mapping[str, Any]
-    """fingerprints of what the run is made from"""
+    about: RunRecord
+    """what the run is made from"""
 
     @property
     def stream(self) -> Stream:
@@ -79,8 +80,9 @@ def plan_unlearning(config: UnlearnConfig, read: Gathered) -> Plan:
 def _plan(config: LoopConfig, read: Gathered, objective: Objective, train_only: tuple[str, ...], retain: Retain | None) -> Plan:
     order = Order(epochs=config.epochs, seed=config.seed, batch_size=config.batch_size, accumulate=config.accumulate,
                   batch_tokens=config.batch_tokens, limit=config.limit)  # fmt: skip
+    about = RunRecord(**read.about, settings=recorded_settings(config))
     return Plan(config=config, folder=read.folder, tokenizer=read.tokenizer, objective=objective, train_only=train_only, order=order,
-                forget=read.forget, retain=retain, answers=read.answers, evaluation=read.evaluation, about=read.about)  # fmt: skip
+                forget=read.forget, retain=retain, answers=read.answers, evaluation=read.evaluation, about=about)  # fmt: skip
 
 
 def say_plan(plan: Plan) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from shared.console import say
 from shared.files.fs import require_fresh
 from shared.files.outputs import claimed_folder
 from shared.lm.models import choose_device, choose_dtype
+from shared.records import TrainingRecord
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.gather import Gathered, gather_finetuning, gather_unlearning
 from tu_train.load import Loaded, load, with_answers
@@ -20,7 +21,6 @@ from tu_train.plan import Plan, plan_finetuning, plan_unlearning, say_plan
 from tu_train.saving.finishing import kept_if_not_written
 from tu_train.saving.logs import open_trackers, say_unmoved
 from tu_train.saving.output import try_output, write_output
-from tu_train.saving.record import recorded_settings
 from tu_train.saving.room import Room, require_finite_weights
 from tu_train.saving.working_folder import (
     LOG,
@@ -58,7 +58,7 @@ def _run(config: Config, gather: Callable[[Config], Gathered], plan: Callable[[C
     return _train_and_save(with_answers(planned, loaded.packed), loaded)
 
 
-def _begin(config: LoopConfig) -> dict[str, Any] | None:
+def _begin(config: LoopConfig) -> TrainingRecord | None:
     """-> the record of the run where it is finished already. Refuses an output folder, device or dtype that will not
     do, before any work and any line about it."""
     check_name(config.out, UNFINISHED)
@@ -77,22 +77,20 @@ def _begin(config: LoopConfig) -> dict[str, Any] | None:
 def _train_and_save(plan: Plan, loaded: Loaded) -> Path:
     """Trains in OUT.unfinished; the output folder appears whole when training is done."""
     config, objective, packed, wrapper = plan.config, plan.objective, loaded.packed, loaded.wrapper
-    out, settings = Path(config.out), recorded_settings(config)
+    out = Path(config.out)
     with working_folder(out) as work, claimed_folder(out, what="this model"), Stopping() as stopping, Room(work) as room:
         room.take(try_output(work, config, packed, wrapper, plan.tokenizer), plan.steps, packed.model)
-        checkpoints = Checkpoints(work, {**plan.about, "settings": settings}, config, stopping, room)
-        trackers = open_trackers(config.trackers, name=out.name, settings=settings, folder=work)
+        checkpoints = Checkpoints(work, plan.about, config, stopping, room)
+        trackers = open_trackers(config.trackers, name=out.name, settings=plan.about.settings, folder=work)
         state = start_state(packed, objective)
         early = train(packed, plan.stream, plan.steps, objective, config, work / LOG, state=state, reference=loaded.reference,
                       evaluation=plan.evaluation, checkpoints=checkpoints, trackers=trackers)  # fmt: skip
         require_finite_weights(packed.model, state)
         if objective.method is not None and "layer" in objective.method.needs:
             say_unmoved(work / LOG, config)
-        about: dict[str, Any] = dict(plan.about)
         if early:
             say(f"stopped early: {early}")
-            about["stopped_early"] = early
         with kept_if_not_written(out, checkpoints, packed.model, state, room):
-            write_output(out, work, config, packed, wrapper, plan.tokenizer, objective.method, about, {**plan.rows, "steps": plan.steps},
-                         state)  # fmt: skip
+            counts = {**plan.rows, "steps": plan.steps}
+            write_output(out, work, config, packed, wrapper, plan.tokenizer, objective.method, plan.about, counts, state, early)
     return out

@@ -28,7 +28,7 @@ LATER = (
     "tu_eval.compare.comparison", "tu_eval.evidence.report", "tu_eval.compare.export", "tu_eval.judge.run",
     "tu_eval.suites.suite_file", "tu_eval.measure.muse", "tu_eval.measure.questions", "tu_eval.compare.table",
     "tu_score.agree", "tu_score.estimate", "tu_score.inspect", "tu_score.recipe", "tu_score.run",
-    "tu_score.verify", "tu_train.saving.card", "tu_train.saving.curves", "tu_train.diagnose.run", "tu_train.many", "tu_train.saving.output",
+    "tu_score.verify", "tu_train.saving.card", "tu_train.saving.curves", "tu_train.diagnose.run", "tu_train.many.run", "tu_train.saving.output",
     "tu_train.run",
 )  # fmt: skip
 """what the commands import where they need it"""

@@ -14,8 +14,8 @@ from typing import Any
 from shared.errors import ModelError, StoreError
 from shared.files.fs import hash_file, read_json
 from shared.lm.models import model_fingerprint
+from shared.records import TRAINING
 
-RECORD = "training.json"
 FINGERPRINT, FILES = "output_fingerprint", "output_files"
 READ = (
     "*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json", "generation_config.json", "tokenizer.json",
@@ -39,23 +39,23 @@ def check_output(folder: Path, fingerprint: str | None = None) -> None:
         return
     files, expected = record.get(FILES, {}), record.get(FINGERPRINT)
     if not isinstance(files, Mapping) or not isinstance(expected, (str, type(None))):
-        raise ModelError(f"model {folder}: {RECORD} is damaged ({FILES} and {FINGERPRINT} have another form); {_way_on()}")
+        raise ModelError(f"model {folder}: {TRAINING} is damaged ({FILES} and {FINGERPRINT} have another form); {_way_on()}")
     if files:
         _check_files(folder, files)
     if expected is not None and (fingerprint or model_fingerprint(folder)) != expected:
-        raise ModelError(f"model {folder}: its weights or config.json are not those that training wrote, as {RECORD} says; {_way_on()}")
+        raise ModelError(f"model {folder}: its weights or config.json are not those that training wrote, as {TRAINING} says; {_way_on()}")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """training.json, or None where there is none, or one that is no object (other tools use the name too). Raises
     ModelError for one that cannot be read."""
-    path = folder / RECORD
+    path = folder / TRAINING
     if not path.is_file():
         return None
     try:
         found = read_json(path, foreign=True)
     except StoreError:
-        raise ModelError(f"model {folder}: {RECORD} is not valid JSON; {_way_on()}") from None
+        raise ModelError(f"model {folder}: {TRAINING} is not valid JSON; {_way_on()}") from None
     return found if isinstance(found, dict) else None
 
 
@@ -67,13 +67,13 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> None:
     there = _read(folder)
     for name in sorted(files):
         if name not in there:
-            raise ModelError(f"model {folder}: {name!r} is missing, which training wrote, as {RECORD} says; {_way_on()}")
+            raise ModelError(f"model {folder}: {name!r} is missing, which training wrote, as {TRAINING} says; {_way_on()}")
     for name in there:
         if name not in files:
-            raise ModelError(f"model {folder}: {name} was added, which training did not write, as {RECORD} says; {_way_on()}")
+            raise ModelError(f"model {folder}: {name} was added, which training did not write, as {TRAINING} says; {_way_on()}")
         if hash_file(folder / name) != files[name]:
-            raise ModelError(f"model {folder}: {name} is not the file that training wrote, as {RECORD} says; {_way_on()}")
+            raise ModelError(f"model {folder}: {name} is not the file that training wrote, as {TRAINING} says; {_way_on()}")
 
 
 def _way_on() -> str:
-    return f"take a good copy of the folder or train again; if you changed it on purpose, take {RECORD} out of it"
+    return f"take a good copy of the folder or train again; if you changed it on purpose, take {TRAINING} out of it"

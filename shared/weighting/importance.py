@@ -14,18 +14,16 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from shared.config import checked
+from shared.config import as_dict, checked
 from shared.data.words import gather
+from shared.errors import ConfigError, StoreError, nearest
+from shared.extensions import Kind, asked, find, identity
 from shared.settings import NONE_OR_MORE, About, check_ranges
 from shared.weighting.norms import NormName, Summary, moments, normalise, per_example
 
 Columns = Mapping[str, np.ndarray]
-SignalName = Literal[
-    "absolute", "positive", "mean_absolute", "mean_positive", "entropy", "masked_entropy", "tempered_entropy", "base_entropy", "gain",
-    "etw", "seul", "su", "satimp", "wga",
-]  # fmt: skip
-
-
+CODE = "_code"
+"""ends the name of what a manifest says of a signal's source, behind the name of the recipe's field"""
 AUTO: tuple[Literal["base_entropy", "tempered_entropy", "entropy"], ...] = ("base_entropy", "tempered_entropy", "entropy")
 
 
@@ -35,12 +33,12 @@ class Recipe:
 
     alpha: Annotated[float, About(unit="share", least=0, most=1, expected="0 to 1")] = 0.0
     """share of the knowledge signal in importance; the rest is the uncertainty signal"""
-    knowledge: SignalName = "absolute"
-    """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, or any other of
-    docs/recipes.md"""
-    uncertainty: SignalName | Literal["auto"] = "auto"
+    knowledge: str = "absolute"
+    """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, any other of docs/recipes.md, or
+    your own, package.module:NAME (docs/extending.md)"""
+    uncertainty: str = "auto"
     """the second signal: auto (base_entropy with a base model, else tempered_entropy), entropy, masked_entropy,
-    tempered_entropy, base_entropy, or any other of docs/recipes.md"""
+    tempered_entropy, base_entropy, any other of docs/recipes.md, or your own"""
     unit: Literal["token", "word", "phrase"] = "phrase"
     """what a signal speaks of: each token by itself, its word (the sum over the word's tokens), or the mean of the three
     words around it"""
@@ -72,8 +70,27 @@ class Recipe:
 
     @classmethod
     def recorded(cls, values: Mapping[str, Any]) -> Recipe:
-        """Of a manifest; earlier versions knew neither unit nor copies."""
-        return cls(**checked(cls, {"unit": "token", "copies": "keep", **values}, "the store's recipe"))
+        """Of a manifest; earlier versions knew neither unit nor copies. Signals that it names are not imported."""
+        own = {name: value for name, value in values.items() if not name.endswith(CODE)}
+        return cls(**checked(cls, {"unit": "token", "copies": "keep", **own}, "the store's recipe"))
+
+    def written(self) -> dict[str, Any]:
+        """For a manifest."""
+        return {**as_dict(self), **self.codes()}
+
+    def codes(self) -> dict[str, str]:
+        """Where the signals of others that count come from, by field."""
+        named = {"knowledge": self.knowledge, "uncertainty": self.uncertainty}
+        found = {field: identity(SIGNAL, name) for field, name in named.items() if name in self.shares()}
+        return {f"{field}{CODE}": code for field, code in found.items() if code is not None}
+
+    def imported(self) -> Recipe:
+        """Itself, once the signals that it names are there: for a recipe that the user names, never for that of a
+        store. Raises ConfigError."""
+        for name in (self.knowledge, self.uncertainty):
+            if name != "auto":
+                find(SIGNAL, name, SIGNALS)
+        return self
 
     def resolved(self, held: Container[str]) -> Recipe:
         """With a signal in place of `auto`: the first of AUTO whose column is `held`."""
@@ -199,34 +216,73 @@ def _cover(first: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
     return (np.cumsum(change)[:count] > 0).astype(np.float64)
 
 
-SIGNALS: dict[str, tuple[tuple[str, ...], Callable[[Columns, np.ndarray, Recipe], np.ndarray]]] = {
-    "absolute": (("delta",), _absolute),
-    "positive": (("delta",), _positive),
-    "mean_absolute": (("delta_mean",), _mean_absolute),
-    "mean_positive": (("delta_mean",), _mean_positive),
-    "entropy": (("entropy",), _entropy),
-    "masked_entropy": (("masked_entropy", "entropy"), _masked_entropy),
-    "tempered_entropy": (("tempered_entropy",), _tempered_entropy),
-    "base_entropy": (("base_entropy",), _base_entropy),
-    "gain": (("logprob", "base_logprob"), _gain),
-    "etw": ((), _etw),
-    "seul": (("logprob",), _seul),
-    "su": (("logprob", "base_logprob"), _su),
-    "satimp": (("logprob",), _satimp),
-    "wga": (("logprob",), _wga),
+Formula = Callable[[Columns, np.ndarray, Recipe], np.ndarray]
+"""(columns, starts, recipe) -> [N]"""
+READABLE = (
+    "logprob", "entropy", "delta", "delta_mean", "masked_entropy", "base_logprob", "base_entropy", "tempered_entropy", "word", "copied",
+)  # fmt: skip
+"""columns of numbers at the target tokens that a store can hold"""
+
+
+@dataclass(frozen=True)
+class Signal:
+    columns: tuple[str, ...]
+    """of the store that it reads"""
+    formula: Formula
+
+    def __post_init__(self) -> None:
+        for name in self.columns:
+            if name not in READABLE:
+                raise ValueError(f"reads {name!r}, which is no column of numbers{nearest(name, READABLE)}")
+
+
+SIGNALS: dict[str, Signal] = {
+    "absolute": Signal(("delta",), _absolute),
+    "positive": Signal(("delta",), _positive),
+    "mean_absolute": Signal(("delta_mean",), _mean_absolute),
+    "mean_positive": Signal(("delta_mean",), _mean_positive),
+    "entropy": Signal(("entropy",), _entropy),
+    "masked_entropy": Signal(("masked_entropy", "entropy"), _masked_entropy),
+    "tempered_entropy": Signal(("tempered_entropy",), _tempered_entropy),
+    "base_entropy": Signal(("base_entropy",), _base_entropy),
+    "gain": Signal(("logprob", "base_logprob"), _gain),
+    "etw": Signal((), _etw),  # reads the column that `etw_entropy` names
+    "seul": Signal(("logprob",), _seul),
+    "su": Signal(("logprob", "base_logprob"), _su),
+    "satimp": Signal(("logprob",), _satimp),
+    "wga": Signal(("logprob",), _wga),
 }
-"""signal -> the store columns it reads (etw: the one that `etw_entropy` names), and its formula: (columns, starts,
-recipe) -> [N]"""
+SIGNAL = Kind("token_unlearn.signals", "signal", "a Signal (shared.weighting.importance)", lambda value: isinstance(value, Signal))
+
+
+def find_signal(name: str) -> Signal:
+    """An entry of SIGNALS, or what `Recipe.imported` has found. Raises StoreError for a name that only a store says."""
+    if name in SIGNALS:
+        return SIGNALS[name]
+    found = asked(SIGNAL, name)
+    if found is None:
+        raise StoreError(
+            f"signal {name}: a store's recipe names it, and nothing that a store names is imported; name a recipe yourself, as in "
+            f"tu-score recipe DIR --recipe knowledge={name},alpha=1"
+        )
+    return found.object
 
 
 def columns_of(name: str, recipe: Recipe) -> tuple[str, ...]:
     """Store columns that a signal reads."""
-    return (recipe.etw_entropy,) if name == "etw" else SIGNALS[name][0]
+    return (recipe.etw_entropy,) if name == "etw" else find_signal(name).columns
 
 
 def signal(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """One signal at the target tokens, [N] float64, not normalised."""
-    return SIGNALS[name][1]({k: np.asarray(v, dtype=np.float64) for k, v in columns.items()}, starts, recipe)
+    """One signal at the target tokens, [N] float64, not normalised. Raises ConfigError for one of others that is not
+    that."""
+    values = find_signal(name).formula({k: np.asarray(v, dtype=np.float64) for k, v in columns.items()}, starts, recipe)
+    if name not in SIGNALS:
+        values, count = np.asarray(values, dtype=np.float64), int(starts[-1])
+        if values.shape != (count,) or not np.isfinite(values).all():
+            wrong = f"numbers of the shape {values.shape}" if values.shape != (count,) else "numbers that are not finite"
+            raise ConfigError(f"signal {name}: gave {wrong}, expected a finite number for each of {count} target tokens")
+    return values
 
 
 def shaped(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 
 from shared.config import resolve
 from shared.errors import ConfigError
-from shared.settings import COUNT, REQUIRED, About, check_ranges, harmless, settings_of
+from shared.settings import COUNT, REQUIRED, About, check_ranges, harmless, named_by_content, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +25,14 @@ class Place:
 class Train(Place):
     """How it trains."""
 
-    model: str
+    model: Annotated[str, About(content=True)]
     """where to begin"""
     steps: Annotated[int, About(unit="steps", flag=True, **COUNT)] = 5
     """how many"""
     save_every: Annotated[int, About(unit="steps", changes=False, least=0)] = 0
     """between checkpoints"""
+    look_every: Annotated[int, About(changes="rate")] = 0
+    """between evaluations"""
     mode: Literal["a", "b"] | Literal["c"] = "a"
     bits: Annotated[tuple[int, ...], About(flag="--bit", least=2, most=8)] = (8, 4)
     """of each weight"""
@@ -48,8 +50,8 @@ def settings():
 
 
 def test_own_fields_come_first_and_a_redefined_field_stays_with_its_group():
-    assert list(settings()) == ["model", "steps", "save_every", "mode", "bits", "options", "device", "rate"]
-    assert [s.group.__name__ for s in settings_of(Train)] == ["Train"] * 6 + ["Place"] * 2
+    assert list(settings()) == ["model", "steps", "save_every", "look_every", "mode", "bits", "options", "device", "rate"]
+    assert [s.group.__name__ for s in settings_of(Train)] == ["Train"] * 7 + ["Place"] * 2
 
 
 def test_meaning_unit_flag_and_default_are_read_from_the_field():
@@ -73,7 +75,12 @@ def test_a_redefined_field_keeps_what_its_base_says_but_for_the_default():
 
 
 def test_only_what_says_so_is_harmless():
-    assert harmless(Train) == {"save_every"} and harmless(Place) == frozenset()
+    assert harmless(Train(model="m")) == {"save_every"} and harmless(Place()) == frozenset()
+    assert named_by_content(Train(model="m")) == {"model"}
+
+
+def test_a_setting_may_change_nothing_without_another():
+    assert harmless(Train(model="m", rate=None)) == {"save_every", "look_every"}
 
 
 @pytest.mark.parametrize(

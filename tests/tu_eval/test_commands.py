@@ -97,7 +97,7 @@ def test_bad_models_suites_and_fields(run_cli, tiny_model, tmp_path):
     assert "--suite is missing" in run("--model", tiny_model)
     assert "did you mean 'max_new_tokens'" in run("--model", tiny_model, *SMALL, "--set", "max_tokens=4")
     assert "batch_tokens" in run("--model", tiny_model, *SMALL, "--set", "batch_tokens=0")
-    assert "--limit 0" in run("--model", tiny_model, "--suite", SUITE, "--limit", 0)
+    assert "limit is 0" in run("--model", tiny_model, "--suite", SUITE, "--limit", 0)
     assert "long" in run("--model", tiny_model, *SMALL, "--long", "cut")
     assert "float32" in run("--model", tiny_model, *SMALL, "--dtype", "float31")
     assert "gpu" in run("--model", tiny_model, "--suite", SUITE, "--device", "gpu")

@@ -147,17 +147,6 @@ def test_a_run_refuses_a_recipe_it_gives_no_columns_to(run_cli, tiny_model, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_the_public_flags_of_both_commands_are_these():
-    import typer.main
-
-    from tu_score.cli import app
-
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    flags = {name: {flag for p in commands[name].params for flag in p.opts if flag.startswith("--")} for name in ("recipe", "agree")}
-    assert flags["recipe"] == {"--recipe", "--config", "--set"}
-    assert flags["agree"] == {"--model", "--truth", "--truth-key", "--data", "--json"}
-
-
 def test_a_store_of_before_there_were_words_is_refused_and_taken_token_by_token(run_cli, made, store):
     """Its parts have neither column, which is what earlier versions wrote."""
     kept = [name for name in open_store(store).optional if name not in ("word", "copied")]

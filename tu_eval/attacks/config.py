@@ -2,64 +2,66 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from shared.data.layout import LayoutOptions
+from shared.errors import ConfigError
+from shared.lm.models import PrecisionOptions
+from shared.settings import COUNT, SEED, About, check_ranges
 
 AttackName = Literal["paraphrase", "sample", "quantise", "relearn"]
 NAMES: tuple[AttackName, ...] = ("paraphrase", "sample", "quantise", "relearn")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackConfig(LayoutOptions):
-    """Raises ValueError naming the field that is out of range."""
+class AttackConfig(LayoutOptions, PrecisionOptions):
+    """Attacks. Raises ConfigError naming the field that is out of range."""
 
-    model: str
+    model: Annotated[str, About(flag=True)]
     """the model after unlearning: local folder, org/name[@revision], or smollm2"""
-    suite: str
-    """its forget set is what attacks look for: tofu:forget01, tofu:forget05, tofu:forget10, or atlas[:people=..,seed=..]"""
-    out: str
+    suite: Annotated[str, About(flag=True)]
+    """its forget set is what attacks look for: tofu:forget01, tofu:forget05, tofu:forget10, or atlas[:people=..,seed=..],
+    or a TOML file of your own"""
+    out: Annotated[str, About(flag=True, changes=False)]
     """folder for the numbers; must be new or empty"""
-    before: str | None = None
+    before: Annotated[str | None, About(flag=True)] = None
     """the model before unlearning, attacked in the same way; steps_to_half needs it"""
-    retain: str | None = None
+    retain: Annotated[str | None, About(flag=True)] = None
     """the model that never saw the forget set, attacked in the same way: what an attack gets from it was not remembered"""
-    attacks: tuple[AttackName, ...] = NAMES
-    store: str | None = None
-    """folder for what was measured, by content; default: OUT.unfinished, which goes away when the numbers are written"""
-    limit: int | None = None
-    """only the first N forget rows; default all"""
-    seed: int = 0
+    attacks: Annotated[tuple[AttackName, ...], About(flag="--attack")] = NAMES
+    """which attacks are made; the flag may be repeated"""
+    store: Annotated[str | None, About(flag=True, changes=False, default="OUT.unfinished")] = None
+    """folder for what was measured, by content; OUT.unfinished goes away when the numbers are written"""
+    limit: Annotated[int | None, About(unit="rows", flag=True, default="all", **COUNT)] = None
+    """only the first forget rows"""
+    seed: Annotated[int, About(flag=True, least=0, most=SEED)] = 0
     """of the rows relearned, their order, and the sampled answers"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """of weights and activations; relearning needs float32"""
-    device: str | None = None
-    """cpu, cuda, cuda:1, mps; default: cuda if there is one"""
-    long: Literal["error", "truncate", "skip"] = "error"
+    long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
     """what happens to a row, also in one of its prompts, that exceeds the model's context"""
-    batch_tokens: int = 2048
-    """tokens a forward pass; memory, not results, depends on it"""
+    batch_tokens: Annotated[int, About(unit="tokens", changes=False, **COUNT)] = 2048
+    """of a forward pass; memory, not results, depends on it"""
 
-    relearn_steps: int = 20
-    """optimizer steps"""
-    relearn_every: int = 1
+    relearn_steps: Annotated[int, About(unit="steps", **COUNT)] = 20
+    """optimizer steps of fine-tuning"""
+    relearn_every: Annotated[int, About(unit="steps", **COUNT)] = 1
     """steps between measurements; the last step is always measured"""
-    relearn_rows: int = 4
+    relearn_rows: Annotated[int, About(unit="rows", **COUNT)] = 4
     """forget rows trained on, drawn by seed; all the others are the rest, which the attacker never shows"""
     relearn_on: str | None = None
     """data spec of related text to train on instead; then all forget rows are the rest"""
     relearn_text_key: str | None = None
-    """column of raw text in relearn_on; default: its rows are questions and answers"""
-    relearn_batch: int = 4
+    """column of raw text in relearn_on; without one its rows are questions and answers"""
+    relearn_batch: Annotated[int, About(unit="rows", **COUNT)] = 4
     """rows a step"""
-    learning_rate: float = 1e-5
+    learning_rate: Annotated[float, About(above=0, most=1)] = 1e-5
     """of AdamW, constant, without weight decay"""
 
-    bits: tuple[int, ...] = (8, 4)
-    """of the rounded weights, 2 to 8"""
-    group: int = 64
+    bits: Annotated[tuple[int, ...], About(unit="bits", least=2, most=8, expected="2 to 8")] = (8, 4)
+    """of the rounded weights"""
+    group: Annotated[int, About(unit="inputs", **COUNT)] = 64
     """inputs that share a scale in the grouped form"""
 
     prompts: tuple[str, ...] = ()
@@ -67,40 +69,26 @@ class AttackConfig(LayoutOptions):
     question_columns: tuple[str, ...] = ()
     """columns of the data with the same question in other words or another language, beside paraphrased_question"""
 
-    samples: int = 16
+    samples: Annotated[int, About(unit="answers", **COUNT)] = 16
     """answers drawn a row"""
-    temperature: float = 1.0
-    max_new_tokens: int = 100
-    """tokens of a drawn answer"""
-    rouge_threshold: float = 0.8
-    """ROUGE-L recall from which on a drawn answer counts as the whole answer; where rows mark their fact, the fact's own words count"""
+    temperature: Annotated[float, About(above=0)] = 1.0
+    """of the softmax that answers are drawn from"""
+    max_new_tokens: Annotated[int, About(unit="tokens", **COUNT)] = 100
+    """length of a drawn answer"""
+    rouge_threshold: Annotated[float, About(unit="share", above=0, most=1, expected="more than 0 and at most 1")] = 0.8
+    """ROUGE-L recall from which on a drawn answer counts as the whole answer; where rows mark their fact, the fact's own
+    words count"""
 
     def __post_init__(self) -> None:
-        counts = ("batch_tokens", "relearn_steps", "relearn_every", "relearn_rows", "relearn_batch", "group", "samples", "max_new_tokens")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"--limit {self.limit}: expected at least 1")
-        for name in ("learning_rate", "temperature"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}: got {value}, expected more than 0")
-        if self.learning_rate > 1:
-            raise ValueError(f"learning_rate: got {self.learning_rate}, expected at most 1")
-        if not 0 < self.rouge_threshold <= 1:
-            raise ValueError(f"rouge_threshold: got {self.rouge_threshold}, expected more than 0 and at most 1")
-        for bits in self.bits:
-            if not 2 <= bits <= 8:
-                raise ValueError(f"bits: got {bits}, expected 2 to 8")
+        check_ranges(self)
         for name in ("attacks", "bits"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name}: got {list(values)}, expected at least one, each once")
+                raise ConfigError(f"{name}: got {list(values)}, expected at least one, each once")
         for prompt in self.prompts:
             if "{question}" not in prompt:
-                raise ValueError(f"prompts: {prompt!r} has no {{question}}, so the model would not be asked anything")
+                raise ConfigError(f"prompts: {prompt!r} has no {{question}}, so the model would not be asked anything")
         if self.relearn_text_key is not None and self.relearn_on is None:
-            raise ValueError("relearn_text_key: names a column of relearn_on, which is not given")
+            raise ConfigError("relearn_text_key: names a column of relearn_on, which is not given")
         if "relearn" in self.attacks and self.dtype != "float32":
-            raise ValueError(f"--dtype {self.dtype}: relearning's small steps are lost in it; use float32, or --attack without relearn")
+            raise ConfigError(f"--dtype {self.dtype}: relearning's small steps are lost in it; use float32, or --attack without relearn")

@@ -80,6 +80,6 @@ def agreement_of(training: Training | None, agreements: Sequence[Agreement]) -> 
         return None, "its training is not known"
     if training.tokens not in CHOSEN:
         return None, f"{training.tokens} tokens: importance chose none" if training.tokens else "it was not unlearned"
-    store = training.about.get("store")
+    store = training.record.store
     found = next((a for a in agreements if a.store == store), None)
     return found, "" if found else "no --agreement speaks of its store"

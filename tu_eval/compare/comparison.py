@@ -142,7 +142,7 @@ def load_comparison(folders: Sequence[Path], index: Path | None = None, agreemen
         require_comparable({k: first.summary.get(k) for k in (*IDENTITY, "vocabulary_fingerprint")}, other, what=f"{first.folder} and")
     for result in results:
         require_recomputable(result, results)
-    settings = {run.place: run.settings for run in runs if run.settings is not None}
+    settings = {held.place: held.run.settings for held in runs if held.run.settings is not None}
     trainings = [find_training(r, settings) for r in results]
     labels = _labels(results)
     groups = group_results(results, labels, trainings)

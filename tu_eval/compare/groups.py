@@ -105,7 +105,7 @@ def role(result: Results, results: Sequence[Results], trainings: Sequence[tuple[
         return result.label
     if is_reference(result, results):
         return "retain"
-    starts = {t.about.get("start_model") for t, _ in trainings if t is not None and t.about.get("task") == "unlearn"}
+    starts = {t.record.start_model for t, _ in trainings if t is not None and t.record.task == "unlearn"}
     return "target" if result.summary["model_fingerprint"] in starts else None
 
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tu_eval.compare.groups import references
-from tu_eval.compare.training import IndexedRun
+from tu_eval.compare.training import RunFolder
 from tu_eval.measure.model_folder import local_folder
 from tu_eval.results.results import Results
 
 
-def notes_of(results: Sequence[Results], labels: Sequence[str], runs: Sequence[IndexedRun]) -> list[str]:
+def notes_of(results: Sequence[Results], labels: Sequence[str], runs: Sequence[RunFolder]) -> list[str]:
     """A sentence each. `runs`: all of an index, whether the page has results of them or not."""
     return [*_settings(results, labels), *_same_weights(results, labels), *_missing(runs, results)]
 
@@ -43,15 +43,16 @@ def _same_weights(results: Sequence[Results], labels: Sequence[str]) -> list[str
     return [f"{' and '.join(same)} are the same weights, and no seeds of each other." for same in by_weights.values() if len(same) > 1]
 
 
-def _missing(runs: Sequence[IndexedRun], results: Sequence[Results]) -> list[str]:
+def _missing(runs: Sequence[RunFolder], results: Sequence[Results]) -> list[str]:
     """The runs of the index that the page has nothing of."""
     measured = {str(folder.resolve()) for r in results if (folder := local_folder(r.summary["model"])) is not None}
     notes = []
-    for run in runs:
+    for held in runs:
+        run = held.run
         if run.error:
             notes.append(f"Not on this page: {run.name}, {run.status}: {run.error.splitlines()[0]}")
-        elif not run.results and run.place not in measured:
+        elif not held.results and held.place not in measured:
             notes.append(
-                f"Not on this page: {run.name} ({run.status}), of which there are no results, neither as DIR nor in {run.folder}/results."
+                f"Not on this page: {run.name} ({run.status}), of which there are no results, neither as DIR nor in {held.folder}/results."
             )
     return notes

@@ -122,7 +122,7 @@ def _group(comparison: Comparison, at: int, table: list[list[Estimate]], marks: 
 def _run(comparison: Comparison, index: int, settings: dict[str, str]) -> dict[str, Any]:
     training, why = comparison.trainings[index]
     summary = comparison.results[index].summary
-    about = {k: v for k, v in (training.about if training else {}).items() if k != "settings"}
+    about = training.about if training else {}
     return {
         "label": comparison.labels[index],
         "summary": summary,

@@ -3,6 +3,7 @@ that were measured."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,33 +12,30 @@ from shared.errors import StoreError, UserError
 from shared.files.fs import TEMPORARY, hash_json
 from shared.lm import models
 from shared.lm.finished import check_output
+from shared.records import INDEX, TRAINING, Index, IndexedRun, TrainingRecord
 from tu_eval.measure.model_folder import local_folder
 from tu_eval.results.columns import said
 from tu_eval.results.json_file import read_bounded, read_object
 from tu_eval.results.results import SUMMARY, Results
 from tu_eval.results.shape import text
 
-TRAINING, INDEX = "training.json", "index.json"
-CHANGES_NOTHING = frozenset(
-    {
-        "seed", "model", "out", "scores", "retain_scores", "device", "batch_tokens", "checkpointing", "resume", "save_every",
-        "keep_checkpoints", "eval_every", "trackers",
-    }
-)  # fmt: skip
-"""settings in which two seeds of one recipe may differ: places, and what trades memory for time. Content is compared by
-fingerprints"""
-WHAT = {"task": "task", "store": "scores", "start_model": "model", "forget_data": "forget_data"}
+WHAT = {"task": "task", "store": "scores", "start_model": "model", "forget_data": "forget_data", "retain_store": "retain_scores"}
 """what a run is made from, by content -> the setting that names it"""
 
 
 @dataclass(frozen=True)
 class Training:
-    about: dict[str, Any]
-    """training.json as it is; from an index of many runs, its settings alone"""
+    record: TrainingRecord
+    """training.json; from an index of many runs, its settings alone"""
 
     @property
-    def settings(self) -> dict[str, Any]:
-        return self.about.get("settings") or {}
+    def settings(self) -> Mapping[str, Any]:
+        return self.record.settings
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What it was made from and what came out, but for its settings."""
+        return {name: value for name, value in self.record.to_json().items() if name not in ("settings", "changes_nothing")}
 
     @property
     def method(self) -> str | None:
@@ -52,23 +50,19 @@ class Training:
         return self.settings.get("seed")
 
     @property
-    def recipe(self) -> dict[str, Any]:
-        """The settings that make two runs of them seeds of one recipe."""
-        return {k: v for k, v in self.settings.items() if k not in CHANGES_NOTHING}
-
-    @property
     def told(self) -> dict[str, tuple[Any, str]]:
         """Everything that the key is made of, in words: name -> (what is compared, what is shown)."""
-        known = {name: (value, said(value)) for name, value in self.recipe.items() if name != "options"}
-        known |= {name: (value, said(value)) for name, value in (self.recipe.get("options") or {}).items()}
-        known |= {name: (self.about.get(what), said(self.settings.get(name))) for what, name in WHAT.items()}
+        recipe = self.record.recipe
+        known = {name: (value, said(value)) for name, value in recipe.items() if name != "options"}
+        known |= {name: (value, said(value)) for name, value in (recipe.get("options") or {}).items()}
+        known |= {name: (getattr(self.record, what), said(self.settings.get(name))) for what, name in WHAT.items()}
         # Of a place the last part: a label has no room for more.
         return {name: (value, shown.rstrip("/").rsplit("/", 1)[-1]) for name, (value, shown) in known.items()}
 
     @property
     def key(self) -> str:
         """Equal for seeds of one recipe."""
-        return hash_json([{k: self.about.get(k) for k in WHAT}, self.recipe])
+        return hash_json([{what: getattr(self.record, what) for what in WHAT}, self.record.recipe])
 
 
 def find_training(results: Results, indexed: dict[str, dict[str, Any]] | None = None) -> tuple[Training | None, str]:
@@ -89,15 +83,19 @@ def find_training(results: Results, indexed: dict[str, dict[str, Any]] | None = 
         return None, " ".join(str(error).split())
     if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
         return None, f"{TRAINING} holds no settings"
-    if wrong := _of_another_form(about):
+    try:
+        record = TrainingRecord.from_json(about)
+    except StoreError as error:
+        return None, f"{TRAINING} has another form than training writes ({error})"
+    if wrong := _of_another_form(record):
         return None, f"{TRAINING} has another form than training writes ({wrong})"
-    return Training(about), ""
+    return Training(record), ""
 
 
-def _of_another_form(about: dict[str, Any]) -> str:
+def _of_another_form(record: TrainingRecord) -> str:
     """The first field that is not what it must be to be compared and shown, or nothing."""
-    settings = about["settings"]
-    texts = {**{k: about.get(k) for k in (*WHAT, "retain_data")}, **{k: settings.get(k) for k in ("method", "tokens")}}
+    settings = record.settings
+    texts = {**{k: getattr(record, k) for k in (*WHAT, "retain_data")}, **{k: settings.get(k) for k in ("method", "tokens")}}
     wrong = [name for name, value in texts.items() if value is not None and not text(value)]
     seed, options = settings.get("seed"), settings.get("options")
     wrong += ["seed"] if isinstance(seed, bool) or not isinstance(seed, int | None) else []
@@ -105,14 +103,11 @@ def _of_another_form(about: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class IndexedRun:
-    """An entry of an index of many training runs."""
+class RunFolder:
+    """A run of an index, and where its folder is."""
 
-    name: str
+    run: IndexedRun
     folder: Path
-    settings: dict[str, Any] | None
-    status: str
-    error: str | None
 
     @property
     def place(self) -> str:
@@ -127,22 +122,18 @@ class IndexedRun:
         return [place for place in places if (place / SUMMARY).is_file()]
 
 
-def read_index(path: Path) -> list[IndexedRun]:
+def read_index(path: Path) -> list[RunFolder]:
     """Folders that are not absolute are taken from the index's place. Raises StoreError for a file that is no index."""
     if path.is_dir():
         raise StoreError(f"--index {path}: is a folder; expected the file that tu-train many writes, {path / INDEX}")
     if not path.is_file():
         raise StoreError(f"--index {path}: no such file; expected the {INDEX} that tu-train many writes into its --out folder")
-    index = read_object(path, hint="expected what tu-train many writes; make it again")
-    if index.get("format") != 1 or not isinstance(index.get("runs"), list):
-        raise StoreError(f'--index {path}: not an index of runs of format 1; expected {{"format": 1, "runs": [...]}}')
-    runs = []
-    for number, run in enumerate(index["runs"]):
-        if not isinstance(run, dict) or not isinstance(run.get("folder"), str):
-            raise StoreError(f"--index {path}: run {number} names no folder; the file is damaged, make it again")
-        if not all(text(run.get(name) or "") for name in ("folder", "name", "status")) or "\0" in run["folder"]:
+    found = read_object(path, hint="expected what tu-train many writes; make it again")
+    try:
+        index = Index.from_json(found)
+    except StoreError as error:
+        raise StoreError(f"--index {path}: {error}") from None
+    for number, run in enumerate(index.runs):
+        if not all(text(name) for name in (run.folder, run.name, run.status)) or "\0" in run.folder:
             raise StoreError(f"--index {path}: run {number} has a folder, name or status that is none; the file is damaged, make it again")
-        settings = run.get("settings") if isinstance(run.get("settings"), dict) else None
-        error = str(run["error"]).strip() if run.get("error") else None
-        runs.append(IndexedRun(str(run.get("name") or run["folder"]), path.parent / run["folder"], settings, str(run.get("status")), error))
-    return runs
+    return [RunFolder(run, path.parent / run.folder) for run in index.runs]

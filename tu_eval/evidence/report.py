@@ -107,7 +107,7 @@ def build(comparison: Comparison, *, store: str | None, show_text: bool) -> dict
         "asked": {"rows": len(rows), "hashes": [_named(row, show_text) for row in rows], "store": scored},
         "models": {role: _model(r) for role, r in (("before", before), ("after", after), ("retain", retain)) if r is not None},
         "training": {
-            **(training.about if training else {}),
+            **(training.record.to_json() if training else {}),
             "recorded": training is not None,
             "verified": False,
             "said": RECORDED if training else "",
@@ -138,7 +138,7 @@ def _store(where: str, before: Results, training: Training | None, rows: Sequenc
     store = open_store(where)
     if store.fingerprints["model"] != before.summary["model_fingerprint"]:
         raise StoreError(f"--store {where}: scores another model than --before {before.folder} measured; give that model's store")
-    if training is not None and training.about.get("store") not in (None, store.sha256):
+    if training is not None and training.record.store not in (None, store.sha256):
         raise StoreError(f"--store {where}: is not the store that the model was unlearned with, as its training.json says; give that one")
     matched, others = rows_in(store, rows, texts=before.summary["suite"].startswith("muse:"), where=where)
     counts = {"sha256": store.sha256, "rows": len(store), "matched": matched, "others": others}
@@ -246,7 +246,7 @@ def _history(before: Results, training: Training | None, why: str) -> list[str]:
     if training is None:
         return [f"By which method the model was changed: {why}."]
     items = [f"That the model was made as said below: its training.json is {RECORDED}."]
-    start = training.about.get("start_model")
+    start = training.record.start_model
     if start != before.summary["model_fingerprint"]:
         said = f"names {str(start)[:12]}" if start else "names none"
         items.append(f"That the model was made from the one measured before: training.json {said} as start, before is "

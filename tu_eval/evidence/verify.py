@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from shared import __version__
 from shared.errors import StoreError
 from shared.files.fs import hash_file, hash_json
-from tu_eval import choices
 from tu_eval.attacks import run as attack
+from tu_eval.choices import run as choices
 from tu_eval.evidence.sign import check_signature
 from tu_eval.harness import run as benchmarks
 from tu_eval.judge import run as judge

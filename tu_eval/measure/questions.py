@@ -15,6 +15,7 @@ from shared.console import say
 from shared.data.examples import Example, data_fingerprint
 from shared.data.layout import say_layout
 from shared.errors import DataError
+from shared.extensions import identity as code_of
 from shared.files.outputs import claims
 from shared.lm import models
 from tu_eval.measure.config import EvalConfig
@@ -27,7 +28,7 @@ from tu_eval.measure.rows import add_generations, row_of
 from tu_eval.measure.summary import summarise
 from tu_eval.results.results import Results
 from tu_eval.suites.sets import Suite
-from tu_eval.suites.suites import find_suite
+from tu_eval.suites.suites import SUITE, find_suite
 from tu_eval.suites.variants import load_holdout, load_variants
 
 
@@ -65,6 +66,7 @@ def _load(config: EvalConfig, suite: Suite, folder: Path) -> Loaded:
     holdout, no_holdout = _holdout(config, suite, tokenizer, context)
     identity = {
         "suite": suite.name,
+        **({"suite_code": code} if (code := code_of(SUITE, config.suite)) else {}),
         "limit": config.limit,
         "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
         "vocabulary_fingerprint": models.vocabulary_fingerprint(tokenizer),

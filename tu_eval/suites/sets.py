@@ -3,6 +3,7 @@ utility."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 PARTS = ("probability", "rouge", "truth_ratio")
@@ -35,3 +36,13 @@ class Suite:
     @property
     def utility_parts(self) -> list[str]:
         return [f"{s.name}_{part}" for s in self.sets if s.name != "forget" for part in PARTS if s.generate or part != "rouge"]
+
+
+def lacks(sets: Sequence[EvalSet]) -> str | None:
+    """What keeps sets from being a suite; None where they are one."""
+    names = [s.name for s in sets]
+    if names.count("forget") != 1 or len(set(names)) < len(names):
+        return f"its sets are {', '.join(names)}; expected different names, one of them forget"
+    if len(names) < 2:
+        return "forget is its only set; add another, such as retain, that says what the model still can"
+    return None

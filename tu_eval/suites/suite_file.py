@@ -23,7 +23,7 @@ from typing import Any
 
 from shared.config import checked, read_toml
 from shared.errors import ConfigError
-from tu_eval.suites.sets import EvalSet, Suite
+from tu_eval.suites.sets import EvalSet, Suite, lacks
 
 
 def read_suite(path: Path) -> Suite:
@@ -37,11 +37,8 @@ def read_suite(path: Path) -> Suite:
     if holdout is not None and not isinstance(holdout, str):
         raise ConfigError(f"--suite {path}: holdout is {holdout!r}, expected a data spec")
     sets = tuple(_set(path, table) for table in tables)
-    names = [s.name for s in sets]
-    if names.count("forget") != 1 or len(set(names)) < len(names):
-        raise ConfigError(f"--suite {path}: its sets are {', '.join(names)}; expected different names, one of them forget")
-    if len(names) < 2:
-        raise ConfigError(f"--suite {path}: forget is its only set; add another, such as retain, that says what the model still can")
+    if wrong := lacks(sets):
+        raise ConfigError(f"--suite {path}: {wrong}")
     return Suite(path.stem, sets, holdout=None if holdout is None else _beside(path, holdout))
 
 

@@ -13,16 +13,21 @@ from pathlib import Path
 from shared.data.atlas import AtlasSize
 from shared.data.datasets import atlas_world
 from shared.errors import ConfigError, nearest
-from tu_eval.suites.sets import EvalSet, Suite
+from shared.extensions import Kind, load, names
+from tu_eval.suites.sets import EvalSet, Suite, lacks
 from tu_eval.suites.suite_file import read_suite
 
 TOFU_FORGET = ("forget01", "forget05", "forget10")
 MUSE = ("news", "books")
+OURS = ("tofu", "muse", "atlas")
+"""first parts of the names of suites that are here"""
 KNOWN = (*(f"tofu:{split}" for split in TOFU_FORGET), *(f"muse:{corpus}" for corpus in MUSE), "atlas")
+SUITE = Kind("token_unlearn.suites", "--suite", "a Suite (tu_eval.suites.sets)", lambda value: isinstance(value, Suite))
 
 
 def find_suite(name: str) -> Suite:
-    """Raises ConfigError suggesting the nearest name, or naming the size that is wrong."""
+    """One that is here, of a TOML file, or of another package (docs/extending.md). Raises ConfigError suggesting the
+    nearest name, or naming the size that is wrong."""
     if name.endswith(".toml"):
         return read_suite(Path(name))
     kind, _, rest = name.partition(":")
@@ -32,7 +37,19 @@ def find_suite(name: str) -> Suite:
         return _atlas(rest)
     if kind == "muse" and rest in MUSE:
         raise ConfigError(f"--suite {name}: is for tu-eval run only; here a suite of questions is needed, tofu:… or atlas")
-    raise ConfigError(f"--suite {name}: no such suite{nearest(name, KNOWN)}")
+    if kind in OURS or not (rest or name in names(SUITE)):
+        raise ConfigError(f"--suite {name}: no such suite{nearest(name, [*KNOWN, *names(SUITE)])}")
+    return _of_others(name)
+
+
+def _of_others(name: str) -> Suite:
+    """Raises ConfigError for a suite that could not be measured, or would be taken for one of ours."""
+    suite = load(SUITE, name, KNOWN).object
+    if wrong := lacks(suite.sets):
+        raise ConfigError(f"--suite {name}: {wrong}")
+    if suite.name.partition(":")[0] in OURS:
+        raise ConfigError(f"--suite {name}: is called {suite.name}, which is the name of another suite; give it a name of its own")
+    return suite
 
 
 def _tofu(forget: str) -> Suite:

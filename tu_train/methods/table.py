@@ -13,15 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from shared.errors import ConfigError, nearest
+from shared.extensions import Kind, find
 from tu_train.methods import gate, hidden_losses, logit_losses, losses
+from tu_train.methods.retain_terms import NONE, RETAIN_TERMS
+from tu_train.methods.tokens import Need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tu_train.methods.tokens import Need, Options, State, Tokens
+    from tu_train.methods.tokens import Options, State, Tokens
 
 WHOLE = frozenset({"layer", "seed", "first", "top", "every"})
 """options that count something"""
@@ -58,6 +61,19 @@ class Method:
     """changes the state after an optimizer step, given the record of the step"""
     retain_weight: Callable[[State], float] | None = None
     """multiplies alpha"""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what training could not use."""
+        terms = (*(name for name, term in RETAIN_TERMS.items() if "top tokens" not in term.needs), NONE)
+        for field, value, expected in (("per", self.per, ("token", "row")), ("retain", self.retain, terms)):
+            if value not in expected:
+                raise ValueError(f"{field} is {value!r}, expected one of {', '.join(expected)}")
+        if unknown := sorted(self.needs - set(get_args(Need))):
+            raise ValueError(f"needs {unknown[0]!r}{nearest(unknown[0], get_args(Need))}")
+        if missing := sorted(self.positive - set(self.options)):
+            raise ValueError(f"positive names {missing[0]!r}, which is none of its options")
+        if "layer" not in self.options and ("layer" in self.needs or self.retain == "layer"):
+            raise ValueError("reads a layer, so it needs an option of that name")
 
 
 REFERENCE: frozenset[Need] = frozenset({"reference"})
@@ -129,10 +145,12 @@ METHODS: dict[str, Method] = {
 }  # fmt: skip
 
 
+METHOD = Kind("token_unlearn.methods", "--method", "a Method (tu_train.methods.table)", lambda value: isinstance(value, Method))
+
+
 def find_method(name: str) -> Method:
-    if name not in METHODS:
-        raise ConfigError(f"--method {name}: unknown{nearest(name, METHODS)}")
-    return METHODS[name]
+    """An entry of METHODS, or the method of another package (docs/extending.md). Raises ConfigError."""
+    return find(METHOD, name, METHODS)
 
 
 def check_options(name: str, given: Mapping[str, float]) -> dict[str, float]:

@@ -79,7 +79,11 @@ def _metadata(settings: Mapping[str, Any], method: Method | None) -> str:
 
     model = str(settings["model"])
     base = "HuggingFaceTB/SmolLM2-135M-Instruct" if model == "smollm2" else model.partition("@")[0] if HUB_ID.fullmatch(model) else None
-    tags = ["token-unlearn", "fine-tuning"] if method is None else ["token-unlearn", "machine-unlearning", str(settings["method"])]
+    tags = (
+        ["token-unlearn", "fine-tuning"]
+        if method is None
+        else ["token-unlearn", "machine-unlearning", str(settings["method"]).rpartition(":")[2]]
+    )
     data = ModelCardData(library_name="transformers", pipeline_tag="text-generation", base_model=base, tags=tags)
     return f"---\n{data.to_yaml()}\n---\n"
 

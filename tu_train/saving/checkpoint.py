@@ -26,8 +26,9 @@ from torch import Tensor
 
 from shared.errors import StoreError
 from shared.files.fs import TEMPORARY, atomic_folder, fsync_folder, hash_file, hash_json, json_text, read_json
+from shared.records import RunRecord
 from tu_train.methods.tokens import State
-from tu_train.saving.snapshot_form import FOREIGN, check_entries, check_numbers, is_form, snapshot_parts
+from tu_train.saving.snapshot_form import FOREIGN, about_of, check_entries, check_numbers, snapshot_parts
 
 FORMAT = 1
 NAME = re.compile(r"checkpoint-(\d{6,})")
@@ -60,8 +61,8 @@ class Snapshot:
     """optimizer steps done"""
     tensors: dict[str, Tensor]
     """`model/NAME`, `optimizer/NAME/KEY`, `state/NAME`, `landing/NAME`, `rng/DEVICE`"""
-    about: dict[str, Any]
-    """settings and fingerprints, compared on resume field by field"""
+    about: RunRecord
+    """compared on resume field by field"""
     numbers: dict[str, Any] = field(default_factory=dict)
     """what is no tensor: options of the parameter groups, schedule, counters of the optimizer"""
 
@@ -71,7 +72,7 @@ class Snapshot:
         return self.numbers.get(OVER) is True
 
 
-def capture(moving: Moving, step: int, about: dict[str, Any]) -> Snapshot:
+def capture(moving: Moving, step: int, about: RunRecord) -> Snapshot:
     """Copies on the CPU of everything that a step changes."""
     tensors: dict[str, Tensor] = {f"model/{name}": p for name, p in moving.trained.items()}
     tensors |= {f"{kind}/{name}": value for kind in ("state", "landing") for name, value in getattr(moving, kind).items()}
@@ -160,7 +161,7 @@ def save_snapshot(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         if not path.exists():  # a run told to stop right after it resumed stands where it stood
             with atomic_folder(path) as temporary:
                 save_file(snapshot.tensors, temporary / TENSORS)
-                body = {"format": FORMAT, "step": snapshot.step, "about": snapshot.about, "numbers": snapshot.numbers}
+                body = {"format": FORMAT, "step": snapshot.step, "about": snapshot.about.to_json(), "numbers": snapshot.numbers}
                 body["tensors_sha256"] = hash_file(temporary / TENSORS)
                 (temporary / STATE).write_text(json_text({**body, "sha256": hash_json(body)}), encoding="utf-8")
         for _, old in sorted(_checkpoints(folder), reverse=True)[keep:]:
@@ -214,7 +215,8 @@ def latest_snapshot(folder: Path) -> Snapshot | None:
     if body.get("format") != FORMAT:
         found = str(body.get("format"))[:20]
         raise StoreError(f"{path / STATE}: format {found}, this version reads {FORMAT}; resume with the version that wrote it")
-    if not is_form(body, step):
+    about = about_of(body, step)
+    if about is None:
         raise StoreError(f"{path / STATE}: not of the form of a checkpoint of step {step}; {advice}")
     if hash_file(path / TENSORS) != body["tensors_sha256"]:
         raise StoreError(f"{path / TENSORS}: fails its checksum; {advice}")
@@ -222,7 +224,7 @@ def latest_snapshot(folder: Path) -> Snapshot | None:
         tensors = load_file(path / TENSORS)
     except (SafetensorError, *FOREIGN) as error:
         raise StoreError(f"{path / TENSORS}: cannot be read ({type(error).__name__}); {advice}") from None
-    return Snapshot(body["step"], tensors, body["about"], body["numbers"])
+    return Snapshot(body["step"], tensors, about, body["numbers"])
 
 
 def _hash(body: dict[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,18 @@ import torch
 from shared.config import write_config
 from shared.console import say
 from shared.files.fs import atomic_folder, write_json, write_text
-from shared.lm.finished import RECORD, output_record
+from shared.lm.finished import output_record
 from shared.lm.models import choose_dtype, locate
 from shared.lm.packed import PackedModel
 from shared.lm.saved import rehearse, save_model, stored_dtype, swallowed
+from shared.records import TRAINING, RunRecord, TrainingRecord
 from tu_train.config import LoopConfig
 from tu_train.methods.table import Method
 from tu_train.methods.tokens import State
 from tu_train.model.lora import export_lora
 from tu_train.saving.card import model_card
 from tu_train.saving.curves import draw_curves
-from tu_train.saving.record import as_begun, recorded_settings
+from tu_train.saving.record import as_begun, changes_nothing
 from tu_train.saving.room import require_finite_weights
 from tu_train.saving.working_folder import LOG
 
@@ -35,11 +37,12 @@ weights"""
 
 def write_output(
     out: Path, work: Path, config: LoopConfig, packed: PackedModel, wrapper: Any, tokenizer: Any, method: Method | None,
-    about: dict[str, Any], counts: dict[str, int], state: State,
+    about: RunRecord, counts: dict[str, int], state: State, stopped_early: str | None = None,
 ) -> None:  # fmt: skip
-    """`out` appears whole. `wrapper`: peft's, where adapters were trained; `about`: fingerprints; `counts`: rows and
-    steps; `state`: what the method keeps beside the model."""
-    settings, source = recorded_settings(config), locate(config.model)
+    """`out` appears whole. `wrapper`: peft's, where adapters were trained; `about`: what it was made from;
+    `counts`: rows and steps; `state`: what the method keeps beside the model; `stopped_early`: the rule that ended
+    training."""
+    source = locate(config.model)
     dtype = output_dtype(config, source)
     with atomic_folder(out) as temporary:
         model = export_lora(wrapper, temporary, unlearned=method is not None) if wrapper else packed.model
@@ -50,16 +53,21 @@ def write_output(
         (temporary / LOG).write_bytes((work / LOG).read_bytes())
         if state:
             write_json(temporary / STATE, {name: value.tolist() for name, value in state.items()})
-        named = {name: value for name, value in about.items() if isinstance(value, str)} | {"output_dtype": dtype}
-        card = partial(model_card, name=out.name, method=method, about=named, counts=counts, settings=settings)
+        record = TrainingRecord(**vars(about), counts=counts, stopped_early=stopped_early, output_dtype=dtype, torch=torch.__version__,
+                                changes_nothing=tuple(sorted(changes_nothing(config))))  # fmt: skip
+        card = partial(model_card, name=out.name, method=method, about=fingerprints(record), counts=counts, settings=about.settings)
         _optional("README.md", lambda: write_text(temporary / "README.md", card()))
         _optional("curves.png", lambda: draw_curves(work / LOG, temporary / "curves.png"))
         if (work / "tensorboard").is_dir():
             shutil.copytree(work / "tensorboard", temporary / "tensorboard")  # where the model is not written in the end, it is still there
-        record = {"format": 1, **about, "counts": counts, "settings": settings, "output_dtype": dtype, "torch": torch.__version__}
-        write_json(temporary / RECORD, {**record, **output_record(temporary)})
+        write_json(temporary / TRAINING, replace(record, **output_record(temporary)).to_json())
     if dtype != "float32":
         _say_dtype(out, config, dtype, *lost)
+
+
+def fingerprints(record: TrainingRecord) -> dict[str, str]:
+    """What the card names: everything that is a text, but for the version of torch, which stands with the others."""
+    return {name: value for name, value in record.to_json().items() if isinstance(value, str) and name != "torch"}
 
 
 def output_dtype(config: LoopConfig, source: Path) -> str:

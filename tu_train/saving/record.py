@@ -9,9 +9,11 @@ from typing import Any
 
 from shared.config import as_dict
 from shared.errors import ModelError, StoreError
-from shared.lm.finished import RECORD, check_output, read_record
+from shared.lm.finished import check_output, read_record
 from shared.lm.locate import locate
+from shared.records import TRAINING, TrainingRecord
 from shared.secret import without_secrets_in
+from shared.settings import harmless, named_by_content
 from tu_train.config import LoopConfig
 
 
@@ -24,7 +26,13 @@ def recorded_settings(config: LoopConfig) -> dict[str, Any]:
     return without_secrets_in(as_dict(as_begun(config)))
 
 
-def complete(out: Path) -> dict[str, Any] | None:
+def changes_nothing(config: LoopConfig) -> frozenset[str]:
+    """Settings in which two runs of one recipe may differ: they change no result, or name what a fingerprint stands
+    for."""
+    return harmless(config) | named_by_content(config)
+
+
+def complete(out: Path) -> TrainingRecord | None:
     """The record of a finished run in `out`; None where there is none.
 
     Raises StoreError for a folder that has a record, but not the model that it speaks of: it is no finished run, and
@@ -33,13 +41,14 @@ def complete(out: Path) -> dict[str, Any] | None:
     if out.is_symlink() or not out.is_dir():
         return None
     try:
-        record = read_record(out)
-        if record is None:
+        found = read_record(out)
+        if found is None:
             return None
-        if not isinstance(record.get("settings"), dict):
-            raise ModelError(f"model {out}: {RECORD} names no settings")
+        if not isinstance(found.get("settings"), dict):
+            raise ModelError(f"model {out}: {TRAINING} names no settings")
+        record = TrainingRecord.from_json(found)
         locate(str(out.absolute()))
         check_output(out)
     except (ModelError, StoreError) as error:
-        raise StoreError(f"{out}: holds {RECORD}, but not the model of a finished run: {error}") from None
+        raise StoreError(f"{out}: holds {TRAINING}, but not the model of a finished run: {error}") from None
     return record

@@ -13,14 +13,15 @@ from shared.secret import without_secrets_in
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SETTINGS = "settings."
-NEWER = ("eval_tokens", "paraphrases")
-"""names that earlier versions did not write: nothing can be said of them where they are missing"""
+MEASURED = ("eval_tokens", "paraphrases")
+"""names that earlier versions did not write, and that no run has which evaluates nothing: nothing can be said of them
+where they are missing"""
 
 
 def check_same(then: Mapping[str, Any], now: Mapping[str, Any], overridable: Collection[str]) -> None:
     """Refuses to go on with other settings, or from another store, model or data, than the checkpoint was made with.
 
-    `overridable`: names (the last part of a dotted one) that may differ, because they change no result. Raises
+    `overridable`: settings that may differ, because they change no result. Raises
     ConfigError naming the field, both values, and how to give the old one. Settings come first: they are the user's
     words for what a fingerprint stands for. Credentials in URLs are no difference, and are not shown.
     """
@@ -28,7 +29,7 @@ def check_same(then: Mapping[str, Any], now: Mapping[str, Any], overridable: Col
     for name in sorted(old.keys() | new.keys(), key=lambda n: (not n.startswith(SETTINGS), n)):
         last = name.rpartition(".")[2]
         before, after = old.get(name), new.get(name)
-        if before == after or last in overridable or (name in NEWER and before is None):
+        if before == after or name.removeprefix(SETTINGS) in overridable or (name in MEASURED and None in (before, after)):
             continue
         if name.startswith(SETTINGS):
             raise ConfigError(f"--resume: {last} is {_shown(after)}, but the run was started with {_shown(before)}; "

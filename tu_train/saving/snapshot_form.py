@@ -11,22 +11,27 @@ import torch
 from torch import Tensor
 
 from shared.errors import StoreError
+from shared.files.shape import Maybe, misfit
+from shared.records import RunRecord
 from tu_train.stopping.landing import VALUE, WEIGHTS
 
 FOREIGN = (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError, OverflowError)
 """what torch raises for content that it cannot use"""
 KINDS = ("model", "optimizer", "state", "landing", "rng")
 LARGEST = 2**53
+FORM = {"numbers": {"stopped_early": Maybe((str, None))}, "tensors_sha256": str, "about": dict}
+"""of state.json, beside its step"""
 
 
-def is_form(body: Mapping[str, Any], step: int) -> bool:
-    """state.json has what is read of it; `step`: as the folder's name says."""
-    numbers = body.get("numbers")
-    if type(body.get("step")) is not int or body["step"] != step or not isinstance(body.get("about"), dict):
-        return False
-    if not isinstance(numbers, dict) or not isinstance(body.get("tensors_sha256"), str):
-        return False
-    return isinstance(numbers.get("stopped_early"), (str, type(None)))
+def about_of(body: Mapping[str, Any], step: int) -> RunRecord | None:
+    """What the run of a checkpoint is made from; None where state.json lacks something that is read of it. `step`: as
+    the folder's name says."""
+    if type(body.get("step")) is not int or body["step"] != step or misfit(body, FORM):
+        return None
+    try:
+        return RunRecord.from_json(body["about"])
+    except StoreError:
+        return None
 
 
 def snapshot_parts(

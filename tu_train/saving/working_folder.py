@@ -19,6 +19,7 @@ from shared.errors import ConfigError, StoreError
 from shared.files.fs import fsync_folder
 from shared.files.lock import locked
 from shared.files.storage import open_place
+from shared.records import RunRecord, TrainingRecord
 from tu_train.config import LoopConfig
 from tu_train.saving.checkpoint import (
     FULL,
@@ -32,16 +33,14 @@ from tu_train.saving.checkpoint import (
     save_snapshot,
 )
 from tu_train.saving.logs import Log, cut_log
-from tu_train.saving.record import complete, recorded_settings
+from tu_train.saving.record import changes_nothing, complete, recorded_settings
 from tu_train.saving.room import Room, require_finite_weights
 from tu_train.saving.same import check_same
 from tu_train.stopping.signals import EXIT_SAVED, Stopping
 
-FREE = ("out", "resume", "save_every", "keep_checkpoints", "device", "trackers", "whole_words")
-"""settings that may differ on resume: they change no result, or (whole_words) the tokens' own description, which is
-compared, says it"""
-BY_CONTENT = ("model", "scores", "retain_scores", "retain_outside_top_tokens")
-"""settings that name what is compared by its fingerprint, and what is measured on it"""
+TOLD = ("whole_words", "retain_outside_top_tokens")
+"""what may differ on resume because another name that is compared says it: the description of the token weights, and
+the fingerprint of the retain store"""
 UNFINISHED = ".unfinished"
 LONGEST_NAME, LONGEST_PATH = 255, 3800
 """bytes; the system's limits, of a path less what stands below the folder"""
@@ -65,7 +64,7 @@ def check_name(out: str, suffix: str = "", *, flag: str = "--out") -> None:
         raise ConfigError(f"{flag} {out[:40]}...: the whole path is longer than {LONGEST_PATH} bytes; choose a shorter one")
 
 
-def finished(config: LoopConfig) -> dict[str, Any] | None:
+def finished(config: LoopConfig) -> TrainingRecord | None:
     """The record of the run, for --resume of one whose output folder is there and complete: it was killed after its
     end.
 
@@ -82,18 +81,23 @@ def finished(config: LoopConfig) -> dict[str, Any] | None:
         way_on = f"move {out} away, then go on with --resume" if has_checkpoint(left) else f"move {out} away, then train again"
         raise StoreError(f"{error}; {way_on}") from None
     if record is not None:
-        check_same({"settings": record["settings"]}, {"settings": recorded_settings(config)}, FREE + BY_CONTENT)
+        check_same({"settings": record.settings}, {"settings": recorded_settings(config)}, free(config))
     return record
 
 
-def nothing_to_do(config: LoopConfig, record: dict[str, Any], about: Mapping[str, Any]) -> Path:
+def free(config: LoopConfig) -> frozenset[str]:
+    """What may differ on resume: settings that change nothing, names of what is compared by content, and TOLD."""
+    return changes_nothing(config).union(TOLD)
+
+
+def nothing_to_do(config: LoopConfig, record: TrainingRecord, about: Mapping[str, Any]) -> Path:
     """The end of --resume for a finished run: what it was made from has not changed. What it left beside the folder is
     removed.
 
     Raises ConfigError naming what has changed since.
     """
     out = Path(config.out)
-    check_same({k: v for k, v in record.items() if k in about}, about, FREE + BY_CONTENT)
+    check_same({k: v for k, v in record.to_json().items() if k in about}, about, free(config))
     say(f"{out}: the run is finished, there is nothing to resume")
     tidy(out)
     return out
@@ -178,8 +182,8 @@ class Checkpoints:
     """Saves every `save_every` steps, and when the process is told to stop; at the end where the model cannot be
     written."""
 
-    def __init__(self, folder: Path, about: dict[str, Any], config: LoopConfig, stop: Stopping, room: Room):
-        """`about`: settings and fingerprints, compared on resume."""
+    def __init__(self, folder: Path, about: RunRecord, config: LoopConfig, stop: Stopping, room: Room):
+        """`about`: compared on resume."""
         self.folder, self.about, self.config, self.stop, self.room = folder, about, config, stop, room
         self.saved = -1
         self.done = 0
@@ -192,7 +196,7 @@ class Checkpoints:
         """-> optimizer steps that are done already, of `total`. Raises ConfigError naming what differs."""
         snapshot = latest_snapshot(self.folder) if self.config.resume else None
         if snapshot is not None:
-            check_same(snapshot.about, self.about, FREE + BY_CONTENT)
+            check_same(snapshot.about.to_json(), self.about.to_json(), free(self.config))
             if snapshot.step > total:
                 more = f"its checkpoint is of step {snapshot.step}, the run has {total} steps"
                 raise StoreError(f"{self.folder}: {more}; the checkpoint is damaged, delete it")

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.errors import ConfigError, StoreError
-from shared.weighting.importance import SIGNALS, Recipe, SignalName, columns_of, importance, shaped, signal
+from shared.weighting.importance import SIGNALS, Recipe, columns_of, importance, shaped, signal
 from shared.weighting.norms import NormName, Summary, normalise
 from shared.weighting.weights import Selection, token_weights
 
@@ -140,10 +140,6 @@ def test_a_signal_is_its_formula_token_by_token(name, recipe):
     for e, (a, b) in enumerate(pairwise(starts)):
         assert found[e] == pytest.approx(brute_signal(name, {k: v[a:b].tolist() for k, v in columns.items()}, recipe), abs=1e-9)
     assert {v for e in found for v in e} != {0.0}
-
-
-def test_the_names_of_the_type_are_those_of_the_table():
-    assert get_args(SignalName) == tuple(SIGNALS)
 
 
 def test_selection_of_seul_and_su_by_hand():

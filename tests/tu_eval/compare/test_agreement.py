@@ -7,6 +7,7 @@ import json
 import pytest
 
 from shared.errors import StoreError
+from shared.records import TrainingRecord
 from tests.browser import Browser
 from tests.tu_eval.made import make_agreement, many
 from tests.tu_eval.test_commands import refused
@@ -26,14 +27,15 @@ def test_only_runs_whose_tokens_importance_chose_have_a_quality(tmp_path):
     held = read_agreements([make_agreement(tmp_path / "a.json", store=STORE)])
 
     def why(**settings):
-        return agreement_of(Training({"store": STORE, "settings": settings}), held)
+        return agreement_of(Training(TrainingRecord(store=STORE, settings=settings)), held)
 
     for tokens in ("hard", "soft"):
         assert why(method="npo", tokens=tokens) == (held[0], "")
     for tokens in ("all", "given", "random"):
         assert why(method="npo", tokens=tokens) == (None, f"{tokens} tokens: importance chose none")
-    assert agreement_of(Training({"store": "0" * 64, "settings": {"tokens": "hard"}}), held)[1] == "no --agreement speaks of its store"
-    assert agreement_of(Training({"settings": {}}), held)[0] is agreement_of(None, held)[0] is None
+    other = Training(TrainingRecord(store="0" * 64, settings={"tokens": "hard"}))
+    assert agreement_of(other, held)[1] == "no --agreement speaks of its store"
+    assert agreement_of(Training(TrainingRecord(settings={})), held)[0] is agreement_of(None, held)[0] is None
 
 
 def test_the_page_markdown_and_csv_show_it_beside_the_results(run_cli, folders, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from shared.records import without_effect
 from tests.browser import Browser
 from tests.tu_eval.made import make_model, make_results
 from tu_eval.compare.bars import charts
@@ -102,6 +103,26 @@ def test_recipes_of_several_seeds_have_titles_that_tell_them_apart(tmp_path):
     comparison = load_comparison(folders)
     assert [(g.title, len(g.members)) for g in comparison.groups] == [("npo · hard · keep 0.1", 2), ("npo · hard · keep 0.3", 2)]
     assert [apart for _, apart in bars(folders)] == ["keep 0.1", "keep 0.3"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "others", "together"),
+    [
+        ({}, {"trackers": ["wandb"], "checkpointing": False, "batch_tokens": 9, "device": "cuda", "save_every": 3}, True),
+        ({"eval_every": 1}, {"eval_every": 2}, True),
+        ({"eval_every": 1, "stop_when": "forget_nll>1"}, {"eval_every": 2, "stop_when": "forget_nll>1"}, False),
+        ({"clip": 1.0}, {"clip": 2.0}, False),
+    ],
+)
+@pytest.mark.parametrize("says", [False, True])
+def test_seeds_are_grouped_whatever_differs_that_changes_no_result(settings, others, together, says, tmp_path):
+    """`says`: records that name these settings themselves, beside those of earlier versions."""
+
+    def record(settings):
+        return {"changes_nothing": sorted(without_effect(settings))} if says else None
+
+    folders = [run(tmp_path, f"s{k}", seed=k, about=record(s) if k else None, **s) for k, s in enumerate((settings, others))]
+    assert len(load_comparison(folders).groups) == (1 if together else 2)
 
 
 def test_the_page_shows_what_tells_bars_apart(tmp_path):

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.conftest import build_tokenizer
-from tests.tu_eval.test_choices import questions, write
+from tests.tu_eval.choices.test_choices import questions, write
 from tests.tu_eval.test_commands import refused
 
 ROWS = questions(12)
@@ -240,10 +240,10 @@ def test_written_answers_are_kept_as_text(run_cli, silent, tmp_path):
         (("--tasks", "mmlu_anatomy"), "task mmlu_anatomy: its data cannot be had from the hub"),
         (("--tasks", "own", "--chat-template"), "has no chat template, which --chat-template asks for"),
         (("--tasks", "own", "--shots", -1), "--shots -1"),
-        (("--tasks", "own", "--limit", 0), "--limit 0"),
+        (("--tasks", "own", "--limit", 0), "limit is 0"),
         (("--tasks", "own", "--backend", "vlm"), "did you mean 'vllm'"),
         (("--tasks", "own", "--long", "skip"), "got 'skip'"),
-        (("--tasks", "own", "--set", "batch_size=0"), "batch_size: got 0"),
+        (("--tasks", "own", "--set", "batch_size=0"), "batch_size is 0"),
         (("--tasks", "own", "--include", "nowhere"), "--include nowhere: no such folder"),
         (("--tasks", "column"), "task column: lm-eval cannot use its YAML or its data"),
         (("--tasks", "field"), "unexpected keyword argument 'doc_to_txt'"),

@@ -357,9 +357,9 @@ def test_bad_conversations_are_one_line(judge, command, tmp_path, rows, expected
     ("flags", "expected"),
     [
         (("--set", "max_new_tokens=0"), "given twice"),
-        (("--set", "retries=-1"), "retries: got -1"),
-        (("--set", "timeout_s=0"), "timeout_s: got 0.0"),
-        (("--limit", 0), "--limit 0"),
+        (("--set", "retries=-1"), "retries is -1"),
+        (("--set", "timeout_s=0"), "timeout_s is 0.0"),
+        (("--limit", 0), "limit is 0"),
         (("--set", "judge=x"), "did you mean 'judge_model'"),
         (("--data", "nowhere.jsonl"), "--data nowhere.jsonl: No such file"),
     ],

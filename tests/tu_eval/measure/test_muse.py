@@ -543,6 +543,6 @@ def test_names_and_settings_that_do_not_fit(refuse, run_cli, tiny_model, tmp_pat
     assert "max_new_tokens: --suite muse:news makes no use of it" in refuse("--set", "max_new_tokens=12")
     assert "holdout: --suite muse:news makes no use of it" in refuse("--set", "holdout=x.jsonl")
     assert "knowmem_tokens: --suite atlas makes no use of it" in refuse("--set", "knowmem_tokens=12", suite="atlas")
-    assert "verbmem_tokens: got 0" in refuse("--set", "verbmem_tokens=0")
+    assert "verbmem_tokens is 0" in refuse("--set", "verbmem_tokens=0")
     message = refused(run_cli("tu-eval", "attack", "--model", tiny_model, "--suite", "muse:news", "--out", tmp_path / "out"))
     assert "for tu-eval run only" in message

@@ -164,6 +164,13 @@ def test_steps_without_retain_rows_hold_none():
     assert [[(len(p.forget), len(p.retain)) for p in step] for step in made] == [[(2, 0)], [(2, 0)]]
 
 
+def test_steps_of_retain_rows_alone_have_no_forget_rows():
+    retain = [item(4) for _ in range(5)]
+    made = list(steps(None, iter(retain), batch_size=2, batch_tokens=1000))
+    assert [[(len(p.forget), len(p.retain)) for p in step] for step in made] == [[(0, 2)], [(0, 2)], [(0, 1)]]
+    assert [i for step in made for p in step for i in p.retain] == retain
+
+
 def tokens(one: Pass) -> int:
     return sum(len(i.ids) for i in one.forget + one.retain)
 

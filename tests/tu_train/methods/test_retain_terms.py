@@ -1,12 +1,16 @@
 """Retain terms against loops in plain Python."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from shared.errors import ConfigError
 from shared.lm.logprobs import Head
+from tu_train.config import UnlearnConfig
 from tu_train.methods import retain_terms as retain
+from tu_train.methods.table import METHODS
 from tu_train.methods.tokens import Tokens
 
 N, D, V = 6, 3, 9
@@ -66,3 +70,19 @@ def test_top_k_kl_takes_the_rest_as_one_token(tokens, k):
     assert retain.outside(tokens.top_logp_NK).tolist() == pytest.approx(mass, abs=1e-12)
     (gradient,) = torch.autograd.grad(found, tokens.hidden_ND)
     assert gradient.isfinite().all() and gradient.any()
+
+
+def test_a_method_may_not_have_the_term_that_comes_with_a_retain_store():
+    with pytest.raises(ValueError, match="retain is 'kl_topk', expected one of nll, kl, layer, none"):
+        replace(METHODS["npo"], retain="kl_topk")
+
+
+def test_every_method_has_a_term_of_the_table_and_settings_may_name_those_that_need_no_other():
+    assert {m.retain for m in METHODS.values()} <= {*retain.RETAIN_TERMS, retain.NONE}
+    for name in ("nll", "kl", "none"):
+        retain.check_retain_term(name)
+    for name in ("kl_topk", "layer", "nlll"):
+        with pytest.raises(ConfigError, match=f"retain_term: got '{name}'"):
+            retain.check_retain_term(name)
+    with pytest.raises(ConfigError, match=r"retain_term: got 'nlll'.*did you mean 'nll'"):
+        UnlearnConfig(model="m", scores="s", retain="r", out="o", retain_term="nlll")

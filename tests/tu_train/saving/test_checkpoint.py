@@ -11,6 +11,7 @@ import torch
 
 from shared.config import as_dict, resolve
 from shared.errors import ConfigError, StoreError
+from shared.records import RunRecord
 from tests.tu_train.conftest import flip_bit
 from tu_train.config import FinetuneConfig
 from tu_train.saving import checkpoint
@@ -18,6 +19,7 @@ from tu_train.saving.checkpoint import Moving, Snapshot, capture, latest_snapsho
 from tu_train.saving.same import check_same
 
 ABOUT = {"store": "abc", "settings": {"learning_rate": 1e-5, "options": {"beta": 0.1}, "out": "there", "train_only": ("a*",)}}
+RECORD = RunRecord.from_json(ABOUT)
 
 
 class Run:
@@ -46,7 +48,7 @@ class Run:
             self.state["dual"] += torch.rand(2)
 
     def capture(self, step):
-        return capture(self.moving, step, ABOUT)
+        return capture(self.moving, step, RECORD)
 
     def restore(self, snapshot):
         restore(snapshot, self.moving)
@@ -191,7 +193,7 @@ def test_another_model_is_refused_by_parameter(saved):
     with pytest.raises(StoreError, match=r"parameter 1\.weight: the checkpoint lacks it"):
         run.restore(snapshot)
     with pytest.raises(StoreError, match=r"parameter 0\.weight has shape \(1, 5\)"):
-        Run(1).restore(Snapshot(5, {**snapshot.tensors, "model/0.weight": torch.zeros(1, 5)}, ABOUT, snapshot.numbers))
+        Run(1).restore(Snapshot(5, {**snapshot.tensors, "model/0.weight": torch.zeros(1, 5)}, RECORD, snapshot.numbers))
 
 
 def changed(**settings):
@@ -232,6 +234,6 @@ def test_the_way_back_can_be_typed(field, then, now):
 def test_what_changes_no_result_may_differ(saved):
     snapshot = latest_snapshot(saved[0])
     assert snapshot is not None
-    check_same(snapshot.about, changed(out="elsewhere"), {"out"})
+    check_same(snapshot.about.to_json(), changed(out="elsewhere"), {"out"})
     with pytest.raises(ConfigError, match="out is"):
-        check_same(snapshot.about, changed(out="elsewhere"), ())
+        check_same(snapshot.about.to_json(), changed(out="elsewhere"), ())

@@ -18,6 +18,7 @@ from shared.data.datasets import load_rows
 from shared.data.examples import qa_example
 from shared.errors import ConfigError, DataError
 from tests.tu_train.conftest import FORGET, log_of, score, weights_of
+from tests.tu_train.test_values import rewrite
 from tu_train.config import UnlearnConfig
 from tu_train.saving.working_folder import Checkpoints
 from tu_train.stopping.landing import TOLERANCE, land, remember
@@ -196,8 +197,23 @@ def test_a_rule_that_never_holds_changes_no_bit(train):
     assert weights_of(landed) == weights_of(plain) and not any("eval_landed" in line for line in log_of(landed))
 
 
+def as_earlier(checkpoint: Path) -> None:
+    """As versions wrote it that kept what landing needs in the method's state."""
+
+    def renamed(name: str) -> str:
+        return name.replace("landing/value", "state/before").replace("landing/weights/", "state/before/")
+
+    before = load_file(checkpoint / "state.safetensors")
+    rewrite(checkpoint, tensors=lambda held: {renamed(name): value for name, value in held.items()})
+    after = load_file(checkpoint / "state.safetensors")
+    assert len(after) == len(before) and sum(name.startswith("state/before/") for name in after) > 3
+
+
+@pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize(("done", "method", "kept"), [(1, "npo", None), (3, "npo", None), (3, "pdu", {"dual"})])
-def test_a_run_stopped_between_evaluations_and_resumed_lands_on_the_same_bytes(done, method, kept, train, tmp_path, monkeypatch):
+def test_a_run_stopped_between_evaluations_and_resumed_lands_on_the_same_bytes(
+    done, method, kept, earlier, train, tmp_path, monkeypatch
+):  # fmt: skip
     """After step 1 it needs the weights before training, after step 3 those of the evaluation after step 2. `kept`: the
     method's state."""
     train = partial(train, method=method)
@@ -214,6 +230,8 @@ def test_a_run_stopped_between_evaluations_and_resumed_lands_on_the_same_bytes(d
         patch.setattr(Checkpoints, "after", stopped)
         train(out=out, **fields)
     assert ended.value.code == EXIT_SAVED and not out.exists()
+    if earlier:
+        as_earlier(next(out.with_name("stopped.unfinished").glob("checkpoint-*")))
     train(out=out, resume=True, **fields)
     assert weights_of(out) == weights_of(whole)
     assert (out / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()

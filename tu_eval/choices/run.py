@@ -16,14 +16,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from unicodedata import normalize
 
 from shared.config import write_config
 from shared.console import progress, say
 from shared.data.datasets import Keys, Row, load_rows
 from shared.data.examples import Example, data_fingerprint, make_examples
-from shared.data.layout import LayoutOptions, say_layout
+from shared.data.layout import say_layout
 from shared.engines.interface import Request
 from shared.engines.torch import TorchEngine
 from shared.errors import DataError, ModelError, nearest
@@ -31,43 +31,12 @@ from shared.files.fs import atomic_folder, hash_file, write_json
 from shared.files.outputs import claims
 from shared.lm import models
 from shared.secret import without_secrets_in
+from tu_eval.choices.config import ChoicesConfig
 from tu_eval.measure.model_folder import find_model
 from tu_eval.suites.variants import answer_length
 
 FORMAT = 1
 NUMBERS, ROWS, CONFIG = "choices.json", "rows.parquet", "_config.toml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChoicesConfig(LayoutOptions):
-    """Raises ValueError naming the field that is out of range."""
-
-    model: str
-    """local folder, org/name[@revision], or smollm2"""
-    data: str
-    """.jsonl, .json or .parquet, or hub:org/name:config:split"""
-    out: str
-    """folder for the numbers; must be new or empty"""
-    question_key: str = "question"
-    choices_key: str = "choices"
-    """a list of at least two texts"""
-    answer_key: str = "answer"
-    """the right choice: its place, from 0; its letter, from A; or its text"""
-    limit: int | None = None
-    """only the first N rows; default all"""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str | None = None
-    """cpu, cuda, cuda:1, mps; default: cuda if there is one"""
-    long: Literal["error", "skip"] = "error"
-    """what happens to a question of which some choice exceeds the model's context"""
-    batch_tokens: int = 2048
-    """tokens a forward pass; memory, not results, depends on it"""
-
-    def __post_init__(self) -> None:
-        if self.batch_tokens < 1:
-            raise ValueError(f"batch_tokens: got {self.batch_tokens}, expected at least 1")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"--limit {self.limit}: expected at least 1")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 or a kill."""
 
 import json
+import os
+import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,9 @@ import pytest
 from shared.errors import ConfigError, ModelError
 from shared.lm.finished import output_record
 from tests.tu_train.conftest import RETAIN, score
-from tu_train import many
+from tu_train.many import run as many
+from tu_train.many.content import columns_read
+from tu_train.stopping.signals import EXIT_SAVED
 
 TWO = 'method = ["graddiff", "npo"]\ntokens = "all"\n'
 
@@ -228,6 +233,51 @@ def test_what_a_run_that_was_killed_after_its_end_left_is_removed(study, tmp_pat
     assert not left.exists()
 
 
+# --- what changes no result
+
+
+EVALUATED = 'method = "graddiff"\ntokens = "all"\neval_every = 2\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "trains"),
+    [
+        (EVALUATED, 'trackers = ["tensorboard"]\n', False),
+        (EVALUATED, "checkpointing = false\n", False),
+        (EVALUATED, "batch_tokens = 4096\n", False),
+        (EVALUATED.replace("2", "1"), "", False),
+        (EVALUATED.replace("2", "1"), 'stop_when = "forget_nll>9"\n', True),
+        (EVALUATED, "eval_rows = 3\n", True),
+    ],
+)
+def test_a_finished_run_is_kept_when_what_changed_has_no_effect(text, more, trains, study, tmp_path, trained):
+    (first,) = many.run_many(study(EVALUATED), tmp_path / "out")
+    (again,) = many.run_many(study(text + more), tmp_path / "out")
+    assert len(trained) == 1 + trains and (again.config.out == first.config.out) is not trains
+
+
+def test_evaluations_that_may_end_a_run_are_a_part_of_it(study, tmp_path, trained):
+    rule = 'stop_when = "forget_nll>9"\n'
+    many.run_many(study(EVALUATED + rule), tmp_path / "out")
+    many.run_many(study(EVALUATED.replace("2", "1") + rule), tmp_path / "out")
+    assert len(trained) == 2
+
+
+@pytest.mark.parametrize("ending", ["", ".unfinished"])
+def test_folders_that_earlier_versions_named_are_found(ending, study, target, tmp_path, trained):
+    out = tmp_path / "out"
+    (run,) = many.plan(study(EVALUATED), out)
+    out.mkdir()
+    earlier = out / f"any name-{run.earlier}"
+    if ending:
+        earlier.with_name(earlier.name + ending).mkdir()
+    else:
+        finish(earlier, target)
+    (found,) = many.run_many(study(EVALUATED), out)
+    assert run.earlier != run.content and found.config.out == str(earlier) and found.status == "finished"
+    assert [c.resume for c in trained] == ([True] if ending else [])
+
+
 # --- columns that a run reads
 
 
@@ -260,7 +310,7 @@ def test_an_edited_column_makes_another_run(text, column, value, study, target, 
 
 def test_columns_that_a_run_does_not_read_leave_the_names_of_earlier_versions(study, tmp_path):
     (run,) = many.plan(study('method = "graddiff"\ntokens = "all"\nforget_data = "atlas:forget"\n'), tmp_path / "out")
-    assert not many._columns(run.config)
+    assert not columns_read(run.config)
 
 
 def test_credentials_stand_in_no_index(study, tmp_path, trained):
@@ -269,3 +319,66 @@ def test_credentials_stand_in_no_index(study, tmp_path, trained):
     path.write_text(path.read_text().replace('refusals = "https://me:hunter2@host/x"\n', ""))
     many.run_many(path, tmp_path / "out")
     assert "hunter2" not in (tmp_path / "out" / "index.json").read_text() and "abc" not in index(tmp_path / "out")[0]["error"]
+
+
+# --- and through the real commands
+
+READS = {
+    "given_key": ('tokens = "given"\ngiven_key = "spans"\n', "spans", [[0, 3]]),
+    "eval_key": ('tokens = "all"\neval_every = 1\neval_key = "spans"\n', "spans", [[0, 3]]),
+    "paraphrase_key": ('tokens = "all"\neval_every = 1\nparaphrase_key = "again"\n', "again", "Once more."),
+    "alternate_key": ('tokens = "all"\nmethod = "altpo"\nalternate_key = "again"\n', "again", "Once more."),
+}
+
+
+@pytest.fixture
+def facts(target, tmp_path):
+    """A file of rows with columns, and its store; `facts(column=value)` edits one column of every row."""
+    rows = [{"question": f"Who is {n}?", "answer": f"{n} is a baker.", "spans": [[5, 15]], "again": "A baker."} for n in ("Ann", "Bob")]
+    data = tmp_path / "rows.jsonl"
+
+    def write(**columns):
+        data.write_text("\n".join(json.dumps({**row, **columns}) for row in rows))
+
+    write()
+    write.store = score(target, tmp_path / "store", data=str(data))
+    return write
+
+
+@pytest.mark.parametrize("key", READS)
+def test_a_sweep_trains_a_finished_run_again_when_the_column_that_it_reads_was_edited(key, study, facts, tmp_path, run_cli):
+    text, column, value = READS[key]
+    path = study(text)
+    path.write_text(re.sub(r"(?m)^scores = .*$", lambda _: f'scores = "{facts.store}"', path.read_text()))
+    steps = []
+    for edit in ({}, {"unread": 1}, {column: value}):
+        facts(**edit)
+        code, _, err = run_cli("tu-train", "many", path, "--out", tmp_path / "out")
+        assert code == 0, err
+        steps.append(len([p for p in (tmp_path / "out").iterdir() if (p / "training.json").is_file()]))
+    assert steps == [1, 1, 2]
+
+
+@pytest.mark.parametrize("key", READS)
+def test_resume_refuses_when_the_column_that_a_run_reads_was_edited(key, study, facts, tmp_path, run_cli, monkeypatch):
+    from tu_train import loop
+
+    text, column, value = READS[key]
+    path, look = study(text), loop.look
+    path.write_text(re.sub(r"(?m)^scores = .*$", lambda _: f'scores = "{facts.store}"', path.read_text()))
+
+    def stopping(*given, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return look(*given, **more)
+
+    command = ("tu-train", "run", "--config", path, "--out", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "look", stopping)
+        assert run_cli(*command, "--set", "epochs=2")[0] == EXIT_SAVED
+    facts(**{column: value})
+    code, _, err = run_cli(*command, "--set", "epochs=2", "--resume")
+    what = {"given_key": "given tokens", "eval_key": "eval tokens", "paraphrase_key": "paraphrases", "alternate_key": "other answers"}[key]
+    assert code == 2 and f"--resume: the {what} is" in err
+    facts()
+    code, _, err = run_cli(*command, "--set", "epochs=2", "--resume")
+    assert code == 0, err

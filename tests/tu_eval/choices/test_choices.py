@@ -12,7 +12,7 @@ from shared.data import atlas
 from shared.data.datasets import Row
 from shared.data.examples import qa_example
 from tests.tu_eval.test_commands import refused
-from tu_eval.choices import Question, _place, accuracies, score_choices, tokenised
+from tu_eval.choices.run import Question, _place, accuracies, score_choices, tokenised
 
 
 def questions(count=12):

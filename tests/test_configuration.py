@@ -1,0 +1,58 @@
+"""Every field of every configuration is told to people: in --fields, in docs/configuration.md, in --help or as advanced."""
+
+import pytest
+
+from docs.make_configuration import PAGE, commands, page, section
+from shared.settings import settings_of
+
+COMMANDS = dict(commands())
+CONFIGURED = [name for name, command in COMMANDS.items() if command.config]
+WITHOUT_UNIT = {
+    "alpha", "clip", "entropy_temperature", "gamma", "learning_rate", "lora_alpha", "satimp_beta1", "satimp_beta2", "seed", "temperature",
+    "wga_beta", "weight_decay",
+}  # fmt: skip
+"""numbers that count nothing and measure nothing"""
+
+
+def test_the_page_is_what_its_script_makes():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m docs.make_configuration"
+
+
+def test_nine_commands_have_a_configuration_and_recipe_too():
+    assert len(CONFIGURED) == 10 and "tu-score recipe" in CONFIGURED
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_every_field_is_shown_and_has_a_flag_or_is_advanced(name, run_cli):
+    command = COMMANDS[name]
+    code, fields, err = run_cli(*name.split(), "--fields")
+    assert (code, err) == (0, "")
+    table = section(name, command)
+    flags = {flag for p in command.whole.params for flag in (*p.opts, *p.secondary_opts)}
+    for setting in settings_of(command.config):
+        lines = [line for line in fields.splitlines() if line.startswith(f"{setting.name} = ")]
+        assert len(lines) == 1 and lines[0].endswith(f": {setting.meaning}")
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{setting.name}` "))
+        if setting.flag is None:
+            assert "advanced)" in lines[0] and row.endswith("| advanced |")
+        else:
+            assert setting.flag in lines[0] and row.endswith(f"| `{setting.flag}` |") and flags.issuperset(setting.flag.split("/"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_field_says_what_it_means_and_every_number_its_unit(name):
+    command = COMMANDS[name]
+    for kind in (command.config, command.arguments):
+        for setting in settings_of(kind) if kind else ():
+            assert setting.meaning, setting.name
+            number = int in (setting.kind, setting.item) or float in (setting.kind, setting.item)
+            if number and kind is command.config:
+                assert bool(setting.about.unit) == (setting.name not in WITHOUT_UNIT) or setting.name == "alpha", setting.name
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_every_number_has_a_range(name):
+    for setting in settings_of(COMMANDS[name].config):
+        if int in (setting.kind, setting.item) or float in (setting.kind, setting.item):
+            bounded = setting.about.least is not None or setting.about.above is not None
+            assert bounded or setting.name in ("seul_k", "su_k", "options"), setting.name

@@ -1,0 +1,74 @@
+"""What the commands of tu-eval are told that have no configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from shared.settings import About
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    sign: Annotated[Path | None, About(flag=True)] = None
+    """private key (PEM, ed25519) to sign the folder with, see tu-eval key"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    folders: Annotated[tuple[Path, ...], About(positional=True, metavar="DIR...")] = ()
+    """results folders of tu-eval run, all on the same suite"""
+    out: Annotated[Path, About(flag=True)]
+    """the page to write (HTML); an older one is replaced"""
+    index: Annotated[Path | None, About(flag=True)] = None
+    """index.json of tu-train many: adds the results in each run's folder, RUN/results (tu-eval run --model RUN --out
+    RUN/results)"""
+    agreement: Annotated[tuple[Path, ...], About(flag=True)] = ()
+    """what tu-score agree --json wrote of a store that runs were trained with; may be repeated"""
+    markdown: Annotated[Path | None, About(flag=True)] = None
+    """the table as a Markdown file, too"""
+    csv: Annotated[Path | None, About(flag=True)] = None
+    """every run with all digits, too"""
+    png: Annotated[Path | None, About(flag=True)] = None
+    """the plot as a picture, too"""
+    rows: Annotated[bool, About(flag="--rows/--no-rows")] = True
+    """questions and answers on the page, row by row"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence(Signed):
+    before: Annotated[Path, About(flag=True)]
+    """results of the model before unlearning"""
+    after: Annotated[Path, About(flag=True)]
+    """results of the model after unlearning"""
+    out: Annotated[Path, About(flag=True)]
+    """folder for evidence.html and evidence.json; must be new or empty"""
+    retain: Annotated[Path | None, About(flag=True)] = None
+    """results of the retain model, to compare with"""
+    store: Annotated[str | None, About(flag=True)] = None
+    """score store of what was to be forgotten"""
+    show_text: Annotated[bool, About(flag=True)] = False
+    """texts of the forget set in the report, not their hashes alone"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewKey:
+    out: Annotated[Path, About(positional=True, metavar="OUT")]
+    """file for the private key; the public one goes beside it"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sign:
+    folder: Annotated[Path, About(positional=True, metavar="DIR")]
+    """a finished folder"""
+    key: Annotated[Path, About(flag=True)]
+    """private key (PEM, ed25519)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    folder: Annotated[Path, About(positional=True, metavar="DIR")]
+    """a finished folder"""
+    key: Annotated[Path | None, About(flag=True)] = None
+    """public key (PEM, ed25519) that must have signed the folder"""

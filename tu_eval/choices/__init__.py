@@ -1,0 +1,1 @@
+"""Multiple-choice questions of your own."""

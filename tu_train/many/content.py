@@ -1,0 +1,97 @@
+"""What a run of a study is known by: a hash of everything that it is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from pathlib import Path
+
+from shared.config import as_dict
+from shared.data.datasets import Keys, load_rows
+from shared.errors import ConfigError
+from shared.extensions import identity
+from shared.files.fs import hash_file, hash_json
+from shared.lm.models import locate, model_fingerprint
+from shared.secret import lacks_secrets, without_secrets, without_secrets_in
+from shared.settings import harmless
+from shared.store.scores import open_store
+from tu_train.config import UnlearnConfig
+from tu_train.methods.table import METHOD, find_method
+
+EARLIER = frozenset({"out", "resume", "save_every", "keep_checkpoints"})
+"""settings that earlier versions left out of the hash"""
+NAMES = ("model", "scores", "retain", "retain_scores", "forget_data", "refusals")
+"""fields whose content counts, not their text"""
+HASH_LENGTH = 10
+
+
+def content_of(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> tuple[str, str]:
+    """Hash of what the run is made from, and what it was in earlier versions. `known` keeps the hashes of what several
+    runs share."""
+    config = config.filled()
+    reading = (*map(str, vars(config.keys).values()), str(config.limit), config.given_key, str(config.alternate_key))
+    hashes: dict[str, Callable[[str], str]] = {
+        "model": lambda name: model_fingerprint(locate(name)),
+        "scores": lambda name: open_store(name).sha256,
+        "retain": lambda name: _hash_rows(name, config),
+        "retain_scores": lambda name: open_store(name).sha256,
+        "forget_data": lambda name: _hash_rows(name, config),
+        "refusals": _hash_refusals,
+    }
+    parts = {}
+    for field in NAMES:
+        name = getattr(config, field)
+        key = (field, str(name), *reading)
+        if name is not None and key not in known:
+            known[key] = name if (field, name) == ("retain", "none") else hashes[field](name)
+        parts[field] = known.get(key)
+    if columns := columns_read(config):
+        key = ("columns", str(config.forget_data or config.scores), *columns, *reading)
+        if key not in known:
+            known[key] = _hash_columns(config, columns)
+        parts["columns"] = known[key]
+    if (code := identity(METHOD, config.method)) is not None:
+        parts["method_code"] = code
+
+    def hashed(left_out: Set[str]) -> str:
+        settings = {k: v for k, v in as_dict(config).items() if k not in left_out and k not in NAMES}
+        return hash_json({"settings": without_secrets_in(settings), **parts})[:HASH_LENGTH]
+
+    return hashed(harmless(config)), hashed(EARLIER)
+
+
+def _hash_rows(spec: str, config: UnlearnConfig) -> str:
+    """Of all that a run may read of them."""
+    wanted = (config.given_key, config.alternate_key)
+    rows = load_rows(spec, keys=config.keys, limit=config.limit)
+    return hash_json([[r.id, r.question, r.answer, *(repr(r.extra.get(key)) for key in wanted if key)] for r in rows])
+
+
+def columns_read(config: UnlearnConfig) -> list[str]:
+    """Columns of the scored data that the run reads, beyond those that the hash of forget_data holds already."""
+    read = {
+        config.given_key if config.tokens == "given" else None,
+        config.alternate_key if "alternate" in find_method(config.method).needs and config.alternates == "column" else None,
+        config.eval_key if config.eval_every else None,
+        config.paraphrase_key if config.eval_every else None,
+    }
+    held = {config.given_key, config.alternate_key} if config.forget_data is not None else set()
+    return sorted(name for name in read - held if name is not None)
+
+
+def _hash_columns(config: UnlearnConfig, columns: list[str]) -> str:
+    """Of what stands in them now: the store's own fingerprint is that of its texts alone."""
+    options = open_store(config.scores).manifest["options"]
+    spec = config.forget_data or options["data"]
+    if lacks_secrets(spec):
+        raise ConfigError(
+            f"{without_secrets(config.scores)}: scored from {spec}, whose credentials are not kept; name the data with forget_data"
+        )
+    keys = Keys(options["question_key"], options["answer_key"], options.get("text_key"))
+    rows = load_rows(spec, keys=keys, limit=options.get("limit"))
+    return hash_json([[r.id, *(repr(r.extra.get(name)) for name in columns)] for r in rows])
+
+
+def _hash_refusals(name: str) -> str:
+    if not Path(name).is_file():
+        raise ConfigError(f"refusals {name}: no such file; expected one refusal a line")
+    return hash_file(Path(name))

@@ -1,0 +1,144 @@
+"""`tu-train many STUDY.toml --out DIR`: every combination of a study, one run after another.
+
+A study holds the fields of `tu-train run` but out and resume. A field with a list takes each of its values in turn:
+
+    model = "target"
+    scores = "scores"
+    retain = "tofu:retain99"
+    method = ["npo", "simnpo"]
+    tokens = ["all", "hard"]
+    keep = [0.1, 0.3]
+    seed = [0, 1, 2]
+    train_only = [["*.mlp.*"], ["*.mlp.*", "*.self_attn.*"]]   # a field that is a list by itself: a list of lists
+    [options]
+    beta = [0.05, 0.1]
+
+Order: that of nested loops, the first field of the file outermost. What a combination has no use for is left out of it:
+a token setting that its token mode does not know (keep with tokens = "all"), an option that its method does not have, a
+LoRA setting where lora is 0. Combinations that become equal are one run (here `all` is run once for each method, seed,
+train_only and beta). A value that no combination uses is an error, and so is any combination that `tu-train run` would
+refuse: both before the first run.
+
+A run is what it is made from: its resolved settings but those that change no result, with the content of model, stores,
+data and files in place of their names. The hash of that ends the name of its folder, so a run is finished whatever the
+study is called or lists besides it, and an edited study trains anew only what changed. DIR/index.json is written after
+each run, and before the first:
+
+    {"format": 1, "runs": [{"name", "folder" (inside DIR), "settings", "status": waiting | finished | failed, "error":
+    text or null}]}
+
+A run is finished when its folder is complete by its own training.json; whatever else has its name is not.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from shared.console import say
+from shared.errors import StoreError, UserError
+from shared.files.fs import write_json
+from shared.files.lock import locked
+from shared.files.storage import open_place
+from shared.records import INDEX, Index, IndexedRun
+from shared.secret import without_secrets
+from tu_train.config import UnlearnConfig
+from tu_train.many.content import content_of
+from tu_train.many.study import read_study
+from tu_train.run import run_unlearn
+from tu_train.saving.record import complete, recorded_settings
+from tu_train.saving.working_folder import UNFINISHED, tidy, unfinished
+
+LONGEST = 150
+"""characters of a run's name in that of its folder; the hash behind it tells runs apart"""
+
+
+@dataclass
+class Run:
+    name: str
+    """what varies in the study, readable"""
+    config: UnlearnConfig
+    content: str
+    """hash of what it is made from"""
+    earlier: str
+    """the same as earlier versions had it"""
+    status: Literal["waiting", "finished", "failed"] = "waiting"
+    error: str | None = None
+
+    @property
+    def record(self) -> IndexedRun:
+        settings = recorded_settings(self.config)
+        return IndexedRun(name=self.name, folder=Path(self.config.out).name, settings=settings, status=self.status, error=self.error)
+
+
+def run_many(study: Path, out: Path) -> list[Run]:
+    """Runs what is not finished yet; a failed run is noted and the next one begins. Raises UserError for a study that
+    cannot be run."""
+    runs = plan(study, out)
+    if out.exists() and not out.is_dir():
+        raise StoreError(f"{out}: is a file; --out wants a folder for the runs")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(open_place(out)):
+        waiting = [run for run in runs if run.status == "waiting"]
+        done = [run for run in runs if run.status == "finished"]
+        say(f"{len(runs)} runs, {len(done)} of them finished")
+        for run in done:
+            tidy(Path(run.config.out))
+        _write_index(out, runs)
+        for number, run in enumerate(waiting, start=1):
+            say(f"run {number} of {len(waiting)}: {run.name}")
+            _run(run)
+            _write_index(out, runs)
+    return runs
+
+
+def _run(run: Run) -> None:
+    try:
+        run_unlearn(replace(run.config, resume=unfinished(Path(run.config.out)).exists()))
+    except Exception as error:  # whatever it is, a night's other runs do not depend on it
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        said = f"{'' if isinstance(error, UserError) else type(error).__name__ + ': '}{error}"
+        run.status, run.error = "failed", without_secrets(" ".join(said.split()))
+        say(f"{run.name} failed: {run.error}")
+    else:
+        run.status = "finished"
+
+
+def _write_index(out: Path, runs: list[Run]) -> None:
+    write_json(out / INDEX, Index(tuple(run.record for run in runs)).to_json())
+
+
+def plan(study: Path, out: Path) -> list[Run]:
+    """All runs of a study in order, those whose folders are there as finished. Writes nothing."""
+    runs: dict[str, Run] = {}
+    contents: dict[tuple[str, ...], str] = {}
+    for name, config in read_study(study):
+        content, earlier = content_of(config, contents)
+        if content not in runs:
+            runs[content] = _placed(Run(name, config, content, earlier), out)
+    return list(runs.values())
+
+
+def _placed(run: Run, out: Path) -> Run:
+    """With its folder: that of the finished run, or of one that was begun, wherever a study put it, or a new one."""
+    own = out / f"{run.name[:LONGEST]}-{run.content}"
+    begun = [p.with_suffix("") for p in _folders(run, out, UNFINISHED)]
+    folder, status, error = (*begun, own)[0], "waiting", None
+    for found in _folders(run, out):
+        try:
+            record = complete(found)
+        except StoreError as damaged:
+            folder, status, error = found, "failed", f"{damaged}; delete {found} to train it again"
+            continue
+        if record is not None:
+            folder, status, error = found, "finished", None
+            break
+    return replace(run, config=replace(run.config, out=str(folder)), status=status, error=error)
+
+
+def _folders(run: Run, out: Path, ending: str = "") -> list[Path]:
+    """Those that are named by the run's content; a killed run's half-written folder begins with a dot."""
+    return [path for content in (run.content, run.earlier) for path in sorted(out.glob(f"[!.]*-{content}{ending}"))]
