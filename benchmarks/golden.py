@@ -41,7 +41,7 @@ KILLS = (
     ("tu_train.saving.working_folder", "save_snapshot", 2, "tuned.half"),
     ("tu_train.saving.working_folder", "save_snapshot", 2, "after.half"),
     ("tu_train.saving.working_folder", "save_snapshot", 1, "landed.half"),
-    ("tu_train.many", "_write_index", 2, "many"),
+    ("tu_train.many.run", "_write_index", 2, "many"),
 )
 """module, the function behind whose n-th call the process is gone, n, folder. Six parts of the base model's scores come
 first, then two of the store's own; the index is written before the first run and after it"""
