@@ -38,7 +38,9 @@ SIGNALS = {
         "how much of the knowledge a token carries, by the store's recipe", ("importance",),
         needs=f"{SPANS}, or a recipe over columns that the store holds", unit="0 to 1",
     ),
-    "delta": ShownSignal("log-probability lost when the span that matters most to the token is masked", ("delta",), needs=SPANS, signed=True),
+    "delta": ShownSignal(
+        "log-probability lost when the span that matters most to the token is masked", ("delta",), needs=SPANS, signed=True
+    ),
     "delta_mean": ShownSignal("log-probability lost when a span is masked, mean over the spans", ("delta_mean",), needs=SPANS, signed=True),
     "gain": ShownSignal("log-probability gained over the base model", ("logprob", "base_logprob"), needs="--base-model", signed=True),
     "entropy": ShownSignal("how unsure the model is before the token", ("entropy",)),
