@@ -46,11 +46,11 @@ class Asked(Generic[T]):
 
 
 def command(app: typer.Typer, *, config: str | None = None, arguments: type | None = None) -> Callable[[Function], Function]:
-    """Adds a function to the program, under its name and with its docstring as the help. `config`: `module:Class`."""
+    """Adds a function to the program, under its name (of `list_`: list) and with its docstring as the help. `config`: `module:Class`."""
 
     def add(function: Function) -> Function:
         own = type("Own", (Late,), {"call": staticmethod(function), "path": config, "arguments": arguments})
-        app.command(function.__name__, cls=own, help=function.__doc__)(lambda: None)
+        app.command(function.__name__.rstrip("_"), cls=own, help=function.__doc__)(lambda: None)
         return function
 
     return add

@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -175,3 +175,19 @@ def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
     )
     with Bar(*columns, console=Console(stderr=True)) as bar:
         yield _RichProgress(title, total, unit, bar, bar.add_task(title, total=total, note=""))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """To stdout: a table on a terminal, tab-separated lines with a head line elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console, clean = Console(), [[printable(cell) for cell in row] for row in rows]
+    if not console.is_terminal:
+        print("\n".join("\t".join(row) for row in [columns, *clean]))
+        return
+    table = Table(*columns)
+    for row in clean:
+        table.add_row(*map(Text, row))
+    console.print(table)

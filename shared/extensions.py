@@ -110,6 +110,21 @@ def offered(kind: Kind[T], known: Container[str]) -> Iterator[tuple[str, Extensi
             yield name, error
 
 
+def listed(kind: Kind[T], known: Mapping[str, str], meaning: Callable[[T], str | None]) -> Iterator[tuple[str, str, str]]:
+    """Name, meaning and origin of what there is: `known` with its meanings, then what installed packages offer."""
+    yield from ((name, text, OURS) for name, text in known.items())
+    for name, found in offered(kind, known):
+        if isinstance(found, ConfigError):
+            yield name, "cannot be used", str(found)
+        else:
+            yield name, first_sentence(meaning(found.object)), found.source
+
+
+def first_sentence(text: str | None) -> str:
+    """Of a docstring, on one line."""
+    return " ".join((text or "").split()).partition(". ")[0].rstrip(".")
+
+
 def is_function(value: Any) -> bool:
     """For kinds that are functions."""
     return callable(value) and not isinstance(value, type)

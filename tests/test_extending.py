@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from shared.store.scores import open_store
+from tu_eval.results.results import load_results
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "extending.md"
@@ -21,6 +22,8 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 SMALL = {
     "tu-score run": "--limit 4 --device cpu",
     "tu-train run": "--limit 4 --device cpu --epochs 1",
+    "tu-eval run": "--limit 2 --device cpu --set max_new_tokens=3",
+    "tu-eval attack": "--limit 2 --device cpu",
 }
 """what keeps a command of the page short"""
 
@@ -107,6 +110,32 @@ def test_a_span_plan(follow, place):
     store = open_store("masked")
     assert re.fullmatch(r"my_spans:long_words sha256:[0-9a-f]{64}", store.manifest["fingerprints"]["spans_code"])
     assert store.manifest["options"]["spans"] == "my_spans:long_words" and store.manifest["spans"]["variants"] > 0
+
+
+def test_a_metric(follow, place):
+    follow("A metric")
+    results = load_results(place / "results" / "target")
+    assert re.fullmatch(r"my_metrics:least_likely sha256:[0-9a-f]{64}", results.own["least_likely"])
+    for name in ("forget", "retain", "world"):
+        values = [row["least_likely"] for row in results.rows(name)]
+        assert results.summary["metrics"][f"{name}_least_likely"] == pytest.approx(sum(values) / len(values))
+        assert all(0 < value <= row["probability"] for value, row in zip(values, results.rows(name), strict=True))
+    assert "Least likely" in (place / "report.html").read_text()
+
+
+def test_an_attack(follow, place):
+    follow("An attack")
+    found = json.loads((place / "attacks" / "attack.json").read_text())
+    assert re.fullmatch(r"my_attacks:shrink sha256:[0-9a-f]{64}", found["own_attacks"]["my_attacks:shrink"])
+    assert {n["setting"] for n in found["numbers"]} == {"times 0.99", "times 0.9"}
+    assert {n["measure"] for n in found["numbers"]} == {"probability", "fact_probability"}
+
+
+def test_a_suite(follow, place):
+    follow("A suite")
+    summary = load_results(place / "results" / "people").summary
+    assert summary["suite"] == "my people" and set(summary["rows"]) == {"forget", "retain"}
+    assert re.fullmatch(r"my_suites:people sha256:[0-9a-f]{64}", summary["suite_code"])
 
 
 def installed(tmp_path: Path) -> Path:

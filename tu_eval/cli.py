@@ -148,5 +148,13 @@ def verify(given: arguments.Verify) -> None:
         print(printable(line))
 
 
+@command(app)
+def list_() -> None:
+    """The suites, metrics and attacks that there are, and where they come from (docs/extending.md)."""
+    from tu_eval.listing import print_list
+
+    print_list()
+
+
 def main() -> None:
     run_app(app)

@@ -109,5 +109,13 @@ def agree(given: arguments.Agree) -> None:
     print(json.dumps(result, indent=2) if given.as_json else as_text(result))
 
 
+@command(app)
+def list_() -> None:
+    """The signals and span plans that there are, and where they come from (docs/extending.md)."""
+    from tu_score.listing import print_list
+
+    print_list()
+
+
 def main() -> None:
     run_app(app)

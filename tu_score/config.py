@@ -22,7 +22,12 @@ MASKING = (
     "keep_spans", "copy_aware", "replacement", "max_spans", "horizon", "window_length", "window_stride", "window_over",
 )  # fmt: skip
 """fields that say how context is masked: who sets one wants it masked"""
-PLANS = ("auto", "none", "question", "window", "entity", "given")
+PLANS = {
+    "auto": "what the recipe reads: nothing, the whole question, or of raw text windows", "none": "nothing",
+    "question": "the whole question", "window": "windows over the question, or over raw text", "entity": "names, numbers and dates",
+    "given": "the spans of a column (--span-key)",
+}  # fmt: skip
+"""name -> which context is masked"""
 SPAN_PLAN = Kind("token_unlearn.span_plans", "--spans", "a function, row -> list of (start, end) character offsets", is_function)
 
 

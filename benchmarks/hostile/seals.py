@@ -16,7 +16,8 @@ from shared.files.fs import hash_file, hash_json, json_text
 def seal(folder: Path) -> None:
     """Each file that holds hashes of others is written again with those of now. What has lost its form is left as it
     is."""
-    for name, again in ((RECORD, _record), ("_manifest.json", _manifest), ("summary.json", _summary), ("state.json", _state)):
+    results = dict.fromkeys(("summary.json", "attack.json", "choices.json", "judge.json", "benchmark.json"), _summary)
+    for name, again in {RECORD: _record, "_manifest.json": _manifest, **results, "state.json": _state}.items():
         for path in folder.rglob(name):
             with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, UserError):
                 _again(path, again)

@@ -60,17 +60,17 @@ WRITERS: dict[str, Writer] = {
         ("tu-train", "diagnose", *MODEL, "--scores", "scores", "--retain", "retain.jsonl"), ("--rows", "5"),
         lambda out: json.loads((out / "diagnose.json").read_text()),
     ),
-    "tu-eval run": Writer(("tu-eval", "run", *MODEL, "--suite", "suite.toml"), ("--limit", "2"), lambda out: _results(out)),
+    "tu-eval run": Writer(("tu-eval", "run", *MODEL, "--suite", "suite.toml"), ("--limit", "2"), lambda out: _verified(out)),
     "tu-eval attack": Writer(
         ("tu-eval", "attack", *MODEL, "--suite", "suite.toml", "--attack", "quantise"), ("--limit", "2"),
-        lambda out: _hashed(out, "attack.json"),
+        lambda out: _verified(out),
     ),
     "tu-eval choices": Writer(
-        ("tu-eval", "choices", *MODEL, "--data", "choices.jsonl"), ("--limit", "2"), lambda out: _hashed(out, "choices.json")
+        ("tu-eval", "choices", *MODEL, "--data", "choices.jsonl"), ("--limit", "2"), lambda out: _verified(out)
     ),
     "tu-eval judge": Writer(
         ("tu-eval", "judge", *MODEL, "--data", "judged.jsonl", "--judge-model", "stub", "--set", "max_new_tokens=4"), ("--limit", "1"),
-        lambda out: _hashed(out, "judge.json"),
+        lambda out: _verified(out),
     ),
     "tu-eval evidence": Writer(
         ("tu-eval", "evidence", "--before", "results", "--after", "results-after"), ("--store", "scores"),
@@ -183,16 +183,10 @@ def _model(out: Path) -> None:
     check_output(out)
 
 
-def _results(out: Path) -> None:
-    from tu_eval.results.results import load_results
+def _verified(out: Path) -> None:
+    from tu_eval.evidence.verify import verify
 
-    assert load_results(out).rows()
-
-
-def _hashed(out: Path, numbers: str) -> None:
-    from shared.files.fs import hash_file
-
-    assert json.loads((out / numbers).read_text())["rows_sha256"] == hash_file(out / "rows.parquet")
+    assert verify(out)
 
 
 def _page(path: Path) -> None:

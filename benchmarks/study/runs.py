@@ -20,6 +20,7 @@ from benchmarks.study.prepare import Made
 from shared.config import checked
 from shared.errors import UserError
 from shared.files.fs import read_json, write_json
+from tu_eval.results.results import load_results
 
 ABOUT = ("real_authors", "world_facts", "world")
 KEPT = ("model_utility", "forget_quality", "forget_truth_ratio", "forget_probability", "forget_fact_probability", "retain_probability",
@@ -69,7 +70,7 @@ def evaluate(made: Made, model: str, name: str, reference: str | None, log: Path
         against = ["--retain-results", reference] if reference else []
         command(["tu-eval", "run", "--model", model, "--suite", made.suite, *made.world.evaluating, *against, "--label", name,
                  "--out", str(results)], log)  # fmt: skip
-    metrics = read_json(results / "summary.json")["metrics"]
+    metrics = load_results(results).summary["metrics"]
     return {name: metrics[name] for name in KEPT if name in metrics}
 
 

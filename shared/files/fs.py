@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from shared.errors import StoreError
 from shared.files.held import hold, if_free, let_go, still_named
+from shared.files.shape import DAMAGED, parse
 
 CHUNK_BYTES = 1 << 20
 TEMPORARY = ".tmp-"
@@ -151,23 +152,24 @@ def read_text(path: Path) -> str:
         return handle.read().decode("utf-8")
 
 
-def read_json(path: Path, *, foreign: bool = False) -> Any:
-    """Raises StoreError naming the file when it is not valid JSON. `foreign`: written by others, who may have numbers
-    like Infinity."""
-    try:
-        with open_regular(path) as handle:
-            data = handle.read(LARGEST_JSON + 1)
-        if len(data) > LARGEST_JSON:
-            raise ValueError(f"it has more than {LARGEST_JSON:,} bytes")
-        return json.loads(data.decode("utf-8"), parse_constant=float if foreign else _no_number)
-    except RecursionError:
-        raise StoreError(f"{path}: not valid JSON (nested too deeply); the file is damaged, make it again") from None
-    except ValueError as error:
-        raise StoreError(f"{path}: not valid JSON ({error}); the file is damaged, make it again") from None
+def read_json(path: Path, *, hint: str = DAMAGED, foreign: bool = False) -> Any:
+    """Raises StoreError naming the file, with `hint` as next step, for JSON that `parse` refuses. `foreign`: written by
+    others, who may have numbers like Infinity."""
+    with open_regular(path) as handle:
+        data = handle.read(LARGEST_JSON + 1)
+    if len(data) > LARGEST_JSON:
+        raise StoreError(f"{path}: not valid JSON (it has more than {LARGEST_JSON:,} bytes); {hint}")
+    return parse(data, str(path), hint=hint, foreign=foreign)
 
 
-def _no_number(name: str) -> Any:
-    raise ValueError(f"holds {name}")
+def read_object(path: Path, *, hint: str = DAMAGED) -> dict[str, Any]:
+    """The same of a file that may be missing, and whose outermost value must be an object."""
+    if not path.is_file():
+        raise StoreError(f"{path}: is no file; {hint}")
+    value = read_json(path, hint=hint)
+    if not isinstance(value, dict):
+        raise StoreError(f"{path}: expected an object with named values; {hint}")
+    return value
 
 
 @contextmanager

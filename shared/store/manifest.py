@@ -1,16 +1,16 @@
-"""What a manifest may say: its form, checked in one place before anything in it is believed, and a manifest that names
-what it lacks.
+"""The form of a manifest, checked in one place before anything in it is believed.
 
-A valid hash says that a manifest is as somebody wrote it, and not who that was.
+A valid hash says that a manifest is as somebody wrote it, and not who that was. A manifest also names the fields that
+it lacks when one of them is asked for.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from shared.errors import StoreError
-from shared.files.shape import DEEPEST, LARGEST, Count, Maybe, depth, misfit
+from shared.files import shape
+from shared.files.shape import LARGEST, Count, Maybe, Named, misfit
 from shared.store.parts import OPTIONAL, part_name
 
 MOST_TOKENS = 2**31 - 1
@@ -27,13 +27,13 @@ OPTIONS = {
 PART = {"file": str, "rows": Count(0, MOST_TOKENS), "tokens": Count(0, MOST_TOKENS), "bytes": Count(), "sha256": str}
 FORM = {
     "optional": [str], "rows": Count(), "tokens": Count(), "parts": [PART],
-    "fingerprints": Maybe({str: (str, None)}), "options": Maybe(OPTIONS), "vocabulary_size": Maybe((Count(1, MOST_TOKENS), None)),
+    "fingerprints": Maybe(Named((str, None))), "options": Maybe(OPTIONS), "vocabulary_size": Maybe((Count(1, MOST_TOKENS), None)),
     "engine": Maybe({"name": str, "version": str, "dtype": str}),
     "replacement": Maybe({"kind": str}),
     "spans": Maybe({"variants": Count(), "examples_cut": Count(), "sha256": str}),
     "part_rows": Maybe([[Count()]]),
     "self_check": Maybe({"rows": [str], "largest_nats": float, "mean_nats": float, "bound_nats": float}),
-    "recipe": Maybe(({str: (str, float)}, None)),
+    "recipe": Maybe((Named((str, float)), None)),
     "created_at": Maybe(str),
 }  # fmt: skip
 """of this version's format; what earlier versions did not write may be missing"""
@@ -71,20 +71,4 @@ def check_form(manifest: dict[str, Any], label: str) -> None:
 def parse(data: bytes, label: str) -> Any:
     """JSON of a store's file. Raises StoreError naming the file when it is none, or none that could be written
     again."""
-    try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_no_number)
-        if depth(value) > DEEPEST:
-            raise RecursionError
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-        return value
-    except RecursionError:
-        why = "nested too deeply"
-    except UnicodeEncodeError:
-        why = "half of a character in it"
-    except ValueError as error:  # of json, of UTF-8, of numbers with thousands of digits
-        why = str(error)[:200]
-    raise StoreError(f"{label}: not valid JSON ({why}); the file is damaged, copy the folder again or score again")
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+    return shape.parse(data, label, hint="the file is damaged, copy the folder again or score again")

@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
+from shared.extensions import Kind, is_function, load
 from shared.lm.models import PrecisionOptions
 from shared.settings import COUNT, SEED, About, check_ranges
 
 AttackName = Literal["paraphrase", "sample", "quantise", "relearn"]
 NAMES: tuple[AttackName, ...] = ("paraphrase", "sample", "quantise", "relearn")
+ATTACK = Kind("token_unlearn.attacks", "--attack", "a function, (engine, probes, seed) -> rows of tu_eval.attacks.probing", is_function)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,9 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
     retain: Annotated[str | None, About(flag=True)] = None
     """the model that never saw the forget set, attacked in the same way: what an attack gets from it was not
     remembered"""
-    attacks: Annotated[tuple[AttackName, ...], About(flag="--attack")] = NAMES
-    """which attacks are made; the flag may be repeated"""
+    attacks: Annotated[tuple[str, ...], About(flag="--attack")] = NAMES
+    """which attacks are made: paraphrase, sample, quantise, relearn, or one of your own, package.module:NAME
+    (docs/extending.md); the flag may be repeated"""
     store: Annotated[str | None, About(flag=True, changes=False, default="OUT.unfinished")] = None
     """folder for what was measured, by content; OUT.unfinished goes away when the numbers are written"""
     limit: Annotated[int | None, About(unit="rows", flag=True, default="all", **COUNT)] = None
@@ -86,6 +89,8 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ConfigError(f"{name}: got {list(values)}, expected at least one, each once")
+        for name in set(self.attacks) - set(NAMES):
+            load(ATTACK, name, NAMES)
         for prompt in self.prompts:
             if "{question}" not in prompt:
                 raise ConfigError(f"prompts: {prompt!r} has no {{question}}, so the model would not be asked anything")

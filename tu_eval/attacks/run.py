@@ -12,21 +12,25 @@ at. The folder appears whole or not at all:
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.config import as_dict, write_config
+from shared.config import as_dict
 from shared.console import say
 from shared.data.layout import say_layout
-from shared.files.fs import atomic_folder, hash_file, write_json
+from shared.errors import ConfigError
+from shared.extensions import asked, identity
+from shared.files.fs import hash_json
 from shared.files.outputs import claims
+from shared.files.shape import Named, misfit
 from shared.lm import models
 from shared.secret import without_secrets_in
 from tu_eval.attacks import paraphrase, quantise, relearn, sample
-from tu_eval.attacks.config import AttackConfig, AttackName
+from tu_eval.attacks.config import ATTACK as OWN
+from tu_eval.attacks.config import AttackConfig
 from tu_eval.attacks.material import Material, load
 from tu_eval.attacks.probing import Numbers, means
 from tu_eval.measure.config import EvalConfig
@@ -34,14 +38,13 @@ from tu_eval.measure.finish import default_label
 from tu_eval.measure.kept import Store, remove_stores
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Subject, stop_ids
-from tu_eval.results.folder import Row
-from tu_eval.suites.suites import find_suite
+from tu_eval.measure.source_code import attack_version
+from tu_eval.results.folder import CONFIG, ROWS, FolderKind, Row, read_folder, write_folder
+from tu_eval.suites.suites import SUITE, find_suite
 
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT = 1
-NUMBERS, ROWS, CONFIG = "attack.json", "rows.parquet", "_config.toml"
 ROLES = ("model", "before", "retain")
 NO_NUMBERS = ("model", "before", "retain", "out", "store", "device", "batch_tokens", "attacks")
 """fields of the configuration that say nothing of what an attack on one model does"""
@@ -57,7 +60,7 @@ def attack(config: AttackConfig) -> Path:
     root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
     settings = without_secrets_in({k: v for k, v in as_dict(config).items() if k not in NO_NUMBERS})
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-    content = {**material.identity, "settings": settings, "device": device, "versions": versions, "attack_code": _code()}
+    content = {**material.identity, "settings": settings, "device": device, "versions": versions, "attack_code": attack_version()}
     about, rows = {}, {}
     say_layout(material.tokenizer, config.model)
     for role, folder in folders.items():
@@ -72,13 +75,17 @@ def attack(config: AttackConfig) -> Path:
         rows[role] = _run(config, subject, material)
         subject.close()
     numbers = summarise(config.attacks, rows)
-    _write(out, config, {"format": FORMAT, "models": about, "suite": suite.name, **content}, numbers, rows)
+    flat = [{"model": role, "attack": name, **row} for role, made in rows.items() for name in config.attacks for row in made[name]]
+    codes = {name: code for name in config.attacks if (code := identity(OWN, name))}
+    more = {**({"own_attacks": codes} if codes else {}), **({"suite_code": code} if (code := identity(SUITE, config.suite)) else {})}
+    found = {"models": about, "suite": suite.name, **content, **more, "numbers": numbers}
+    write_folder(out, ATTACK_FOLDER, found, {ROWS: (schema(), flat)}, config)
     if not config.store:
         remove_stores(root)
     return out
 
 
-def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[AttackName, list[Row]]:
+def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[str, list[Row]]:
     """The rows of each attack, from the store where it is finished."""
     c, plain, facts = config, material.plain, material.part.facts
 
@@ -101,10 +108,30 @@ def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[Att
         "quantise": lambda: quantise.quantise(subject.engine, plain, bits=c.bits, group=c.group),
         "relearn": relearned,
     }
-    return {name: subject.piece(name, made[name])[0] for name in c.attacks}
+
+    def made_by_others(name: str) -> list[Row]:
+        found = asked(OWN, name)
+        assert found is not None, "the configuration has loaded it"
+        rows = found.object(subject.engine, plain, c.seed)
+        if wrong := misfit(rows, OWN_ROWS):
+            raise ConfigError(
+                f"--attack {name}: {wrong} in what it gives; expected rows as `measure` of tu_eval.attacks.probing makes them"
+            )
+        return rows
+
+    out = {}
+    for name in c.attacks:
+        code = identity(OWN, name)
+        made_now = made[name] if code is None else partial(made_by_others, name)
+        out[name] = subject.piece(name if code is None else f"own-{hash_json(code)[:32]}", made_now)[0]
+    return out
 
 
-def summarise(attacks: Sequence[AttackName], rows: dict[str, dict[AttackName, list[Row]]]) -> list[dict[str, Any]]:
+OWN_ROWS = [{"setting": str, "set": str, "example_id": str, "probability": float, "fact_probability": (float, None)}]
+"""what the rows of an attack of others hold at least"""
+
+
+def summarise(attacks: Sequence[str], rows: dict[str, dict[str, list[Row]]]) -> list[dict[str, Any]]:
     """-> attack, setting, measure, and the number of each model that was attacked; those of the first model give the
     order."""
     level = None
@@ -113,10 +140,10 @@ def summarise(attacks: Sequence[AttackName], rows: dict[str, dict[AttackName, li
         level = start.get(("step 0", f"probability ({relearn.REST})"))  # none where all forget rows are shown
         level = level and 0.5 * level
 
-    def numbers(name: AttackName, made: list[Row]) -> Numbers:
+    def numbers(name: str, made: list[Row]) -> Numbers:
         if name == "relearn":
             return relearn.summarise(made, level)
-        return {"paraphrase": paraphrase.summarise, "sample": sample.summarise, "quantise": means}[name](made)
+        return {"paraphrase": paraphrase.summarise, "sample": sample.summarise}.get(name, means)(made)
 
     out = []
     for name in attacks:
@@ -135,12 +162,6 @@ def numbers_again(about: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[st
     return summarise(attacks, made)
 
 
-def _code() -> str:
-    """sha256 over the sources of the attacks; the store adds those of the engine and the metrics."""
-    sources = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name != "run.py")
-    return hashlib.sha256("".join(hash_file(path) for path in sources).encode()).hexdigest()
-
-
 def schema() -> pyarrow.Schema:
     """Probabilities 0 to 1; `step` of relearning; `samples` drawn, among them `hits` and unfinished ones (`cut`), all
     of them in `drawn`; null where it does not apply."""
@@ -153,20 +174,9 @@ def schema() -> pyarrow.Schema:
     return pa.schema(columns)
 
 
-def _write(
-    out: Path, config: AttackConfig, about: dict[str, Any], numbers: list[dict[str, Any]], rows: dict[str, dict[AttackName, list[Row]]]
-) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    flat = [{"model": role, "attack": name, **row} for role, made in rows.items() for name in config.attacks for row in made[name]]
-    # Rows of different attacks have different columns; the schema fills them with null.
-    flat = [{field: row.get(field) for field in schema().names} for row in flat]
-    with atomic_folder(out) as folder:
-        table = pyarrow.Table.from_pylist(flat, schema=schema())
-        pyarrow.parquet.write_table(table, folder / ROWS, compression="zstd", write_page_checksum=True)
-        write_config(folder / CONFIG, config)
-        write_json(folder / NUMBERS, {**without_secrets_in(about), "numbers": numbers, "rows_sha256": hash_file(folder / ROWS)})
+ATTACK_FOLDER = FolderKind(
+    "attack.json", "tu-eval attack", {"models": Named({}), "numbers": [{"attack": str, "setting": str, "measure": str}]}, columns=schema
+)
 
 
 def print_attacks(folder: Path) -> None:
@@ -176,10 +186,9 @@ def print_attacks(folder: Path) -> None:
     from rich.text import Text
 
     from shared.errors import printable
-    from shared.files.fs import read_json
     from tu_eval.results.columns import show
 
-    about, console = read_json(folder / NUMBERS), Console()
+    about, console = read_folder(folder, ATTACK_FOLDER).summary, Console()
     roles = list(about["models"])
     table = Table("attack", "setting", "measure", *roles)
     steps = [n["setting"] for n in about["numbers"] if n["attack"] == "relearn" and n["setting"].startswith("step ")]
@@ -196,4 +205,4 @@ def print_attacks(folder: Path) -> None:
         table.add_row(name, Text(setting), Text(measure), *shown)
         last = number["attack"]
     console.print(table)
-    console.print(f"attacks: {folder} ({NUMBERS}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"attacks: {folder} ({ATTACK_FOLDER.summary}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)

@@ -16,10 +16,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
-from shared.config import write_config
 from shared.console import progress, say
 from shared.data.datasets import Keys, Row, load_rows
 from shared.data.examples import Example, data_fingerprint, make_examples
@@ -27,16 +26,16 @@ from shared.data.layout import say_layout
 from shared.engines.interface import Request
 from shared.engines.torch import TorchEngine
 from shared.errors import DataError, ModelError, nearest
-from shared.files.fs import atomic_folder, hash_file, write_json
 from shared.files.outputs import claims
+from shared.files.shape import Count, Named
 from shared.lm import models
-from shared.secret import without_secrets_in
 from tu_eval.choices.config import ChoicesConfig
 from tu_eval.measure.model_folder import find_model
+from tu_eval.results.folder import ROWS, FolderKind, write_folder
 from tu_eval.suites.variants import answer_length
 
-FORMAT = 1
-NUMBERS, ROWS, CONFIG = "choices.json", "rows.parquet", "_config.toml"
+if TYPE_CHECKING:
+    import pyarrow
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,6 @@ def evaluate_choices(config: ChoicesConfig) -> dict[str, Any]:
     engine = TorchEngine.load(folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens)
     rows = score_choices(engine, kept, examples, tokenizer)
     about = {
-        "format": FORMAT,
         "model": config.model,
         "model_fingerprint": models.model_fingerprint(folder),
         "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
@@ -84,8 +82,7 @@ def evaluate_choices(config: ChoicesConfig) -> dict[str, Any]:
         "metrics": accuracies(rows),
     }
     engine.close()
-    _write(out, config, about, rows)
-    return about
+    return write_folder(out, CHOICES_FOLDER, about, {ROWS: (schema(), rows)}, config)
 
 
 def read_questions(config: ChoicesConfig) -> list[Question]:
@@ -174,14 +171,14 @@ def accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     return out
 
 
-def _write(out: Path, config: ChoicesConfig, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def schema() -> pyarrow.Schema:
+    """`logprobs` of each choice in nats, `characters` its length; `answer`, `picked` and `picked_norm` are places from
+    0."""
     import pyarrow as pa
-    import pyarrow.parquet
 
     count = pa.int32()
     columns = [("example_id", pa.string()), ("logprobs", pa.list_(pa.float64())), ("characters", pa.list_(count))]
-    schema = pa.schema([*columns, ("answer", count), ("picked", count), ("picked_norm", count)])
-    with atomic_folder(out) as folder:
-        pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), folder / ROWS, compression="zstd", write_page_checksum=True)
-        write_config(folder / CONFIG, config)
-        write_json(folder / NUMBERS, {**without_secrets_in(about), "rows_sha256": hash_file(folder / ROWS)})
+    return pa.schema([*columns, ("answer", count), ("picked", count), ("picked_norm", count)])
+
+
+CHOICES_FOLDER = FolderKind("choices.json", "tu-eval choices", {"metrics": Named((float, None)), "questions": Count()}, columns=schema)

@@ -11,14 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shared.errors import StoreError
 from shared.files.fs import read_json
 from tu_eval.compare.training import Training
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = 1
 FIGURES = {

@@ -21,7 +21,7 @@ from tu_eval.measure.recompute import require_recomputable
 from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.metrics.privleak import privleak
 from tu_eval.results.columns import DOWN, ZERO, Column, columns_of
-from tu_eval.results.results import IDENTITY, SUMMARY, Results, load_results, require_comparable
+from tu_eval.results.results import SUMMARY, Results, load_results, require_comparable
 
 EQUAL = 1e-12
 """relative: how far two equal numbers can be apart that were summed up in another order"""
@@ -139,7 +139,7 @@ def load_comparison(folders: Sequence[Path], index: Path | None = None, agreemen
         )
     first = results[0]
     for other in results[1:]:
-        require_comparable({k: first.summary.get(k) for k in (*IDENTITY, "vocabulary_fingerprint")}, other, what=f"{first.folder} and")
+        require_comparable(first.summary, other, what=f"{first.folder} and")
     for result in results:
         require_recomputable(result, results)
     settings = {held.place: held.run.settings for held in runs if held.run.settings is not None}

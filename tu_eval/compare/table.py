@@ -5,7 +5,8 @@ from __future__ import annotations
 from shared.errors import printable
 from tu_eval.compare.comparison import Comparison
 from tu_eval.results.columns import Column, columns_of, show
-from tu_eval.results.results import CONFIG, ROWS, SUMMARY, Results
+from tu_eval.results.folder import CONFIG, ROWS
+from tu_eval.results.results import SUMMARY, Results
 
 ALSO = ("retain_probability", "retain_knowmem")
 """columns of the short table beside those of the forget set"""

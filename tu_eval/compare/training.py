@@ -17,7 +17,6 @@ from tu_eval.measure.model_folder import local_folder
 from tu_eval.results.columns import said
 from tu_eval.results.json_file import read_bounded, read_object
 from tu_eval.results.results import SUMMARY, Results
-from tu_eval.results.shape import text
 
 WHAT = {"task": "task", "store": "scores", "start_model": "model", "forget_data": "forget_data", "retain_store": "retain_scores"}
 """what a run is made from, by content -> the setting that names it"""
@@ -56,16 +55,19 @@ class Training:
         known = {name: (value, said(value)) for name, value in recipe.items() if name != "options"}
         known |= {name: (value, said(value)) for name, value in (recipe.get("options") or {}).items()}
         known |= {name: (getattr(self.record, what), said(self.settings.get(name))) for what, name in WHAT.items()}
+        if (code := self.record.method_code) is not None:
+            known["method_code"] = (code, code.rpartition(":")[2][:8])
         # Of a place the last part: a label has no room for more.
         return {name: (value, shown.rstrip("/").rsplit("/", 1)[-1]) for name, (value, shown) in known.items()}
 
     @property
     def key(self) -> str:
         """Equal for seeds of one recipe."""
-        return hash_json([{what: getattr(self.record, what) for what in WHAT}, self.record.recipe])
+        made_from = {what: getattr(self.record, what) for what in (*WHAT, "method_code")}
+        return hash_json([made_from, self.record.recipe])
 
 
-def find_training(results: Results, indexed: dict[str, dict[str, Any]] | None = None) -> tuple[Training | None, str]:
+def find_training(results: Results, indexed: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[Training | None, str]:
     """-> how the model was trained, or None and why that is not known. `indexed`: settings by absolute model folder."""
     folder = local_folder(results.summary["model"])
     if folder is None:
@@ -95,8 +97,9 @@ def find_training(results: Results, indexed: dict[str, dict[str, Any]] | None = 
 def _of_another_form(record: TrainingRecord) -> str:
     """The first field that is not what it must be to be compared and shown, or nothing."""
     settings = record.settings
-    texts = {**{k: getattr(record, k) for k in (*WHAT, "retain_data")}, **{k: settings.get(k) for k in ("method", "tokens")}}
-    wrong = [name for name, value in texts.items() if value is not None and not text(value)]
+    named = {k: getattr(record, k) for k in (*WHAT, "retain_data", "method_code")}
+    texts = {**named, **{k: settings.get(k) for k in ("method", "tokens")}}
+    wrong = [name for name, value in texts.items() if misfit(value, (Text(), None))]
     seed, options = settings.get("seed"), settings.get("options")
     wrong += ["seed"] if isinstance(seed, bool) or not isinstance(seed, int | None) else []
     return next(iter([*wrong, *(["options"] if not isinstance(options, dict | None) else [])]), "")
@@ -134,6 +137,6 @@ def read_index(path: Path) -> list[RunFolder]:
     except StoreError as error:
         raise StoreError(f"--index {path}: {error}") from None
     for number, run in enumerate(index.runs):
-        if not all(text(name) for name in (run.folder, run.name, run.status)) or "\0" in run.folder:
+        if any(misfit(name, Text()) for name in (run.folder, run.name, run.status)) or "\0" in run.folder:
             raise StoreError(f"--index {path}: run {number} has a folder, name or status that is none; the file is damaged, make it again")
     return [RunFolder(run, path.parent / run.folder) for run in index.runs]

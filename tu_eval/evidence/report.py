@@ -20,7 +20,7 @@ from shared.files.outputs import claimed_folder
 from shared.lm.finished import check_output
 from shared.secret import without_secrets_in
 from tu_eval.compare.comparison import Comparison, load_comparison
-from tu_eval.compare.intervals import Estimate, Span
+from tu_eval.compare.intervals import Bounds, Estimate
 from tu_eval.compare.plot import TOLD_APART
 from tu_eval.compare.report import fill
 from tu_eval.compare.training import Training, find_training
@@ -28,6 +28,7 @@ from tu_eval.evidence.sign import check_signature
 from tu_eval.measure.model_folder import local_folder
 from tu_eval.measure.recompute import intervals, require_recomputable
 from tu_eval.results.columns import MEANING, columns_of, show
+from tu_eval.results.folder import seal_of
 from tu_eval.results.results import Results
 
 FORMAT = 2
@@ -118,7 +119,7 @@ def build(comparison: Comparison, *, store: str | None, show_text: bool) -> dict
         "not_claimed": [*NEVER, *conditions(before, after, retain, training, why, scored, len(rows))],
     }
     report = without_secrets_in(report)
-    return {**report, "evidence_sha256": hash_json(report)}
+    return {**report, "evidence_sha256": seal_of(report, "evidence_sha256")}
 
 
 def _named(row: dict[str, Any], show_text: bool) -> dict[str, str]:
@@ -163,7 +164,7 @@ def _measured(comparison: Comparison) -> list[dict[str, Any]]:
     return out
 
 
-def _one(comparison: Comparison, drawn: Sequence[Mapping[str, Span]], index: int, metric: str) -> Estimate:
+def _one(comparison: Comparison, drawn: Sequence[Mapping[str, Bounds]], index: int, metric: str) -> Estimate:
     return Estimate(comparison.value(index, metric), drawn[index].get(metric) or comparison.spans[index].get(metric))
 
 

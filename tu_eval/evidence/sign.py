@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ConfigError, StoreError
-from shared.files.fs import hash_file, hash_json, write_json
-from tu_eval.results.json_file import read_object
+from shared.files.fs import hash_file, hash_json, read_object, write_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

@@ -14,22 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from shared import __version__
 from shared.errors import StoreError
-from shared.files.fs import hash_file, hash_json
-from tu_eval.attacks import run as attack
-from tu_eval.choices import run as choices
+from shared.files.fs import read_object
+from tu_eval.attacks.run import ATTACK_FOLDER, numbers_again
+from tu_eval.choices.run import CHOICES_FOLDER, accuracies
 from tu_eval.evidence.sign import check_signature
-from tu_eval.harness import run as benchmarks
-from tu_eval.judge import run as judge
+from tu_eval.harness.run import BENCHMARKS_FOLDER
+from tu_eval.judge.run import JUDGE_FOLDER, summarise
 from tu_eval.measure.recompute import SAME, require_recomputable
-from tu_eval.results.json_file import read_object
-from tu_eval.results.results import SUMMARY, load_results
-from tu_eval.results.shape import ROUNDING
+from tu_eval.results.folder import ROWS, Finished, FolderKind, Row, read_folder, seal_of
+from tu_eval.results.results import SUITE_FOLDER, load_results
+from tu_eval.results.summary_form import ROUNDING
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 EVIDENCE, PAGE = "evidence.json", "evidence.html"
-HINT = "the file is damaged, make it again"
 
 
 def verify(folder: Path, key: Ed25519PublicKey | None = None) -> list[str]:
@@ -37,8 +36,8 @@ def verify(folder: Path, key: Ed25519PublicKey | None = None) -> list[str]:
     if not folder.is_dir():
         raise StoreError(f"{folder}: no such folder; expected the --out of a finished command of tu-eval")
     checks: dict[str, Callable[[Path], list[str]]] = {
-        SUMMARY: _results, EVIDENCE: _evidence, attack.NUMBERS: _attack, choices.NUMBERS: _choices, judge.NUMBERS: _judge,
-        benchmarks.NUMBERS: _benchmarks,
+        SUITE_FOLDER.summary: _results, EVIDENCE: _evidence, ATTACK_FOLDER.summary: _attack,
+        CHOICES_FOLDER.summary: _choices, JUDGE_FOLDER.summary: _judge, BENCHMARKS_FOLDER.summary: _benchmarks,
     }  # fmt: skip
     kind = next((name for name in checks if (folder / name).exists()), None)
     if kind is None:
@@ -55,7 +54,10 @@ def _results(folder: Path) -> list[str]:
     results = load_results(folder)
     done = require_recomputable(results)
     rest = [name for name, value in results.summary["metrics"].items() if value is not None and name not in done]
-    held = [f"hashes: {SUMMARY} and its rows are whole", f"metrics: {len(done)} computed again from {len(results.rows())} rows, the same"]
+    held = [
+        f"hashes: {SUITE_FOLDER.summary} and its rows are whole",
+        f"metrics: {len(done)} computed again from {len(results.rows())} rows, the same",
+    ]
     return [*held, *([f"metrics: as recorded, not verified, for want of the retain results: {', '.join(rest)}"] if rest else [])]
 
 
@@ -63,8 +65,8 @@ def _evidence(folder: Path) -> list[str]:
     from tu_eval.evidence.report import page
 
     path = folder / EVIDENCE
-    report = read_object(path, hint=HINT)
-    if hash_json({k: v for k, v in report.items() if k != "evidence_sha256"}) != report.get("evidence_sha256"):
+    report = read_object(path)
+    if seal_of(report, "evidence_sha256") != report.get("evidence_sha256"):
         raise StoreError(f"{path}: does not match its own hash; it was damaged or edited, make it again")
     _require_sound(path, report.get("measured"))
     if report.get("version") != __version__:
@@ -89,26 +91,19 @@ def _require_sound(path: Path, measured: Any) -> None:
                 raise StoreError(f"{path}: {str(entry.get('metric'))[:60]} lies outside of its interval; it was edited, make it again")
 
 
-def _numbers(folder: Path, name: str, rows: str) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
-    """The JSON of a command, and its rows, whose hash it holds."""
-    import pyarrow.parquet
-
-    from tu_eval.results.parquet_file import read_table, rows_of
-
-    path = folder / name
-    about = read_object(path, hint=HINT)
-    if about.get("format") != 1:
-        raise StoreError(f"{path}: has format {str(about.get('format'))[:20]}, this version reads 1; update token-unlearn or make it again")
-    if not (folder / rows).is_file() or hash_file(folder / rows) != about.get("rows_sha256"):
-        raise StoreError(f"{folder / rows}: does not match the hash in {name}; it was damaged or edited, make it again")
-    count = rows_of(folder / rows)
-    columns = pyarrow.parquet.read_schema(folder / rows)
-    return path, about, read_table(folder / rows, columns, rows=count, required=frozenset())
+def _read(folder: Path, kind: FolderKind) -> tuple[Finished, list[Row], list[str]]:
+    """-> the folder, its rows, and what is said of its hashes."""
+    finished = read_folder(folder, kind)
+    if finished.sealed:
+        return finished, finished.rows(), [f"hashes: {kind.summary} and its rows are whole"]
+    said = [f"hashes: {ROWS} is whole", f"{kind.summary}: as recorded, not verified: of an earlier version, without a hash of its own"]
+    return finished, finished.rows(), said
 
 
-def _again(path: Path, said: Any, make: Callable[[], Any]) -> str:
+def _again(finished: Finished, said: Any, make: Callable[[], Any]) -> str:
     """What `make` computes from the rows is what was said. A fault of the rows is one of the folder: no command wrote
     them so."""
+    path = finished.folder / finished.kind.summary
     try:
         found = make()
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError, OverflowError, AttributeError) as error:
@@ -136,27 +131,26 @@ def _differs(said: Any, found: Any, at: str = "") -> str | None:
 
 
 def _choices(folder: Path) -> list[str]:
-    path, about, rows = _numbers(folder, choices.NUMBERS, choices.ROWS)
-    return [f"hashes: {choices.ROWS} is whole", _again(path, about.get("metrics"), lambda: choices.accuracies(rows))]
+    finished, rows, said = _read(folder, CHOICES_FOLDER)
+    return [*said, _again(finished, finished.summary["metrics"], lambda: accuracies(rows))]
 
 
 def _judge(folder: Path) -> list[str]:
-    path, about, rows = _numbers(folder, judge.NUMBERS, judge.ROWS)
-
-    def make() -> dict[str, Any]:
-        return {**judge.summarise(rows), "replies": [row["rating"] for row in rows]}
-
-    found = {k: about.get(k) for k in ("score", "stderr", "turns", "categories", "rated", "unrated")}
     from tu_eval.judge.rating import rating
 
-    return [f"hashes: {judge.ROWS} is whole", _again(path, {**found, "replies": [rating(row["reply"] or "") for row in rows]}, make)]
+    finished, rows, said = _read(folder, JUDGE_FOLDER)
+
+    def make() -> dict[str, Any]:
+        return {**summarise(rows), "replies": [row["rating"] for row in rows]}
+
+    found = {k: finished.summary[k] for k in ("score", "stderr", "turns", "categories", "rated", "unrated")}
+    return [*said, _again(finished, {**found, "replies": [rating(row["reply"] or "") for row in rows]}, make)]
 
 
 def _attack(folder: Path) -> list[str]:
-    path, about, rows = _numbers(folder, attack.NUMBERS, attack.ROWS)
-    return [f"hashes: {attack.ROWS} is whole", _again(path, about.get("numbers"), lambda: attack.numbers_again(about, rows))]
+    finished, rows, said = _read(folder, ATTACK_FOLDER)
+    return [*said, _again(finished, finished.summary["numbers"], lambda: numbers_again(finished.summary, rows))]
 
 
 def _benchmarks(folder: Path) -> list[str]:
-    _numbers(folder, benchmarks.NUMBERS, benchmarks.ROWS)
-    return [f"hashes: {benchmarks.ROWS} is whole", "numbers: lm-eval's, as recorded, not verified"]
+    return [*_read(folder, BENCHMARKS_FOLDER)[2], "numbers: lm-eval's, as recorded, not verified"]

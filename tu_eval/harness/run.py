@@ -14,23 +14,27 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shared.config import as_dict, write_config
+from shared.config import as_dict
 from shared.console import say
 from shared.data.layout import layout_of, say_layout
 from shared.errors import ConfigError, DataError, ModelError, printable
-from shared.files.fs import atomic_folder, hash_file, write_json
+from shared.files.fs import hash_file
 from shared.files.outputs import claims
+from shared.files.shape import Count, Named
 from shared.lm import models
 from shared.lm.saved import GENERATION
-from shared.secret import without_secrets_in
 from tu_eval.harness.config import BenchmarksConfig
 from tu_eval.measure.model_folder import find_model
+from tu_eval.results.folder import ROWS, FolderKind, Row, write_folder
 
-FORMAT = 1
-NUMBERS, ROWS, CONFIG = "benchmark.json", "rows.parquet", "_config.toml"
+if TYPE_CHECKING:
+    import pyarrow
+
+BENCHMARKS_FOLDER = FolderKind("benchmark.json", "tu-eval benchmarks", {"metrics": Named({}), "questions": Count()})
 PACKAGES = ("lm_eval", "torch", "transformers", "datasets")
 NO_NUMBERS = ("model", "tasks", "out", "include", "task_code", "device")
 """fields of the configuration that stand elsewhere in benchmark.json, or say nothing of the numbers"""
@@ -50,7 +54,6 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
     folder = find_model(config.model)
     tokenizer = _tokenizer(config, folder)
     about = {
-        "format": FORMAT,
         "model": config.model,
         "model_fingerprint": models.model_fingerprint(folder),
         "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
@@ -93,7 +96,7 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
         "groups": {name: {"version": results["versions"].get(name), "tasks": list(loaded["group_map"][name])} for name in loaded["groups"]},
         "metrics": {name: found for name in results["results"] if (found := backends.numbers(results["results"][name]))},
     }
-    return _write(out, config, about, rows)
+    return write_folder(out, BENCHMARKS_FOLDER, about, {ROWS: (schema(rows), rows)}, config)
 
 
 def _tokenizer(config: BenchmarksConfig, folder: Path) -> Any:
@@ -126,22 +129,15 @@ def _described(name: str, results: dict[str, Any], included: bool) -> dict[str, 
     }
 
 
-def _write(out: Path, config: BenchmarksConfig, about: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def schema(rows: Sequence[Row]) -> pyarrow.Schema:
+    """Beside what every task gives, a column of numbers for each metric of these rows."""
     import pyarrow as pa
-    import pyarrow.parquet
 
     text, number = pa.string(), pa.float64()
     fixed = [("task", text), ("question", pa.int32()), ("filter", text), ("answer", text)]
     fixed += [("loglikelihoods", pa.list_(number)), ("responses", pa.list_(text))]
     measured = sorted({name for row in rows for name in row} - {name for name, _ in fixed})
-    schema = pa.schema([*fixed, *((name, number) for name in measured)])
-    flat = [{name: row.get(name) for name in schema.names} for row in rows]
-    with atomic_folder(out) as folder:
-        pyarrow.parquet.write_table(pa.Table.from_pylist(flat, schema=schema), folder / ROWS, compression="zstd", write_page_checksum=True)
-        write_config(folder / CONFIG, config)
-        about = {**without_secrets_in(about), "rows_sha256": hash_file(folder / ROWS)}
-        write_json(folder / NUMBERS, about)
-    return about
+    return pa.schema([*fixed, *((name, number) for name in measured)])
 
 
 def print_benchmarks(about: dict[str, Any]) -> None:

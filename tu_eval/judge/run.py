@@ -19,24 +19,27 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shared.config import as_dict, write_config
+from shared.config import as_dict
 from shared.console import progress, say
 from shared.errors import StoreError, printable
-from shared.files.fs import atomic_folder, hash_file, hash_json, read_json, write_json
+from shared.files.fs import hash_json, read_json, write_json
 from shared.files.outputs import claims
+from shared.files.shape import Count, Named
 from shared.lm import models
-from shared.secret import without_secrets_in
 from tu_eval.judge import rating as judge_rating
 from tu_eval.judge.answers import Conversation, read_conversations, write_answers
 from tu_eval.judge.config import JudgeConfig
 from tu_eval.judge.endpoint import Endpoint, JudgeError, ask, check_reachable, endpoint
 from tu_eval.measure.kept import Store, remove_stores
 from tu_eval.measure.model_folder import find_model
+from tu_eval.measure.source_code import answer_version
+from tu_eval.results.folder import ROWS, FolderKind, write_folder
 
-FORMAT = 1
-NUMBERS, ROWS, CONFIG = "judge.json", "rows.parquet", "_config.toml"
+if TYPE_CHECKING:
+    import pyarrow
+
 ANSWERS = ("dtype", "max_new_tokens")
 """fields of the configuration on which the answers depend"""
 
@@ -62,18 +65,17 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
     }
     root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
     settings = {k: v for k, v in as_dict(config).items() if k in ANSWERS}
-    code = hash_file(Path(__file__).with_name("answers.py"))
-    store = Store(root, {**content, "settings": settings, "answer_code": code})
+    store = Store(root, {**content, "settings": settings, "answer_code": answer_version()})
     rows = write_answers(conversations, folder, tokenizer, context, store, config)
     say(f"{len(rows)} answers of {config.model} go to {judge.model} at {judge.shown}")
     _rate(rows, conversations, judge, store, root, config)
     about = {
-        "format": FORMAT, "model": config.model, **content,
+        "model": config.model, **content,
         "judge": {"model": judge.model, "url": judge.shown, "greedy": config.judge_greedy},
         "prompt_fingerprint": hash_json([judge_rating.SYSTEM, judge_rating.TASK, judge_rating.REFERENCE]), "settings": settings,
         "conversations": len(conversations), **summarise(rows),
     }  # fmt: skip
-    _write(out, config, about, rows)
+    about = write_folder(out, JUDGE_FOLDER, about, {ROWS: (schema(), rows)}, config)
     if not config.store:
         remove_stores(root)
     return about
@@ -92,7 +94,7 @@ def _rate(
             asked = judge_rating.messages(c.turns[: row["turn"]], answers, c.references[row["turn"] - 1])
             key = hash_json([judge.shown, judge.model, asked, options])
             place = store.folder / "replies" / f"{key}.json"
-            reply = _kept(place, key)
+            reply = next((r for folder in store.folders if (r := _kept(folder / "replies" / place.name, key)) is not None), None)
             if reply is None:
                 try:
                     reply = ask(judge, asked, options, timeout_s=config.timeout_s, reply_s=config.reply_s, retries=config.retries)
@@ -138,17 +140,22 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, config: JudgeConfig, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def schema() -> pyarrow.Schema:
+    """A row a turn (from 1); `rating` 1 to 10, null where the reply has none."""
     import pyarrow as pa
-    import pyarrow.parquet
 
     text = pa.string()
     columns = [("id", text), ("category", text), ("turn", pa.int32()), ("question", text), ("answer", text), ("finished", pa.bool_())]
-    schema = pa.schema([*columns, ("rating", pa.float64()), ("reply", text)])
-    with atomic_folder(out) as folder:
-        pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), folder / ROWS, compression="zstd", write_page_checksum=True)
-        write_config(folder / CONFIG, config)
-        write_json(folder / NUMBERS, {**without_secrets_in(about), "rows_sha256": hash_file(folder / ROWS)})
+    return pa.schema([*columns, ("rating", pa.float64()), ("reply", text)])
+
+
+MEANS = Named((float, None))
+JUDGE_FOLDER = FolderKind(
+    "judge.json",
+    "tu-eval judge",
+    {"score": (float, None), "stderr": (float, None), "turns": MEANS, "categories": MEANS, "rated": Count(), "unrated": [{}]},
+    columns=schema,
+)
 
 
 def print_judge(about: dict[str, Any]) -> None:

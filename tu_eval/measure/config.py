@@ -19,7 +19,8 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
     """local folder, org/name[@revision], or smollm2"""
     suite: Annotated[str, About(flag=True)]
     """tofu:forget01, tofu:forget05, tofu:forget10, muse:news, muse:books, or
-    atlas[:people=..,facts_per_person=..,seed=..], or a TOML file of your own (docs/evaluation.md)"""
+    atlas[:people=..,facts_per_person=..,seed=..], or one of your own: a TOML file (docs/evaluation.md) or
+    package.module:NAME (docs/extending.md)"""
     out: Annotated[str, About(flag=True, changes=False)]
     """folder for the results; must be new or empty"""
     retain_results: Annotated[str | None, About(flag=True)] = None
@@ -57,12 +58,14 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
     reference_model: str | None = None
     """a model that never saw the forget set, with the same tokenizer; membership inference by the difference of losses
     needs it"""
+    metrics: Annotated[tuple[str, ...], About(flag="--metric")] = ()
+    """metrics of your own, package.module:NAME (docs/extending.md); the flag may be repeated. Not for MUSE"""
     gradients: bool = False
     """true adds membership inference by the norm of the gradient: a backward pass for each forget and holdout row"""
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        unused = ("max_new_tokens", "holdout") if self.suite.startswith("muse:") else ("verbmem_tokens", "knowmem_tokens")
+        unused = ("max_new_tokens", "holdout", "metrics") if self.suite.startswith("muse:") else ("verbmem_tokens", "knowmem_tokens")
         for name in unused:
             if getattr(self, name) != getattr(EvalConfig, name):
                 raise ConfigError(f"{name}: --suite {self.suite} makes no use of it; leave it out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,16 @@ from shared.engines import vllm_setup
 from shared.engines.open import choose_engine
 from shared.errors import ConfigError
 from shared.lm import models
-from shared.secret import without_secrets_in
 from tu_eval.measure.config import EvalConfig
 from tu_eval.measure.kept import Store, remove_stores
 from tu_eval.measure.membership import membership_rows
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Attacked, Subject, gradient_norms, losses
-from tu_eval.measure.retain import Retain
+from tu_eval.measure.retain import RetainModel
 from tu_eval.measure.rows import Rows
 from tu_eval.metrics import rouge
 from tu_eval.results.folder import Row
-from tu_eval.results.results import FORMAT, Results, write_results
+from tu_eval.results.results import Results, write_results
 
 LAYOUT = ("system", "template_date", "template_options", "beginning_token")
 """how rows were laid out, where that was asked for"""
@@ -41,6 +40,8 @@ class Measured:
     membership: Rows
     attacks: dict[str, dict[str, float]]
     engine: dict[str, Any]
+    own_metrics: Mapping[str, str] = field(default_factory=dict)
+    """column of rows.parquet -> the source that computed it"""
 
 
 def default_label(model: str) -> str:
@@ -100,14 +101,13 @@ def finish(
     metrics: Mapping[str, float | None],
     reasons: Mapping[str, str],
     *,
-    retain: Retain | None,
+    retain: RetainModel | None,
     utility_parts: Sequence[str],
     settings: Sequence[str],
 ) -> Results:
     """Writes the results folder in one step and drops a store that was this run's own. `settings`: beside SETTINGS."""
     holdout = sum(row["set"] == "holdout" for row in measured.membership)
     summary = {
-        "format": FORMAT,
         "label": config.label or default_label(config.model),
         "model": config.model,
         "model_fingerprint": subject.store.identity["model_fingerprint"],
@@ -120,12 +120,13 @@ def finish(
         "metrics": metrics,
         "reasons": reasons,
         "utility_parts": list(utility_parts),
+        **({"own_metrics": dict(measured.own_metrics)} if measured.own_metrics else {}),
         "membership": {"holdout_fingerprint": identity["holdout_fingerprint"], "holdout_rows": holdout, "attacks": measured.attacks}
         if measured.membership
         else None,
     }
     rows = [row for kept in measured.rows.values() for row in kept]
-    results = write_results(Path(config.out), without_secrets_in(summary), rows, measured.membership, config)
+    results = write_results(Path(config.out), summary, rows, measured.membership, config)
     if not config.store:
         remove_stores(store_root(config))
     return results

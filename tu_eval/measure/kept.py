@@ -5,43 +5,25 @@ piece.
     ROOT/<key>/<piece>.parquet      one row an example
 
 The key is the sha256 of the model's weights, its tokenizer and template, the tokens measured, the settings that change
-numbers, and the source files that compute them. Paths and names play no part: other weights under an old path have
-another key. Each piece appears whole or not at all and carries its key and the hash of its values, so that one that was
-damaged, or carried here from elsewhere, is measured again.
+numbers, and the source files that compute them (tu_eval/measure/source_code.py). Paths and names play no part: other
+weights under an old path have another key. Each piece appears whole or not at all and carries its key and the hash of
+its values, so that one that was damaged, or carried here from elsewhere, is measured again. Pieces of the earlier
+version that source_code names are taken as well.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import shared
-import tu_eval
 from shared.console import say
 from shared.files.fs import atomic_file, hash_json, refuse_link, remove, write_json
+from tu_eval.measure.source_code import code_version, earlier
 from tu_eval.results.folder import Row
 
 IDENTITY = "identity.json"
-CODE = (
-    *("measure/pieces.py", "suites/variants.py", "metrics/*.py", "engines/*.py", "data/examples.py", "data/layout.py", "data/words.py"),
-    *(f"lm/{name}.py" for name in ("attention", "forest", "logprobs", "models", "packed", "products")),
-)
-"""of tu_eval and shared: what the values of a piece depend on"""
-
-
-@cache
-def code_version() -> str:
-    """sha256 over the sources that compute the pieces."""
-    digest, roots = hashlib.sha256(), [Path(package.__path__[0]) for package in (tu_eval, shared)]
-    assert all(any(any(root.glob(pattern)) for root in roots) for pattern in CODE), "a file that moved would leave the key without a word"
-    for root in roots:
-        for path in sorted(p for pattern in CODE for p in root.glob(pattern)):
-            digest.update(hash_json([path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")]).encode())
-    return digest.hexdigest()
 
 
 class Store:
@@ -51,27 +33,15 @@ class Store:
         self.identity = {**identity, "code": code_version()}
         self.key = hash_json(self.identity)
         self.folder = root / self.key
+        before = earlier(self.identity)
+        self.folders = [self.folder, *([root / hash_json(before)] if before is not None else [])]
+        """its own, and where an earlier version kept the same"""
 
     def load(self, piece: str) -> tuple[list[Row], dict[str, Any]] | None:
         """Rows of a finished piece and what was noted with it, or None: it is not there, or it is not what was
         saved."""
-        import pyarrow
-        import pyarrow.parquet
-
-        path = self.folder / f"{piece}.parquet"
-        if not path.exists():
-            return None
-        try:
-            table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
-            noted = json.loads((table.schema.metadata or {})[b"tu_eval"])
-            rows = table.to_pylist()
-            if noted["key"] == self.key and noted["sha256"] == hash_json(rows):
-                return rows, noted["notes"]
-            reason = "it belongs to another evaluation"
-        except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        say(f"{path}: measured again ({reason})")
-        return None
+        paths = (folder / f"{piece}.parquet" for folder in self.folders)
+        return next((found for path in paths if path.exists() and (found := _read(path))), None)
 
     def save(self, piece: str, rows: Sequence[Row], notes: Mapping[str, Any]) -> None:
         import pyarrow
@@ -93,6 +63,24 @@ class Store:
         for place in (self.folder, folder):
             refuse_link(place).mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _read(path: Path) -> tuple[list[Row], dict[str, Any]] | None:
+    """A piece that belongs into its folder and is as it was saved; None for any other, of which is said why."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
+        noted = json.loads((table.schema.metadata or {})[b"tu_eval"])
+        rows = table.to_pylist()
+        if noted["key"] == path.parent.name and noted["sha256"] == hash_json(rows):
+            return rows, noted["notes"]
+        reason = "it belongs to another evaluation"
+    except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    say(f"{path}: measured again ({reason})")
+    return None
 
 
 def remove_stores(root: Path) -> None:

@@ -8,6 +8,7 @@ results folder appears when all numbers are there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tu_eval.measure.config import EvalConfig
 from tu_eval.measure.finish import Measured, attack_rows, finish, open_subjects
 from tu_eval.measure.membership import separations
 from tu_eval.measure.model_folder import find_model
+from tu_eval.measure.own import OwnMetric, add_own, own_means, own_metrics
 from tu_eval.measure.pieces import Decoding, Loaded, Subject, generate, score, stop_ids
 from tu_eval.measure.retain import load_retain
 from tu_eval.measure.rows import add_generations, row_of
@@ -39,7 +41,7 @@ def evaluate(config: EvalConfig) -> Results:
     folder = find_model(config.model)
     device = models.choose_device(config.device)
     loaded = _load(config, suite, folder)
-    retain = None
+    own, retain = own_metrics(config.metrics), None
     if config.retain_results:
         forget = [(e.id, e.row.answer) for e in loaded.attacked["forget"]]
         holdout = (loaded.identity["holdout_fingerprint"], len(loaded.holdout))
@@ -47,8 +49,10 @@ def evaluate(config: EvalConfig) -> Results:
     subject, reference = open_subjects(config, folder, device.type, loaded.identity, ["max_new_tokens"], loaded.attacked)
     say_layout(loaded.tokenizer, config.model)
     say(f"evaluating {config.model} on {suite.name}: " + ", ".join(f"{s.name} {len(rows)} rows" for s, rows in loaded.sets))
-    measured = _measure(config, loaded, subject, reference)
+    measured = _measure(config, loaded, subject, reference, own)
     metrics, reasons = summarise(suite, measured.rows, measured.attacks, retain, loaded.no_holdout)
+    means, more = own_means(own, measured.rows)
+    metrics, reasons = {**metrics, **means}, {**reasons, **more}
     parts, settings = suite.utility_parts, ("max_new_tokens", "template")
     return finish(
         config, subject, loaded.identity, measured, metrics, reasons, retain=retain, utility_parts=parts, settings=settings
@@ -92,7 +96,7 @@ def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | No
         return [], reason
 
 
-def _measure(config: EvalConfig, loaded: Loaded, subject: Subject, reference: Subject | None) -> Measured:
+def _measure(config: EvalConfig, loaded: Loaded, subject: Subject, reference: Subject | None, own: Sequence[OwnMetric]) -> Measured:
     scores, engine = score(subject, loaded.examples, loaded.attacked)
     rows = {part.name: [row_of(part, v, scores, loaded.tokenizer) for v in kept] for part, kept in loaded.sets}
     if config.generate:
@@ -101,5 +105,7 @@ def _measure(config: EvalConfig, loaded: Loaded, subject: Subject, reference: Su
         decoding = Decoding(loaded.tokenizer, loaded.context, stop, config.max_new_tokens)
         for part, kept in asked:
             add_generations(rows[part.name], generate(subject, part.name, [v.answer for v in kept], decoding))
+    for part, kept in loaded.sets:
+        add_own(own, rows[part.name], kept, scores)
     membership = attack_rows(loaded.attacked, scores, loaded.tokenizer, subject, reference)
-    return Measured(rows, membership, separations(membership, seed=config.seed), engine)
+    return Measured(rows, membership, separations(membership, seed=config.seed), engine, {m.column: m.code for m in own})

@@ -54,6 +54,7 @@ def recomputed(results: Results, others: Sequence[Results] = ()) -> Metrics:
     for name, rows in by_set.items():
         if rows:
             out |= _of_set(name, rows, muse=summary["suite"].startswith("muse:"))
+            out |= {f"{name}_{column}": mean(rows, column) for column in results.own}
     out |= _utility(results, by_set, out)
     members = results.membership()
     out |= {f"mia_{name}": value for name, value in _aucs(members).items()}

@@ -19,7 +19,7 @@ from typing import Any
 
 from shared.data.words import terms
 from shared.errors import StoreError
-from shared.files.fs import read_json, write_json
+from shared.files.fs import read_json
 from tu_eval.results.folder import Row
 
 NAMES = {"forget": "forget", "retain": "retain", "real_authors": "ra", "world_facts": "wf"}
@@ -90,7 +90,7 @@ def min_k_auc(log: Mapping[str, Any]) -> tuple[float, int] | None:
         return None
 
 
-def write_log(path: Path, metrics: Mapping[str, float | None], rows: Sequence[Row], membership: Sequence[Row]) -> None:
+def as_log(metrics: Mapping[str, float | None], rows: Sequence[Row], membership: Sequence[Row]) -> dict[str, Any]:
     """Everything of ours that has a name there."""
     log: dict[str, Any] = {}
     for ours, theirs in NAMES.items():
@@ -107,7 +107,7 @@ def write_log(path: Path, metrics: Mapping[str, float | None], rows: Sequence[Ro
             log[f"mia_{theirs}"] = {**{k: _scores(v) for k, v in sides.items()}, "auc": auc, "agg_value": auc}
     for name in ("forget_quality", "model_utility", "privleak"):
         log[name] = {"agg_value": metrics[name]}
-    write_json(path, dict(sorted(log.items())))
+    return dict(sorted(log.items()))
 
 
 def _of_set(theirs: str, part: Sequence[Row], metrics: Mapping[str, float | None], ours: str) -> dict[str, Any]:

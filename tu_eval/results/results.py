@@ -1,38 +1,31 @@
-"""A results folder: rows.parquet (one row an example a set), summary.json (metrics, and what they belong to),
-_config.toml.
+"""The results folder of one evaluation on a suite: summary.json, and rows.parquet with one row an example a set.
 
 Where the suite has a holdout, also membership.parquet (one row a forget and holdout example, a column an attack); for a
-TOFU suite also TOFU_EVAL.json, the same numbers in the form of OpenUnlearning.
-
-The folder appears whole or not at all. The summary holds the hashes of the rows and of itself; they are checked on
-every read.
+TOFU suite also TOFU_EVAL.json, the same numbers in the form of OpenUnlearning. How the folder is written and checked:
+tu_eval/results/folder.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.config import write_config
 from shared.errors import StoreError
-from shared.files.fs import atomic_folder, hash_file, hash_json, write_json
-from tu_eval.results.folder import ATTACKS, Row
-from tu_eval.results.json_file import read_object
-from tu_eval.results.open_unlearning import write_log
+from tu_eval.results.folder import ATTACKS, ROWS, FolderKind, Row, read_folder, write_folder
+from tu_eval.results.open_unlearning import as_log
 from tu_eval.results.parquet_file import read_table, require_between, rows_of
-from tu_eval.results.shape import check_summary
+from tu_eval.results.summary_form import FORM, check_summary
 
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT = 1
-ROWS, SUMMARY, CONFIG = "rows.parquet", "summary.json", "_config.toml"
-MEMBERSHIP, LOG = "membership.parquet", "TOFU_EVAL.json"
+SUMMARY, MEMBERSHIP, LOG = "summary.json", "membership.parquet", "TOFU_EVAL.json"
+SUITE_FOLDER = FolderKind(SUMMARY, "tu-eval run", FORM, more=(MEMBERSHIP,), always_sealed=True)
 IDENTITY = ("suite", "limit", "tokenizer_fingerprint", "template_fingerprint", "data_fingerprint")
 """fields of the summary that two results must share to be compared, the plainest reason first"""
 REQUIRED = frozenset({"set", "example_id", "question", "answer"})
@@ -56,6 +49,11 @@ class Results:
     def label(self) -> str:
         return self.summary["label"]
 
+    @property
+    def own(self) -> dict[str, str]:
+        """Metrics of others (docs/extending.md): column of rows.parquet -> the source that computed it."""
+        return self.summary.get("own_metrics") or {}
+
     def rows(self, name: str | None = None) -> list[dict[str, Any]]:
         """Rows of one set, or of all, in order. Raises StoreError naming the file if it is damaged, or holds what no
         evaluation writes."""
@@ -64,7 +62,11 @@ class Results:
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
         path, counts = self.folder / ROWS, self.summary["rows"]
-        rows = read_table(path, schema(self.summary["suite"]), rows=sum(counts.values()), required=REQUIRED)
+        if taken := set(self.own) & set(schema(self.summary["suite"]).names):
+            raise StoreError(
+                f"{path.with_name(SUMMARY)}: has a metric of others that is called {min(taken)}; it was edited, evaluate again"
+            )
+        rows = read_table(path, schema(self.summary["suite"], self.own), rows=sum(counts.values()), required=REQUIRED)
         if Counter(row["set"] for row in rows) != {name: n for name, n in counts.items() if n}:
             raise StoreError(f"{path}: holds other sets of rows than {SUMMARY} says; evaluate again")
         if any(row[name] is None for row in rows for name in ("example_id", "answer")):
@@ -85,9 +87,9 @@ class Results:
         return rows
 
 
-def schema(suite: str) -> pyarrow.Schema:
+def schema(suite: str, own: Iterable[str] = ()) -> pyarrow.Schema:
     """Numbers are float64; probabilities 0 to 1; nll_sum in nats over target_tokens tokens; null where a set has no
-    such number."""
+    such number. `own`: columns of metrics of others."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.float64()
@@ -96,7 +98,7 @@ def schema(suite: str) -> pyarrow.Schema:
         return pa.schema([*first, ("verbmem", number), ("knowmem", number)])
     numbers = ["probability", "probability_options", "log_truth_ratio", "truth_ratio", "rouge_l_recall", "fact_probability"]
     numbers += ["exact_memorization", "extraction_strength"]
-    return pa.schema([*first, ("nll_sum", number), ("target_tokens", pa.int32()), *((name, number) for name in numbers)])
+    return pa.schema([*first, ("nll_sum", number), ("target_tokens", pa.int32()), *((name, number) for name in (*numbers, *own))])
 
 
 def membership_schema() -> pyarrow.Schema:
@@ -109,48 +111,18 @@ def membership_schema() -> pyarrow.Schema:
 
 def write_results(out: Path, summary: Mapping[str, Any], rows: Sequence[Row], membership: Sequence[Row], config: Any) -> Results:
     """Writes the folder in one step; `summary` gains rows_sha256, membership_sha256 and summary_sha256."""
-    import pyarrow
-    import pyarrow.parquet
-
-    with atomic_folder(out) as folder:
-
-        def write(name: str, values: Sequence[Row], columns: pyarrow.Schema) -> str:
-            table = pyarrow.Table.from_pylist(list(values), schema=columns)
-            pyarrow.parquet.write_table(table, folder / name, compression="zstd", write_page_checksum=True)
-            return hash_file(folder / name)
-
-        full = {**summary, "rows_sha256": write(ROWS, rows, schema(summary["suite"]))}
-        full["membership_sha256"] = write(MEMBERSHIP, membership, membership_schema()) if membership else None
-        write_config(folder / CONFIG, config)
-        if summary["suite"].startswith("tofu:"):
-            write_log(folder / LOG, summary["metrics"], rows, membership)
-        full["summary_sha256"] = hash_json(full)
-        write_json(folder / SUMMARY, full)
-    return Results(out, full)
+    tables = {
+        ROWS: (schema(summary["suite"], summary.get("own_metrics", ())), rows),
+        MEMBERSHIP: (membership_schema(), membership) if membership else None,
+    }
+    also = {LOG: as_log(summary["metrics"], rows, membership)} if summary["suite"].startswith("tofu:") else {}
+    return Results(out, write_folder(out, SUITE_FOLDER, summary, tables, config, also))
 
 
 def load_results(folder: Path) -> Results:
     """Raises StoreError, naming the file, for a folder that is missing, unfinished, of a newer format or damaged."""
-    path = folder / SUMMARY
-    if not folder.is_dir():
-        raise StoreError(f"{folder}: no such folder; expected the --out of a finished tu-eval run")
-    if not path.exists():
-        raise StoreError(f"{folder}: holds no {SUMMARY}; it is not a results folder, or its tu-eval run did not finish")
-    summary = read_object(path, hint="the file is damaged, evaluate again")
-    if "format" not in summary:
-        raise StoreError(f"{path}: not the summary of an evaluation")
-    if summary["format"] != FORMAT:
-        raise StoreError(
-            f"{path}: has format {str(summary['format'])[:20]}, this version reads {FORMAT}; update token-unlearn or evaluate again"
-        )
-    if hash_json({k: v for k, v in summary.items() if k != "summary_sha256"}) != summary.get("summary_sha256"):
-        raise StoreError(f"{path}: does not match its own hash; it was damaged or edited, evaluate again")
-    check_summary(path, summary)
-    for path, expected in ((folder / ROWS, summary["rows_sha256"]), (folder / MEMBERSHIP, summary.get("membership_sha256"))):
-        if expected is not None and not path.exists():
-            raise StoreError(f"{path}: is missing; evaluate again")
-        if expected is not None and hash_file(path) != expected:
-            raise StoreError(f"{path}: does not match the hash in {SUMMARY}; it was damaged or edited, evaluate again")
+    summary = read_folder(folder, SUITE_FOLDER).summary
+    check_summary(folder / SUMMARY, summary)
     return Results(folder, summary)
 
 
@@ -164,3 +136,9 @@ def require_comparable(identity: Mapping[str, Any], other: Results, *, what: str
             short = [v[:12] if field.endswith("fingerprint") else v for v in (theirs, mine)]
             name = field.replace("_", " ")
             raise StoreError(f"{what} {other.folder}: another {name}: {short[0]} there, {short[1]} here; evaluate both the same way")
+    codes = {**identity.get("own_metrics", {}), "the suite": identity.get("suite_code")}
+    for name, theirs in {**other.own, "the suite": other.summary.get("suite_code")}.items():
+        if codes.get(name, theirs) != theirs:
+            raise StoreError(
+                f"{what} {other.folder}: {name} is by other code: {theirs} there, {codes[name]} here; evaluate both the same way"
+            )

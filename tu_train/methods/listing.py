@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from shared.console import print_table
 from shared.errors import ConfigError
 from shared.extensions import OURS, offered
 from tu_train.methods.table import METHOD, METHODS, Method
@@ -27,15 +28,4 @@ def _row(name: str, m: Method, source: str) -> tuple[str, ...]:
 
 
 def print_methods() -> None:
-    """A table on a terminal; tab-separated lines with a head line elsewhere."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    if not console.is_terminal:
-        print("\n".join("\t".join(row) for row in [COLUMNS, *method_rows()]))
-        return
-    table = Table(*COLUMNS)
-    for row in method_rows():
-        table.add_row(*row)
-    console.print(table)
+    print_table(COLUMNS, method_rows())

@@ -13,8 +13,10 @@ from tests.conftest import build_tokenizer
 from tests.tu_eval.conftest import SUITE
 from tests.tu_eval.test_commands import refused
 from tu_eval.attacks import sample
-from tu_eval.attacks.run import print_attacks
+from tu_eval.attacks.config import AttackConfig
+from tu_eval.attacks.run import ATTACK_FOLDER, print_attacks, schema
 from tu_eval.metrics.rouge import rouge_l_recall
+from tu_eval.results.folder import ROWS, write_folder
 
 SMALL = (
     *("--suite", SUITE, "--limit", 4, "--device", "cpu", "--set", "samples=5", "--set", "max_new_tokens=6"),
@@ -25,7 +27,6 @@ SMALL = (
 @pytest.fixture(scope="module")
 def attacked(tiny_model, tiny_base, make_tiny, tmp_path_factory):
     """A finished folder: all attacks on three models."""
-    from tu_eval.attacks.config import AttackConfig
     from tu_eval.attacks.run import attack
 
     out = tmp_path_factory.mktemp("attacks") / "deep" / "run"
@@ -91,7 +92,6 @@ def test_a_killed_run_goes_on_at_the_attack_it_was_at(run_cli, tiny_model, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(relearn, "relearn", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            from tu_eval.attacks.config import AttackConfig
             from tu_eval.attacks.run import attack
 
             attack(AttackConfig(**tomllib.loads((whole / "_config.toml").read_text()) | {"out": str(out)}))
@@ -252,7 +252,13 @@ def test_rows_with_and_without_a_fact_are_counted_apart_and_said(run_cli, tiny_m
 
 
 def test_numbers_of_an_earlier_version_are_still_printed(tmp_path, capsys):
+    """Without the hash of its own that attack.json has since."""
     number = {"attack": "sample", "setting": "temperature 1", "measure": "fact_in_4", "model": 0.25}
-    (tmp_path / "attack.json").write_text(json.dumps({"format": 1, "models": {"model": {}}, "numbers": [number]}))
-    print_attacks(tmp_path)
-    assert "fact in 4" in (out := capsys.readouterr().out) and "0.25" in out
+    out = tmp_path / "out"
+    config = AttackConfig(model="x", suite="atlas", out="out")
+    write_folder(out, ATTACK_FOLDER, {"models": {"model": {}}, "numbers": [number]}, {ROWS: (schema(), [])}, config)
+    about = json.loads((out / "attack.json").read_text())
+    (out / "attack.json").write_text(json.dumps({k: v for k, v in about.items() if k != "summary_sha256"}))
+    print_attacks(out)
+    said = capsys.readouterr().out
+    assert "fact in 4" in said and "0.25" in said
