@@ -10,6 +10,7 @@ from typing import Any
 
 from shared.errors import StoreError, UserError
 from shared.files.fs import TEMPORARY, hash_json
+from shared.files.shape import Text, misfit
 from shared.lm import models
 from shared.lm.finished import check_output
 from shared.records import INDEX, TRAINING, Index, IndexedRun, TrainingRecord
