@@ -37,7 +37,8 @@ def page() -> str:
 def section(name: str, command: Late) -> str:
     own = [markdown("Of the command itself", settings_of(command.arguments))] if command.arguments else []
     tables = [markdown(title, settings) for title, settings in groups(command.config)] if command.config else []
-    return "\n".join([f"## {name}", "", f"{(command.help or '').splitlines()[0]}", "", *own, *tables])
+    said = " ".join((command.help or "").partition("\n\n")[0].split())
+    return "\n".join([f"## {name}", "", said, "", *own, *tables])
 
 
 if __name__ == "__main__":

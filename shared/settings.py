@@ -34,8 +34,8 @@ class About:
     unit: str = ""
     """of a number: tokens, rows, steps, MiB, nats, share, ..."""
     flag: bool | str = False
-    """whether it has a flag of its own, --its-name, or which (`--rows/--no-rows`); without one it is advanced: for --set
-    and --config"""
+    """whether it has a flag of its own, --its-name, or which (`--rows/--no-rows`); without one it is advanced: for
+    --set and --config"""
     positional: bool = False
     """given by its place on the command line, not by a flag"""
     commas: bool = False
@@ -143,7 +143,8 @@ class Setting:
 
 @functools.cache
 def settings_of(kind: type) -> tuple[Setting, ...]:
-    """The fields of a dataclass: first those that it defines itself, then those of its bases, one base after another."""
+    """The fields of a dataclass: first those that it defines itself, then those of its bases, one base after
+    another."""
     classes = [c for c in kind.__mro__ if dataclasses.is_dataclass(c)]
     hints = {c: typing.get_type_hints(c, include_extras=True) for c in classes}
     plain, found = typing.get_type_hints(kind), []

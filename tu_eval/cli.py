@@ -110,7 +110,8 @@ def benchmarks(settings: BenchmarksConfig) -> None:
 
 @command(app, config="tu_eval.judge.config:JudgeConfig")
 def judge(settings: JudgeConfig) -> None:
-    """Answers graded 1 to 10 by a judge, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL names."""
+    """Answers graded 1 to 10 by a judge, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL
+    names."""
     from tu_eval.judge.run import print_judge, run_judge
 
     print_judge(run_judge(settings))

@@ -1,4 +1,4 @@
-"""The run's own test of its engine: what a row's values are may not depend on what was scored beside it."""
+"""The run's own test of its engine: the values of a row must not depend on what was scored beside it."""
 
 from __future__ import annotations
 

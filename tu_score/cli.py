@@ -49,7 +49,8 @@ def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
 
 @command(app, arguments=arguments.Inspect)
 def inspect(given: arguments.Inspect) -> None:
-    """Show examples with their target tokens shaded by importance (or another signal), or the tokens where it is largest."""
+    """Show examples with their target tokens shaded by importance (or another signal), or the tokens where it is
+    largest."""
     from shared.store.scores import open_store
     from tu_score.inspect import inspect_store
 
@@ -79,7 +80,8 @@ def verify(given: arguments.Store) -> None:
 
 @command(app, config="shared.weighting.importance:Recipe", arguments=arguments.Rewrite)
 def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
-    """Compute importance again from the columns of a finished store, by another recipe (docs/recipes.md); no model is loaded."""
+    """Compute importance again from the columns of a finished store, by another recipe (docs/recipes.md); no model is
+    loaded."""
     wanted = replace(asked, sets=[*(given.recipe.split(",") if given.recipe else ()), *asked.sets]).resolved().imported()
     from shared.secret import without_secrets
     from shared.store.scores import open_store
@@ -93,7 +95,8 @@ def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
 
 @command(app, arguments=arguments.Agree)
 def agree(given: arguments.Agree) -> None:
-    """Compare importance and every signal with ground truth: which tokens are the secret? ROC-AUC, average precision, precision."""
+    """Compare importance and every signal with ground truth: which tokens are the secret? ROC-AUC, average precision,
+    precision."""
     from shared.errors import ConfigError
     from shared.store.scores import open_store
 

@@ -33,14 +33,14 @@ SPAN_PLAN = Kind("token_unlearn.span_plans", "--spans", "a function, row -> list
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
-    """Scoring. The fields of the recipe (alpha, knowledge, norm, ...) and those of the layout (template, system, ...) are
-    fields here too."""
+    """Scoring. The fields of the recipe (alpha, knowledge, norm, ...) and those of the layout (template, system, ...)
+    are fields here too."""
 
     model: Annotated[str, About(flag=True)]
     """the model to be unlearned: local folder, org/name[@revision], or smollm2"""
     data: Annotated[str, About(flag=True)]
-    """the forget set: tofu:forget01, atlas:forget, hub:org/name:config:split, or a .jsonl, .json, .csv, .tsv or .parquet
-    file"""
+    """the forget set: tofu:forget01, atlas:forget, hub:org/name:config:split, or a .jsonl, .json, .csv, .tsv or
+    .parquet file"""
     out: Annotated[str, About(flag=True, changes=False)]
     """folder (or URL) of the score store; must be new, or that of a killed run of the same settings, which goes on"""
     base_model: Annotated[str | None, About(flag=True)] = None
@@ -48,11 +48,12 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     engine: Annotated[Literal["auto", "torch", "vllm"], About(flag=True)] = "auto"
     """auto: vLLM where it is installed and CUDA is there, else torch"""
     spans: Annotated[str, About(flag=True, metavar="auto|none|question|window|entity|given|MODULE:NAME")] = "auto"
-    """which context is masked: what the recipe reads (auto: nothing, or the whole question, of raw text windows), nothing,
-    the whole question, windows over it, its names, numbers and dates, the spans of `span_key`, or those of a function of
-    your own (docs/extending.md); but for `question`, raw text has them anywhere (docs/spans.md)"""
+    """which context is masked: what the recipe reads (auto: nothing, or the whole question, of raw text windows),
+    nothing, the whole question, windows over it, its names, numbers and dates, the spans of `span_key`, or those of a
+    function of your own (docs/extending.md); but for `question`, raw text has them anywhere (docs/spans.md)"""
     span_key: Annotated[str | None, About(flag=True)] = None
-    """column of the given spans: a list of [start, end) character offsets in the question, or in the text of a raw row"""
+    """column of the given spans: a list of [start, end) character offsets in the question, or in the text of a raw
+    row"""
     window_length: Annotated[int, About(unit="tokens", **COUNT)] = 4
     """length of a window that is masked"""
     window_stride: Annotated[int, About(unit="tokens", **COUNT)] = 4
@@ -64,8 +65,8 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     max_spans: Annotated[int, About(unit="spans", **NONE_OR_MORE)] = 256
     """spans an example; from more, that many are drawn by the seed; 0: no limit"""
     replacement: str = "auto"
-    """what stands in for a masked token: auto (the first there is of mask, unk, pad, eos), one of these four, a token id,
-    random, or delete (the span is taken out)"""
+    """what stands in for a masked token: auto (the first there is of mask, unk, pad, eos), one of these four, a token
+    id, random, or delete (the span is taken out)"""
     copy_aware: bool = False
     """leave out, for each token, the spans that hold a copy of it"""
     keep_spans: Annotated[bool, About(flag=True)] = False

@@ -1,5 +1,7 @@
-"""`tu-score run --dry-run`: what a run would take, before it is paid for. Plans as the run does, scores a few rows,
-writes nothing."""
+"""`tu-score run --dry-run`: what a run would cost, said before it begins.
+
+It plans as the run does and scores a few rows; it writes nothing.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ TIMED_ROWS = 8
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """What a run holds (counted) and takes (from a few rows)."""
 
     rows: int
@@ -54,7 +56,7 @@ class Estimate:
         ]
 
 
-def estimate(config: ScoreConfig, *, check_out: bool) -> Estimate:
+def estimate(config: ScoreConfig, *, check_out: bool) -> RunEstimate:
     """Raises what the run itself would raise before its first part; `check_out`: for its output too."""
     if check_out:
         refuse_foreign(open_place(config.out))
@@ -79,7 +81,7 @@ def estimate(config: ScoreConfig, *, check_out: bool) -> Estimate:
     reads, parts = work(examples, masking, base=base), len(within_budget([len(e.input_ids) for e in examples], config.part_tokens))
     rate = work(chosen, masking, base=False) / seconds
     shared = f", shared by {config.workers} workers" if config.workers > 1 else ""
-    return Estimate(
+    return RunEstimate(
         rows=len(examples), tokens=tokens_of(examples), variants=sum(map(len, masking.spans.values())), reads=reads, parts=parts,
         disk_bytes=parts * empty + per_token * tokens_of(examples), seconds=reads / rate / config.workers,
         unmasked=_would_add(config, tokenizer, examples, context_length(folder)),

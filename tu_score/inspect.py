@@ -1,5 +1,8 @@
-"""What `tu-score inspect` shows; in a terminal prompt dim, targets shaded, the strongest bold and underlined, so not by
-colour alone."""
+"""What `tu-score inspect` shows.
+
+In a terminal the prompt is dim and targets are shaded; the strongest are bold and underlined too, so that colour is not
+all that tells them.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SPANS = "any --spans but none"
 
 
 @dataclass(frozen=True)
-class Signal:
+class ShownSignal:
     meaning: str
     columns: tuple[str, ...]
     """the signal is this column, or the first minus the second"""
@@ -34,21 +34,21 @@ class Signal:
 
 
 SIGNALS = {
-    "importance": Signal(
+    "importance": ShownSignal(
         "how much of the knowledge a token carries, by the store's recipe", ("importance",),
         needs=f"{SPANS}, or a recipe over columns that the store holds", unit="0 to 1",
     ),
-    "delta": Signal("log-probability lost when the span that matters most to the token is masked", ("delta",), needs=SPANS, signed=True),
-    "delta_mean": Signal("log-probability lost when a span is masked, mean over the spans", ("delta_mean",), needs=SPANS, signed=True),
-    "gain": Signal("log-probability gained over the base model", ("logprob", "base_logprob"), needs="--base-model", signed=True),
-    "entropy": Signal("how unsure the model is before the token", ("entropy",)),
-    "masked_entropy": Signal("how unsure the model is when the span that matters most is masked", ("masked_entropy",), needs=SPANS),
-    "tempered_entropy": Signal(
+    "delta": ShownSignal("log-probability lost when the span that matters most to the token is masked", ("delta",), needs=SPANS, signed=True),
+    "delta_mean": ShownSignal("log-probability lost when a span is masked, mean over the spans", ("delta_mean",), needs=SPANS, signed=True),
+    "gain": ShownSignal("log-probability gained over the base model", ("logprob", "base_logprob"), needs="--base-model", signed=True),
+    "entropy": ShownSignal("how unsure the model is before the token", ("entropy",)),
+    "masked_entropy": ShownSignal("how unsure the model is when the span that matters most is masked", ("masked_entropy",), needs=SPANS),
+    "tempered_entropy": ShownSignal(
         "entropy of the softmax at the store's temperature", ("tempered_entropy",), needs="--set entropy_temperature=2 (or another)"
     ),
-    "logprob": Signal("how likely the model finds the token (log-probability)", ("logprob",)),
-    "base_logprob": Signal("how likely the base model finds the token (log-probability)", ("base_logprob",), needs="--base-model"),
-    "base_entropy": Signal("how unsure the base model is before the token", ("base_entropy",), needs="--base-model"),
+    "logprob": ShownSignal("how likely the model finds the token (log-probability)", ("logprob",)),
+    "base_logprob": ShownSignal("how likely the base model finds the token (log-probability)", ("base_logprob",), needs="--base-model"),
+    "base_entropy": ShownSignal("how unsure the base model is before the token", ("base_entropy",), needs="--base-model"),
 }  # fmt: skip
 
 
@@ -101,7 +101,7 @@ class ShadedExample:
     """nats, over the targets"""
 
 
-def find_signal(name: str) -> Signal:
+def find_signal(name: str) -> ShownSignal:
     if name not in SIGNALS:
         raise ConfigError(f"--signal {name}: unknown{nearest(name, SIGNALS)}")
     return SIGNALS[name]

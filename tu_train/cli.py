@@ -55,7 +55,8 @@ def finetune(settings: FinetuneConfig) -> None:
 
 @command(app, config="tu_train.diagnose.config:DiagnoseConfig")
 def diagnose(settings: DiagnoseConfig) -> None:
-    """Measure the signal-to-noise ratio of token weightings on real gradients, and their conflict with what must stay."""
+    """Measure the signal-to-noise ratio of token weightings on real gradients, and their conflict with what must
+    stay."""
     from tu_train.diagnose.run import run_diagnose
     from tu_train.saving.working_folder import check_name
 
@@ -66,11 +67,11 @@ def diagnose(settings: DiagnoseConfig) -> None:
 
 @command(app, arguments=arguments.Many)
 def many(given: arguments.Many) -> None:
-    """Every combination of a study, one run after another; finished ones are skipped, unfinished ones resumed, failed ones noted.
+    """Every combination of a study, one run after another; finished ones are skipped, unfinished ones resumed, failed
+    ones noted.
 
     What a combination has no use for (keep with tokens = "all", an option of another method) is left out of it, and
-    equal combinations are one run. The first field of the file is the outermost loop. Exit code 1 if a run failed.
-    """
+    equal combinations are one run. The first field of the file is the outermost loop. Exit code 1 if a run failed."""
     from shared.files.fs import refuse_url
     from shared.files.storage import open_place
     from tu_train.many.run import run_many

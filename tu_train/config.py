@@ -45,9 +45,9 @@ class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
     batch_tokens: Annotated[int, About(unit="tokens", changes=False, **COUNT)] = 2048
     """of a forward pass, before sharing; a batch is cut into as many passes as it needs, which changes no result"""
     checkpointing: Annotated[bool | None, About(changes=False, default="with all weights in training, if it can")] = None
-    """compute the activations of each block again in the backward pass instead of keeping them: much less memory, a sixth
-    more time, the same numbers; by default where all weights train and the architecture can, so not with --lora, which
-    takes little memory anyway"""
+    """compute the activations of each block again in the backward pass instead of keeping them: much less memory, a
+    sixth more time, the same numbers; by default where all weights train and the architecture can, so not with --lora,
+    which takes little memory anyway"""
     train_only: Annotated[tuple[str, ...], About(default="all; run: the method's")] = ()
     """globs of parameter names: only these train"""
     lora: Annotated[int, About(unit="rank", flag=True, metavar="RANK", least=0, most=65_536)] = 0
@@ -108,8 +108,8 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     """score store of what must stay, instead of retain: KL to the scored model from its top tokens (tu-score run --topk
     64)"""
     retain_term: Annotated[str | None, About(default="the method's")] = None
-    """what holds the retain rows, an entry of tu_train/methods/retain_terms.py: nll (likelihood), kl (KL to the model before
-    training), or none (nothing)"""
+    """what holds the retain rows, an entry of tu_train/methods/retain_terms.py: nll (likelihood), kl (KL to the model
+    before training), or none (nothing)"""
     method: Annotated[str, About(flag=True)] = "npo"
     """a method (tu-train methods lists them), or your own: package.module:NAME (docs/extending.md)"""
     options: Annotated[dict[str, float], About(flag="--option", metavar="NAME=VALUE")] = field(default_factory=dict)

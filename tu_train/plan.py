@@ -88,8 +88,9 @@ def _plan(config: LoopConfig, read: Gathered, objective: Objective, train_only: 
 def say_plan(plan: Plan) -> None:
     """A line or two on stderr, before the model is loaded."""
     config = plan.config
-    if plan.retain is not None and plan.retain.outside is not None and isinstance(config, UnlearnConfig):
-        say(f"{shown(str(config.retain_scores))}: KL sees {plan.retain.outside:.2%} of the probability, outside the stored top tokens, "
+    if isinstance(config, UnlearnConfig) and config.retain_scores is not None:
+        assert plan.retain is not None and plan.retain.outside is not None, "read from the retain store"
+        say(f"{shown(config.retain_scores)}: KL sees {plan.retain.outside:.2%} of the probability, outside the stored top tokens, "
             "as one token")  # fmt: skip
     say_layout(plan.tokenizer, config.model)
     if not isinstance(config, UnlearnConfig):

@@ -24,12 +24,12 @@ LATER = (
     "matplotlib.backends.backend_agg", "matplotlib.figure", "pandas", "rich.console", "rich.progress", "rich.table",
     "scipy.stats", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
     "transformers.models.llama.modeling_llama", "datasets", "pydantic", "rich._emoji_codes", "rouge_score.rouge_scorer",
-    "PIL.PngImagePlugin", "shared.engines.torch", "shared.engines.torch_generate", "tu_eval.attacks.run", "tu_eval.choices",
+    "PIL.PngImagePlugin", "shared.engines.torch", "shared.engines.torch_generate", "tu_eval.attacks.run", "tu_eval.choices.run",
     "tu_eval.compare.comparison", "tu_eval.evidence.report", "tu_eval.compare.export", "tu_eval.judge.run",
     "tu_eval.suites.suite_file", "tu_eval.measure.muse", "tu_eval.measure.questions", "tu_eval.compare.table",
     "tu_score.agree", "tu_score.estimate", "tu_score.inspect", "tu_score.recipe", "tu_score.run",
-    "tu_score.verify", "tu_train.saving.card", "tu_train.saving.curves", "tu_train.diagnose.run", "tu_train.many.run", "tu_train.saving.output",
-    "tu_train.run",
+    "tu_score.verify", "tu_train.saving.card", "tu_train.saving.curves", "tu_train.diagnose.run", "tu_train.many.run",
+    "tu_train.saving.output", "tu_train.run",
 )  # fmt: skip
 """what the commands import where they need it"""
 COMMANDS = {"tu-score": "tu_score.cli", "tu-train": "tu_train.cli", "tu-eval": "tu_eval.cli"}

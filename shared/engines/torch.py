@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from shared.engines.interface import Request, TokenScores, ignore, limits_of
-from shared.engines.torch_generate import Writer
+from shared.engines.torch_generate import GreedyWriter
 from shared.lm.forest import common_prefix
 from shared.lm.logprobs import HeadOptions, PositionScores, score_positions
 from shared.lm.memory import keep_freed_memory
@@ -32,7 +32,7 @@ class TorchEngine:
     def __init__(self, packed: PackedModel, *, batch_tokens: int = 2048, head: HeadOptions | None = None):
         self.packed, self.batch_tokens, self.head = packed, batch_tokens, head or HeadOptions()
         self.head.check(packed.head.weight.shape[0])
-        self.writer: Writer | None = None
+        self.writer: GreedyWriter | None = None
         """made when first needed"""
 
     @classmethod
@@ -108,7 +108,7 @@ class TorchEngine:
         advance: Callable[[int], None] = ignore,
     ) -> list[list[int]]:
         if self.writer is None:
-            self.writer = Writer(self.packed, self.batch_tokens)
+            self.writer = GreedyWriter(self.packed, self.batch_tokens)
         return self.writer.write(prompts, limits_of(max_new_tokens, prompts), stop_ids, advance)
 
     def close(self) -> None:

@@ -1,12 +1,12 @@
 """Greedy text for many prompts: a pass for the prompts, then a pass a token for all rows that still write.
 
-Prompts go through the forest, so what they share (a system turn) is computed once; their keys and values are kept, a
-place a row (shared/engines/torch_cache.py). Each further pass reads the last token of every row as one packed row, so
-nothing is padded but the keys of shorter rows. A row that ends leaves its place to the last one, and waiting prompts
-are read when enough places are free. Only the last position of a row goes through the head, and only its highest logit
-is looked for.
+Prompts go through the forest, so what they share (a system turn) is computed once. Their keys and values are kept, one
+place for each row (shared/engines/torch_cache.py). Each further pass reads the last token of every row as one packed
+row, so nothing is padded but the keys of shorter rows. When a row ends, the last row moves to its place, and waiting
+prompts are read when enough places are free. Only the last position of a row goes through the head, and only its
+highest logit is looked for.
 
-Reading the weights takes a pass as long for one row as for several: hence as many rows at once as pay.
+A pass reads all weights, however many rows it has: hence many rows write at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REFILL = 4
 """waiting prompts are read when one in so many places is free"""
 
 
-class Writer:
+class GreedyWriter:
     """Writes with a model. `cached` says whether its architecture takes the loop above; else transformers' own
     serves."""
 

@@ -1,13 +1,14 @@
 """The vLLM engine: log-probability and entropy out of vLLM's pooling runner, through the plugin in vllm_pooler.py.
 
-Only wanted positions go through the head: each request carries its wanted rows and their target tokens as pooling
-parameters, and the tokens after the last wanted row are not computed at all. Prefix caching: a request reads its
-beginning from the cache only when no other request of the same call agrees with it as far as its first wanted row (so a
-cache hit can never swallow a wanted row); in practice masked variants read the cache, plain passes do not. The cache is
-emptied at the start of every `score`, so that earlier calls change nothing. Give a plain pass before its masked
-variants: they find its blocks.
+Only wanted positions go through the head. Each request carries its wanted rows and their target tokens as pooling
+parameters, and the tokens after the last wanted row are not computed at all.
 
-Nothing here is written for one device, but on a GPU we have never run it: seen on vLLM's CPU build only (docs/vllm.md).
+Prefix caching: a request reads its beginning from the cache only when no other request of the same call agrees with it
+as far as its first wanted row. So a cache hit can never swallow a wanted row: masked variants read the cache, plain
+passes do not. The cache is emptied at the start of every `score`, so that earlier calls change nothing. Give a plain
+pass before its masked variants, which then find its blocks.
+
+No device is named in this code, but it has run on vLLM's CPU build only, never on a GPU (docs/vllm.md).
 
 Importing this module does not import vllm; the first engine does.
 """

@@ -1,8 +1,7 @@
-"""Whether a folder that training wrote still holds what training wrote: training.json carries the hashes of the files
-beside it.
+"""Whether a folder still holds what training wrote there: training.json carries the hashes of the files beside it.
 
-A checksum against damage and mixed-up files, not against somebody who edits both: training.json is a file like the
-others. Folders of earlier versions, and models from elsewhere, carry no hashes, and nothing is said of them.
+This is a checksum against damage and mixed-up files, not against somebody who edits both: training.json is a file like
+the others. Folders of earlier versions, and models from elsewhere, carry no hashes; they are taken as they are.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Segment:
 
 
 @dataclass
-class Group:
+class SegmentGroup:
     """B segments whose attention runs in one call; N queries and M keys each, padded by repeating index 0."""
 
     query_BN: torch.Tensor
@@ -55,8 +55,8 @@ class Group:
     """which key a query may look at, sliding windows aside"""
     _masks: dict[Any, torch.Tensor] = field(default_factory=dict)
 
-    def to(self, device: torch.device) -> Group:
-        return Group(self.query_BN.to(device), self.key_BM.to(device), self.real_BN.to(device), self.mask_BNM.to(device))
+    def to(self, device: torch.device) -> SegmentGroup:
+        return SegmentGroup(self.query_BN.to(device), self.key_BM.to(device), self.real_BN.to(device), self.mask_BNM.to(device))
 
     def visible(self, positions_L: torch.Tensor, window: int | None) -> torch.Tensor:
         """[B, N, M] bool."""
@@ -94,7 +94,7 @@ class Forest:
     slots: list[list[int]]
     """for each sequence, the index in the packed row of each of its tokens"""
     segments: list[Segment]
-    groups: list[Group]
+    groups: list[SegmentGroup]
     """empty where flex attention needs none"""
     singles: list[Single]
     order_L: torch.Tensor
@@ -122,7 +122,7 @@ def pack(sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu",
     lengths = [len(sequences[i]) for i in by_ids]
     # Runs of `by_ids` that share a segment, what comes before it, its parent. A stack, not recursion: texts with many
     # spans nest deeply.
-    stack: list[tuple[Run, int, Segment | None]] = []
+    stack: list[tuple[PrefixRun, int, Segment | None]] = []
     stack += [(run, 0, None) for run in _runs(common, lengths, 0, len(by_ids), 0)][::-1]
     while stack:
         (first, last, shared), depth, parent = stack.pop()
@@ -139,7 +139,9 @@ def pack(sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu",
     return Forest(ids_L, positions_L, ends_L, slots, segments, *_shared_out(segments, device, alone))
 
 
-def _shared_out(segments: list[Segment], device: torch.device, alone: bool) -> tuple[list[Group], list[Single], torch.Tensor, torch.Tensor]:
+def _shared_out(
+    segments: list[Segment], device: torch.device, alone: bool
+) -> tuple[list[SegmentGroup], list[Single], torch.Tensor, torch.Tensor]:
     """Groups, singles, and where the tokens of the groups are: the fields of a Forest."""
     if flex_fits(device):
         nowhere = torch.empty(0, dtype=torch.long, device=device)
@@ -178,11 +180,11 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return next((i for i in range(end) if first[i] != second[i]), end)
 
 
-Run = tuple[int, int, int]
+PrefixRun = tuple[int, int, int]
 """first, last (exclusive), and the length of the prefix that sequences first … last of the sorted order share"""
 
 
-def _runs(common: list[int], lengths: list[int], first: int, last: int, depth: int) -> Iterator[Run]:
+def _runs(common: list[int], lengths: list[int], first: int, last: int, depth: int) -> Iterator[PrefixRun]:
     """Cuts first … last of the sorted order into runs that share at least MIN_SHARED tokens after `depth`; a sequence
     that ends sooner must be shared whole. `common[k]` is the length of the prefix that sequences k - 1 and k share."""
     start, shared = first, lengths[first]
@@ -196,7 +198,7 @@ def _runs(common: list[int], lengths: list[int], first: int, last: int, depth: i
     yield start, last, shared
 
 
-def _groups(segments: list[Segment]) -> list[Group]:
+def _groups(segments: list[Segment]) -> list[SegmentGroup]:
     """Segments of similar shape together. A group ends where padding would cost more than another call."""
     shaped = sorted(((s.length, s.depth + s.length, s) for s in segments), key=lambda x: (x[0], x[1], x[2].start), reverse=True)
     groups, batch, n, m, real = [], [], 0, 0, 0
@@ -210,7 +212,7 @@ def _groups(segments: list[Segment]) -> list[Group]:
     return [*groups, _group(batch)] if batch else groups
 
 
-def _group(segments: list[Segment]) -> Group:
+def _group(segments: list[Segment]) -> SegmentGroup:
     b, n, m = len(segments), max(s.length for s in segments), max(s.depth + s.length for s in segments)
     query = torch.zeros(b, n, dtype=torch.long)
     key = torch.zeros(b, m, dtype=torch.long)
@@ -222,4 +224,4 @@ def _group(segments: list[Segment]) -> Group:
     at_n, at_m = torch.arange(n)[None, :, None], torch.arange(m)[None, None, :]
     # a padded query may look at key 0, so that no softmax is empty; its output is dropped
     mask = (at_m <= at_n + depths) & (at_n < lengths) | (at_n >= lengths) & (at_m == 0)
-    return Group(query, key, (at_n < lengths)[:, :, 0], mask)
+    return SegmentGroup(query, key, (at_n < lengths)[:, :, 0], mask)

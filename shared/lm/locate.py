@@ -1,4 +1,4 @@
-"""Where a model is: a name -> a local folder, looked at before anything is loaded from it.
+"""Where a model is: a name -> a local folder that is looked at before anything is loaded from it.
 
 What is wrong with a folder is said here, in terms of what the user has: an adapter, a pointer of Git LFS, weights that
 can run code. No code of a folder is ever run; `NO_CODE` goes with every load of a configuration, tokenizer or model.

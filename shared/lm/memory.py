@@ -1,6 +1,8 @@
-"""How this process gives memory back. Activations of a few MiB come and go in every layer; a C library that returns
-them to the system each time has the system clear the same pages again and again, which takes as long as a small matrix
-product."""
+"""How this process gives memory back.
+
+Every layer makes activations of a few MiB and drops them again. A C library that returns them to the system each time
+makes the system clear the same pages again and again, which takes as long as a small matrix product.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""Matrix products in float32 by the library that is fast on this CPU. torch's own go to MKL, which takes its AVX-512
-kernels on Intel's processors only: on others it reaches half of what oneDNN does (benchmarks/where_time_goes.py prints
-the ratio), which torch has too but asks for lower precisions only.
+"""Matrix products in float32 by the library that is fast on this CPU.
 
-The same sums in another order, so results differ by rounding. Which library computes depends on the processor alone,
-never on a timing: the same machine gives the same bytes. Everything else (devices, dtypes, autocast, a torch without
-oneDNN, small matrices) is torch's own.
+torch gives them to MKL, which takes its AVX-512 kernels on Intel's processors only. On other processors it reaches half
+of what oneDNN does (benchmarks/where_time_goes.py prints the ratio). torch has oneDNN too, but asks it for lower
+precisions only.
+
+The same sums are taken in another order, so results differ by rounding. Which library computes depends on the processor
+alone, never on a timing: the same machine gives the same bytes. Everything else (devices, dtypes, autocast, a torch
+without oneDNN, small matrices) is left to torch.
 """
 
 from __future__ import annotations

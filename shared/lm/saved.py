@@ -1,5 +1,6 @@
-"""A model written as an ordinary Hugging Face folder: weights first, in the dtype asked for, then what stands beside
-them."""
+"""Writing a model as an ordinary Hugging Face folder: first its weights, in the dtype asked for, then the files beside
+them.
+"""
 
 from __future__ import annotations
 

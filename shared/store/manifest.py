@@ -1,7 +1,7 @@
-"""What a manifest may say: its form, checked in one place before anything in it is believed, and a manifest that names
-what it lacks.
+"""The form of a manifest, checked in one place before anything in it is believed.
 
-A valid hash says that a manifest is as somebody wrote it, and not who that was.
+A valid hash says that a manifest is as somebody wrote it, and not who that was. A manifest also names the fields that
+it lacks when one of them is asked for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""How much the pages of a Parquet column unpack to, by their own headers: the reader makes room for what a page header
-says, whatever the file's table of contents says, and before it sees a byte of it.
+"""How large the pages of a Parquet column are when unpacked, by their own headers.
 
-A header is a struct in Thrift's compact protocol; its second and third field are the page's size unpacked and packed.
+A Parquet reader makes room for what a page header says before it sees a byte of the page, whatever the file's table of
+contents says. So the headers are read first. A header is a struct in Thrift's compact protocol; its second and third
+field are the page's size unpacked and packed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What a reader of a part relies on, checked over whole columns at once before it sees them: a hash says that a part is
-as somebody wrote it, and not that its numbers make sense. `tu-score verify` says of each row what is wrong.
+"""Checks of the values of a part, over whole columns at once, before a reader sees them.
 
-Only the columns that are read are checked; cost: a few passes in numpy over each.
+A hash says that a part is as somebody wrote it; it does not say that its numbers make sense. `tu-score verify` says
+what is wrong with each row. Only the columns that are read are checked, and a check costs a few passes in numpy over
+each.
 """
 
 from __future__ import annotations

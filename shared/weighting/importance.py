@@ -34,14 +34,14 @@ class Recipe:
     alpha: Annotated[float, About(unit="share", least=0, most=1, expected="0 to 1")] = 0.0
     """share of the knowledge signal in importance; the rest is the uncertainty signal"""
     knowledge: str = "absolute"
-    """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, any other of docs/recipes.md, or
-    your own, package.module:NAME (docs/extending.md)"""
+    """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, any other of docs/recipes.md,
+    or your own, package.module:NAME (docs/extending.md)"""
     uncertainty: str = "auto"
     """the second signal: auto (base_entropy with a base model, else tempered_entropy), entropy, masked_entropy,
     tempered_entropy, base_entropy, any other of docs/recipes.md, or your own"""
     unit: Literal["token", "word", "phrase"] = "phrase"
-    """what a signal speaks of: each token by itself, its word (the sum over the word's tokens), or the mean of the three
-    words around it"""
+    """what a signal speaks of: each token by itself, its word (the sum over the word's tokens), or the mean of the
+    three words around it"""
     copies: Literal["keep", "drop"] = "drop"
     """drop: words that the question holds count nothing"""
     norm: NormName = "minmax"

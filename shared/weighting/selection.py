@@ -42,8 +42,8 @@ class TokenOptions(SelectionOptions):
     """Which tokens are pushed."""
 
     tokens: Annotated[TokenMode, About(flag=True)] = "hard"
-    """which tokens of the forget set are pushed: all alike, the most important, all by importance, those a column names,
-    random ones"""
+    """which tokens of the forget set are pushed: all alike, the most important, all by importance, those a column
+    names, random ones"""
     whole_words: Annotated[bool | None, About(default="yes")] = None
     """hard, by keep or top: words are chosen whole; false is the rule of earlier versions, token by token"""
 

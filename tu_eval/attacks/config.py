@@ -23,14 +23,15 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
     model: Annotated[str, About(flag=True)]
     """the model after unlearning: local folder, org/name[@revision], or smollm2"""
     suite: Annotated[str, About(flag=True)]
-    """its forget set is what attacks look for: tofu:forget01, tofu:forget05, tofu:forget10, or atlas[:people=..,seed=..],
-    or a TOML file of your own"""
+    """its forget set is what attacks look for: tofu:forget01, tofu:forget05, tofu:forget10, or
+    atlas[:people=..,seed=..], or a TOML file of your own"""
     out: Annotated[str, About(flag=True, changes=False)]
     """folder for the numbers; must be new or empty"""
     before: Annotated[str | None, About(flag=True)] = None
     """the model before unlearning, attacked in the same way; steps_to_half needs it"""
     retain: Annotated[str | None, About(flag=True)] = None
-    """the model that never saw the forget set, attacked in the same way: what an attack gets from it was not remembered"""
+    """the model that never saw the forget set, attacked in the same way: what an attack gets from it was not
+    remembered"""
     attacks: Annotated[tuple[str, ...], About(flag="--attack")] = NAMES
     """which attacks are made: paraphrase, sample, quantise, relearn, or one of your own, package.module:NAME
     (docs/extending.md); the flag may be repeated"""
@@ -79,8 +80,8 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
     max_new_tokens: Annotated[int, About(unit="tokens", **COUNT)] = 100
     """length of a drawn answer"""
     rouge_threshold: Annotated[float, About(unit="share", above=0, most=1, expected="more than 0 and at most 1")] = 0.8
-    """ROUGE-L recall from which on a drawn answer counts as the whole answer; where rows mark their fact, the fact's own
-    words count"""
+    """ROUGE-L recall from which on a drawn answer counts as the whole answer; where rows mark their fact, the fact's
+    own words count"""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -39,7 +39,7 @@ from tu_eval.measure.kept import Store, remove_stores
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Subject, stop_ids
 from tu_eval.measure.source_code import attack_version
-from tu_eval.results.folder import CONFIG, ROWS, Kind, Row, read_folder, write_folder
+from tu_eval.results.folder import CONFIG, ROWS, FolderKind, Row, read_folder, write_folder
 from tu_eval.suites.suites import SUITE, find_suite
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def attack(config: AttackConfig) -> Path:
     codes = {name: code for name in config.attacks if (code := identity(OWN, name))}
     more = {**({"own_attacks": codes} if codes else {}), **({"suite_code": code} if (code := identity(SUITE, config.suite)) else {})}
     found = {"models": about, "suite": suite.name, **content, **more, "numbers": numbers}
-    write_folder(out, ATTACK, found, {ROWS: (schema(), flat)}, config)
+    write_folder(out, ATTACK_FOLDER, found, {ROWS: (schema(), flat)}, config)
     if not config.store:
         remove_stores(root)
     return out
@@ -174,7 +174,7 @@ def schema() -> pyarrow.Schema:
     return pa.schema(columns)
 
 
-ATTACK = Kind(
+ATTACK_FOLDER = FolderKind(
     "attack.json", "tu-eval attack", {"models": Named({}), "numbers": [{"attack": str, "setting": str, "measure": str}]}, columns=schema
 )
 
@@ -188,7 +188,7 @@ def print_attacks(folder: Path) -> None:
     from shared.errors import printable
     from tu_eval.results.columns import show
 
-    about, console = read_folder(folder, ATTACK).summary, Console()
+    about, console = read_folder(folder, ATTACK_FOLDER).summary, Console()
     roles = list(about["models"])
     table = Table("attack", "setting", "measure", *roles)
     steps = [n["setting"] for n in about["numbers"] if n["attack"] == "relearn" and n["setting"].startswith("step ")]
@@ -205,4 +205,4 @@ def print_attacks(folder: Path) -> None:
         table.add_row(name, Text(setting), Text(measure), *shown)
         last = number["attack"]
     console.print(table)
-    console.print(f"attacks: {folder} ({ATTACK.summary}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"attacks: {folder} ({ATTACK_FOLDER.summary}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)

@@ -31,7 +31,7 @@ from shared.files.shape import Count, Named
 from shared.lm import models
 from tu_eval.choices.config import ChoicesConfig
 from tu_eval.measure.model_folder import find_model
-from tu_eval.results.folder import ROWS, Kind, write_folder
+from tu_eval.results.folder import ROWS, FolderKind, write_folder
 from tu_eval.suites.variants import answer_length
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def evaluate_choices(config: ChoicesConfig) -> dict[str, Any]:
         "metrics": accuracies(rows),
     }
     engine.close()
-    return write_folder(out, CHOICES, about, {ROWS: (schema(), rows)}, config)
+    return write_folder(out, CHOICES_FOLDER, about, {ROWS: (schema(), rows)}, config)
 
 
 def read_questions(config: ChoicesConfig) -> list[Question]:
@@ -181,4 +181,4 @@ def schema() -> pyarrow.Schema:
     return pa.schema([*columns, ("answer", count), ("picked", count), ("picked_norm", count)])
 
 
-CHOICES = Kind("choices.json", "tu-eval choices", {"metrics": Named((float, None)), "questions": Count()}, columns=schema)
+CHOICES_FOLDER = FolderKind("choices.json", "tu-eval choices", {"metrics": Named((float, None)), "questions": Count()}, columns=schema)

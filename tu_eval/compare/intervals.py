@@ -23,8 +23,8 @@ SEED = 20240111
 SAME = 1e-9
 """relative and absolute: how well the rows must reproduce a reported number"""
 
-Rows = Sequence[Mapping[str, Any]]
-Span = tuple[float, float]
+MeasuredRows = Sequence[Mapping[str, Any]]
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Estimate:
     """A number with its interval, if there is one."""
 
     value: float | None
-    span: Span | None = None
+    span: Bounds | None = None
     n: int = 1
     """results behind the value"""
     source: Literal["seeds", "rows", "none"] = "none"
@@ -71,7 +71,7 @@ def over_seeds(values: Sequence[float], *, log: bool = False, share: bool = Fals
     return Estimate(mean, (low, high), n, "seeds")
 
 
-def over_rows(rows: Mapping[str, Rows], metrics: Mapping[str, float | None], utility_parts: Sequence[str]) -> dict[str, Span]:
+def over_rows(rows: Mapping[str, MeasuredRows], metrics: Mapping[str, float | None], utility_parts: Sequence[str]) -> dict[str, Bounds]:
     """metric -> its bootstrap interval, for every metric that is a mean over a set's rows, and for model utility, their
     harmonic mean."""
     import numpy as np
@@ -98,7 +98,7 @@ def over_rows(rows: Mapping[str, Rows], metrics: Mapping[str, float | None], uti
     return {metric: (min(low, value), max(high, value)) for metric, (low, high) in held.items() if (value := metrics[metric]) is not None}
 
 
-def _values(kind: str, name: str, rows: Rows, reported: float | None) -> list[float | None] | None:
+def _values(kind: str, name: str, rows: MeasuredRows, reported: float | None) -> list[float | None] | None:
     """[rows] numbers whose mean is the reported one; None when there are none such."""
     if reported is None:
         return None
@@ -109,7 +109,7 @@ def _values(kind: str, name: str, rows: Rows, reported: float | None) -> list[fl
     return None
 
 
-def _candidates(kind: str, name: str, rows: Rows) -> list[list[float | None]]:
+def _candidates(kind: str, name: str, rows: MeasuredRows) -> list[list[float | None]]:
     if kind == "truth_ratio":
         logs = [row["log_truth_ratio"] for row in rows]
         return [[None if x is None else math.exp(-abs(x)) if name == "forget" else -math.expm1(min(x, 0.0)) for x in logs]]

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from tu_eval.compare.intervals import Bounds
+
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 74, 24, 24, 56
 LOWEST = -20.0
@@ -24,12 +26,11 @@ CHAR, LINE = 7.1, 15.0
 """generous width of a character and height of a line of labels at 13 px"""
 SHAPES = ("circle", "square", "up", "diamond", "down", "plus", "cross", "star")
 
-Span = tuple[float, float]
 Box = tuple[float, float, float, float]
 """left, top, right, bottom"""
 
 
-Whiskers = tuple[Span | None, Span | None]
+Whiskers = tuple[Bounds | None, Bounds | None]
 """x of the ends of the one across, y of those of the one down"""
 
 
@@ -60,7 +61,7 @@ class Plot:
     told_apart_y: float = 0.0
 
 
-def layout(values: Sequence[tuple[int, str, float, float]], spans: Mapping[int, tuple[Span | None, Span | None]] | None = None) -> Plot:
+def layout(values: Sequence[tuple[int, str, float, float]], spans: Mapping[int, tuple[Bounds | None, Bounds | None]] | None = None) -> Plot:
     """`values`: (index, label, model utility, forget quality), not empty. `spans`: intervals of the two by index."""
     logs = [max(math.log10(q), LOWEST) if q > 0 else LOWEST for *_, q in values]
     low = max(LOWEST, min(SHALLOWEST, math.floor(min(logs))))
@@ -76,7 +77,7 @@ def layout(values: Sequence[tuple[int, str, float, float]], spans: Mapping[int, 
     return Plot(points, x_ticks, y_ticks, _y(math.log10(TOLD_APART), low))
 
 
-def _utility_axis(held: Sequence[float]) -> tuple[Span, list[tuple[float, str]]]:
+def _utility_axis(held: Sequence[float]) -> tuple[Bounds, list[tuple[float, str]]]:
     """-> ends of the axis, within 0 to 1 and around all of `held`, and its ticks: as fine as five steps allow."""
     low, high = max(0.0, min(held)), min(1.0, max(held))
     for hundredths in (5, 10, 20):
@@ -90,7 +91,7 @@ def _utility_axis(held: Sequence[float]) -> tuple[Span, list[tuple[float, str]]]
     return axis, [(_x(t, axis), f"{t:.2f}" if hundredths == 5 else f"{t:.1f}") for t in ticks]
 
 
-def _whiskers(utility: Span | None, quality: Span | None, low: float, axis: Span) -> Whiskers:
+def _whiskers(utility: Bounds | None, quality: Bounds | None, low: float, axis: Bounds) -> Whiskers:
     """Whiskers end where the plot does."""
     across = utility and (_x(max(axis[0], utility[0]), axis), _x(min(axis[1], utility[1]), axis))
     down = quality and (_y(0.0 if quality[1] >= 1 else _log(quality[1], low), low), _y(_log(quality[0], low), low))
@@ -101,7 +102,7 @@ def _log(quality: float, low: float) -> float:
     return max(math.log10(quality), low) if quality > 0 else low
 
 
-def _x(utility: float, axis: Span) -> float:
+def _x(utility: float, axis: Bounds) -> float:
     return LEFT + (utility - axis[0]) / (axis[1] - axis[0]) * (WIDTH - LEFT - RIGHT)
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import StoreError, UserError
-from shared.files.fs import TEMPORARY, hash_json, read_json, read_object
-from shared.files.shape import Text, misfit
+from shared.files.fs import TEMPORARY, hash_json
 from shared.lm import models
 from shared.lm.finished import check_output
 from shared.records import INDEX, TRAINING, Index, IndexedRun, TrainingRecord
 from tu_eval.measure.model_folder import local_folder
 from tu_eval.results.columns import said
+from tu_eval.results.json_file import read_bounded, read_object
 from tu_eval.results.results import SUMMARY, Results
 
 WHAT = {"task": "task", "store": "scores", "start_model": "model", "forget_data": "forget_data", "retain_store": "retain_scores"}
@@ -63,10 +63,11 @@ class Training:
     @property
     def key(self) -> str:
         """Equal for seeds of one recipe."""
-        return hash_json([{what: getattr(self.record, what) for what in WHAT}, self.record.recipe, self.record.method_code])
+        made_from = {what: getattr(self.record, what) for what in (*WHAT, "method_code")}
+        return hash_json([made_from, self.record.recipe])
 
 
-def find_training(results: Results, indexed: dict[str, dict[str, Any]] | None = None) -> tuple[Training | None, str]:
+def find_training(results: Results, indexed: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[Training | None, str]:
     """-> how the model was trained, or None and why that is not known. `indexed`: settings by absolute model folder."""
     folder = local_folder(results.summary["model"])
     if folder is None:
@@ -79,7 +80,7 @@ def find_training(results: Results, indexed: dict[str, dict[str, Any]] | None = 
         if fingerprint != results.summary["model_fingerprint"]:
             return None, "the model's folder holds other weights than those measured"
         check_output(folder, fingerprint)
-        about = read_json(path, hint="train again") if path.is_file() else {"settings": settings}
+        about = read_bounded(path, hint="train again") if path.is_file() else {"settings": settings}
     except (UserError, OSError) as error:
         return None, " ".join(str(error).split())
     if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
@@ -96,7 +97,8 @@ def find_training(results: Results, indexed: dict[str, dict[str, Any]] | None = 
 def _of_another_form(record: TrainingRecord) -> str:
     """The first field that is not what it must be to be compared and shown, or nothing."""
     settings = record.settings
-    texts = {**{k: getattr(record, k) for k in (*WHAT, "retain_data", "method_code")}, **{k: settings.get(k) for k in ("method", "tokens")}}
+    named = {k: getattr(record, k) for k in (*WHAT, "retain_data", "method_code")}
+    texts = {**named, **{k: settings.get(k) for k in ("method", "tokens")}}
     wrong = [name for name, value in texts.items() if misfit(value, (Text(), None))]
     seed, options = settings.get("seed"), settings.get("options")
     wrong += ["seed"] if isinstance(seed, bool) or not isinstance(seed, int | None) else []

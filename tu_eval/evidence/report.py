@@ -20,7 +20,7 @@ from shared.files.outputs import claimed_folder
 from shared.lm.finished import check_output
 from shared.secret import without_secrets_in
 from tu_eval.compare.comparison import Comparison, load_comparison
-from tu_eval.compare.intervals import Estimate, Span
+from tu_eval.compare.intervals import Bounds, Estimate
 from tu_eval.compare.plot import TOLD_APART
 from tu_eval.compare.report import fill
 from tu_eval.compare.training import Training, find_training
@@ -164,7 +164,7 @@ def _measured(comparison: Comparison) -> list[dict[str, Any]]:
     return out
 
 
-def _one(comparison: Comparison, drawn: Sequence[Mapping[str, Span]], index: int, metric: str) -> Estimate:
+def _one(comparison: Comparison, drawn: Sequence[Mapping[str, Bounds]], index: int, metric: str) -> Estimate:
     return Estimate(comparison.value(index, metric), drawn[index].get(metric) or comparison.spans[index].get(metric))
 
 

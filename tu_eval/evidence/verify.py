@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from shared import __version__
 from shared.errors import StoreError
 from shared.files.fs import read_object
-from tu_eval.attacks.run import ATTACK, numbers_again
-from tu_eval.choices.run import CHOICES, accuracies
+from tu_eval.attacks.run import ATTACK_FOLDER, numbers_again
+from tu_eval.choices.run import CHOICES_FOLDER, accuracies
 from tu_eval.evidence.sign import check_signature
-from tu_eval.harness.run import BENCHMARKS
-from tu_eval.judge.run import JUDGE, summarise
+from tu_eval.harness.run import BENCHMARKS_FOLDER
+from tu_eval.judge.run import JUDGE_FOLDER, summarise
 from tu_eval.measure.recompute import SAME, require_recomputable
-from tu_eval.results.folder import ROWS, Finished, Kind, Row, read_folder, seal_of
-from tu_eval.results.results import SUITE, load_results
+from tu_eval.results.folder import ROWS, Finished, FolderKind, Row, read_folder, seal_of
+from tu_eval.results.results import SUITE_FOLDER, load_results
 from tu_eval.results.summary_form import ROUNDING
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def verify(folder: Path, key: Ed25519PublicKey | None = None) -> list[str]:
     if not folder.is_dir():
         raise StoreError(f"{folder}: no such folder; expected the --out of a finished command of tu-eval")
     checks: dict[str, Callable[[Path], list[str]]] = {
-        SUITE.summary: _results, EVIDENCE: _evidence, ATTACK.summary: _attack, CHOICES.summary: _choices, JUDGE.summary: _judge,
-        BENCHMARKS.summary: _benchmarks,
+        SUITE_FOLDER.summary: _results, EVIDENCE: _evidence, ATTACK_FOLDER.summary: _attack,
+        CHOICES_FOLDER.summary: _choices, JUDGE_FOLDER.summary: _judge, BENCHMARKS_FOLDER.summary: _benchmarks,
     }  # fmt: skip
     kind = next((name for name in checks if (folder / name).exists()), None)
     if kind is None:
@@ -55,7 +55,7 @@ def _results(folder: Path) -> list[str]:
     done = require_recomputable(results)
     rest = [name for name, value in results.summary["metrics"].items() if value is not None and name not in done]
     held = [
-        f"hashes: {SUITE.summary} and its rows are whole",
+        f"hashes: {SUITE_FOLDER.summary} and its rows are whole",
         f"metrics: {len(done)} computed again from {len(results.rows())} rows, the same",
     ]
     return [*held, *([f"metrics: as recorded, not verified, for want of the retain results: {', '.join(rest)}"] if rest else [])]
@@ -91,7 +91,7 @@ def _require_sound(path: Path, measured: Any) -> None:
                 raise StoreError(f"{path}: {str(entry.get('metric'))[:60]} lies outside of its interval; it was edited, make it again")
 
 
-def _read(folder: Path, kind: Kind) -> tuple[Finished, list[Row], list[str]]:
+def _read(folder: Path, kind: FolderKind) -> tuple[Finished, list[Row], list[str]]:
     """-> the folder, its rows, and what is said of its hashes."""
     finished = read_folder(folder, kind)
     if finished.sealed:
@@ -131,14 +131,14 @@ def _differs(said: Any, found: Any, at: str = "") -> str | None:
 
 
 def _choices(folder: Path) -> list[str]:
-    finished, rows, said = _read(folder, CHOICES)
+    finished, rows, said = _read(folder, CHOICES_FOLDER)
     return [*said, _again(finished, finished.summary["metrics"], lambda: accuracies(rows))]
 
 
 def _judge(folder: Path) -> list[str]:
     from tu_eval.judge.rating import rating
 
-    finished, rows, said = _read(folder, JUDGE)
+    finished, rows, said = _read(folder, JUDGE_FOLDER)
 
     def make() -> dict[str, Any]:
         return {**summarise(rows), "replies": [row["rating"] for row in rows]}
@@ -148,9 +148,9 @@ def _judge(folder: Path) -> list[str]:
 
 
 def _attack(folder: Path) -> list[str]:
-    finished, rows, said = _read(folder, ATTACK)
+    finished, rows, said = _read(folder, ATTACK_FOLDER)
     return [*said, _again(finished, finished.summary["numbers"], lambda: numbers_again(finished.summary, rows))]
 
 
 def _benchmarks(folder: Path) -> list[str]:
-    return [*_read(folder, BENCHMARKS)[2], "numbers: lm-eval's, as recorded, not verified"]
+    return [*_read(folder, BENCHMARKS_FOLDER)[2], "numbers: lm-eval's, as recorded, not verified"]

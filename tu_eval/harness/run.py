@@ -29,12 +29,12 @@ from shared.lm import models
 from shared.lm.saved import GENERATION
 from tu_eval.harness.config import BenchmarksConfig
 from tu_eval.measure.model_folder import find_model
-from tu_eval.results.folder import ROWS, Kind, Row, write_folder
+from tu_eval.results.folder import ROWS, FolderKind, Row, write_folder
 
 if TYPE_CHECKING:
     import pyarrow
 
-BENCHMARKS = Kind("benchmark.json", "tu-eval benchmarks", {"metrics": Named({}), "questions": Count()})
+BENCHMARKS_FOLDER = FolderKind("benchmark.json", "tu-eval benchmarks", {"metrics": Named({}), "questions": Count()})
 PACKAGES = ("lm_eval", "torch", "transformers", "datasets")
 NO_NUMBERS = ("model", "tasks", "out", "include", "task_code", "device")
 """fields of the configuration that stand elsewhere in benchmark.json, or say nothing of the numbers"""
@@ -96,7 +96,7 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
         "groups": {name: {"version": results["versions"].get(name), "tasks": list(loaded["group_map"][name])} for name in loaded["groups"]},
         "metrics": {name: found for name in results["results"] if (found := backends.numbers(results["results"][name]))},
     }
-    return write_folder(out, BENCHMARKS, about, {ROWS: (schema(rows), rows)}, config)
+    return write_folder(out, BENCHMARKS_FOLDER, about, {ROWS: (schema(rows), rows)}, config)
 
 
 def _tokenizer(config: BenchmarksConfig, folder: Path) -> Any:

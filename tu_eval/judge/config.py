@@ -15,8 +15,8 @@ LONGEST_S = 86_400
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig(LayoutOptions, PrecisionOptions):
-    """Answers graded by a judge. Raises ConfigError naming the field that is out of range. The endpoint and its key come
-    from the environment alone."""
+    """Answers graded by a judge. Raises ConfigError naming the field that is out of range. The endpoint and its key
+    come from the environment alone."""
 
     model: Annotated[str, About(flag=True)]
     """local folder, org/name[@revision], or smollm2"""
@@ -42,8 +42,8 @@ class JudgeConfig(LayoutOptions, PrecisionOptions):
     reply_s: Annotated[float, About(unit="seconds", changes=False, above=0, most=LONGEST_S)] = 600.0
     """that a whole reply may take, from the request to its last byte"""
     retries: Annotated[int, About(unit="attempts", changes=False, least=0, most=20)] = 5
-    """after a status of 429 or 5xx, or a broken connection; waits of 1, 2, 4, ... seconds, or as long as the server says
-    (at most 60)"""
+    """after a status of 429 or 5xx, or a broken connection; waits of 1, 2, 4, ... seconds, or as long as the server
+    says (at most 60)"""
 
     def __post_init__(self) -> None:
         check_ranges(self)

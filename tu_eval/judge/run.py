@@ -35,7 +35,7 @@ from tu_eval.judge.endpoint import Endpoint, JudgeError, ask, check_reachable, e
 from tu_eval.measure.kept import Store, remove_stores
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.source_code import answer_version
-from tu_eval.results.folder import ROWS, Kind, write_folder
+from tu_eval.results.folder import ROWS, FolderKind, write_folder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -75,7 +75,7 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
         "prompt_fingerprint": hash_json([judge_rating.SYSTEM, judge_rating.TASK, judge_rating.REFERENCE]), "settings": settings,
         "conversations": len(conversations), **summarise(rows),
     }  # fmt: skip
-    about = write_folder(out, JUDGE, about, {ROWS: (schema(), rows)}, config)
+    about = write_folder(out, JUDGE_FOLDER, about, {ROWS: (schema(), rows)}, config)
     if not config.store:
         remove_stores(root)
     return about
@@ -150,7 +150,7 @@ def schema() -> pyarrow.Schema:
 
 
 MEANS = Named((float, None))
-JUDGE = Kind(
+JUDGE_FOLDER = FolderKind(
     "judge.json",
     "tu-eval judge",
     {"score": (float, None), "stderr": (float, None), "turns": MEANS, "categories": MEANS, "rated": Count(), "unrated": [{}]},

@@ -18,30 +18,31 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
     model: Annotated[str, About(flag=True)]
     """local folder, org/name[@revision], or smollm2"""
     suite: Annotated[str, About(flag=True)]
-    """tofu:forget01, tofu:forget05, tofu:forget10, muse:news, muse:books, or atlas[:people=..,facts_per_person=..,seed=..],
-    or one of your own: a TOML file (docs/evaluation.md) or package.module:NAME (docs/extending.md)"""
+    """tofu:forget01, tofu:forget05, tofu:forget10, muse:news, muse:books, or
+    atlas[:people=..,facts_per_person=..,seed=..], or one of your own: a TOML file (docs/evaluation.md) or
+    package.module:NAME (docs/extending.md)"""
     out: Annotated[str, About(flag=True, changes=False)]
     """folder for the results; must be new or empty"""
     retain_results: Annotated[str | None, About(flag=True)] = None
     """results folder of the retain model on the same suite, or (TOFU) a TOFU_EVAL.json that OpenUnlearning published;
     without it there is no forget quality and no PrivLeak"""
     store: Annotated[str | None, About(flag=True, changes=False, default="OUT.unfinished")] = None
-    """folder for what was measured, by content of model, tokenizer, data and code, shared by all runs; finished pieces are
-    taken from there. OUT.unfinished goes away when the results are written"""
+    """folder for what was measured, by content of model, tokenizer, data and code, shared by all runs; finished pieces
+    are taken from there. OUT.unfinished goes away when the results are written"""
     label: Annotated[str | None, About(flag=True, default="the last part of model")] = None
     """name in tables and plots"""
     limit: Annotated[int | None, About(unit="rows", flag=True, default="all", **COUNT)] = None
     """only the first rows of each set"""
     engine: Annotated[Literal["auto", "torch", "vllm"], About(flag=True)] = "auto"
-    """scores the answers and writes greedy text; auto: vLLM where it is installed and CUDA is there, else torch. Gradients
-    are torch's"""
+    """scores the answers and writes greedy text; auto: vLLM where it is installed and CUDA is there, else torch.
+    Gradients are torch's"""
     seed: Annotated[int, About(flag=True, least=0, most=SEED)] = 0
     """of every random choice: the bootstrap of membership inference; generation is greedy"""
     long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
     """what happens to a row of which some variant exceeds the model's context; skip leaves the whole row out"""
     template: str | None = "model"
-    """how a question is put: model (by the tokenizer's chat template), plain (as `Question: …`, `Answer: …`), auto, or the
-    name of one of several templates; MUSE is always plain text"""
+    """how a question is put: model (by the tokenizer's chat template), plain (as `Question: …`, `Answer: …`), auto, or
+    the name of one of several templates; MUSE is always plain text"""
     batch_tokens: Annotated[int, About(unit="tokens", changes=False, **COUNT)] = 2048
     """of a forward pass; memory, not results, depends on it"""
     max_new_tokens: Annotated[int, About(unit="tokens", **COUNT)] = 200

@@ -19,7 +19,7 @@ from tu_eval.measure.kept import Store, remove_stores
 from tu_eval.measure.membership import membership_rows
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Attacked, Subject, gradient_norms, losses
-from tu_eval.measure.retain import Retain
+from tu_eval.measure.retain import RetainModel
 from tu_eval.measure.rows import Rows
 from tu_eval.metrics import rouge
 from tu_eval.results.folder import Row
@@ -101,7 +101,7 @@ def finish(
     metrics: Mapping[str, float | None],
     reasons: Mapping[str, str],
     *,
-    retain: Retain | None,
+    retain: RetainModel | None,
     utility_parts: Sequence[str],
     settings: Sequence[str],
 ) -> Results:

@@ -15,7 +15,7 @@ from tu_eval.results.results import Results, load_results, require_comparable
 
 
 @dataclass(frozen=True)
-class Retain:
+class RetainModel:
     about: dict[str, Any]
     """label, model_fingerprint (None: unknown), rows_sha256, source; goes into the summary"""
     log_ratios: list[float]
@@ -25,7 +25,7 @@ class Retain:
     """why there is none"""
 
 
-def load_retain(place: str, identity: dict[str, Any], forget: list[tuple[str, str]], holdout: tuple[str, int]) -> Retain:
+def load_retain(place: str, identity: dict[str, Any], forget: list[tuple[str, str]], holdout: tuple[str, int]) -> RetainModel:
     """`forget`: (example id, answer) of each row; `holdout`: fingerprint and number of rows. Raises StoreError where
     the retain results speak of other rows, or were measured with another tokenizer or template (which a file of
     OpenUnlearning does not tell)."""
@@ -39,7 +39,7 @@ def load_retain(place: str, identity: dict[str, Any], forget: list[tuple[str, st
     return _of_results(results, [r["log_truth_ratio"] for r in rows], holdout[0])
 
 
-def load_muse_retain(place: str, identity: dict[str, Any]) -> Retain:
+def load_muse_retain(place: str, identity: dict[str, Any]) -> RetainModel:
     """The same of a MUSE suite, which has no truth ratios: Min-K alone. Raises StoreError likewise."""
     path = Path(place)
     if path.suffix == ".json" or path.is_file():
@@ -51,7 +51,7 @@ def load_muse_retain(place: str, identity: dict[str, Any]) -> Retain:
     return _of_results(results, [], identity["holdout_fingerprint"])
 
 
-def _of_results(results: Results, log_ratios: list[float], holdout: str | None) -> Retain:
+def _of_results(results: Results, log_ratios: list[float], holdout: str | None) -> RetainModel:
     membership = results.summary.get("membership")
     about = {k: results.summary[k] for k in ("label", "model_fingerprint", "rows_sha256")}
     auc = None
@@ -60,16 +60,16 @@ def _of_results(results: Results, log_ratios: list[float], holdout: str | None) 
     reason = (
         "the retain results have no membership inference" if membership is None else "the retain results were measured with another holdout"
     )
-    return Retain({**about, "source": "tu-eval"}, log_ratios, auc, reason)
+    return RetainModel({**about, "source": "tu-eval"}, log_ratios, auc, reason)
 
 
-def _of_log(path: Path, answers: list[str], holdout_rows: int) -> Retain:
+def _of_log(path: Path, answers: list[str], holdout_rows: int) -> RetainModel:
     log = read_log(path)
     about = {"label": path.parent.name or path.stem, "model_fingerprint": None, "rows_sha256": hash_file(path), "source": "OpenUnlearning"}
     found = min_k_auc(log)
     if found is None:
-        return Retain(about, log_truth_ratios(log, answers, path), None, f"{path.name} has no mia_min_k")
+        return RetainModel(about, log_truth_ratios(log, answers, path), None, f"{path.name} has no mia_min_k")
     auc, rows = found
     same = rows == holdout_rows
     reason = f"{path.name} was measured with {rows} holdout rows, this run with {holdout_rows}"
-    return Retain(about, log_truth_ratios(log, answers, path), auc if same else None, reason)
+    return RetainModel(about, log_truth_ratios(log, answers, path), auc if same else None, reason)

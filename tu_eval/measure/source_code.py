@@ -1,8 +1,8 @@
 """The code on which measurements depend, as a hash of its source text: what is kept of earlier code is not taken for
 what this code would measure.
 
-Any change of a source changes its hash, also one that changes no number. SAME says of which earlier code the numbers are
-the same: an edit without that decision measures anew.
+Any change of a source changes its hash, also one that changes no number. SAME says of which sources the numbers are
+those of an earlier version: an edit without that decision measures anew.
 
     python -m tu_eval.measure.source_code      the lines of SAME for the sources as they are, if their numbers are still the same
 """
@@ -28,7 +28,7 @@ class Sources:
     tu_eval: tuple[str, ...]
     shared: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
-    """files of tu_eval that a pattern matches, and that change no number"""
+    """names of files that a pattern matches, and that change no number"""
 
 
 MEASURED = Sources(
@@ -39,18 +39,24 @@ MEASURED = Sources(
     ),
 )  # fmt: skip
 """log-probabilities, greedy answers and gradient norms"""
-ATTACKS = Sources(("attacks/*.py",), without=("attacks/run.py", "attacks/config.py"))
+ATTACKS = Sources(("attacks/*.py",), without=("tu_eval/attacks/run.py", "tu_eval/attacks/config.py"))
 """what an attack does to a model; how it is measured is in MEASURED, and the settings are in the key themselves"""
 ANSWERS = Sources(("judge/answers.py",))
 """what a model is asked whose answers are graded"""
 
-SAME = {
-    "code": ("", "d8cae1a8568cafbe0eb244d8305b653482b8611e36f2d86624c01dacddffdad4"),
-    "attack_code": ("", "381e65d75f221a225e9b8eb71d64bc4277604448a9b51ff9f237a1e73e9273a1"),
-    "answer_code": ("", "d08d0bbfcf6807834123c2b3cbef0e5fb9f00a7b5db960809aee3728a975627a"),
+BEFORE = {
+    "code": "d8cae1a8568cafbe0eb244d8305b653482b8611e36f2d86624c01dacddffdad4",
+    "attack_code": "381e65d75f221a225e9b8eb71d64bc4277604448a9b51ff9f237a1e73e9273a1",
+    "answer_code": "d08d0bbfcf6807834123c2b3cbef0e5fb9f00a7b5db960809aee3728a975627a",
 }
-"""field of an identity -> the hash of its sources now, and that of the version before its files moved to folders, whose
-numbers are the same bit for bit. A line whose first hash is not that of the sources says nothing"""
+"""field of an identity -> the hash of its sources in the last version before they moved to folders"""
+SAME = {
+    "code": "280ca332539c798db2f3e5f4b0252b7025372a24b71a0095800ff6c43e870ccb",
+    "attack_code": "d2988b7b28c1f59640a866e8bcb0987c6cc167b1f6c92ae0ee106c4db0fd0633",
+    "answer_code": "6acdecdf9dd5c05714792c78a6fcc2ffaff41fbd61630c1f6b58d896e521a0c7",
+}
+"""the same fields -> the hash of the sources that were found to give the same numbers as those of BEFORE, bit for bit. A
+line that is missing, or that does not name the sources as they are, says nothing"""
 
 
 @cache
@@ -75,26 +81,33 @@ VERSIONS = {"code": code_version, "attack_code": attack_version, "answer_code": 
 
 
 def earlier(identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the version in SAME called the same measurements; None where their sources have changed since the decision."""
-    fields = [name for name in SAME if name in identity]
-    if any(identity[name] != SAME[name][0] for name in fields):
+    """What the version of BEFORE called the same measurements; None where the sources were edited since SAME was."""
+    fields = [name for name in BEFORE if name in identity]
+    if any(identity[name] != SAME.get(name) for name in fields):
         return None
-    return {**identity, **{name: SAME[name][1] for name in fields}}
+    return {**identity, **{name: BEFORE[name] for name in fields}}
+
+
+def files_of(sources: Sources) -> dict[str, Path]:
+    """By name, `tu_eval/metrics/rouge.py`. A pattern that matches no file is an error of this list: a file that moved
+    would leave the key without a word."""
+    files: dict[str, Path] = {}
+    for package, patterns in ((tu_eval, sources.tu_eval), (shared, sources.shared)):
+        root = Path(package.__path__[0])
+        for pattern in patterns:
+            paths = list(root.glob(pattern))
+            assert paths, f"{package.__name__} has no {pattern}, on which measurements depend; name where it is now"
+            files |= {f"{package.__name__}/{path.relative_to(root).as_posix()}": path for path in paths}
+    return {name: files[name] for name in sorted(files) if name not in sources.without}
 
 
 def _hash(sources: Sources) -> str:
     digest = hashlib.sha256()
-    for package, patterns in ((tu_eval, sources.tu_eval), (shared, sources.shared)):
-        root = Path(package.__path__[0])
-        matched = {pattern: set(root.glob(pattern)) for pattern in patterns}
-        gone = [pattern for pattern, paths in matched.items() if not paths]
-        assert not gone, f"{package.__name__} has no {gone[0]}: a file that moved would leave the key without a word"
-        names = {path.relative_to(root).as_posix(): path for paths in matched.values() for path in paths}
-        for name in sorted(names.keys() - set(sources.without)):
-            digest.update(hash_json([package.__name__, name, names[name].read_text(encoding="utf-8")]).encode())
+    for name, path in files_of(sources).items():
+        digest.update(hash_json([name, path.read_text(encoding="utf-8")]).encode())
     return digest.hexdigest()
 
 
 if __name__ == "__main__":
     for field, version in VERSIONS.items():
-        print(f'    "{field}": ("{version()}", "{SAME[field][1]}"),')
+        print(f'    "{field}": "{version()}",')

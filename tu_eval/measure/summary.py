@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from tu_eval.measure.membership import OFF
-from tu_eval.measure.retain import Retain
+from tu_eval.measure.retain import RetainModel
 from tu_eval.measure.rows import Rows
 from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.metrics.privleak import privleak
@@ -21,7 +21,7 @@ NO_RETAIN = "needs retain results (--retain-results DIR)"
 
 
 def summarise(
-    suite: Suite, rows: Mapping[str, Rows], attacks: Mapping[str, Mapping[str, float]], retain: Retain | None, no_holdout: str | None
+    suite: Suite, rows: Mapping[str, Rows], attacks: Mapping[str, Mapping[str, float]], retain: RetainModel | None, no_holdout: str | None
 ) -> tuple[Metrics, Reasons]:
     """-> metrics (null where there is none), and for each null the reason. `attacks`: what `separations` gives."""
     metrics: Metrics = {}
@@ -53,7 +53,7 @@ def summarise(
     return {**metrics, **leaks}, {**reasons, **more}
 
 
-def leakage(attacks: Mapping[str, Mapping[str, float]], retain: Retain | None, no_holdout: str | None) -> tuple[Metrics, Reasons]:
+def leakage(attacks: Mapping[str, Mapping[str, float]], retain: RetainModel | None, no_holdout: str | None) -> tuple[Metrics, Reasons]:
     """What membership inference gives: -> mia_* and privleak, and for each null the reason."""
     metrics: Metrics = {}
     reasons: Reasons = {}
@@ -65,7 +65,7 @@ def leakage(attacks: Mapping[str, Mapping[str, float]], retain: Retain | None, n
     return metrics, {**reasons, **({"privleak": reason} if reason else {})}
 
 
-def _privleak(auc: float | None, retain: Retain | None, no_holdout: str | None) -> tuple[float | None, str | None]:
+def _privleak(auc: float | None, retain: RetainModel | None, no_holdout: str | None) -> tuple[float | None, str | None]:
     if auc is None:
         return None, no_holdout
     if retain is None:

@@ -39,7 +39,7 @@ SEAL = "summary_sha256"
 
 
 @dataclass(frozen=True)
-class Kind:
+class FolderKind:
     """What one command leaves."""
 
     summary: str
@@ -61,7 +61,7 @@ class Finished:
     """A folder that was read and checked. Its summary is in memory, rows are read when asked for."""
 
     folder: Path
-    kind: Kind
+    kind: FolderKind
     summary: dict[str, Any]
     sealed: bool
     """False: the summary holds no hash of itself, so that nothing tells whether it was edited"""
@@ -83,7 +83,7 @@ def seal_of(summary: Mapping[str, Any], name: str = SEAL) -> str:
 
 def write_folder(
     out: Path,
-    kind: Kind,
+    kind: FolderKind,
     summary: Mapping[str, Any],
     tables: Mapping[str, Table | None],
     config: Any,
@@ -113,7 +113,7 @@ def write_folder(
     return full
 
 
-def read_folder(folder: Path, kind: Kind) -> Finished:
+def read_folder(folder: Path, kind: FolderKind) -> Finished:
     """Raises StoreError, naming the file, for a folder that is missing, unfinished, of a newer format, damaged or
     edited."""
     path = folder / kind.summary
@@ -138,7 +138,7 @@ def read_folder(folder: Path, kind: Kind) -> Finished:
     return Finished(folder, kind, summary, sealed)
 
 
-def _check_table(path: Path, expected: str | None, kind: Kind) -> None:
+def _check_table(path: Path, expected: str | None, kind: FolderKind) -> None:
     if expected is None:
         return
     if not path.is_file():

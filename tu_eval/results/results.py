@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import StoreError
-from tu_eval.results.folder import ATTACKS, ROWS, Kind, Row, read_folder, write_folder
+from tu_eval.results.folder import ATTACKS, ROWS, FolderKind, Row, read_folder, write_folder
 from tu_eval.results.open_unlearning import as_log
 from tu_eval.results.parquet_file import read_table, require_between, rows_of
 from tu_eval.results.summary_form import FORM, check_summary
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 SUMMARY, MEMBERSHIP, LOG = "summary.json", "membership.parquet", "TOFU_EVAL.json"
-SUITE = Kind(SUMMARY, "tu-eval run", FORM, more=(MEMBERSHIP,), always_sealed=True)
+SUITE_FOLDER = FolderKind(SUMMARY, "tu-eval run", FORM, more=(MEMBERSHIP,), always_sealed=True)
 IDENTITY = ("suite", "limit", "tokenizer_fingerprint", "template_fingerprint", "data_fingerprint")
 """fields of the summary that two results must share to be compared, the plainest reason first"""
 REQUIRED = frozenset({"set", "example_id", "question", "answer"})
@@ -116,12 +116,12 @@ def write_results(out: Path, summary: Mapping[str, Any], rows: Sequence[Row], me
         MEMBERSHIP: (membership_schema(), membership) if membership else None,
     }
     also = {LOG: as_log(summary["metrics"], rows, membership)} if summary["suite"].startswith("tofu:") else {}
-    return Results(out, write_folder(out, SUITE, summary, tables, config, also))
+    return Results(out, write_folder(out, SUITE_FOLDER, summary, tables, config, also))
 
 
 def load_results(folder: Path) -> Results:
     """Raises StoreError, naming the file, for a folder that is missing, unfinished, of a newer format or damaged."""
-    summary = read_folder(folder, SUITE).summary
+    summary = read_folder(folder, SUITE_FOLDER).summary
     check_summary(folder / SUMMARY, summary)
     return Results(folder, summary)
 

@@ -20,7 +20,7 @@ from shared.lm.logprobs import target_logprobs
 from shared.lm.packed import PackedModel
 from tu_train.diagnose.measures import Gradients
 from tu_train.diagnose.sketch import Sketch, largest_prime, token_gradients
-from tu_train.diagnose.snr import Rows
+from tu_train.diagnose.snr import RowSums
 from tu_train.model.trainable import freeze_all_but
 
 
@@ -58,7 +58,7 @@ def all_gradients(
         raise ModelError(f"{model.name_or_path}: a gradient is not finite; the weights are broken")
     row_N = np.repeat(np.arange(len(forget)), [len(targets) for _, targets in forget])
     lengths = np.array([len(e.targets) for e in retain], dtype=np.float64)
-    kept = Rows(np.stack(of_retain), lengths) if retain else None
+    kept = RowSums(np.stack(of_retain), lengths) if retain else None
     return Gradients(np.stack(of_forget), row_N, kept, {"parameters": count, "sketch": sketch.buckets})
 
 

@@ -22,7 +22,19 @@ from typing import Any
 
 import numpy as np
 
-from tu_train.diagnose.snr import Pair, Rows, against, aimed_snr, conflict_share, cosine, ideal_gain, jackknife, ratio, row_sums, snr
+from tu_train.diagnose.snr import (
+    RowSums,
+    WeightingPair,
+    against,
+    aimed_snr,
+    conflict_share,
+    cosine,
+    ideal_gain,
+    jackknife,
+    ratio,
+    row_sums,
+    snr,
+)
 from tu_train.diagnose.token_classes import CLASSES
 
 
@@ -35,7 +47,7 @@ class Gradients:
     """float64"""
     row_N: np.ndarray
     """which forget row a token is of, 0 .. R-1"""
-    retain: Rows | None
+    retain: RowSums | None
     """sums over a retain row's target tokens, with their number as weight"""
     about: Mapping[str, Any]
     """goes into the report"""
@@ -72,20 +84,20 @@ class _Shared:
     """What every weighting is compared with."""
 
     gradients: Gradients
-    uniform: Pair
+    uniform: WeightingPair
     critical_N: np.ndarray | None
     """which tokens lie in a true span"""
-    aim: Pair | None
+    aim: WeightingPair | None
     """their weighting with itself"""
-    retain: Pair | None
+    retain: WeightingPair | None
     length_N: np.ndarray | None
     against_N: np.ndarray | None
 
     @classmethod
     def of(cls, gradients: Gradients, weights: Mapping[str, np.ndarray]) -> _Shared:
-        def pair(weight_N: np.ndarray) -> Pair:
+        def pair(weight_N: np.ndarray) -> WeightingPair:
             rows = row_sums(gradients.gradient_NK, weight_N, gradients.row_N, gradients.rows)
-            return Pair.of(rows, rows)
+            return WeightingPair.of(rows, rows)
 
         given, retain = weights.get("given"), gradients.retain
         return cls(
@@ -93,27 +105,31 @@ class _Shared:
             pair(weights["all"]),
             None if given is None else given > 0,
             None if given is None else pair(given),
-            None if retain is None else Pair.of(retain, retain),
+            None if retain is None else WeightingPair.of(retain, retain),
             *((None, None) if retain is None else against(gradients.gradient_NK, retain.mean(np.arange(len(retain.weight_R))))),
         )
 
     def measure(self, weight_N: np.ndarray) -> dict[str, Any]:
         rows = row_sums(self.gradients.gradient_NK, weight_N, self.gradients.row_N, self.gradients.rows)
-        own = Pair.of(rows, rows)
+        own = WeightingPair.of(rows, rows)
         out = {
             "tokens": int((weight_N > 0).sum()),
             "snr": self._estimate(lambda kept: snr(own, kept)),
             "gain": self._estimate(lambda kept: ratio(snr(own, kept), snr(self.uniform, kept))),
         }
         if self.aim is not None and self.critical_N is not None:
-            towards, uniform_towards, aim = Pair.of(rows, self.aim.first), Pair.of(self.uniform.first, self.aim.first), self.aim
+            towards, uniform_towards, aim = (
+                WeightingPair.of(rows, self.aim.first),
+                WeightingPair.of(self.uniform.first, self.aim.first),
+                self.aim,
+            )
             out["aimed_gain"] = self._estimate(
                 lambda kept: ratio(aimed_snr(own, towards, aim, kept), aimed_snr(self.uniform, uniform_towards, aim, kept))
             )
             out["ideal_gain"] = _number(ideal_gain(weight_N, self.critical_N))
         return {**out, **self._conflict(weight_N, own)}
 
-    def _conflict(self, weight_N: np.ndarray, own: Pair) -> dict[str, Any]:
+    def _conflict(self, weight_N: np.ndarray, own: WeightingPair) -> dict[str, Any]:
         if self.retain is None or self.length_N is None or self.against_N is None:
             return {}
         retain, length_N, against_N = self.retain, self.length_N, self.against_N

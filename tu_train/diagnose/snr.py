@@ -39,7 +39,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowSums:
     """What a weighting makes of each of R rows."""
 
     sums_RK: np.ndarray
@@ -52,10 +52,10 @@ class Rows:
         return self.sums_RK[kept].sum(0) / self.weight_R[kept].sum()
 
 
-def row_sums(gradient_NK: np.ndarray, weight_N: np.ndarray, row_N: np.ndarray, rows: int) -> Rows:
+def row_sums(gradient_NK: np.ndarray, weight_N: np.ndarray, row_N: np.ndarray, rows: int) -> RowSums:
     """Token gradients and weights -> row sums, float64. A row without weight counts as a row of zeros."""
     weight_RN = np.where(row_N == np.arange(rows)[:, None], weight_N, 0.0)
-    return Rows(weight_RN @ gradient_NK.astype(np.float64, copy=False), weight_RN.sum(1))
+    return RowSums(weight_RN @ gradient_NK.astype(np.float64, copy=False), weight_RN.sum(1))
 
 
 def moments(inner_RR: np.ndarray, first_R: np.ndarray, second_R: np.ndarray) -> tuple[float, float]:
@@ -74,15 +74,15 @@ def moments(inner_RR: np.ndarray, first_R: np.ndarray, second_R: np.ndarray) -> 
 
 
 @dataclass(frozen=True)
-class Pair:
+class WeightingPair:
     """Two weightings of the same rows, and how their moments are taken with some rows left out."""
 
-    first: Rows
-    second: Rows
+    first: RowSums
+    second: RowSums
     inner_RR: np.ndarray
 
     @classmethod
-    def of(cls, first: Rows, second: Rows) -> Pair:
+    def of(cls, first: RowSums, second: RowSums) -> WeightingPair:
         return cls(first, second, first.sums_RK @ second.sums_RK.T)
 
     def moments(self, kept: np.ndarray) -> tuple[float, float]:
@@ -90,13 +90,13 @@ class Pair:
         return moments(self.inner_RR[np.ix_(kept, kept)], self.first.weight_R[kept], self.second.weight_R[kept])
 
 
-def snr(rows: Pair, kept: np.ndarray) -> float:
+def snr(rows: WeightingPair, kept: np.ndarray) -> float:
     """Signal over noise of one row a step; the pair is a weighting with itself."""
     signal, noise = rows.moments(kept)
     return ratio(signal, noise)
 
 
-def aimed_snr(own: Pair, towards: Pair, aim: Pair, kept: np.ndarray) -> float:
+def aimed_snr(own: WeightingPair, towards: WeightingPair, aim: WeightingPair, kept: np.ndarray) -> float:
     """As `snr`, but only what points along the mean gradient h of the critical tokens is signal, and everything else
     noise.
 
@@ -111,7 +111,7 @@ def aimed_snr(own: Pair, towards: Pair, aim: Pair, kept: np.ndarray) -> float:
     return ratio(math.copysign(signal, along), mean + noise - signal)
 
 
-def cosine(own: Pair, other: Pair, kept: np.ndarray, other_kept: np.ndarray) -> float:
+def cosine(own: WeightingPair, other: WeightingPair, kept: np.ndarray, other_kept: np.ndarray) -> float:
     """Cosine of E ĝ with the mean gradient of other, independent rows; each pair is a weighting with itself.
 
     Lengths of sample means are too long by their noise, which would make noisy weightings look harmless; M has none of

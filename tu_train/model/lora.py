@@ -36,7 +36,7 @@ def add_lora(model: Any, rank: int, alpha: float | None, targets: Sequence[str])
         if not any(n == target or n.endswith("." + target) for n in names):
             raise ConfigError(f"--set lora_targets: {target!r} is the ending of no linear layer's name; {near(target, names)}")
     transposed = any(type(m).__name__ == "Conv1D" for m in model.modules())  # GPT-2's layers hold W transposed
-    scale: Any = alpha or 2 * rank  # peft takes a float as well as the int it declares
+    scale: Any = 2 * rank if alpha is None else alpha  # peft takes a float as well as the int it declares
     config = LoraConfig(
         r=rank, lora_alpha=scale, target_modules=chosen, fan_in_fan_out=transposed, lora_dropout=0.0, task_type="CAUSAL_LM"
     )  # fmt: skip

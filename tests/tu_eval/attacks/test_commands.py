@@ -14,7 +14,7 @@ from tests.tu_eval.conftest import SUITE
 from tests.tu_eval.test_commands import refused
 from tu_eval.attacks import sample
 from tu_eval.attacks.config import AttackConfig
-from tu_eval.attacks.run import ATTACK, print_attacks, schema
+from tu_eval.attacks.run import ATTACK_FOLDER, print_attacks, schema
 from tu_eval.metrics.rouge import rouge_l_recall
 from tu_eval.results.folder import ROWS, write_folder
 
@@ -256,7 +256,7 @@ def test_numbers_of_an_earlier_version_are_still_printed(tmp_path, capsys):
     number = {"attack": "sample", "setting": "temperature 1", "measure": "fact_in_4", "model": 0.25}
     out = tmp_path / "out"
     config = AttackConfig(model="x", suite="atlas", out="out")
-    write_folder(out, ATTACK, {"models": {"model": {}}, "numbers": [number]}, {ROWS: (schema(), [])}, config)
+    write_folder(out, ATTACK_FOLDER, {"models": {"model": {}}, "numbers": [number]}, {ROWS: (schema(), [])}, config)
     about = json.loads((out / "attack.json").read_text())
     (out / "attack.json").write_text(json.dumps({k: v for k, v in about.items() if k != "summary_sha256"}))
     print_attacks(out)

@@ -118,22 +118,24 @@ def test_other_code_is_measured_again(model, measure, loads, monkeypatch):
 
 def test_what_an_earlier_version_kept_is_taken_while_the_sources_are_those_decided_on(model, measure, loads, monkeypatch, tmp_path):
     with monkeypatch.context() as then:
-        then.setattr(store, "code_version", lambda: "b" * 64)
+        then.setattr(store, "code_version", lambda: source_code.BEFORE["code"])
         first = measure(model)
-    monkeypatch.setitem(source_code.SAME, "code", (source_code.code_version(), "b" * 64))
+    monkeypatch.setitem(source_code.SAME, "code", source_code.code_version())
     assert measure(model) == first
     assert len(loads) == 1 and len(list((tmp_path / "store").iterdir())) == 1
-    monkeypatch.setitem(source_code.SAME, "code", ("n" * 64, "b" * 64))
+    monkeypatch.setitem(source_code.SAME, "code", "n" * 64)
     assert measure(model) == first
     assert len(loads) == 2
 
 
-BESIDE = ("shared/console.py", "shared/errors.py", "shared/secret.py", "shared/files/fs.py", "shared/lm/locate.py", "shared/lm/memory.py")
+BESIDE = (
+    *(f"shared/{name}.py" for name in ("console", "errors", "secret", "files/fs", "files/shape", "lm/locate", "lm/memory")),
+)  # fmt: skip
 """what runs while a piece is made and changes no value: progress, messages, the reading of files, the memory that is freed"""
 
 
 def test_every_source_that_runs_while_a_piece_is_made_is_in_the_key(model, measure, tiny_base, monkeypatch):
-    root, ran, piece = Path(store.shared.__path__[0]).parent, set(), Subject.piece
+    root, ran, piece = Path(source_code.shared.__path__[0]).parent, set(), Subject.piece
 
     def note(frame, event, _):
         if event == "call":
@@ -153,9 +155,8 @@ def test_every_source_that_runs_while_a_piece_is_made_is_in_the_key(model, measu
     monkeypatch.setattr(Subject, "piece", watched)
     measure(model, gradients=True, reference_model=str(tiny_base))
     ours = {path.relative_to(root).as_posix() for package in ("shared", "tu_eval") for path in ran if path.is_relative_to(root / package)}
-    in_key = {path.relative_to(root).as_posix() for p in ("shared", "tu_eval") for c in store.CODE for path in (root / p).glob(c)}
     assert {"tu_eval/measure/pieces.py", "shared/lm/logprobs.py", "shared/engines/torch_generate.py"} <= ours
-    assert ours - in_key <= set(BESIDE)
+    assert ours - source_code.files_of(source_code.MEASURED).keys() <= set(BESIDE)
 
 
 def test_an_added_measurement_takes_the_others_from_the_store(model, measure, loads, tiny_base, capsys):

@@ -9,20 +9,20 @@ import pytest
 from shared.errors import StoreError
 from shared.files.fs import hash_file, hash_json
 from tests.tu_eval.made import make_results
-from tu_eval.attacks.run import ATTACK, summarise
+from tu_eval.attacks.run import ATTACK_FOLDER, summarise
 from tu_eval.attacks.run import schema as attack_schema
-from tu_eval.choices.run import CHOICES, accuracies
+from tu_eval.choices.run import CHOICES_FOLDER, accuracies
 from tu_eval.choices.run import schema as choices_schema
 from tu_eval.evidence.verify import verify
-from tu_eval.harness.run import BENCHMARKS
+from tu_eval.harness.run import BENCHMARKS_FOLDER
 from tu_eval.harness.run import schema as benchmarks_schema
-from tu_eval.judge.run import JUDGE
+from tu_eval.judge.run import JUDGE_FOLDER
 from tu_eval.judge.run import schema as judge_schema
 from tu_eval.judge.run import summarise as judge_means
 from tu_eval.results.folder import ROWS, read_folder, write_folder
-from tu_eval.results.results import SUITE
+from tu_eval.results.results import SUITE_FOLDER
 
-KINDS = {"attack": ATTACK, "choices": CHOICES, "judge": JUDGE, "benchmarks": BENCHMARKS}
+KINDS = {"attack": ATTACK_FOLDER, "choices": CHOICES_FOLDER, "judge": JUDGE_FOLDER, "benchmarks": BENCHMARKS_FOLDER}
 
 
 @dataclass
@@ -111,9 +111,9 @@ def test_a_summary_of_an_earlier_version_has_no_hash_of_its_own_and_is_said_to_b
 
 def test_a_summary_of_a_suite_never_was_without_it(tmp_path):
     folder = make_results(tmp_path / "out", "x")
-    edit(folder, SUITE, seal=False)
+    edit(folder, SUITE_FOLDER, seal=False)
     with pytest.raises(StoreError, match="does not match its own hash"):
-        read_folder(folder, SUITE)
+        read_folder(folder, SUITE_FOLDER)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tu_train.diagnose.config import DiagnoseConfig
 from tu_train.diagnose.gradients import all_gradients
 from tu_train.diagnose.plot import show
 from tu_train.diagnose.run import given_weights, run_diagnose, sampled_rows, targets_of, weightings
-from tu_train.diagnose.snr import Pair, jackknife, row_sums, snr
+from tu_train.diagnose.snr import WeightingPair, jackknife, row_sums, snr
 from tu_train.diagnose.token_classes import CLASSES, classes_of
 
 LAYER = "model.layers.1.mlp.down_proj.weight"
@@ -80,7 +80,7 @@ class TestGradients:
         values = []
         for gradient in (found.gradient_NK, exact):
             sums = row_sums(gradient, np.ones(len(exact)), found.row_N, 4)
-            values.append(jackknife(lambda kept, sums=sums: snr(Pair.of(sums, sums), kept), 4)[0])
+            values.append(jackknife(lambda kept, sums=sums: snr(WeightingPair.of(sums, sums), kept), 4)[0])
         assert values[0] == pytest.approx(values[1], rel=0.2, abs=0.02)
 
     def test_each_token_belongs_to_its_row(self, target, read):

@@ -9,7 +9,19 @@ import torch
 
 from tu_train.diagnose.measures import Gradients, measure_all
 from tu_train.diagnose.sketch import CHUNK, Sketch, largest_prime, token_gradients
-from tu_train.diagnose.snr import Pair, Rows, against, aimed_snr, conflict_share, cosine, ideal_gain, jackknife, moments, row_sums, snr
+from tu_train.diagnose.snr import (
+    RowSums,
+    WeightingPair,
+    against,
+    aimed_snr,
+    conflict_share,
+    cosine,
+    ideal_gain,
+    jackknife,
+    moments,
+    row_sums,
+    snr,
+)
 
 
 def drawn(rows: int, tokens: int, width: int, *, critical: int, signal: float, seed: int = 0):
@@ -111,7 +123,7 @@ def test_the_signal_is_unbiased_where_the_length_of_the_mean_is_not():
 def test_moments_are_those_of_the_definition(seed):
     gradient, row, (first, second) = small(seed)
     a, b = row_sums(gradient, first, row, 5), row_sums(gradient, second, row, 5)
-    found = Pair.of(a, b).moments(np.arange(5))
+    found = WeightingPair.of(a, b).moments(np.arange(5))
     assert found == pytest.approx(moments_by_loop(*sums_by_loop(gradient, first, row), *sums_by_loop(gradient, second, row)), rel=1e-10)
 
 
@@ -120,7 +132,7 @@ def test_rows_of_equal_weight_give_the_mean_over_pairs_of_different_rows():
     a, _ = sums_by_loop(gradient, np.ones(15), row)
     pairs = [a[r] @ a[s] for r, s in itertools.permutations(range(5), 2)]
     sums = row_sums(gradient, np.ones(15), row, 5)
-    assert Pair.of(sums, sums).moments(np.arange(5))[0] == pytest.approx(np.mean(pairs) / 9, rel=1e-10)
+    assert WeightingPair.of(sums, sums).moments(np.arange(5))[0] == pytest.approx(np.mean(pairs) / 9, rel=1e-10)
 
 
 def test_aimed_snr_is_that_of_the_definition():
@@ -130,7 +142,7 @@ def test_aimed_snr_is_that_of_the_definition():
     h, v = sums_by_loop(gradient, aim, row)
     (mean, noise), (along, _), (length, _) = moments_by_loop(a, w, a, w), moments_by_loop(a, w, h, v), moments_by_loop(h, v, h, v)
     signal = along**2 / length
-    pairs = Pair.of(own, own), Pair.of(own, target), Pair.of(target, target)
+    pairs = WeightingPair.of(own, own), WeightingPair.of(own, target), WeightingPair.of(target, target)
     assert aimed_snr(*pairs, np.arange(5)) == pytest.approx(signal / (noise + mean - signal), rel=1e-10)
 
 
@@ -140,15 +152,15 @@ def test_aimed_snr_takes_a_gradient_beside_the_aim_for_noise():
     gradient[2::4, 5] += 3.0
     aim, beside = (row_sums(gradient, weights_of(300, 4, {i}), row, 300) for i in (0, 2))
     every = np.arange(300)
-    assert snr(Pair.of(beside, beside), every) == pytest.approx(0.9, rel=0.15)
-    assert aimed_snr(Pair.of(beside, beside), Pair.of(beside, aim), Pair.of(aim, aim), every) < 0.01
+    assert snr(WeightingPair.of(beside, beside), every) == pytest.approx(0.9, rel=0.15)
+    assert aimed_snr(WeightingPair.of(beside, beside), WeightingPair.of(beside, aim), WeightingPair.of(aim, aim), every) < 0.01
 
 
 def test_aimed_snr_of_weights_that_push_the_other_way_is_negative():
     gradient, row = drawn(100, 2, 5, critical=1, signal=3.0)
     gradient[1::2, 0] -= 3.0
     aim, away = (row_sums(gradient, weights_of(100, 2, {i}), row, 100) for i in (0, 1))
-    found = aimed_snr(Pair.of(away, away), Pair.of(away, aim), Pair.of(aim, aim), np.arange(100))
+    found = aimed_snr(WeightingPair.of(away, away), WeightingPair.of(away, aim), WeightingPair.of(aim, aim), np.arange(100))
     assert found == pytest.approx(-9 / 5, rel=0.2)
 
 
@@ -163,7 +175,7 @@ def test_cosine_is_that_of_the_definition_and_of_the_means():
     a, w = sums_by_loop(gradient, np.ones(1600), row)
     b, v = sums_by_loop(other, np.ones(700), np.arange(700))
     lengths = moments_by_loop(a, w, a, w)[0] * moments_by_loop(b, v, b, v)[0]
-    found = cosine(Pair.of(own, own), Pair.of(against_rows, against_rows), np.arange(800), np.arange(700))
+    found = cosine(WeightingPair.of(own, own), WeightingPair.of(against_rows, against_rows), np.arange(800), np.arange(700))
     assert found == pytest.approx(a.sum(0) / w.sum() @ b.sum(0) / v.sum() / np.sqrt(lengths), rel=1e-10)
     assert found == pytest.approx(0.6, abs=0.1)
 
@@ -191,7 +203,7 @@ def test_the_report_tells_conflict_with_the_error_of_both_samples():
     gradient, row = drawn(12, 3, 6, critical=3, signal=2.0)
     sums, lengths = random.normal(size=(9, 6)) + np.array([3.0, 0, 0, 0, 0, 0]), random.integers(1, 5, size=9).astype(float)
     weight = random.uniform(0.1, 1, size=36)
-    found = measure_all(Gradients(gradient, row, Rows(sums, lengths), {}), {"all": np.ones(36), "soft": weight}, ["other"] * 36)
+    found = measure_all(Gradients(gradient, row, RowSums(sums, lengths), {}), {"all": np.ones(36), "soft": weight}, ["other"] * 36)
 
     def cosine_without(forget=(), retain=()):
         a, w = (x[[r for r in range(12) if r not in forget]] for x in sums_by_loop(gradient, weight, row))
@@ -227,7 +239,7 @@ def test_the_jackknife_error_of_snr_is_the_spread_over_fresh_rows():
     for seed in range(150):
         gradient, row = drawn(40, 5, 10, critical=2, signal=2.0, seed=seed)
         sums = row_sums(gradient, np.ones(len(row)), row, 40)
-        pair = Pair.of(sums, sums)
+        pair = WeightingPair.of(sums, sums)
         found.append(jackknife(lambda kept, pair=pair: snr(pair, kept), 40))
     values, errors = np.array(found).T
     assert errors.mean() == pytest.approx(values.std(), rel=0.2)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from tu_train.config import FinetuneConfig, UnlearnConfig
 from tu_train.saving.record import changes_nothing
 from tu_train.stopping.signals import EXIT_SAVED
 
-NEEDED = {"model": "m", "scores": "s", "retain": "r", "out": "o"}
+NEEDED: dict[str, Any] = {"model": "m", "scores": "s", "retain": "r", "out": "o"}
 
 
 def test_settings_that_change_nothing_are_those_that_earlier_records_are_read_with():
