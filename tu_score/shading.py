@@ -23,7 +23,7 @@ SPANS = "any --spans but none"
 
 
 @dataclass(frozen=True)
-class ShownSignal:
+class Shading:
     meaning: str
     columns: tuple[str, ...]
     """the signal is this column, or the first minus the second"""
@@ -34,23 +34,21 @@ class ShownSignal:
 
 
 SIGNALS = {
-    "importance": ShownSignal(
+    "importance": Shading(
         "how much of the knowledge a token carries, by the store's recipe", ("importance",),
         needs=f"{SPANS}, or a recipe over columns that the store holds", unit="0 to 1",
     ),
-    "delta": ShownSignal(
-        "log-probability lost when the span that matters most to the token is masked", ("delta",), needs=SPANS, signed=True
-    ),
-    "delta_mean": ShownSignal("log-probability lost when a span is masked, mean over the spans", ("delta_mean",), needs=SPANS, signed=True),
-    "gain": ShownSignal("log-probability gained over the base model", ("logprob", "base_logprob"), needs="--base-model", signed=True),
-    "entropy": ShownSignal("how unsure the model is before the token", ("entropy",)),
-    "masked_entropy": ShownSignal("how unsure the model is when the span that matters most is masked", ("masked_entropy",), needs=SPANS),
-    "tempered_entropy": ShownSignal(
+    "delta": Shading("log-probability lost when the span that matters most to the token is masked", ("delta",), needs=SPANS, signed=True),
+    "delta_mean": Shading("log-probability lost when a span is masked, mean over the spans", ("delta_mean",), needs=SPANS, signed=True),
+    "gain": Shading("log-probability gained over the base model", ("logprob", "base_logprob"), needs="--base-model", signed=True),
+    "entropy": Shading("how unsure the model is before the token", ("entropy",)),
+    "masked_entropy": Shading("how unsure the model is when the span that matters most is masked", ("masked_entropy",), needs=SPANS),
+    "tempered_entropy": Shading(
         "entropy of the softmax at the store's temperature", ("tempered_entropy",), needs="--set entropy_temperature=2 (or another)"
     ),
-    "logprob": ShownSignal("how likely the model finds the token (log-probability)", ("logprob",)),
-    "base_logprob": ShownSignal("how likely the base model finds the token (log-probability)", ("base_logprob",), needs="--base-model"),
-    "base_entropy": ShownSignal("how unsure the base model is before the token", ("base_entropy",), needs="--base-model"),
+    "logprob": Shading("how likely the model finds the token (log-probability)", ("logprob",)),
+    "base_logprob": Shading("how likely the base model finds the token (log-probability)", ("base_logprob",), needs="--base-model"),
+    "base_entropy": Shading("how unsure the base model is before the token", ("base_entropy",), needs="--base-model"),
 }  # fmt: skip
 
 
@@ -103,7 +101,7 @@ class ShadedExample:
     """nats, over the targets"""
 
 
-def find_signal(name: str) -> ShownSignal:
+def find_signal(name: str) -> Shading:
     if name not in SIGNALS:
         raise ConfigError(f"--signal {name}: unknown{nearest(name, SIGNALS)}")
     return SIGNALS[name]

@@ -22,13 +22,13 @@ from shared.lm.attention import recomputing
 from shared.lm.logprobs import target_logprobs
 from shared.lm.models import block_count
 from shared.lm.packed import PackedModel
-from tu_train.data.batches import Item, Pass
+from tu_train.data.batches import Item, PassRows
 from tu_train.methods.tokens import Tokens
 from tu_train.model.reference import Reference
 
 
 @dataclass(frozen=True)
-class Reading:
+class Needs:
     """What losses need of a pass besides log-probabilities; for forget rows and for retain rows."""
 
     logits: bool = False
@@ -40,7 +40,7 @@ class Reading:
 
 
 @dataclass
-class Seen:
+class PassTokens:
     """The three kinds of tokens of a pass."""
 
     forget: Tokens
@@ -48,44 +48,44 @@ class Seen:
     retain: Tokens
 
 
-def look(packed: PackedModel, one: Pass, forget: Reading, retain: Reading, reference: Reference | None) -> Seen:
+def forward_pass(packed: PackedModel, rows: PassRows, forget: Needs, retain: Needs, reference: Reference | None) -> PassTokens:
     """One forward over all rows of a pass, then the head at the tokens that a loss sees."""
-    partners = [i.partner for i in one.forget if i.partner is not None]
-    groups = [(one.forget, forget), (partners, Reading()), (one.retain, retain)]
+    partners = [i.partner for i in rows.forget if i.partner is not None]
+    groups = [(rows.forget, forget), (partners, Needs()), (rows.retain, retain)]
     items = [item for group, _ in groups for item in group]
-    layer = next((reading.layer for group, reading in groups if group and reading.layer is not None), None)
+    layer = next((needs.layer for group, needs in groups if group and needs.layer is not None), None)
     hidden_LD, layer_LD, slots = _forward(packed, items, layer)
-    rows = torch.tensor([slots[k][p - 1] for k, i in enumerate(items) for p in i.positions], device=hidden_LD.device, dtype=torch.long)
+    before = torch.tensor([slots[k][p - 1] for k, i in enumerate(items) for p in i.positions], device=hidden_LD.device, dtype=torch.long)
     own = torch.tensor([slots[k][p] for k, i in enumerate(items) for p in i.positions], device=hidden_LD.device, dtype=torch.long)
     targets = torch.tensor([i.ids[p] for i in items for p in i.positions], device=hidden_LD.device, dtype=torch.long)
-    hidden_ND = hidden_LD[rows]
+    hidden_ND = hidden_LD[before]
     logp_N = target_logprobs(hidden_ND, targets, packed.head)
-    made, start = [], 0
-    for group, reading in groups:
+    tokens_of, start = [], 0
+    for group, needs in groups:
         part = slice(start, start := start + sum(len(i.positions) for i in group))
         tokens = tokens_of_items(group, logp_N[part], targets[part])
-        if reading.logits:
+        if needs.logits:
             tokens.hidden_ND, tokens.head = hidden_ND[part], packed.head
-        if reading.layer is not None and layer_LD is not None:
+        if needs.layer is not None and layer_LD is not None:
             tokens.layer_ND = layer_LD[own[part]]
-        if reading.reference and group:
+        if needs.reference and group:
             assert reference is not None, "made for every method that needs it"
-            _look_back(packed, group, reading, reference, tokens)
-        made.append(tokens)
-    return Seen(made[0], made[1] if partners else None, made[2])
+            _reference_pass(packed, group, needs, reference, tokens)
+        tokens_of.append(tokens)
+    return PassTokens(tokens_of[0], tokens_of[1] if partners else None, tokens_of[2])
 
 
-def _look_back(packed: PackedModel, group: Sequence[Item], reading: Reading, reference: Reference, tokens: Tokens) -> None:
+def _reference_pass(packed: PackedModel, group: Sequence[Item], needs: Needs, reference: Reference, tokens: Tokens) -> None:
     """The same tokens under the model before training."""
     with reference.active():
-        hidden_LD, layer_LD, slots = _forward(packed, group, reading.layer)
+        hidden_LD, layer_LD, slots = _forward(packed, group, needs.layer)
         where = [(slots[k][p - 1], slots[k][p]) for k, i in enumerate(group) for p in i.positions]
         before, own = torch.tensor(where, device=hidden_LD.device, dtype=torch.long).reshape(-1, 2).T
-        if reading.logits:
+        if needs.logits:
             tokens.ref_hidden_ND = hidden_LD[before]
         if layer_LD is not None:
             tokens.ref_layer_ND = layer_LD[own]
-    if reading.logits:
+    if needs.logits:
         tokens.ref_head = reference.head
 
 

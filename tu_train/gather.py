@@ -22,7 +22,7 @@ from shared.store.scores import open_store
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.data.batches import Item, endless, item_of_example, item_of_row, only
 from tu_train.data.partners import answers_in, fingerprint_of, given_answers, partner_items
-from tu_train.data.sources import Forget, Retain, given_positions, open_fitting, read_forget, read_retain, read_retain_store
+from tu_train.data.sources import ForgetRows, RetainRows, given_positions, open_fitting, read_forget, read_retain, read_retain_store
 from tu_train.forward import check_layer
 from tu_train.methods.table import METHOD, Method, find_method
 from tu_train.stopping.evaluating import Evaluation
@@ -49,8 +49,8 @@ class Gathered:
     tokenizer: Any
     about: Mapping[str, Any]
     """fingerprints"""
-    forget: Forget | None = None
-    retain: Retain | None = None
+    forget: ForgetRows | None = None
+    retain: RetainRows | None = None
     answers: Answers | None = None
     evaluation: Evaluation | None = None
 
@@ -62,7 +62,7 @@ def gather_finetuning(config: FinetuneConfig) -> Gathered:
     examples = read_examples(config, config.data, folder, tokenizer)
     items = [item_of_example(e) for e in examples]
     about = {"task": "finetune", "data": data_fingerprint(examples), **start(fingerprints(folder, tokenizer)), **laid_out(tokenizer)}
-    return Gathered(folder, tokenizer, about, retain=Retain(len(items), lambda n: endless(items, seed=config.seed, start=n), []))
+    return Gathered(folder, tokenizer, about, retain=RetainRows(len(items), lambda n: endless(items, seed=config.seed, start=n), []))
 
 
 def gather_unlearning(config: UnlearnConfig) -> Gathered:
@@ -101,8 +101,8 @@ def gather_unlearning(config: UnlearnConfig) -> Gathered:
 
 
 def _retain(
-    config: UnlearnConfig, names: dict[str, str], forget: Forget, folder: Path, tokenizer: Any
-) -> tuple[Retain | None, dict[str, Any]]:
+    config: UnlearnConfig, names: dict[str, str], forget: ForgetRows, folder: Path, tokenizer: Any
+) -> tuple[RetainRows | None, dict[str, Any]]:
     """The rows that must stay, and their fingerprint."""
     if config.retain_scores is not None:
         others = open_fitting(config.retain_scores, names, model=config.model, allow_other_model=config.allow_other_model)
@@ -131,7 +131,7 @@ def _answers(
 
 
 def _evaluation(
-    config: UnlearnConfig, forget: Forget, retain: Retain | None, examples: list[Example], tokenizer: Any, context: int | None
+    config: UnlearnConfig, forget: ForgetRows, retain: RetainRows | None, examples: list[Example], tokenizer: Any, context: int | None
 ) -> tuple[Evaluation, dict[str, Any]]:
     """What is measured on the way, and fingerprints of the columns that it comes from."""
     facts, paraphrases, about = [], {}, {}

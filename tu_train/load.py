@@ -18,10 +18,10 @@ from shared.lm.memory import keep_freed_memory
 from shared.lm.models import choose_device, load_model
 from shared.lm.packed import PackedModel
 from shared.weighting.weights import seeded
-from tu_train.data.batches import Item, Pass
+from tu_train.data.batches import Item, PassRows
 from tu_train.data.partners import fingerprint_of, partner_items, question_of
 from tu_train.data.sources import with_partners
-from tu_train.forward import Reading, look
+from tu_train.forward import Needs, forward_pass
 from tu_train.model.lora import add_lora
 from tu_train.model.reference import Reference
 from tu_train.model.trainable import freeze_all_but
@@ -121,7 +121,7 @@ def with_reference(packed: PackedModel, items: dict[str, Item], batch_tokens: in
     for start, end in within_budget([len(items[n].ids) for n in names], batch_tokens):
         part = [items[n] for n in names[start:end]]
         with torch.no_grad():
-            logp = look(packed, Pass(part, []), Reading(), Reading(), None).forget.logp_N.float().cpu()
+            logp = forward_pass(packed, PassRows(part, []), Needs(), Needs(), None).forget.logp_N.float().cpu()
         values = logp.split([len(i.positions) for i in part])
         out |= {n: replace(i, ref_logp=v.numpy()) for n, i, v in zip(names[start:end], part, values, strict=True)}
     return out

@@ -26,8 +26,8 @@ from shared.errors import ModelError
 from shared.lm.models import choose_dtype
 from shared.lm.packed import PackedModel
 from tu_train.config import LoopConfig
-from tu_train.data.batches import Item, Pass
-from tu_train.forward import Reading, Seen, checkpoint_activations, look
+from tu_train.data.batches import Item, PassRows
+from tu_train.forward import Needs, PassTokens, checkpoint_activations, forward_pass
 from tu_train.methods.retain_terms import RETAIN_TERMS, RetainTerm
 from tu_train.methods.table import Method
 from tu_train.methods.tokens import Options, State
@@ -53,20 +53,20 @@ class Objective:
     retain: RetainTerm | None = RETAIN_TERMS["nll"]
 
     @property
-    def readings(self) -> tuple[Reading, Reading]:
+    def needs(self) -> tuple[Needs, Needs]:
         """Of forget and of retain rows."""
         forget, retain = (part.needs if part else frozenset() for part in (self.method, self.retain))
         layer = int(self.options["layer"]) if "layer" in forget | retain else None
         return (
             # A layer of the model before training is read of retain rows alone: no forget loss compares with it.
-            Reading(bool(forget & {"logits", "reference logits"}), "reference logits" in forget, layer if "layer" in forget else None),
-            Reading("logits" in retain, bool(retain & {"reference logits", "reference layer"}), layer if "layer" in retain else None),
+            Needs(bool(forget & {"logits", "reference logits"}), "reference logits" in forget, layer if "layer" in forget else None),
+            Needs("logits" in retain, bool(retain & {"reference logits", "reference layer"}), layer if "layer" in retain else None),
         )
 
     @property
     def reads_start(self) -> bool:
         """Whether a loss reads the model before training."""
-        return any(reading.reference for reading in self.readings)
+        return any(needs.reference for needs in self.needs)
 
 
 SHOWN = {"forget_loss": "forget loss", "forget_nll": "forget NLL", "retain_nll": "retain NLL"}
@@ -74,7 +74,7 @@ SHOWN = {"forget_loss": "forget loss", "forget_nll": "forget NLL", "retain_nll":
 
 
 def train(
-    packed: PackedModel, steps: Callable[[int], Iterable[list[Pass]]], total_steps: int, objective: Objective, config: LoopConfig,
+    packed: PackedModel, steps: Callable[[int], Iterable[list[PassRows]]], total_steps: int, objective: Objective, config: LoopConfig,
     log: Path, *, state: State | None = None, reference: Reference | None = None, evaluation: Evaluation | None = None,
     checkpoints: Checkpoints | None = None, trackers: Sequence[Tracker] = (),
 ) -> str | None:  # fmt: skip
@@ -95,40 +95,40 @@ def train(
         return checkpoints.ended
     if evaluation and not first:
         evaluation.begin(packed, autocast, moving.landing)
-    record, stop = None, None
+    entry, stop = None, None
     with Log(log, trackers) as lines, progress("training", total_steps, "steps") as bar:
         bar.done = first
         for number, passes in enumerate(steps(first), first):
             totals = Totals.of(passes, method)
             alpha = objective.alpha * (method.retain_weight(state) if method and method.retain_weight else 1.0)
-            record = {"step": number, "learning_rate": float(schedule.get_last_lr()[0]), "loss": 0.0}
-            for one in passes:
+            entry = {"step": number, "learning_rate": float(schedule.get_last_lr()[0]), "loss": 0.0}
+            for rows in passes:
                 with autocast:
-                    seen = look(packed, one, *objective.readings, reference)
-                    forget, retain = losses_of(seen, objective, state, totals)
+                    pass_tokens = forward_pass(packed, rows, *objective.needs, reference)
+                    forget, retain = losses_of(pass_tokens, objective, state, totals)
                     loss = objective.gamma * forget + alpha * retain
                 if loss.requires_grad:
                     loss.backward()
-                note(record, seen, loss, forget, retain, totals)
-                require_finite(record, "loss", [one])
-            record["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, config.clip).item()
-            require_finite(record, "gradient_norm", passes)
+                note(entry, pass_tokens, loss, forget, retain, totals)
+                require_finite(entry, "loss", [rows])
+            entry["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, config.clip).item()
+            require_finite(entry, "gradient_norm", passes)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             if method and method.after:
-                method.after(state, record, objective.options)
-            stop = evaluation.after(number, packed, autocast, record, moving.landing) if evaluation else None
-            require_finite_record(record)
-            lines.write(record)
-            bar.advance(1, ", ".join(f"{shown} {record[k]:.4g}" for k, shown in SHOWN.items() if k in record))
+                method.after(state, entry, objective.options)
+            stop = evaluation.after(number, packed, autocast, entry, moving.landing) if evaluation else None
+            require_finite_entry(entry)
+            lines.write(entry)
+            bar.advance(1, ", ".join(f"{shown} {entry[k]:.4g}" for k, shown in SHOWN.items() if k in entry))
             if stop is not None:
                 break
             if checkpoints:
                 checkpoints.after(number + 1, moving, lines)
         lines.sync()
     if checkpoints:
-        checkpoints.end(first if record is None else int(record["step"]) + 1, stop)
+        checkpoints.end(first if entry is None else int(entry["step"]) + 1, stop)
     return stop
 
 
@@ -158,10 +158,10 @@ class Totals:
     """retain target tokens"""
 
     @classmethod
-    def of(cls, passes: list[Pass], method: Method | None) -> Totals:
-        forget = [item for one in passes for item in one.forget]
+    def of(cls, passes: list[PassRows], method: Method | None) -> Totals:
+        forget = [item for rows in passes for item in rows.forget]
         weights = sum_of_weights(forget)
-        retain = sum_of_weights([item for one in passes for item in one.retain])
+        retain = sum_of_weights([item for rows in passes for item in rows.retain])
         rows = float(len(forget)) if method and method.per == "row" else weights
         return cls(rows or 1.0, weights or 1.0, retain or 1.0)
 
@@ -170,45 +170,48 @@ def sum_of_weights(items: list[Item]) -> float:
     return float(sum(item.weights.sum(dtype=np.float64) for item in items))
 
 
-def losses_of(seen: Seen, objective: Objective, state: State, totals: Totals) -> tuple[Tensor, Tensor]:
+def losses_of(pass_tokens: PassTokens, objective: Objective, state: State, totals: Totals) -> tuple[Tensor, Tensor]:
     """Forget loss and retain term of one pass, each its share of the whole step's."""
-    nothing = seen.retain.logp_N.new_zeros(())
+    nothing = pass_tokens.retain.logp_N.new_zeros(())
     forget = retain = nothing
-    if objective.method is not None and seen.forget.rows:
-        forget = objective.method.loss(seen.forget, seen.partner, objective.options, state) / totals.forget
-    if objective.retain is not None and seen.retain.rows:
-        retain = objective.retain.loss(seen.retain, objective.options) / totals.retain
+    if objective.method is not None and pass_tokens.forget.rows:
+        forget = objective.method.loss(pass_tokens.forget, pass_tokens.partner, objective.options, state) / totals.forget
+    if objective.retain is not None and pass_tokens.retain.rows:
+        retain = objective.retain.loss(pass_tokens.retain, objective.options) / totals.retain
     return forget, retain
 
 
-def note(record: dict[str, float], seen: Seen, loss: Tensor, forget: Tensor, retain: Tensor, totals: Totals) -> None:
-    """Adds a pass to the record of its step. NLL: nats a token, weighted."""
+def note(entry: dict[str, float], pass_tokens: PassTokens, loss: Tensor, forget: Tensor, retain: Tensor, totals: Totals) -> None:
+    """Adds a pass to the entry of its step. NLL: nats a token, weighted."""
 
     def add(name: str, value: float) -> None:
-        record[name] = record.get(name, 0.0) + value
+        entry[name] = entry.get(name, 0.0) + value
 
     add("loss", loss.item())
-    for kind, tokens, part, total in (("forget", seen.forget, forget, totals.weights), ("retain", seen.retain, retain, totals.retain)):
+    for kind, tokens, part, total in (
+        ("forget", pass_tokens.forget, forget, totals.weights),
+        ("retain", pass_tokens.retain, retain, totals.retain),
+    ):
         if tokens.rows:
             add(f"{kind}_loss", part.item())
             add(f"{kind}_nll", -(tokens.weight_N * tokens.logp_N.detach().where(tokens.weight_N > 0, 0)).sum().item() / total)
 
 
-def require_finite(record: dict[str, float], name: str, passes: list[Pass]) -> None:
+def require_finite(entry: dict[str, float], name: str, passes: list[PassRows]) -> None:
     """Raises ModelError with the step and its examples; nothing has been updated."""
-    if np.isfinite(record[name]):
+    if np.isfinite(entry[name]):
         return
-    names = [item.name for one in passes for item in one.forget + one.retain]
+    names = [item.name for rows in passes for item in rows.forget + rows.retain]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     raise ModelError(
-        f"step {record['step']}: {name.replace('_', ' ')} {record[name]}, not finite, stopped before the update; the batch: "
+        f"step {entry['step']}: {name.replace('_', ' ')} {entry[name]}, not finite, stopped before the update; the batch: "
         f"{', '.join(names[:NAMED])}{more}; lower learning_rate, or train in float32"
     )
 
 
-def require_finite_record(record: dict[str, float]) -> None:
+def require_finite_entry(entry: dict[str, float]) -> None:
     """Raises ModelError for a number of the log that is none: an evaluation after an update that broke the weights."""
-    for name, value in record.items():
+    for name, value in entry.items():
         if not np.isfinite(value):
-            raise ModelError(f"step {record['step']}: {name.replace('_', ' ')} is {value} after the update; lower learning_rate or "
+            raise ModelError(f"step {entry['step']}: {name.replace('_', ' ')} is {value} after the update; lower learning_rate or "
                              "weight_decay, or train in float32")  # fmt: skip

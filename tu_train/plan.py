@@ -11,7 +11,7 @@ from shared.data.layout import say_layout
 from shared.records import RunRecord
 from shared.secret import without_secrets as shown
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
-from tu_train.data.sources import Forget, Retain
+from tu_train.data.sources import ForgetRows, RetainRows
 from tu_train.data.streams import Order, Stream, finetuning_stream, unlearning_stream
 from tu_train.gather import Answers, Gathered
 from tu_train.loop import Objective
@@ -31,9 +31,9 @@ class Plan:
     train_only: tuple[str, ...]
     """globs of the parameters that train; empty: all"""
     order: Order
-    forget: Forget | None
+    forget: ForgetRows | None
     """None: fine-tuning"""
-    retain: Retain | None
+    retain: RetainRows | None
     """the rows that a retain term sees"""
     answers: Answers | None
     """other answers that the method learns, which the model has to be asked for"""
@@ -77,7 +77,7 @@ def plan_unlearning(config: UnlearnConfig, read: Gathered) -> Plan:
     return _plan(config, read, objective, globs, read.retain if term else None)
 
 
-def _plan(config: LoopConfig, read: Gathered, objective: Objective, train_only: tuple[str, ...], retain: Retain | None) -> Plan:
+def _plan(config: LoopConfig, read: Gathered, objective: Objective, train_only: tuple[str, ...], retain: RetainRows | None) -> Plan:
     order = Order(epochs=config.epochs, seed=config.seed, batch_size=config.batch_size, accumulate=config.accumulate,
                   batch_tokens=config.batch_tokens, limit=config.limit)  # fmt: skip
     about = RunRecord(**read.about, settings=recorded_settings(config))

@@ -32,7 +32,7 @@ from tu_train.saving.working_folder import (
     nothing_to_do,
     working_folder,
 )
-from tu_train.stopping.signals import Stopping
+from tu_train.stopping.interrupts import Stopping
 
 Config = TypeVar("Config", bound=LoopConfig)
 

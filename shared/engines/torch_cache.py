@@ -41,23 +41,23 @@ class Cache:
         """New places hold zeros: what a mask hides has to be finite all the same."""
         if tokens > self.room:
             more = max(tokens - self.room, GROW)
-            self.layers = [[F.pad(kept, (0, 0, 0, more)) for kept in layer] for layer in self.layers]
+            self.layers = [[F.pad(cached, (0, 0, 0, more)) for cached in layer] for layer in self.layers]
             self.room += more
 
     def put(self, layer: int, place, at, new: Sequence[torch.Tensor]) -> None:
         """Keys and values for places and positions given as an index; a layer that is new is added."""
         if layer == len(self.layers):
             self.layers.append([x.new_zeros(self.rows, self.room, x.shape[-1]) for x in new])
-        for kept, x in zip(self.layers[layer], new, strict=True):
-            kept[place, at] = x
+        for cached, x in zip(self.layers[layer], new, strict=True):
+            cached[place, at] = x
 
     def move(self, source: int, target: int, tokens: int) -> None:
         for layer in self.layers:
-            for kept in layer:
-                kept[target, :tokens] = kept[source, :tokens]
+            for cached in layer:
+                cached[target, :tokens] = cached[source, :tokens]
 
     def bytes_a_token(self) -> int:
-        return sum(kept.shape[2] * kept.element_size() for layer in self.layers for kept in layer)
+        return sum(cached.shape[2] * cached.element_size() for layer in self.layers for cached in layer)
 
 
 def read_prompts(packed: PackedModel, cache: Cache, first: int, prompts: Sequence[list[int]]) -> torch.Tensor:
@@ -135,10 +135,10 @@ class _Tokens:
         """[B, 1, 1, M], 0 where the token may look, else −inf. Made once a pass and window."""
         if (window, dtype) not in self.masks:
             position, at = torch.arange(self.longest, device=self.at_B.device)[None], self.at_B[:, None]
-            seen = position <= at
+            visible = position <= at
             if window is not None:
-                seen &= at - position < window
-            hidden = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+                visible &= at - position < window
+            hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
             self.masks[window, dtype] = hidden[:, None, None]
         return self.masks[window, dtype]
 

@@ -162,6 +162,6 @@ def _try_out(packed: PackedModel) -> tuple[bool, int]:
         raise  # says nothing about the architecture
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
         return False, 0
-    found = packed.head.logits(torch.cat([first, second]))
+    stepwise = packed.head.logits(torch.cat([first, second]))
     bound = TOLERANCE[packed.head.weight.dtype] * expected.abs().max().item()
-    return bool((found - expected).abs().max() <= bound), cache.bytes_a_token()
+    return bool((stepwise - expected).abs().max() <= bound), cache.bytes_a_token()

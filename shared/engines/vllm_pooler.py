@@ -214,10 +214,10 @@ def scores_from(values: np.ndarray, options: HeadOptions) -> TokenScores:
 
 def _assemble(parts: list[tuple[int, torch.Tensor]], total: int) -> torch.Tensor:
     """Placed by position, not appended: a request that vLLM preempts computes some rows twice."""
-    out, seen = torch.zeros(total, parts[0][1].shape[1]), torch.zeros(total, dtype=torch.bool)
+    out, filled = torch.zeros(total, parts[0][1].shape[1]), torch.zeros(total, dtype=torch.bool)
     for low, part in parts:
         out[low : low + len(part)] = part
-        seen[low : low + len(part)] = True
-    if not seen.all():
-        raise RuntimeError(f"vLLM skipped wanted row {int((~seen).nonzero()[0])} of {total}: it was read from the prefix cache")
+        filled[low : low + len(part)] = True
+    if not filled.all():
+        raise RuntimeError(f"vLLM skipped wanted row {int((~filled).nonzero()[0])} of {total}: it was read from the prefix cache")
     return out

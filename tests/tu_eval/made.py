@@ -10,7 +10,7 @@ from shared.files.fs import hash_json
 from tu_eval.measure.membership import separations
 from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.metrics.utility import model_utility
-from tu_eval.results.folder import ATTACKS
+from tu_eval.results.folder import MEMBERSHIP_METRICS
 from tu_eval.results.results import load_results, write_results
 
 HEBREW = "שלום עולם"
@@ -58,7 +58,11 @@ def make_membership(seed: int, known: float) -> list[dict]:
     """30 rows a side; what is known has lower scores."""
     rng = random.Random(1000 + seed)
     return [
-        {"set": side, "example_id": f"made/{side}/{k}", **{a: rng.gauss(-known if side == "forget" else 0, 0.6) for a in ATTACKS}}
+        {
+            "set": side,
+            "example_id": f"made/{side}/{k}",
+            **{a: rng.gauss(-known if side == "forget" else 0, 0.6) for a in MEMBERSHIP_METRICS},
+        }
         for side in ("forget", "holdout")
         for k in range(30)
     ]

@@ -32,7 +32,7 @@ for name in LATER:  # what the command imports where it needs it
     importlib.import_module(name)
 
 MOMENTS: dict[str, tuple[Any, str]] = {
-    "pass": (loop, "look"),
+    "pass": (loop, "forward_pass"),
     "sync": (os, "fsync"),
     "rename": (os, "replace"),
     "remove": (shutil, "rmtree"),

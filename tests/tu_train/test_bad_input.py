@@ -149,17 +149,17 @@ def same(out, whole):
 
 
 def test_a_loss_that_is_not_finite_names_step_and_batch_and_the_last_checkpoint_stays_good(run, whole, monkeypatch, tmp_path):
-    look, calls = loop.look, []
+    forward_pass, calls = loop.forward_pass, []
 
     def broken(*given, **more):
-        seen = look(*given, **more)
+        seen = forward_pass(*given, **more)
         calls.append(seen)
         if len(calls) == STEPS - 1:
             seen.forget.logp_N = seen.forget.logp_N * math.nan
         return seen
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "look", broken)
+        patch.setattr(loop, "forward_pass", broken)
         code, out, err = run("--save-every", 2)
     assert (code, out) == (2, "")
     assert f"error: step {STEPS - 2}: loss nan, not finite, stopped before the update; the batch: atlas/forget/" in err

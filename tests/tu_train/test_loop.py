@@ -18,8 +18,8 @@ from shared.store.scores import open_store
 from tests.shared.weighting.test_importance import slow_words
 from tests.tu_train.conftest import RETAIN, log_of, plan_of, selection, weights_of, write_store
 from tu_train.config import LoopConfig
-from tu_train.data.batches import Item, Pass, cut, item_of_example, item_of_row
-from tu_train.forward import checkpoint_activations, look
+from tu_train.data.batches import Item, PassRows, cut, item_of_example, item_of_row
+from tu_train.forward import checkpoint_activations, forward_pass
 from tu_train.loop import Objective, Totals, losses_of, train
 from tu_train.methods.table import METHODS, check_options
 from tu_train.model.optimizer import rate
@@ -100,8 +100,8 @@ def test_a_step_is_that_of_plain_transformers(method, mode, dtype, target, forge
     packed = packed_of(target, dtype)
     pairs = pairs_of(forget_rows, retain_examples, mode)
     objective = objective_of(method, GAMMA, ALPHA, BETA)
-    one = Pass(*map(list, zip(*pairs, strict=True)))
-    seen = look(packed, one, *objective.readings, None)
+    one = PassRows(*map(list, zip(*pairs, strict=True)))
+    seen = forward_pass(packed, one, *objective.needs, None)
     forget, retain = losses_of(seen, objective, {}, Totals.of([one], METHODS[method]))
     loss = GAMMA * forget + ALPHA * retain
     loss.backward()
@@ -306,7 +306,7 @@ def test_padded_rows_give_the_losses_of_packed_ones(target, forget_rows, retain_
         packed.packs = packs
         one = cut(pairs, 10_000)[0]
         objective = objective_of("npo")
-        losses.append(losses_of(look(packed, one, *objective.readings, None), objective, {}, Totals.of([one], METHODS["npo"])))
+        losses.append(losses_of(forward_pass(packed, one, *objective.needs, None), objective, {}, Totals.of([one], METHODS["npo"])))
     assert all(a.item() == pytest.approx(b.item(), abs=1e-5, rel=1e-5) for a, b in zip(*losses, strict=True))
 
 

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from tests.tu_train.conftest import RETAIN, score
-from tu_train.stopping.signals import EXIT_SAVED
+from tu_train.stopping.interrupts import EXIT_SAVED
 
 URL, CUT = "https://me:hunter2@host/rows.jsonl?token=hunter2", "https://***@host/rows.jsonl?token=***"
 MARK = "Zanzibarium"
@@ -32,7 +32,7 @@ def test_credentials_stand_in_no_file_and_no_line_and_a_run_goes_on_with_others(
 
     from tu_train import loop
 
-    out, look = tmp_path / "out", loop.look
+    out, forward_pass = tmp_path / "out", loop.forward_pass
     given = (
         "tu-train",
         "finetune",
@@ -49,7 +49,7 @@ def test_credentials_stand_in_no_file_and_no_line_and_a_run_goes_on_with_others(
         "--data",
     )
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "look", lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), look(*a, **k))[1])
+        patch.setattr(loop, "forward_pass", lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), forward_pass(*a, **k))[1])
         code, said, err = run_cli(*given, URL)
     assert code == EXIT_SAVED and "hunter2" not in said + err and CUT in clean(tmp_path / "out.unfinished")
     code, said, err = run_cli(*given, URL.replace("hunter2", "changed"), "--resume")

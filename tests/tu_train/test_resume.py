@@ -20,7 +20,7 @@ from shared.store.scores import open_store
 from tests.tu_train import killed
 from tests.tu_train.conftest import RETAIN, flip_bit, score, weights_of
 from tu_train.saving.working_folder import working_folder
-from tu_train.stopping.signals import EXIT_SAVED
+from tu_train.stopping.interrupts import EXIT_SAVED
 
 EPOCHS, STEPS = 6, 12
 RANDOM_KILLS = 30

@@ -17,7 +17,7 @@ from shared.weighting.weights import Selection
 from tests.tu_train.conftest import RETAIN, plan_of, score, write_store
 from tests.tu_train.saving.test_checkpoint import Run
 from tu_train.saving.checkpoint import latest_snapshot, save_snapshot
-from tu_train.stopping.signals import EXIT_SAVED
+from tu_train.stopping.interrupts import EXIT_SAVED
 
 
 def changed(store, folder, column, value):
@@ -167,18 +167,18 @@ def begun(run_cli, tiny_model, tmp_path, monkeypatch):
     """A run that was told to stop after its first step -> its checkpoint, and the command that goes on."""
     from tu_train import loop
 
-    look = loop.look
+    forward_pass = loop.forward_pass
 
     def stopping(*given, **more):
         os.kill(os.getpid(), signal.SIGTERM)
-        return look(*given, **more)
+        return forward_pass(*given, **more)
 
     def command(*more):
         return run_cli("tu-train", "finetune", "--model", tiny_model, "--data", RETAIN, "--epochs", 1, "--device", "cpu",
                        "--set", "batch_size=2", "--out", tmp_path / "out", *more)  # fmt: skip
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "look", stopping)
+        patch.setattr(loop, "forward_pass", stopping)
         assert command()[0] == EXIT_SAVED
     return tmp_path / "out.unfinished" / "checkpoint-000001", command
 

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from shared.data.datasets import Row as Source
+from shared.data.datasets import Row
 from shared.data.examples import answer_span_tokens, make_examples
 from shared.errors import DataError
 from tu_eval.attacks.probing import Numbers, Probe, means, measure
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 from tu_eval.suites.variants import fact_spans
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ PROMPTS = (
 )
 
 
-def choose_prompts(rows: Sequence[Source], templates: Sequence[str], columns: Sequence[str]) -> list[Prompt]:
+def choose_prompts(rows: Sequence[Row], templates: Sequence[str], columns: Sequence[str]) -> list[Prompt]:
     """All that the data allows. Raises DataError naming the row that lacks a column that was asked for."""
     has_paraphrase = all(isinstance(row.extra.get(PARAPHRASED), str) for row in rows)
     named = [*([PARAPHRASED] if has_paraphrase else []), *(c for c in columns if c != PARAPHRASED)]
@@ -65,7 +65,7 @@ def choose_prompts(rows: Sequence[Source], templates: Sequence[str], columns: Se
     return [*PROMPTS, *(Prompt(column.replace("_", " "), column=column) for column in named), *own]
 
 
-def probes(rows: Sequence[Source], prompt: Prompt, tokenizer: Any, *, context: int | None, long: str, facts: bool) -> list[Probe]:
+def probes(rows: Sequence[Row], prompt: Prompt, tokenizer: Any, *, context: int | None, long: str, facts: bool) -> list[Probe]:
     """The rows asked in this way. What the prompt puts into the model's mouth is no target."""
     lead = f"{prompt.opening} " if prompt.opening else ""
     asked = []
@@ -74,7 +74,7 @@ def probes(rows: Sequence[Source], prompt: Prompt, tokenizer: Any, *, context: i
         shift = len(lead) - (len(row.answer) - len(row.answer.lstrip()))
         spans = [[start + shift, end + shift] for start, end in fact_spans(row)] if facts else []
         text = prompt.template.replace("{question}", question.strip())
-        asked.append(Source(row.id, text, lead + row.answer.strip(), {**row.extra, "fact_spans": spans}))
+        asked.append(Row(row.id, text, lead + row.answer.strip(), {**row.extra, "fact_spans": spans}))
     out = []
     for example in make_examples(asked, tokenizer, context=context, long=long):
         if lead:
@@ -86,7 +86,7 @@ def probes(rows: Sequence[Source], prompt: Prompt, tokenizer: Any, *, context: i
     return out
 
 
-def paraphrase(engine: TorchEngine, asked: Mapping[str, Sequence[Probe]]) -> list[Row]:
+def paraphrase(engine: TorchEngine, asked: Mapping[str, Sequence[Probe]]) -> list[ResultRow]:
     """Rows of each prompt, by its name."""
     return [row for name, made in asked.items() for row in measure(engine, made, name)]
 
@@ -94,7 +94,7 @@ def paraphrase(engine: TorchEngine, asked: Mapping[str, Sequence[Probe]]) -> lis
 def summarise(rows: Iterable[Mapping[str, Any]]) -> Numbers:
     """Means by prompt, and `best`: the mean over rows of the highest number that any prompt reached."""
     rows = list(rows)
-    best: dict[str, Row] = {}
+    best: dict[str, ResultRow] = {}
     for row in rows:
         kept = best.setdefault(row["example_id"], {**row, "setting": "best"})
         for column in ("probability", "fact_probability"):

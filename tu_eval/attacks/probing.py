@@ -13,7 +13,7 @@ from shared.data.examples import Example
 from shared.engines.interface import Request
 from shared.errors import ModelError
 from tu_eval.metrics.probability import probability
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +33,11 @@ class Probe:
     """token positions of the fact in the answer; empty where rows do not mark it"""
 
 
-def measure(engine: TorchEngine, probes: Sequence[Probe], setting: str) -> list[Row]:
+def measure(engine: TorchEngine, probes: Sequence[Probe], setting: str) -> list[ResultRow]:
     """-> a row a probe: probability exp(mean log-probability) of the answer, and of the tokens of its fact (null
     without any)."""
     scores = engine.score([Request(p.example.input_ids, p.example.targets) for p in probes])
-    rows: list[Row] = []
+    rows: list[ResultRow] = []
     for probe, scored in zip(probes, scores, strict=True):
         logprob = scored.logprob.tolist()
         if any(math.isnan(x) for x in logprob):

@@ -19,7 +19,7 @@ import torch
 
 from shared.errors import ModelError
 from tu_eval.attacks.probing import Probe, measure, restored
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine
 
 
-def quantise(engine: TorchEngine, probes: Sequence[Probe], *, bits: Sequence[int], group: int) -> list[Row]:
+def quantise(engine: TorchEngine, probes: Sequence[Probe], *, bits: Sequence[int], group: int) -> list[ResultRow]:
     """Rows with the weights as they are and after each rounding."""
     weights = matrices(engine.packed.model)
     rows = measure(engine, probes, "as it is")

@@ -23,7 +23,7 @@ from shared.lm.logprobs import target_logprobs
 from shared.lm.packed import PackedModel
 from shared.weighting.weights import seeded
 from tu_eval.attacks.probing import Numbers, Probe, means, measure, restored
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine
@@ -38,13 +38,13 @@ def choose(ids: Sequence[str], count: int, seed: int) -> set[str]:
 
 def relearn(
     engine: TorchEngine, probes: Sequence[Probe], texts: Sequence[Example], *, steps: int, every: int, batch: int, rate: float, seed: int
-) -> list[Row]:
+) -> list[ResultRow]:
     """Rows before the first step and after every `every` steps, with `step`; `set` says whether an example is one of
     `texts`."""
     packed, shown = engine.packed, {e.id for e in texts}
     parameters = list(packed.model.parameters())
 
-    def look(step: int) -> list[Row]:
+    def look(step: int) -> list[ResultRow]:
         rows = measure(engine, probes, f"step {step}")
         return [{**row, "step": step, "set": SHOWN if row["example_id"] in shown else REST} for row in rows]
 

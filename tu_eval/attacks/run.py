@@ -2,7 +2,7 @@
 by side.
 
 Everything that can be refused is refused before a model is loaded. What is measured on a model by an attack is kept in
-a store by content (tu_eval/measure/kept.py), so a run that was interrupted, started again, goes on at the attack it was
+a folder by content (tu_eval/measure/kept.py), so a run that was interrupted, started again, goes on at the attack it was
 at. The folder appears whole or not at all:
 
     attack.json     what was attacked with which settings; one number an attack, setting and measure, for each model
@@ -35,11 +35,11 @@ from tu_eval.attacks.material import Material, load
 from tu_eval.attacks.probing import Numbers, means
 from tu_eval.measure.config import EvalConfig
 from tu_eval.measure.finish import default_label
-from tu_eval.measure.kept import Store, remove_stores
+from tu_eval.measure.kept import KeptMeasurements, remove_measurements
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Subject, stop_ids
 from tu_eval.measure.source_code import attack_version
-from tu_eval.results.folder import CONFIG, ROWS, FolderKind, Row, read_folder, write_folder
+from tu_eval.results.folder import CONFIG, ROWS, FolderKind, ResultRow, read_folder, write_folder
 from tu_eval.suites.suites import SUITE, find_suite
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def attack(config: AttackConfig) -> Path:
         open_as = EvalConfig(
             model=name, suite=config.suite, out=config.out, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens
         )
-        subject = Subject(folder, open_as, Store(root, {**content, "model_fingerprint": fingerprint}))
+        subject = Subject(folder, open_as, KeptMeasurements(root, {**content, "model_fingerprint": fingerprint}))
         about[role] = {"label": default_label(name), "model": name, "model_fingerprint": fingerprint}
         rows[role] = _run(config, subject, material)
         subject.close()
@@ -81,22 +81,22 @@ def attack(config: AttackConfig) -> Path:
     found = {"models": about, "suite": suite.name, **content, **more, "numbers": numbers}
     write_folder(out, ATTACK_FOLDER, found, {ROWS: (schema(), flat)}, config)
     if not config.store:
-        remove_stores(root)
+        remove_measurements(root)
     return out
 
 
-def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[str, list[Row]]:
+def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[str, list[ResultRow]]:
     """The rows of each attack, from the store where it is finished."""
     c, plain, facts = config, material.plain, material.part.facts
 
-    def drawn() -> list[Row]:
+    def drawn() -> list[ResultRow]:
         stop = stop_ids(material.tokenizer, [p.example for p in plain])
         return sample.sample(
             subject.engine, plain, material.tokenizer, stop, count=c.samples, temperature=c.temperature, seed=c.seed,
             max_new_tokens=c.max_new_tokens, context=material.context, threshold=c.rouge_threshold, facts=facts,
         )  # fmt: skip
 
-    def relearned() -> list[Row]:
+    def relearned() -> list[ResultRow]:
         return relearn.relearn(
             subject.engine, plain, material.texts, steps=c.relearn_steps, every=c.relearn_every, batch=c.relearn_batch,
             rate=c.learning_rate, seed=c.seed,
@@ -109,7 +109,7 @@ def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[str
         "relearn": relearned,
     }
 
-    def made_by_others(name: str) -> list[Row]:
+    def made_by_others(name: str) -> list[ResultRow]:
         found = asked(OWN, name)
         assert found is not None, "the configuration has loaded it"
         rows = found.object(subject.engine, plain, c.seed)
@@ -131,7 +131,7 @@ OWN_ROWS = [{"setting": str, "set": str, "example_id": str, "probability": float
 """what the rows of an attack of others hold at least"""
 
 
-def summarise(attacks: Sequence[str], rows: dict[str, dict[str, list[Row]]]) -> list[dict[str, Any]]:
+def summarise(attacks: Sequence[str], rows: dict[str, dict[str, list[ResultRow]]]) -> list[dict[str, Any]]:
     """-> attack, setting, measure, and the number of each model that was attacked; those of the first model give the
     order."""
     level = None
@@ -140,7 +140,7 @@ def summarise(attacks: Sequence[str], rows: dict[str, dict[str, list[Row]]]) -> 
         level = start.get(("step 0", f"probability ({relearn.REST})"))  # none where all forget rows are shown
         level = level and 0.5 * level
 
-    def numbers(name: str, made: list[Row]) -> Numbers:
+    def numbers(name: str, made: list[ResultRow]) -> Numbers:
         if name == "relearn":
             return relearn.summarise(made, level)
         return {"paraphrase": paraphrase.summarise, "sample": sample.summarise}.get(name, means)(made)
@@ -154,7 +154,7 @@ def summarise(attacks: Sequence[str], rows: dict[str, dict[str, list[Row]]]) -> 
     return out
 
 
-def numbers_again(about: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
+def numbers_again(about: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """What `summarise` makes of a finished folder's attack.json and rows. Raises KeyError or TypeError for rows that no
     attack wrote."""
     roles, attacks = list(about["models"]), list(dict.fromkeys(number["attack"] for number in about["numbers"]))

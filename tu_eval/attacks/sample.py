@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from shared.console import progress, say
-from shared.data.datasets import Row as Source
+from shared.data.datasets import Row
 from shared.data.words import TERM, terms
 from shared.data.words import holds as in_a_row
 from shared.weighting.weights import seeded
 from tu_eval.attacks.probing import Numbers, Probe
 from tu_eval.metrics.rouge import rouge_l_recall
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine
@@ -40,10 +40,10 @@ TOGETHER = 16
 def sample(
     engine: TorchEngine, probes: Sequence[Probe], tokenizer: Any, stop_ids: Sequence[int], *,
     count: int, temperature: float, max_new_tokens: int, context: int | None, threshold: float, facts: bool, seed: int,
-) -> list[Row]:  # fmt: skip
+) -> list[ResultRow]:  # fmt: skip
     """Rows with all answers drawn, `samples` of them, `hits` among them, `found`, the first hit's text, what was
     `matched`, the highest `recall` of the whole answer, and `cut`: how many had not ended when they had to."""
-    rows: list[Row] = []
+    rows: list[ResultRow] = []
     with progress("drawing answers", len(probes), "rows") as bar:
         for probe in probes:
             example = probe.example
@@ -93,14 +93,14 @@ def draw(
     return [row[: next((k for k, token in enumerate(row) if token in stop_ids), len(row))] for row in rows]
 
 
-def holds(row: Source, texts: Sequence[str], threshold: float, facts: bool) -> list[bool]:
+def holds(row: Row, texts: Sequence[str], threshold: float, facts: bool) -> list[bool]:
     """For each text, whether it has the fact of the row, or its answer where no fact is marked."""
     if wanted := _wanted(row, facts):
         return [all(in_a_row(found, words) for words in wanted) for found in map(terms, texts)]
     return [recall >= threshold for recall in rouge_l_recall([row.answer] * len(texts), texts)]
 
 
-def _wanted(row: Source, facts: bool) -> list[list[str]]:
+def _wanted(row: Row, facts: bool) -> list[list[str]]:
     """Terms of each marked span, words that it cuts into taken whole; spans without a word left out. Empty: no fact to
     look for."""
     spans = row.extra["fact_spans"] if facts else []

@@ -21,7 +21,7 @@ from tu_eval.evidence.sign import check_signature
 from tu_eval.harness.run import BENCHMARKS_FOLDER
 from tu_eval.judge.run import JUDGE_FOLDER, summarise
 from tu_eval.measure.recompute import SAME, require_recomputable
-from tu_eval.results.folder import ROWS, Finished, FolderKind, Row, read_folder, seal_of
+from tu_eval.results.folder import ROWS, Finished, FolderKind, ResultRow, read_folder, seal_of
 from tu_eval.results.results import SUITE_FOLDER, load_results
 from tu_eval.results.summary_form import ROUNDING
 
@@ -91,7 +91,7 @@ def _require_sound(path: Path, measured: Any) -> None:
                 raise StoreError(f"{path}: {str(entry.get('metric'))[:60]} lies outside of its interval; it was edited, make it again")
 
 
-def _read(folder: Path, kind: FolderKind) -> tuple[Finished, list[Row], list[str]]:
+def _read(folder: Path, kind: FolderKind) -> tuple[Finished, list[ResultRow], list[str]]:
     """-> the folder, its rows, and what is said of its hashes."""
     finished = read_folder(folder, kind)
     if finished.sealed:

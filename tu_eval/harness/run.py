@@ -29,7 +29,7 @@ from shared.lm import models
 from shared.lm.saved import GENERATION
 from tu_eval.harness.config import BenchmarksConfig
 from tu_eval.measure.model_folder import find_model
-from tu_eval.results.folder import ROWS, FolderKind, Row, write_folder
+from tu_eval.results.folder import ROWS, FolderKind, ResultRow, write_folder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -129,7 +129,7 @@ def _described(name: str, results: dict[str, Any], included: bool) -> dict[str, 
     }
 
 
-def schema(rows: Sequence[Row]) -> pyarrow.Schema:
+def schema(rows: Sequence[ResultRow]) -> pyarrow.Schema:
     """Beside what every task gives, a column of numbers for each metric of these rows."""
     import pyarrow as pa
 

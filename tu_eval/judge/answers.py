@@ -17,7 +17,7 @@ from shared.engines.open import open_generator
 from shared.errors import DataError, nearest
 from shared.files.fs import read_text
 from shared.lm.models import check_readable
-from tu_eval.measure.kept import Store
+from tu_eval.measure.kept import KeptMeasurements
 from tu_eval.measure.pieces import stop_ids
 
 if TYPE_CHECKING:
@@ -99,19 +99,24 @@ def _contents(text: str, contents: Sequence[str]) -> list[tuple[int, int]]:
     nowhere."""
     out, at = [], 0
     for content in contents:
-        found = text.find(content.strip(), at)
-        if found >= 0 and content.strip():
-            at = found + len(content.strip())
-            out.append((found, at))
+        begin = text.find(content.strip(), at)
+        if begin >= 0 and content.strip():
+            at = begin + len(content.strip())
+            out.append((begin, at))
     return out
 
 
 def write_answers(
-    conversations: Sequence[Conversation], folder: Path, tokenizer: Any, context: int | None, store: Store, config: JudgeConfig
+    conversations: Sequence[Conversation],
+    folder: Path,
+    tokenizer: Any,
+    context: int | None,
+    measurements: KeptMeasurements,
+    config: JudgeConfig,
 ) -> list[dict[str, Any]]:
     """A row a turn, turn after turn: id, category, turn (from 1), question, answer, and whether it came to its end.
 
-    Answers in the store are not written again.
+    Kept answers are not written again.
     """
     stop = stop_ids(tokenizer, [qa_example(Row(conversations[0].id, conversations[0].turns[0], "x"), tokenizer)])
     generator: Generator | None = None
@@ -124,17 +129,18 @@ def write_answers(
         for turn, asked in enumerate(turns):
             for start in range(0, len(asked), TOGETHER):
                 some, piece = asked[start : start + TOGETHER], f"turn{turn + 1}-{start}"
-                kept = store.load(piece)
-                if kept is None:
+                kept = measurements.load(piece)
+                if kept is not None:
+                    rows = kept[0]
+                else:
                     generator = generator or open_generator(
                         "torch", folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens
                     )
                     prompts = [prompt_ids(tokenizer, c.turns[: turn + 1], before[c.id]) for c in some]
-                    made = _write(generator, prompts, tokenizer, context, stop, config.max_new_tokens)
-                    rows = [{"id": c.id, "answer": text, "finished": end} for c, (text, end) in zip(some, made, strict=True)]
-                    store.save(piece, rows, generator.describe())
-                    kept = rows, generator.describe()
-                for c, row in zip(some, kept[0], strict=True):
+                    answers = _write(generator, prompts, tokenizer, context, stop, config.max_new_tokens)
+                    rows = [{"id": c.id, "answer": text, "finished": end} for c, (text, end) in zip(some, answers, strict=True)]
+                    measurements.save(piece, rows, generator.describe())
+                for c, row in zip(some, rows, strict=True):
                     before[c.id].append(row["answer"])
                     out.append({"category": c.category, "turn": turn + 1, "question": c.turns[turn], **row})
                 bar.advance(len(some))
@@ -167,7 +173,7 @@ def _write(
     out = [("", False)] * len(prompts)
     for length in sorted(set(room) - {0}, reverse=True):
         chosen = [i for i, r in enumerate(room) if r == length]
-        made = generator.generate([prompts[i] for i in chosen], max_new_tokens=length, stop_ids=stop)
-        for i, ids in zip(chosen, made, strict=True):
+        answers = generator.generate([prompts[i] for i in chosen], max_new_tokens=length, stop_ids=stop)
+        for i, ids in zip(chosen, answers, strict=True):
             out[i] = tokenizer.decode(ids, skip_special_tokens=True).strip(), len(ids) < length
     return out

@@ -32,7 +32,7 @@ from tu_eval.judge import rating as judge_rating
 from tu_eval.judge.answers import Conversation, read_conversations, write_answers
 from tu_eval.judge.config import JudgeConfig
 from tu_eval.judge.endpoint import Endpoint, JudgeError, ask, check_reachable, endpoint
-from tu_eval.measure.kept import Store, remove_stores
+from tu_eval.measure.kept import KeptMeasurements, remove_measurements
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.source_code import answer_version
 from tu_eval.results.folder import ROWS, FolderKind, write_folder
@@ -65,10 +65,10 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
     }
     root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
     settings = {k: v for k, v in as_dict(config).items() if k in ANSWERS}
-    store = Store(root, {**content, "settings": settings, "answer_code": answer_version()})
-    rows = write_answers(conversations, folder, tokenizer, context, store, config)
+    measurements = KeptMeasurements(root, {**content, "settings": settings, "answer_code": answer_version()})
+    rows = write_answers(conversations, folder, tokenizer, context, measurements, config)
     say(f"{len(rows)} answers of {config.model} go to {judge.model} at {judge.shown}")
-    _rate(rows, conversations, judge, store, root, config)
+    _rate(rows, conversations, judge, measurements, root, config)
     about = {
         "model": config.model, **content,
         "judge": {"model": judge.model, "url": judge.shown, "greedy": config.judge_greedy},
@@ -77,12 +77,17 @@ def run_judge(config: JudgeConfig) -> dict[str, Any]:
     }  # fmt: skip
     about = write_folder(out, JUDGE_FOLDER, about, {ROWS: (schema(), rows)}, config)
     if not config.store:
-        remove_stores(root)
+        remove_measurements(root)
     return about
 
 
 def _rate(
-    rows: list[dict[str, Any]], conversations: Sequence[Conversation], judge: Endpoint, store: Store, root: Path, config: JudgeConfig
+    rows: list[dict[str, Any]],
+    conversations: Sequence[Conversation],
+    judge: Endpoint,
+    measurements: KeptMeasurements,
+    root: Path,
+    config: JudgeConfig,
 ) -> None:
     """Puts `reply` and `rating` into each row; asks only for replies that are not in the store."""
     said: dict[str, list[str]] = {c.id: [] for c in conversations}
@@ -93,14 +98,14 @@ def _rate(
             answers.append(row["answer"])
             asked = judge_rating.messages(c.turns[: row["turn"]], answers, c.references[row["turn"] - 1])
             key = hash_json([judge.shown, judge.model, asked, options])
-            place = store.folder / "replies" / f"{key}.json"
-            reply = next((r for folder in store.folders if (r := _kept(folder / "replies" / place.name, key)) is not None), None)
+            place = measurements.folder / "replies" / f"{key}.json"
+            reply = next((r for folder in measurements.folders if (r := _kept(folder / "replies" / place.name, key)) is not None), None)
             if reply is None:
                 try:
                     reply = ask(judge, asked, options, timeout_s=config.timeout_s, reply_s=config.reply_s, retries=config.retries)
                 except JudgeError as error:
                     raise JudgeError(f"{error}; {done} of {len(rows)} replies are kept in {root}, the same command goes on there") from None
-                store.made(place.parent)
+                measurements.made(place.parent)
                 write_json(place, {"key": key, "reply": reply, "sha256": hash_json([key, reply])})
             row |= {"reply": reply, "rating": judge_rating.rating(reply)}
             bar.advance(1)

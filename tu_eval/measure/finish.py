@@ -15,14 +15,14 @@ from shared.engines.open import choose_engine
 from shared.errors import ConfigError
 from shared.lm import models
 from tu_eval.measure.config import EvalConfig
-from tu_eval.measure.kept import Store, remove_stores
+from tu_eval.measure.kept import KeptMeasurements, remove_measurements
 from tu_eval.measure.membership import membership_rows
 from tu_eval.measure.model_folder import find_model
-from tu_eval.measure.pieces import Attacked, Subject, gradient_norms, losses
+from tu_eval.measure.pieces import Sides, Subject, gradient_norms, losses
 from tu_eval.measure.retain import RetainModel
 from tu_eval.measure.rows import Rows
 from tu_eval.metrics import rouge
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 from tu_eval.results.results import Results, write_results
 
 LAYOUT = ("system", "template_date", "template_options", "beginning_token")
@@ -49,17 +49,17 @@ def default_label(model: str) -> str:
     return Path(model.rstrip("/")).expanduser().resolve().name if Path(model).is_dir() else model.split("/")[-1].split("@")[0]
 
 
-def store_root(config: EvalConfig) -> Path:
+def measurements_root(config: EvalConfig) -> Path:
     out = Path(config.out)
     return Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
 
 
 def open_subjects(
-    config: EvalConfig, folder: Path, device: str, identity: Mapping[str, Any], lengths: Sequence[str], attacked: Attacked
+    config: EvalConfig, folder: Path, device: str, identity: Mapping[str, Any], lengths: Sequence[str], sides: Sides
 ) -> tuple[Subject, Subject | None]:
     """The model, and the reference model where one is asked for and there is a holdout: each with what is measured on
     it under its own content. `lengths`: fields of the configuration that numbers depend on beside model and data;
-    memory settings are not part of it. `attacked`: what the reference model reads."""
+    memory settings are not part of it. `sides`: what the reference model reads."""
     engine = choose_engine(config.engine, config.device)
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     if engine == "vllm":
@@ -68,7 +68,9 @@ def open_subjects(
     content = {**identity, **fields, "engine": engine, "device": device, "versions": versions}
 
     def open_subject(place: Path) -> Subject:
-        return Subject(place, config, Store(store_root(config), {**content, "model_fingerprint": models.model_fingerprint(place)}))
+        return Subject(
+            place, config, KeptMeasurements(measurements_root(config), {**content, "model_fingerprint": models.model_fingerprint(place)})
+        )
 
     if config.reference_model is None or identity["holdout_fingerprint"] is None:
         return open_subject(folder), None
@@ -76,21 +78,23 @@ def open_subjects(
     if models.vocabulary_fingerprint(models.load_tokenizer(reference)) != identity["vocabulary_fingerprint"]:
         raise ConfigError(f"reference_model {config.reference_model}: has another tokenizer than {config.model}, so losses do not compare")
     models.require_rows(
-        f"reference_model {config.reference_model}", reference, ((e.id, e.input_ids) for side in attacked.values() for e in side)
+        f"reference_model {config.reference_model}", reference, ((e.id, e.input_ids) for side in sides.values() for e in side)
     )
     return open_subject(folder), open_subject(reference)
 
 
-def attack_rows(attacked: Attacked, scores: Mapping[str, Row], tokenizer: Any, subject: Subject, reference: Subject | None) -> list[Row]:
+def infer_membership(
+    sides: Sides, scores: Mapping[str, ResultRow], tokenizer: Any, subject: Subject, reference: Subject | None
+) -> list[ResultRow]:
     """Rows of membership.parquet; none without a holdout. Closes both models, and never holds the two at once."""
     norms = references = None
-    if subject.config.gradients and attacked["holdout"]:
-        norms = {k: v for side in ("forget", "holdout") for k, v in gradient_norms(subject, side, attacked[side]).items()}
+    if subject.config.gradients and sides["holdout"]:
+        norms = {k: v for side in ("forget", "holdout") for k, v in gradient_norms(subject, side, sides[side]).items()}
     subject.close()
     if reference is not None:
-        references = losses(reference, attacked)
+        references = losses(reference, sides)
         reference.close()
-    return membership_rows(attacked, scores, tokenizer, references=references, norms=norms) if attacked["holdout"] else []
+    return membership_rows(sides, scores, tokenizer, references=references, norms=norms) if sides["holdout"] else []
 
 
 def finish(
@@ -110,7 +114,7 @@ def finish(
     summary = {
         "label": config.label or default_label(config.model),
         "model": config.model,
-        "model_fingerprint": subject.store.identity["model_fingerprint"],
+        "model_fingerprint": subject.measurements.identity["model_fingerprint"],
         **identity,
         "retain_results": retain and retain.about,
         "settings": {k: v for k, v in as_dict(config).items() if k in (*SETTINGS, *settings, *LAYOUT)},
@@ -128,5 +132,5 @@ def finish(
     rows = [row for kept in measured.rows.values() for row in kept]
     results = write_results(Path(config.out), summary, rows, measured.membership, config)
     if not config.store:
-        remove_stores(store_root(config))
+        remove_measurements(measurements_root(config))
     return results

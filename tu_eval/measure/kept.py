@@ -21,12 +21,12 @@ from typing import Any
 from shared.console import say
 from shared.files.fs import atomic_file, hash_json, refuse_link, remove, write_json
 from tu_eval.measure.source_code import code_version, earlier
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 
 IDENTITY = "identity.json"
 
 
-class Store:
+class KeptMeasurements:
     """The pieces of one identity. Nothing is written before the first piece is saved."""
 
     def __init__(self, root: Path, identity: Mapping[str, Any]):
@@ -37,13 +37,13 @@ class Store:
         self.folders = [self.folder, *([root / hash_json(before)] if before is not None else [])]
         """its own, and where an earlier version kept the same"""
 
-    def load(self, piece: str) -> tuple[list[Row], dict[str, Any]] | None:
+    def load(self, piece: str) -> tuple[list[ResultRow], dict[str, Any]] | None:
         """Rows of a finished piece and what was noted with it, or None: it is not there, or it is not what was
         saved."""
         paths = (folder / f"{piece}.parquet" for folder in self.folders)
         return next((found for path in paths if path.exists() and (found := _read(path))), None)
 
-    def save(self, piece: str, rows: Sequence[Row], notes: Mapping[str, Any]) -> None:
+    def save(self, piece: str, rows: Sequence[ResultRow], notes: Mapping[str, Any]) -> None:
         import pyarrow
         import pyarrow.parquet
 
@@ -58,14 +58,14 @@ class Store:
             pyarrow.parquet.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     def made(self, folder: Path) -> Path:
-        """The store's folder, or one in it, made if need be. Raises StoreError for a link: nothing is written through
-        it."""
+        """The folder of the pieces, or one in it, made if need be. Raises StoreError for a link: nothing is written
+        through it."""
         for place in (self.folder, folder):
             refuse_link(place).mkdir(parents=True, exist_ok=True)
         return folder
 
 
-def _read(path: Path) -> tuple[list[Row], dict[str, Any]] | None:
+def _read(path: Path) -> tuple[list[ResultRow], dict[str, Any]] | None:
     """A piece that belongs into its folder and is as it was saved; None for any other, of which is said why."""
     import pyarrow
     import pyarrow.parquet
@@ -83,7 +83,7 @@ def _read(path: Path) -> tuple[list[Row], dict[str, Any]] | None:
     return None
 
 
-def remove_stores(root: Path) -> None:
+def remove_measurements(root: Path) -> None:
     """Removes every identity under `root` and nothing else, and `root` when that leaves it empty."""
     for identity in root.glob(f"*/{IDENTITY}"):
         remove(identity.parent)

@@ -1,6 +1,6 @@
 """Membership inference on one model: can its forget rows be told from rows like them that it never saw (the holdout)?
 
-A row each for both sides, with a column an attack (tu_eval/metrics/membership.py); then how well each column separates
+A row each for both sides, with a column a metric (tu_eval/metrics/membership.py); then how well each column separates
 the two.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from shared.data.examples import Example
 from tu_eval.metrics.membership import loss, min_k, min_k_plus, reference_difference, zlib_ratio
 from tu_eval.metrics.separation import separation
-from tu_eval.results.folder import ATTACKS, Row
+from tu_eval.results.folder import MEMBERSHIP_METRICS, ResultRow
 from tu_eval.suites.variants import answer_length
 
 OFF = {
@@ -24,13 +24,13 @@ OFF = {
 
 def membership_rows(
     groups: Mapping[str, Sequence[Example]],
-    scores: Mapping[str, Row],
+    scores: Mapping[str, ResultRow],
     tokenizer: Any,
     *,
     references: Mapping[str, float] | None,
     norms: Mapping[str, float] | None,
-) -> list[Row]:
-    """Rows of membership.parquet: forget, then holdout. A column is null throughout where its attack was not made."""
+) -> list[ResultRow]:
+    """Rows of membership.parquet: forget, then holdout. A column is null throughout where its metric was not measured."""
     out = []
     for name, examples in groups.items():
         for e in examples:
@@ -52,11 +52,11 @@ def membership_rows(
     return out
 
 
-def separations(rows: Sequence[Row], *, seed: int) -> dict[str, dict[str, float]]:
-    """For each attack that was made: auc, low, high, true_positives."""
+def separations(rows: Sequence[ResultRow], *, seed: int) -> dict[str, dict[str, float]]:
+    """For each metric that was measured: auc, low, high, true_positives."""
     out = {}
-    for attack in ATTACKS:
-        members, others = ([r[attack] for r in rows if r["set"] == side and r[attack] is not None] for side in ("forget", "holdout"))
+    for metric in MEMBERSHIP_METRICS:
+        members, others = ([r[metric] for r in rows if r["set"] == side and r[metric] is not None] for side in ("forget", "holdout"))
         if members and others:
-            out[attack] = asdict(separation(members, others, seed=seed))
+            out[metric] = asdict(separation(members, others, seed=seed))
     return out

@@ -21,10 +21,10 @@ from shared.errors import ConfigError, nearest
 from shared.files.outputs import claims
 from shared.lm import models
 from tu_eval.measure.config import EvalConfig
-from tu_eval.measure.finish import Measured, attack_rows, finish, open_subjects
+from tu_eval.measure.finish import Measured, finish, infer_membership, open_subjects
 from tu_eval.measure.membership import separations
 from tu_eval.measure.model_folder import find_model
-from tu_eval.measure.pieces import Attacked, Decoding, Subject, generate, score, stop_ids
+from tu_eval.measure.pieces import Decoding, Sides, Subject, generate, score, stop_ids
 from tu_eval.measure.retain import load_muse_retain
 from tu_eval.measure.rows import Rows
 from tu_eval.measure.summary import Metrics, Reasons, leakage, mean
@@ -52,21 +52,21 @@ def evaluate(config: EvalConfig) -> Results:
     stop = stop_ids(tokenizer, []) if config.generate else []
     fitting: Any = {"context": context, "long": config.long, "limit": config.limit}
     parts = load_parts(corpus, tokenizer, verbmem_tokens=config.verbmem_tokens, **fitting)
-    attacked = {side: load_texts(corpus, side, tokenizer, **fitting) for side in ("forget", "holdout")}
+    sides = {side: load_texts(corpus, side, tokenizer, **fitting) for side in ("forget", "holdout")}
     asked = [e for part in parts for e in part.examples]
     models.require_rows(f"--model {config.model}", folder, ((e.id, e.input_ids) for e in asked))
-    identity = _identity(config, tokenizer, parts, attacked)
+    identity = _identity(config, tokenizer, parts, sides)
     retain = load_muse_retain(config.retain_results, identity) if config.retain_results else None
-    subject, reference = open_subjects(config, folder, device.type, identity, list(LENGTHS.values()), attacked)
-    counts = [f"{p.kind} {p.set} {len(p.examples)}" for p in parts] + [f"privleak {k} {len(v)}" for k, v in attacked.items()]
+    subject, reference = open_subjects(config, folder, device.type, identity, list(LENGTHS.values()), sides)
+    counts = [f"{p.kind} {p.set} {len(p.examples)}" for p in parts] + [f"privleak {k} {len(v)}" for k, v in sides.items()]
     say_layout(tokenizer, config.model)
     say(f"evaluating {config.model} on {config.suite}: {', '.join(counts)} rows")
-    scores, engine = score(subject, [e for side in attacked.values() for e in side], attacked)
+    scores, engine = score(subject, [e for side in sides.values() for e in side], sides)
     rows: dict[str, Rows] = {}
     for part in parts:
         decoding = Decoding(tokenizer, context, stop, getattr(config, LENGTHS[part.kind]))
         rows.setdefault(part.set, []).extend(_rows(part, subject, decoding))
-    membership = attack_rows(attacked, scores, tokenizer, subject, reference)
+    membership = infer_membership(sides, scores, tokenizer, subject, reference)
     measured = Measured(rows, membership, separations(membership, seed=config.seed), engine)
     metrics, reasons = _memory(parts, rows, config.generate)
     leaks, more = leakage(measured.attacks, retain, None)
@@ -76,15 +76,15 @@ def evaluate(config: EvalConfig) -> Results:
     )  # fmt: skip
 
 
-def _identity(config: EvalConfig, tokenizer: Any, parts: Sequence[Part], attacked: Attacked) -> dict[str, Any]:
+def _identity(config: EvalConfig, tokenizer: Any, parts: Sequence[Part], sides: Sides) -> dict[str, Any]:
     return {
         "suite": config.suite,
         "limit": config.limit,
         "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
         "vocabulary_fingerprint": models.vocabulary_fingerprint(tokenizer),
         "template_fingerprint": models.template_fingerprint(tokenizer),
-        "data_fingerprint": data_fingerprint([*(e for part in parts for e in part.examples), *attacked["forget"]]),
-        "holdout_fingerprint": data_fingerprint(attacked["holdout"]),
+        "data_fingerprint": data_fingerprint([*(e for part in parts for e in part.examples), *sides["forget"]]),
+        "holdout_fingerprint": data_fingerprint(sides["holdout"]),
     }
 
 

@@ -17,7 +17,7 @@ from shared.extensions import Kind, is_function, load
 from tu_eval.measure.rows import Rows
 from tu_eval.measure.summary import Metrics, Reasons, mean
 from tu_eval.results.columns import KINDS
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 from tu_eval.results.results import schema
 from tu_eval.suites.variants import Variants
 
@@ -68,7 +68,7 @@ def own_metrics(names: Sequence[str]) -> list[OwnMetric]:
     return out
 
 
-def add_own(metrics: Sequence[OwnMetric], rows: Rows, variants: Sequence[Variants], scores: Mapping[str, Row]) -> None:
+def add_own(metrics: Sequence[OwnMetric], rows: Rows, variants: Sequence[Variants], scores: Mapping[str, ResultRow]) -> None:
     """Fills their columns. Raises ConfigError naming the row for which a metric gives no number."""
     for row, held in zip(rows, variants, strict=True) if metrics else ():
         wrong = [scores[e.id]["logprob"] for e in held.wrong]

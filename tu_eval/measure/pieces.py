@@ -21,20 +21,20 @@ from shared.engines.open import choose_engine, open_engine, open_generator
 from shared.errors import ModelError
 from shared.lm.logprobs import HeadOptions, target_logprobs
 from tu_eval.measure.config import EvalConfig
-from tu_eval.measure.kept import Store
-from tu_eval.results.folder import Row
+from tu_eval.measure.kept import KeptMeasurements
+from tu_eval.results.folder import ResultRow
 from tu_eval.suites.sets import EvalSet
 from tu_eval.suites.variants import Variants
 
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine
 
-Attacked = Mapping[str, Sequence[Example]]
-"""forget and holdout"""
+Sides = Mapping[str, Sequence[Example]]
+"""of membership inference: forget and holdout"""
 
 
 @dataclass(frozen=True)
-class Loaded:
+class TokenisedSuite:
     """A tokenised suite and what identifies it."""
 
     tokenizer: Any
@@ -50,12 +50,12 @@ class Loaded:
     @property
     def examples(self) -> list[Example]:
         """Everything that is scored."""
-        return [e for _, kept in self.sets for v in kept for e in v.examples] + self.holdout
+        return [e for _, variants in self.sets for v in variants for e in v.examples] + self.holdout
 
     @property
-    def attacked(self) -> dict[str, list[Example]]:
+    def sides(self) -> dict[str, list[Example]]:
         """The answers that membership inference compares."""
-        forget = [v.answer for part, kept in self.sets if part.name == "forget" for v in kept]
+        forget = [v.answer for eval_set, variants in self.sets if eval_set.name == "forget" for v in variants]
         return {"forget": forget, "holdout": self.holdout}
 
 
@@ -78,7 +78,7 @@ class Subject:
 
     folder: Path
     config: EvalConfig
-    store: Store
+    measurements: KeptMeasurements
     opened: tuple[str, Engine | Generator] | None = field(default=None, init=False)
     """its name and an engine"""
 
@@ -104,18 +104,18 @@ class Subject:
             self.opened = name, opener(name, self.folder, dtype=c.dtype, device=c.device, batch_tokens=c.batch_tokens, head=head)
         return self.opened[1]
 
-    def piece(self, name: str, make: Callable[[], list[Row]]) -> tuple[list[Row], dict[str, Any]]:
-        """From the store, else made and kept there; with the description of the engine that made it."""
-        found = self.store.load(name)
-        if found is not None:
+    def piece(self, name: str, make: Callable[[], list[ResultRow]]) -> tuple[list[ResultRow], dict[str, Any]]:
+        """From the kept measurements, else made and kept with them; with the description of the engine that made it."""
+        earlier = self.measurements.load(name)
+        if earlier is not None:
             say(f"{name}: already measured, taken from the store")
-            return found
+            return earlier
         rows = make()
         assert self.opened is not None, "a piece is made with an engine"
-        self.store.save(name, rows, self.opened[1].describe())
-        kept = self.store.load(name)
-        assert kept is not None, "what was saved a moment ago can be read"
-        return kept
+        self.measurements.save(name, rows, self.opened[1].describe())
+        saved = self.measurements.load(name)
+        assert saved is not None, "what was saved a moment ago can be read"
+        return saved
 
     def close(self) -> None:
         if self.opened is not None:
@@ -123,23 +123,23 @@ class Subject:
             self.opened = None
 
 
-def score(subject: Subject, examples: Sequence[Example], attacked: Attacked) -> tuple[dict[str, Row], dict[str, Any]]:
-    """-> by example id: `logprob` [targets]; for attacked answers also `hits`, `entropy`, `second`, [targets] each. And
+def score(subject: Subject, examples: Sequence[Example], sides: Sides) -> tuple[dict[str, ResultRow], dict[str, Any]]:
+    """-> by example id: `logprob` [targets]; for those of the two sides also `hits`, `entropy`, `second`, [targets] each. And
     the engine."""
-    named = {e.id for group in attacked.values() for e in group}
+    named = {e.id for group in sides.values() for e in group}
     rows, engine = subject.piece("scores", lambda: score_examples(subject.scorer, examples, named))
     return {row["id"]: row for row in rows}, engine
 
 
-def losses(subject: Subject, attacked: Attacked) -> dict[str, float]:
-    """Mean negative log-probability of the attacked answers under another model."""
-    examples = [e for group in attacked.values() for e in group]
+def losses(subject: Subject, sides: Sides) -> dict[str, float]:
+    """Mean negative log-probability of the answers of both sides under another model."""
+    examples = [e for group in sides.values() for e in group]
     rows, _ = subject.piece("losses", lambda: score_examples(subject.scorer, examples, set()))
     return {row["id"]: -math.fsum(row["logprob"]) / len(row["logprob"]) for row in rows}
 
 
-def score_examples(engine: Engine, examples: Sequence[Example], attacked: set[str]) -> list[Row]:
-    requests = [Request(e.input_ids, e.targets, extras=e.id in attacked) for e in examples]
+def score_examples(engine: Engine, examples: Sequence[Example], detailed: set[str]) -> list[ResultRow]:
+    requests = [Request(e.input_ids, e.targets, extras=e.id in detailed) for e in examples]
     with progress("scoring answers", sum(len(e.input_ids) for e in examples), "tokens") as bar:
         scores = engine.score(requests, bar.advance)
     rows = [_scored(e, s) for e, s in zip(examples, scores, strict=True)]
@@ -149,8 +149,8 @@ def score_examples(engine: Engine, examples: Sequence[Example], attacked: set[st
     return rows
 
 
-def _scored(example: Example, scores: TokenScores) -> Row:
-    row: Row = {"id": example.id, "logprob": scores.logprob.tolist(), "hits": None, "entropy": None, "second": None}
+def _scored(example: Example, scores: TokenScores) -> ResultRow:
+    row: ResultRow = {"id": example.id, "logprob": scores.logprob.tolist(), "hits": None, "entropy": None, "second": None}
     if scores.top_ids is None or scores.second is None:
         return row
     hits = [example.input_ids[at] == top for at, top in zip(example.targets, scores.top_ids[:, 0].tolist(), strict=True)]
@@ -163,7 +163,7 @@ def generate(subject: Subject, name: str, examples: Sequence[Example], decoding:
     return {row["id"]: row["generation"] for row in rows}
 
 
-def _generate(generator: Generator, name: str, examples: Sequence[Example], decoding: Decoding) -> list[Row]:
+def _generate(generator: Generator, name: str, examples: Sequence[Example], decoding: Decoding) -> list[ResultRow]:
     context, stop, most = decoding.context, decoding.stop, decoding.most
     prompts = [e.input_ids[: e.prompt_length] for e in examples]
     # A model with learned positions cannot write past its context: rows with less room left get what there is.
@@ -195,7 +195,7 @@ def gradient_norms(subject: Subject, name: str, examples: Sequence[Example]) -> 
     return {row["id"]: row["norm"] for row in rows}
 
 
-def _gradient_norms(engine: TorchEngine, name: str, examples: Sequence[Example]) -> list[Row]:
+def _gradient_norms(engine: TorchEngine, name: str, examples: Sequence[Example]) -> list[ResultRow]:
     import torch
 
     packed = engine.packed

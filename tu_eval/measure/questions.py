@@ -1,7 +1,7 @@
 """One evaluation on a suite of questions, top to bottom: suite -> variants -> pieces (log-probabilities, answers,
 gradients) -> rows -> metrics -> results folder.
 
-Everything that can be refused is refused before the model is loaded. Each finished piece is kept in the store
+Everything that can be refused is refused before the model is loaded. Each finished piece is kept by content
 (tu_eval/measure/kept.py), so an evaluation that was interrupted, started again, goes on at the piece it was at; the
 results folder appears when all numbers are there.
 """
@@ -20,11 +20,11 @@ from shared.extensions import identity as code_of
 from shared.files.outputs import claims
 from shared.lm import models
 from tu_eval.measure.config import EvalConfig
-from tu_eval.measure.finish import Measured, attack_rows, finish, open_subjects
+from tu_eval.measure.finish import Measured, finish, infer_membership, open_subjects
 from tu_eval.measure.membership import separations
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.own import OwnMetric, add_own, own_means, own_metrics
-from tu_eval.measure.pieces import Decoding, Loaded, Subject, generate, score, stop_ids
+from tu_eval.measure.pieces import Decoding, Subject, TokenisedSuite, generate, score, stop_ids
 from tu_eval.measure.retain import load_retain
 from tu_eval.measure.rows import add_generations, row_of
 from tu_eval.measure.summary import summarise
@@ -43,10 +43,10 @@ def evaluate(config: EvalConfig) -> Results:
     loaded = _load(config, suite, folder)
     own, retain = own_metrics(config.metrics), None
     if config.retain_results:
-        forget = [(e.id, e.row.answer) for e in loaded.attacked["forget"]]
+        forget = [(e.id, e.row.answer) for e in loaded.sides["forget"]]
         holdout = (loaded.identity["holdout_fingerprint"], len(loaded.holdout))
         retain = load_retain(config.retain_results, loaded.identity, forget, holdout)
-    subject, reference = open_subjects(config, folder, device.type, loaded.identity, ["max_new_tokens"], loaded.attacked)
+    subject, reference = open_subjects(config, folder, device.type, loaded.identity, ["max_new_tokens"], loaded.sides)
     say_layout(loaded.tokenizer, config.model)
     say(f"evaluating {config.model} on {suite.name}: " + ", ".join(f"{s.name} {len(rows)} rows" for s, rows in loaded.sets))
     measured = _measure(config, loaded, subject, reference, own)
@@ -59,7 +59,7 @@ def evaluate(config: EvalConfig) -> Results:
     )  # fmt: skip
 
 
-def _load(config: EvalConfig, suite: Suite, folder: Path) -> Loaded:
+def _load(config: EvalConfig, suite: Suite, folder: Path) -> TokenisedSuite:
     tokenizer, context = models.load_laid_out(config.model, folder, config), models.context_length(folder)
     sets = []
     for part in suite.sets:
@@ -78,7 +78,7 @@ def _load(config: EvalConfig, suite: Suite, folder: Path) -> Loaded:
         "data_fingerprint": data_fingerprint(e for _, rows in sets for v in rows for e in v.examples),
         "holdout_fingerprint": data_fingerprint(holdout) if holdout else None,
     }
-    return Loaded(tokenizer, context, sets, holdout, no_holdout, identity)
+    return TokenisedSuite(tokenizer, context, sets, holdout, no_holdout, identity)
 
 
 def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | None) -> tuple[list[Example], str | None]:
@@ -96,8 +96,8 @@ def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | No
         return [], reason
 
 
-def _measure(config: EvalConfig, loaded: Loaded, subject: Subject, reference: Subject | None, own: Sequence[OwnMetric]) -> Measured:
-    scores, engine = score(subject, loaded.examples, loaded.attacked)
+def _measure(config: EvalConfig, loaded: TokenisedSuite, subject: Subject, reference: Subject | None, own: Sequence[OwnMetric]) -> Measured:
+    scores, engine = score(subject, loaded.examples, loaded.sides)
     rows = {part.name: [row_of(part, v, scores, loaded.tokenizer) for v in kept] for part, kept in loaded.sets}
     if config.generate:
         asked = [(part, kept) for part, kept in loaded.sets if part.generate]
@@ -107,5 +107,5 @@ def _measure(config: EvalConfig, loaded: Loaded, subject: Subject, reference: Su
             add_generations(rows[part.name], generate(subject, part.name, [v.answer for v in kept], decoding))
     for part, kept in loaded.sets:
         add_own(own, rows[part.name], kept, scores)
-    membership = attack_rows(loaded.attacked, scores, loaded.tokenizer, subject, reference)
+    membership = infer_membership(loaded.sides, scores, loaded.tokenizer, subject, reference)
     return Measured(rows, membership, separations(membership, seed=config.seed), engine, {m.column: m.code for m in own})

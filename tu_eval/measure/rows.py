@@ -10,14 +10,14 @@ from tu_eval.metrics.memorization import exact_memorization, extraction_strength
 from tu_eval.metrics.probability import mean_logprob, probability, probability_with_options
 from tu_eval.metrics.rouge import rouge_l_recall
 from tu_eval.metrics.truth_ratio import log_truth_ratio, truth_ratio
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 from tu_eval.suites.sets import EvalSet
 from tu_eval.suites.variants import Variants, answer_length
 
-Rows = list[Row]
+Rows = list[ResultRow]
 
 
-def row_of(part: EvalSet, variants: Variants, scores: Mapping[str, Row], tokenizer: Any) -> Row:
+def row_of(part: EvalSet, variants: Variants, scores: Mapping[str, ResultRow], tokenizer: Any) -> ResultRow:
     """Without what generation gives."""
     scored, row = scores[variants.answer.id], variants.answer.row
     answer, hits = scored["logprob"], scored["hits"]

@@ -12,7 +12,7 @@ from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.metrics.privleak import privleak
 from tu_eval.metrics.truth_ratio import forget_truth_ratio, utility_truth_ratio
 from tu_eval.metrics.utility import model_utility
-from tu_eval.results.folder import ATTACKS
+from tu_eval.results.folder import MEMBERSHIP_METRICS
 from tu_eval.suites.sets import Suite
 
 Metrics = dict[str, float | None]
@@ -57,7 +57,7 @@ def leakage(attacks: Mapping[str, Mapping[str, float]], retain: RetainModel | No
     """What membership inference gives: -> mia_* and privleak, and for each null the reason."""
     metrics: Metrics = {}
     reasons: Reasons = {}
-    for name in ATTACKS:
+    for name in MEMBERSHIP_METRICS:
         metrics[f"mia_{name}"] = attacks[name]["auc"] if name in attacks else None
         if name not in attacks:
             reasons[f"mia_{name}"] = no_holdout or OFF[name]

@@ -26,11 +26,11 @@ from tu_eval.results.parquet_file import read_table, rows_of
 if TYPE_CHECKING:
     import pyarrow
 
-    Table = tuple[pyarrow.Schema, Sequence["Row"]]
+    Table = tuple[pyarrow.Schema, Sequence["ResultRow"]]
 
-Row = dict[str, Any]
+ResultRow = dict[str, Any]
 
-ATTACKS = ("loss", "zlib", "min_k", "min_k_plus", "reference", "gradient_norm")
+MEMBERSHIP_METRICS = ("loss", "zlib", "min_k", "min_k_plus", "reference", "gradient_norm")
 """columns of membership.parquet; a metric is called mia_ and the name, and is its AUC"""
 FORMAT = 1
 ROWS, CONFIG = "rows.parquet", "_config.toml"
@@ -66,7 +66,7 @@ class Finished:
     sealed: bool
     """False: the summary holds no hash of itself, so that nothing tells whether it was edited"""
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ResultRow]:
         """Raises StoreError naming the file for one that cannot be read, or has other kinds of values."""
         import pyarrow.parquet
 

@@ -20,11 +20,11 @@ from typing import Any
 from shared.data.words import terms
 from shared.errors import StoreError
 from shared.files.fs import read_json
-from tu_eval.results.folder import Row
+from tu_eval.results.folder import ResultRow
 
 NAMES = {"forget": "forget", "retain": "retain", "real_authors": "ra", "world_facts": "wf"}
 """our sets -> the beginning of their keys"""
-ATTACKS = {
+MEMBERSHIP_NAMES = {
     "loss": "loss",
     "zlib": "zlib",
     "min_k": "min_k",
@@ -90,7 +90,7 @@ def min_k_auc(log: Mapping[str, Any]) -> tuple[float, int] | None:
         return None
 
 
-def as_log(metrics: Mapping[str, float | None], rows: Sequence[Row], membership: Sequence[Row]) -> dict[str, Any]:
+def as_log(metrics: Mapping[str, float | None], rows: Sequence[ResultRow], membership: Sequence[ResultRow]) -> dict[str, Any]:
     """Everything of ours that has a name there."""
     log: dict[str, Any] = {}
     for ours, theirs in NAMES.items():
@@ -100,7 +100,7 @@ def as_log(metrics: Mapping[str, float | None], rows: Sequence[Row], membership:
     forget = [r for r in rows if r["set"] == "forget"]
     for ours, theirs in (("exact_memorization", "exact_memorization"), ("extraction_strength", "extraction_strength")):
         log[theirs] = {"agg_value": metrics[f"forget_{ours}"], "value_by_index": _indexed([{"score": r[ours]} for r in forget])}
-    for ours, theirs in ATTACKS.items():
+    for ours, theirs in MEMBERSHIP_NAMES.items():
         auc = metrics.get(f"mia_{ours}")
         if auc is not None:
             sides = {side: [r[ours] for r in membership if r["set"] == side] for side in ("forget", "holdout")}
@@ -110,7 +110,7 @@ def as_log(metrics: Mapping[str, float | None], rows: Sequence[Row], membership:
     return dict(sorted(log.items()))
 
 
-def _of_set(theirs: str, part: Sequence[Row], metrics: Mapping[str, float | None], ours: str) -> dict[str, Any]:
+def _of_set(theirs: str, part: Sequence[ResultRow], metrics: Mapping[str, float | None], ours: str) -> dict[str, Any]:
     ratios = [min(r["truth_ratio"], sys.float_info.max) for r in part]  # JSON has no infinity
     options = part[0]["probability_options"] is not None
     probabilities = [

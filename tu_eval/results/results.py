@@ -1,6 +1,6 @@
 """The results folder of one evaluation on a suite: summary.json, and rows.parquet with one row an example a set.
 
-Where the suite has a holdout, also membership.parquet (one row a forget and holdout example, a column an attack); for a
+Where the suite has a holdout, also membership.parquet (one row a forget and holdout example, a column a metric); for a
 TOFU suite also TOFU_EVAL.json, the same numbers in the form of OpenUnlearning. How the folder is written and checked:
 tu_eval/results/folder.py.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import StoreError
-from tu_eval.results.folder import ATTACKS, ROWS, FolderKind, Row, read_folder, write_folder
+from tu_eval.results.folder import MEMBERSHIP_METRICS, ROWS, FolderKind, ResultRow, read_folder, write_folder
 from tu_eval.results.open_unlearning import as_log
 from tu_eval.results.parquet_file import read_table, require_between, rows_of
 from tu_eval.results.summary_form import FORM, check_summary
@@ -83,7 +83,7 @@ class Results:
         forget = self.summary["rows"].get("forget", 0) if not self.summary["suite"].startswith("muse:") else None
         count = rows_of(path) if forget is None else forget + self.summary["membership"]["holdout_rows"]
         rows = read_table(path, membership_schema(), rows=count, required=frozenset({"set", "example_id"}))
-        require_between(path, rows, dict.fromkeys(ATTACKS, (-math.inf, math.inf)))
+        require_between(path, rows, dict.fromkeys(MEMBERSHIP_METRICS, (-math.inf, math.inf)))
         return rows
 
 
@@ -106,10 +106,12 @@ def membership_schema() -> pyarrow.Schema:
     not made."""
     import pyarrow as pa
 
-    return pa.schema([("set", pa.string()), ("example_id", pa.string()), *((name, pa.float64()) for name in ATTACKS)])
+    return pa.schema([("set", pa.string()), ("example_id", pa.string()), *((name, pa.float64()) for name in MEMBERSHIP_METRICS)])
 
 
-def write_results(out: Path, summary: Mapping[str, Any], rows: Sequence[Row], membership: Sequence[Row], config: Any) -> Results:
+def write_results(
+    out: Path, summary: Mapping[str, Any], rows: Sequence[ResultRow], membership: Sequence[ResultRow], config: Any
+) -> Results:
     """Writes the folder in one step; `summary` gains rows_sha256, membership_sha256 and summary_sha256."""
     tables = {
         ROWS: (schema(summary["suite"], summary.get("own_metrics", ())), rows),

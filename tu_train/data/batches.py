@@ -54,7 +54,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Pass:
+class PassRows:
     """One forward pass: forget and retain sequences together, so that they share their prefixes."""
 
     forget: list[Item]
@@ -145,7 +145,7 @@ def word_of(row: Mapping[str, Any], targets: Sequence[int]) -> np.ndarray | None
     return np.array([row["word"][i] for i in targets], dtype=np.float64) if row.get("word") is not None else None
 
 
-def reading(store: Store) -> tuple[str, ...]:
+def columns_to_read(store: Store) -> tuple[str, ...]:
     """READ, and the words where the store has them."""
     return (*READ, "word") if "word" in store.optional else READ
 
@@ -197,10 +197,10 @@ def forget_items(
     limit: int | None = None,
     columns: Sequence[str] | None = None,
 ) -> Iterator[Item]:
-    """The rows of a store once, in the order of (seed, epoch); `columns`: those of `reading` unless given."""
+    """The rows of a store once, in the order of (seed, epoch); `columns`: those of `columns_to_read` unless given."""
     starts = np.cumsum([0] + [p["rows"] for p in store.manifest["parts"]])
     for part in np.random.default_rng([seed, epoch]).permutation(len(starts) - 1):
-        rows = store.part(int(part), columns or reading(store))
+        rows = store.part(int(part), columns or columns_to_read(store))
         if limit is not None:
             rows = rows[: max(0, limit - int(starts[part]))]
         for index in np.random.default_rng([seed, epoch, int(part)]).permutation(len(rows)):
@@ -227,7 +227,7 @@ def endless_store(around: Callable[[int], Iterator[Item]], count: int, *, start:
 
 def steps(
     forget: Iterator[Item] | None, retain: Iterator[Item] | None, *, batch_size: int, batch_tokens: int, accumulate: int = 1
-) -> Iterator[list[Pass]]:
+) -> Iterator[list[PassRows]]:
     """Groups of `accumulate` times `batch_size` rows as forward passes of at most `batch_size` rows; the last group may
     be smaller. They end with the forget rows, or without any (fine-tuning) with the retain rows."""
     rows = _pairs(forget, retain)
@@ -235,7 +235,7 @@ def steps(
         pairs = list(islice(rows, batch_size * accumulate))
         if not pairs:
             return
-        yield [one for at in range(0, len(pairs), batch_size) for one in cut(pairs[at : at + batch_size], batch_tokens)]
+        yield [rows for at in range(0, len(pairs), batch_size) for rows in cut(pairs[at : at + batch_size], batch_tokens)]
 
 
 def _pairs(forget: Iterator[Item] | None, retain: Iterator[Item] | None) -> Iterator[Pair]:
@@ -247,11 +247,11 @@ def _pairs(forget: Iterator[Item] | None, retain: Iterator[Item] | None) -> Iter
         yield item, next(retain) if retain is not None else None
 
 
-def cut(pairs: Sequence[Pair], batch_tokens: int) -> list[Pass]:
+def cut(pairs: Sequence[Pair], batch_tokens: int) -> list[PassRows]:
     """Consecutive pairs in passes of at most `batch_tokens` tokens (a longer pair stands alone)."""
     lengths = [sum(tokens_of(item) for item in pair if item) for pair in pairs]
     runs = [pairs[start:end] for start, end in within_budget(lengths, batch_tokens)]
-    return [Pass([forget for forget, _ in run if forget], [retain for _, retain in run if retain]) for run in runs]
+    return [PassRows([forget for forget, _ in run if forget], [retain for _, retain in run if retain]) for run in runs]
 
 
 def tokens_of(item: Item) -> int:

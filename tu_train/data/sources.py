@@ -19,7 +19,7 @@ from shared.secret import without_secrets as shown
 from shared.store.scored import answer_spans
 from shared.store.scores import Store, check_fits, open_store
 from shared.weighting.weights import Selection
-from tu_train.data.batches import READ_TOP, Item, endless, endless_store, forget_items, item_of_top_row, reading
+from tu_train.data.batches import READ_TOP, Item, columns_to_read, endless, endless_store, forget_items, item_of_top_row
 from tu_train.methods.retain_terms import outside
 
 NAMED = 5
@@ -29,7 +29,7 @@ Make = Callable[..., Item]
 
 
 @dataclass(frozen=True)
-class Retain:
+class RetainRows:
     count: int
     start: Callable[[int], Iterator[Item]]
     """rows from the n-th on, without end"""
@@ -40,7 +40,7 @@ class Retain:
 
 
 @dataclass(frozen=True)
-class Forget:
+class ForgetRows:
     store: Store
     make: Make
     count: int
@@ -55,14 +55,14 @@ class Forget:
 
 def read_forget(
     store: Store, make: Make, *, selection: Selection, where: str, limit: int | None = None, evaluated: int = 0
-) -> Forget:  # fmt: skip
+) -> ForgetRows:  # fmt: skip
     """One verified read of everything before the model is loaded: damage shows now, not in the third epoch.
 
     `selection`: what `make` chooses tokens by; `evaluated`: how many of the first rows are kept whole. Raises
     ConfigError where no token of `where` is chosen.
     """
     count, rows, seen, first = 0, 0, set(), []
-    for row in store.rows(reading(store)):
+    for row in store.rows(columns_to_read(store)):
         if limit is not None and rows >= limit:
             break
         rows += 1
@@ -75,10 +75,10 @@ def read_forget(
         raise ConfigError(_nothing_chosen(selection, where))
     if count < rows:
         say(f"{rows - count} of {rows} forget rows {_why_none(selection)}; they are left out")
-    return Forget(store, make, count, frozenset(seen), first, where)
+    return ForgetRows(store, make, count, frozenset(seen), first, where)
 
 
-def with_partners(forget: Forget, partners: Mapping[str, Item]) -> Forget:
+def with_partners(forget: ForgetRows, partners: Mapping[str, Item]) -> ForgetRows:
     """The same rows, each with its other answer. Raises StoreError for a row that has none."""
     for row in forget.store.rows(["example_id"]):
         if row["example_id"] not in partners:
@@ -107,18 +107,18 @@ def fingerprint(ids: list[int]) -> bytes:
     return blake2b(np.asarray(ids, dtype=np.int64).tobytes(), digest_size=16).digest()
 
 
-def read_retain(items: list[Item], forget: Forget, *, where: str, seed: int, evaluated: int) -> Retain:
+def read_retain(items: list[Item], forget: ForgetRows, *, where: str, seed: int, evaluated: int) -> RetainRows:
     """`evaluated`: how many of the first rows are evaluated. Raises DataError when nothing is left once the rows that
     are forget rows too are dropped."""
     shared = [i.name for i in items if fingerprint(i.ids) in forget.seen]
     _warn(shared, len(items), where)
     kept = [i for i in items if fingerprint(i.ids) not in forget.seen]
-    return Retain(len(kept), lambda n: endless(kept, seed=seed, start=n), kept[:evaluated])
+    return RetainRows(len(kept), lambda n: endless(kept, seed=seed, start=n), kept[:evaluated])
 
 
 def read_retain_store(
-    store: Store, forget: Forget, *, seed: int, evaluated: int, limit: int | None = None, rows: int | None = None
-) -> Retain:  # fmt: skip
+    store: Store, forget: ForgetRows, *, seed: int, evaluated: int, limit: int | None = None, rows: int | None = None
+) -> RetainRows:  # fmt: skip
     """The same for a scored retain set, of which one part is in memory at a time. Raises StoreError where it has no top
     tokens, or ids beyond the `rows` of the embedding."""
     if "top_ids" not in store.optional:
@@ -145,7 +145,7 @@ def read_retain_store(
         items = forget_items(store, make, seed=seed, epoch=epoch, limit=limit, columns=READ_TOP)
         return (i for i in items if fingerprint(i.ids) not in forget.seen)
 
-    return Retain(count, lambda n: endless_store(around, count, start=n), first, missed / tokens)
+    return RetainRows(count, lambda n: endless_store(around, count, start=n), first, missed / tokens)
 
 
 def _limited(store: Store, limit: int | None) -> Iterator[dict[str, Any]]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from tu_train.data.batches import Item, Pass, forget_items, steps
-from tu_train.data.sources import Forget, Retain
+from tu_train.data.batches import Item, PassRows, forget_items, steps
+from tu_train.data.sources import ForgetRows, RetainRows
 
-Stream = Callable[[int], Iterator[list[Pass]]]
+Stream = Callable[[int], Iterator[list[PassRows]]]
 """`stream(n)`: the passes of step n, and of all steps after it"""
 
 
@@ -41,14 +41,14 @@ class Order:
         """The last one of an epoch may be smaller."""
         return -(-rows // self.rows_a_step)
 
-    def cut(self, forget: Iterator[Item] | None, retain: Iterator[Item] | None) -> Iterator[list[Pass]]:
+    def cut(self, forget: Iterator[Item] | None, retain: Iterator[Item] | None) -> Iterator[list[PassRows]]:
         return steps(forget, retain, batch_size=self.batch_size, batch_tokens=self.batch_tokens, accumulate=self.accumulate)
 
 
-def unlearning_stream(forget: Forget, retain: Retain | None, order: Order) -> Stream:
+def unlearning_stream(forget: ForgetRows, retain: RetainRows | None, order: Order) -> Stream:
     """Forget rows epoch by epoch, beside each a retain row where there are any."""
 
-    def begin(first: int) -> Iterator[list[Pass]]:
+    def begin(first: int) -> Iterator[list[PassRows]]:
         start, inside = divmod(first, order.steps_an_epoch(forget.count))
         done = inside * order.rows_a_step
         others = retain.start(start * forget.count + done) if retain else None
@@ -62,10 +62,10 @@ def unlearning_stream(forget: Forget, retain: Retain | None, order: Order) -> St
     return begin
 
 
-def finetuning_stream(retain: Retain, order: Order) -> Stream:
+def finetuning_stream(retain: RetainRows, order: Order) -> Stream:
     """Retain rows alone, epoch by epoch."""
 
-    def begin(first: int) -> Iterator[list[Pass]]:
+    def begin(first: int) -> Iterator[list[PassRows]]:
         start, inside = divmod(first, order.steps_an_epoch(retain.count))
         done = inside * order.rows_a_step
         rows = retain.start(start * retain.count + done)

@@ -53,7 +53,7 @@ def gate_start(width: int, options: Options) -> State:
     return {**{name: torch.zeros(width + 1) for name in names}, "sums": torch.zeros(2), "steps": torch.zeros(1)}
 
 
-def gate_after(state: State, record: dict[str, float], options: Options) -> None:
+def gate_after(state: State, entry: dict[str, float], options: Options) -> None:
     """One step of SGD with momentum every `every` steps of the model."""
     state["steps"] += 1
     open_sum, total = state["sums"].tolist()

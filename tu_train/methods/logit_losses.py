@@ -66,9 +66,9 @@ def pdu_start(width: int, options: Options) -> State:
     return {"dual": torch.ones(1, dtype=torch.float64)}
 
 
-def pdu_after(state: State, record: dict[str, float], options: Options) -> None:
+def pdu_after(state: State, entry: dict[str, float], options: Options) -> None:
     """λ ← max(0, λ + step · (L_r − ε))."""
-    state["dual"] += options["step"] * (record["retain_loss"] - options["epsilon"])
+    state["dual"] += options["step"] * (entry["retain_loss"] - options["epsilon"])
     state["dual"].clamp_(min=0)
 
 

@@ -58,7 +58,7 @@ class Method:
     start: Callable[[int, Options], State] | None = None
     """(width of the model, options) -> state before the first step"""
     after: Callable[[State, dict[str, float], Options], None] | None = None
-    """changes the state after an optimizer step, given the record of the step"""
+    """changes the state after an optimizer step, given the entry of the step"""
     retain_weight: Callable[[State], float] | None = None
     """multiplies alpha"""
 

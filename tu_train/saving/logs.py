@@ -80,12 +80,12 @@ class Log:
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed on exit
         self._trackers = trackers
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """`record` has a step; what is no number stays in the file."""
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        numbers = {k: float(v) for k, v in record.items() if k != "step" and isinstance(v, (int, float)) and not isinstance(v, bool)}
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """`entry` has a step; what is no number stays in the file."""
+        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
+        numbers = {k: float(v) for k, v in entry.items() if k != "step" and isinstance(v, (int, float)) and not isinstance(v, bool)}
         for tracker in self._trackers:
-            tracker.write(numbers, record["step"])
+            tracker.write(numbers, entry["step"])
 
     def sync(self) -> None:
         """Before a checkpoint is saved: no checkpoint may be ahead of the log."""
@@ -111,8 +111,8 @@ def cut_log(path: Path, done: int) -> None:
     kept = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            if record["step"] >= done:
+            entry = json.loads(line)
+            if entry["step"] >= done:
                 break
         except (ValueError, KeyError, TypeError):
             if number == len(lines):
@@ -126,9 +126,7 @@ def cut_log(path: Path, done: int) -> None:
 
 def say_unmoved(log: Path, config: LoopConfig) -> None:
     """A loss of hidden states that stays where it began has moved nothing, which log-likelihoods alone do not show."""
-    losses = [
-        record["forget_loss"] for line in log.read_text(encoding="utf-8").splitlines() if "forget_loss" in (record := json.loads(line))
-    ]
+    losses = [entry["forget_loss"] for line in log.read_text(encoding="utf-8").splitlines() if "forget_loss" in (entry := json.loads(line))]
     if len(losses) > 1 and abs(losses[-1] - losses[0]) < UNMOVED * abs(losses[0]):
         say(
             f"the forget loss went from {losses[0]:.4g} to {losses[-1]:.4g}: hardly anything has moved. The method's defaults come from "

@@ -36,7 +36,7 @@ from tu_train.saving.logs import Log, cut_log
 from tu_train.saving.record import changes_nothing, complete, recorded_settings
 from tu_train.saving.room import Room, require_finite_weights
 from tu_train.saving.same import check_same
-from tu_train.stopping.signals import EXIT_SAVED, Stopping
+from tu_train.stopping.interrupts import EXIT_SAVED, Stopping
 
 TOLD = ("whole_words", "retain_outside_top_tokens")
 """what may differ on resume because another name that is compared says it: the description of the token weights, and

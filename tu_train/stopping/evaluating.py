@@ -17,8 +17,8 @@ import torch
 
 from shared.budget import within_budget
 from shared.lm.packed import PackedModel
-from tu_train.data.batches import Item, Pass
-from tu_train.forward import Reading, look
+from tu_train.data.batches import Item, PassRows
+from tu_train.forward import Needs, forward_pass
 from tu_train.methods.tokens import State
 from tu_train.stopping.landing import land, remember
 from tu_train.stopping.rule import KINDS, Rule
@@ -47,9 +47,9 @@ class Evaluation:
             remember(packed.model, landing, self._watched(packed, autocast, self.rule))
 
     def after(
-        self, step: int, packed: PackedModel, autocast: AbstractContextManager, record: dict[str, float], landing: State
+        self, step: int, packed: PackedModel, autocast: AbstractContextManager, entry: dict[str, float], landing: State
     ) -> str | None:  # fmt: skip
-        """Adds `eval_…` to the record where it is time; returns the text of the rule where it holds now and ends
+        """Adds `eval_…` to the entry where it is time; returns the text of the rule where it holds now and ends
         training."""
         if (step + 1) % self.every:
             return None
@@ -59,11 +59,11 @@ class Evaluation:
         if rule is not None and self.land:
             if holds:
                 watched = partial(self._watched, packed, autocast, rule)
-                record["eval_landed"] = land(packed.model, landing, found[rule.name], rule.bound, watched)
+                entry["eval_landed"] = land(packed.model, landing, found[rule.name], rule.bound, watched)
                 found = self._measured(packed, autocast)
             else:
                 remember(packed.model, landing, found[rule.name])
-        record.update({f"eval_{name}": value for name, value in found.items()})
+        entry.update({f"eval_{name}": value for name, value in found.items()})
         return rule.text if rule is not None and holds else None
 
     def _measured(self, packed: PackedModel, autocast: AbstractContextManager, only: str = "") -> dict[str, float]:
@@ -80,7 +80,7 @@ class Evaluation:
         nll, tokens, probabilities = 0.0, 0, []
         for start, end in within_budget([len(i.ids) for i in items], self.batch_tokens):
             part = items[start:end]
-            logp = look(packed, Pass(list(part), []), Reading(), Reading(), None).forget.logp_N.double()
+            logp = forward_pass(packed, PassRows(list(part), []), Needs(), Needs(), None).forget.logp_N.double()
             for own in logp.split([len(i.positions) for i in part]):
                 probabilities.append(own.mean().exp().item())
                 nll, tokens = nll - own.sum().item(), tokens + len(own)

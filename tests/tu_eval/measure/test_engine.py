@@ -12,7 +12,7 @@ from shared.engines.interface import TokenScores
 from shared.engines.torch import TorchEngine
 from tests.tu_eval.conftest import SUITE
 from tu_eval.measure.config import EvalConfig
-from tu_eval.measure.kept import Store
+from tu_eval.measure.kept import KeptMeasurements
 from tu_eval.measure.pieces import Subject
 
 
@@ -38,7 +38,7 @@ def log(monkeypatch):
 
 
 def subject(tmp_path, **fields) -> Subject:
-    return Subject(tmp_path, EvalConfig(model="m", suite=SUITE, out="o", **fields), Store(tmp_path / "store", {}))
+    return Subject(tmp_path, EvalConfig(model="m", suite=SUITE, out="o", **fields), KeptMeasurements(tmp_path / "store", {}))
 
 
 def test_vllm_scores_then_writes_and_torch_takes_gradients_one_at_a_time(log, tmp_path):

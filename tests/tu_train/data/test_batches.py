@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from shared.errors import StoreError
 from shared.store.scores import Store
 from tests.tu_train.conftest import flip_bit, selection, write_store
-from tu_train.data.batches import Item, Pass, cut, endless, forget_items, item_of_row, steps
+from tu_train.data.batches import Item, PassRows, cut, endless, forget_items, item_of_row, steps
 
 PART_ROWS = (3, 5, 1, 4)
 IDS = [f"hand/{n}" for n in range(sum(PART_ROWS))]
@@ -171,7 +171,7 @@ def test_steps_of_retain_rows_alone_have_no_forget_rows():
     assert [i for step in made for p in step for i in p.retain] == retain
 
 
-def tokens(one: Pass) -> int:
+def tokens(one: PassRows) -> int:
     return sum(len(i.ids) for i in one.forget + one.retain)
 
 

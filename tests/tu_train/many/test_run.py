@@ -15,7 +15,7 @@ from shared.lm.finished import output_record
 from tests.tu_train.conftest import RETAIN, score
 from tu_train.many import run as many
 from tu_train.many.content import columns_read
-from tu_train.stopping.signals import EXIT_SAVED
+from tu_train.stopping.interrupts import EXIT_SAVED
 
 TWO = 'method = ["graddiff", "npo"]\ntokens = "all"\n'
 
@@ -364,16 +364,16 @@ def test_resume_refuses_when_the_column_that_a_run_reads_was_edited(key, study, 
     from tu_train import loop
 
     text, column, value = READS[key]
-    path, look = study(text), loop.look
+    path, forward_pass = study(text), loop.forward_pass
     path.write_text(re.sub(r"(?m)^scores = .*$", lambda _: f'scores = "{facts.store}"', path.read_text()))
 
     def stopping(*given, **more):
         os.kill(os.getpid(), signal.SIGTERM)
-        return look(*given, **more)
+        return forward_pass(*given, **more)
 
     command = ("tu-train", "run", "--config", path, "--out", tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "look", stopping)
+        patch.setattr(loop, "forward_pass", stopping)
         assert run_cli(*command, "--set", "epochs=2")[0] == EXIT_SAVED
     facts(**{column: value})
     code, _, err = run_cli(*command, "--set", "epochs=2", "--resume")

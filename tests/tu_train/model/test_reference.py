@@ -8,8 +8,8 @@ import torch
 
 from shared.lm.models import load_model
 from shared.lm.packed import PackedModel
-from tu_train.data.batches import Item, Pass
-from tu_train.forward import Reading, look
+from tu_train.data.batches import Item, PassRows
+from tu_train.forward import Needs, forward_pass
 from tu_train.model.lora import add_lora
 from tu_train.model.reference import Reference
 from tu_train.model.trainable import freeze_all_but
@@ -41,13 +41,13 @@ class Made:
 
     def loss(self, *, back):
         """KL to the start model with its exact logits where `back`, else with those of the copy."""
-        one = Pass(items(), [])
+        one = PassRows(items(), [])
         if back:
-            seen = look(self.packed, one, Reading(logits=True, reference=True), Reading(), self.reference).forget
+            seen = forward_pass(self.packed, one, Needs(logits=True, reference=True), Needs(), self.reference).forget
             assert seen.ref_hidden_ND is not None and seen.ref_head is not None
             log_p = seen.ref_head.logits(seen.ref_hidden_ND).log_softmax(-1)
         else:
-            seen = look(self.packed, one, Reading(logits=True), Reading(), None).forget
+            seen = forward_pass(self.packed, one, Needs(logits=True), Needs(), None).forget
             log_p = self.before()
         assert seen.hidden_ND is not None and seen.head is not None
         return (log_p.exp() * (log_p - seen.head.logits(seen.hidden_ND).log_softmax(-1))).sum() + seen.logp_N.mean()
@@ -94,7 +94,7 @@ def test_logits_of_the_start_model_are_those_of_the_copy(kind, tiny_model):
     made = Made(tiny_model, kind)
     for _ in range(STEPS):
         made.step()
-    seen = look(made.packed, Pass(items(), []), Reading(logits=True, reference=True), Reading(), made.reference).forget
+    seen = forward_pass(made.packed, PassRows(items(), []), Needs(logits=True, reference=True), Needs(), made.reference).forget
     assert seen.ref_hidden_ND is not None and seen.ref_head is not None
     found = seen.ref_head.logits(seen.ref_hidden_ND).log_softmax(-1)
     assert (found - made.before()).abs().max() < 1e-4

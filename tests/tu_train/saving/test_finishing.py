@@ -21,7 +21,7 @@ from shared.lm.models import model_fingerprint
 from tests.tu_train.conftest import RETAIN, weights_of
 from tu_train import loop
 from tu_train.saving import room
-from tu_train.stopping.signals import EXIT_SAVED
+from tu_train.stopping.interrupts import EXIT_SAVED
 
 STEPS = 3
 
@@ -30,7 +30,7 @@ STEPS = 3
 def finetune(run_cli, tiny_model, tmp_path, monkeypatch):
     """`finetune(...)`: tu-train finetune of six rows in three steps, to tmp_path/work/out -> exit code, stderr;
     `finetune.last`: called at the beginning of the last step; `finetune.steps`: passes of the latest call."""
-    look = loop.look
+    forward_pass = loop.forward_pass
 
     class Command:
         last, steps = None, 0
@@ -50,9 +50,9 @@ def finetune(run_cli, tiny_model, tmp_path, monkeypatch):
         command.steps += 1
         if command.steps == STEPS and command.last is not None:
             command.last()
-        return look(*given, **more)
+        return forward_pass(*given, **more)
 
-    monkeypatch.setattr(loop, "look", watched)
+    monkeypatch.setattr(loop, "forward_pass", watched)
     return command
 
 

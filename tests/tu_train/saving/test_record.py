@@ -10,7 +10,7 @@ from shared.records import without_effect
 from tests.tu_train.conftest import RETAIN, weights_of
 from tu_train.config import FinetuneConfig, UnlearnConfig
 from tu_train.saving.record import changes_nothing
-from tu_train.stopping.signals import EXIT_SAVED
+from tu_train.stopping.interrupts import EXIT_SAVED
 
 NEEDED: dict[str, Any] = {"model": "m", "scores": "s", "retain": "r", "out": "o"}
 
@@ -28,17 +28,17 @@ def stopped(run_cli, target, scores, tmp_path, monkeypatch):
     """`stopped(*arguments)`: a run that was told to stop in its first step -> the command that goes on."""
     from tu_train import loop
 
-    look = loop.look
+    forward_pass = loop.forward_pass
     usual = ("--model", target, "--scores", scores, "--retain", RETAIN, "--device", "cpu", "--epochs", 2, "--out", tmp_path / "out",
              "--set", "batch_size=3", "--set", "learning_rate=1e-3")  # fmt: skip
 
     def stopping(*given, **more):
         os.kill(os.getpid(), signal.SIGTERM)
-        return look(*given, **more)
+        return forward_pass(*given, **more)
 
     def begin(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "look", stopping)
+            patch.setattr(loop, "forward_pass", stopping)
             code, _, err = run_cli("tu-train", "run", *usual, *arguments)
         assert code == EXIT_SAVED, err
         return lambda *more: run_cli("tu-train", "run", *usual, *arguments, "--resume", *more)

@@ -21,8 +21,8 @@ from tests.tu_train.conftest import FORGET, log_of, score, weights_of
 from tests.tu_train.test_values import rewrite
 from tu_train.config import UnlearnConfig
 from tu_train.saving.working_folder import Checkpoints
+from tu_train.stopping.interrupts import EXIT_SAVED
 from tu_train.stopping.landing import TOLERANCE, land, remember
-from tu_train.stopping.signals import EXIT_SAVED
 
 EVERY = 2
 CURVES: dict[str, Callable[[float], float]] = {

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from tu_train.stopping.signals import Stopping
+from tu_train.stopping.interrupts import Stopping
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
