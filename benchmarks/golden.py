@@ -1,13 +1,15 @@
-"""Makes tests/golden: small outputs of every command, kept so that later versions are held to opening and resuming them.
+"""Makes tests/golden: small outputs of every command, kept so that later versions open and resume them.
 
     python -m benchmarks.golden tests/golden
 
-Run once, at the commit whose formats are to be kept, and not again when a test on these files fails: then the reader is wrong, not the
-files. All paths inside are relative to world/, and one thread computes, so that another machine of the same kind gives the same bits.
+Run once, at the commit whose formats are to be kept, and not again when a test on these files fails: then the reader is
+wrong, not the files. All paths inside are relative to world/, and one thread computes, so that another machine of the
+same kind gives the same bits.
 
-    world/           models, data, a score store, a training, a study, results of every kind, kept measurements; and, ending in .half,
-                     a store and three trainings that were killed half-way
-    expected/        what the same version makes of them: the models that the killed trainings end with, the table of a comparison
+    world/           models, data, a score store, a training, a study, results of every kind, kept measurements; and,
+                     ending in .half, a store and three trainings that were killed half-way
+    expected/        what the same version makes of them: the models that the killed trainings end with, the table of a
+                     comparison
     expected.json    the machine, and the hashes of all that was resumed
 """
 
@@ -39,10 +41,10 @@ KILLS = (
     ("tu_train.saving.working_folder", "save_snapshot", 2, "tuned.half"),
     ("tu_train.saving.working_folder", "save_snapshot", 2, "after.half"),
     ("tu_train.saving.working_folder", "save_snapshot", 1, "landed.half"),
-    ("tu_train.many", "_write_index", 2, "many"),
+    ("tu_train.many.run", "_write_index", 2, "many"),
 )
-"""module, the function behind whose n-th call the process is gone, n, folder. Six parts of the base model's scores come first, then two
-of the store's own; the index is written before the first run and after it"""
+"""module, the function behind whose n-th call the process is gone, n, folder. Six parts of the base model's scores come
+first, then two of the store's own; the index is written before the first run and after it"""
 
 
 def main() -> None:
@@ -88,7 +90,10 @@ def make(folder: Path) -> None:
 
 
 def expect(out: Path) -> dict[str, object]:
-    """Resumes in a copy what was killed, and compares -> the machine, and the hashes of what was made. Fills the folder `expected`."""
+    """Compares, and resumes what was killed, in a copy; fills the folder `expected`.
+
+    -> the machine, and the hashes of what was made.
+    """
     copy, kept = out / "copy", out / "expected"
     shutil.copytree(out / "world", copy)
     kept.mkdir()

@@ -2,8 +2,9 @@
 
 It is named where it is used, as `package.module:NAME`, or by the name that an installed package gives it through an
 entry point (docs/extending.md). Only what a command line or a configuration names, or an installed package offers, is
-imported. A name that stands in a store, a checkpoint or results is compared and shown, and never imported: such code
-takes `asked`, which knows only what was imported already.
+imported, and only from Python's own path, which for installed commands is not the current folder. A name that stands
+in a store, a checkpoint or results is compared and shown, and never imported: such code takes `asked`, which knows only
+what was imported already.
 """
 
 from __future__ import annotations
@@ -11,10 +12,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
-import sys
 import traceback
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points, packages_distributions
@@ -161,32 +160,16 @@ def _meant(name: str, known: Iterable[str]) -> str:
 
 def _module(name: str, where: str, hint: str) -> Any:
     try:
-        with _current_folder():
-            return importlib.import_module(name)
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            what = f"there is no module {error.name}, neither installed nor in the current folder{hint}"
-            raise ConfigError(f"{where}: {what}; install its package, or set PYTHONPATH to the folder that holds it") from None
+            way_on = "install its package, or set PYTHONPATH to the folder that holds it (PYTHONPATH=. for this one)"
+            raise ConfigError(f"{where}: there is no module {error.name} on Python's path{hint}; {way_on}") from None
         raise ConfigError(f"{where}: the module {name} imports {error.name}, which is not installed") from error
     except (Exception, SystemExit) as error:  # whatever foreign code does when it is imported
         at = traceback.extract_tb(error.__traceback__)[-1]
         said = f"{type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
         raise ConfigError(f"{where}: the module {name} cannot be imported: {said}") from error
-
-
-@contextmanager
-def _current_folder() -> Iterator[None]:
-    """Inside, modules are also looked for in the current folder, last of all; installed commands do not look there."""
-    here = str(Path.cwd())
-    new = here not in sys.path
-    if new:
-        sys.path.append(here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        if new:
-            sys.path.remove(here)
 
 
 @cache

@@ -1,8 +1,11 @@
 """Every field of every configuration is told to people: in --fields, in docs/configuration.md, in --help or as advanced."""
 
+import math
+
 import pytest
 
 from docs.make_configuration import PAGE, commands, page, section
+from shared.errors import ConfigError
 from shared.settings import settings_of
 
 COMMANDS = dict(commands())
@@ -50,9 +53,20 @@ def test_every_field_says_what_it_means_and_every_number_its_unit(name):
                 assert bool(setting.about.unit) == (setting.name not in WITHOUT_UNIT) or setting.name == "alpha", setting.name
 
 
-@pytest.mark.parametrize("name", CONFIGURED)
-def test_every_number_has_a_range(name):
-    for setting in settings_of(COMMANDS[name].config):
-        if int in (setting.kind, setting.item) or float in (setting.kind, setting.item):
-            bounded = setting.about.least is not None or setting.about.above is not None
-            assert bounded or setting.name in ("seul_k", "su_k", "options"), setting.name
+NUMBERS = [
+    (name, setting)
+    for name in CONFIGURED
+    for setting in settings_of(COMMANDS[name].config)
+    if setting.item in (int, float) and setting.name not in ("seul_k", "su_k")
+]
+
+
+@pytest.mark.parametrize(("name", "setting"), NUMBERS, ids=[f"{name} {setting.name}" for name, setting in NUMBERS])
+def test_every_number_has_a_range_and_the_same_error_in_every_package_outside_of_the_command_line(name, setting):
+    kind, about = COMMANDS[name].config, setting.about
+    given = {s.name: ("m",) if s.kind is tuple else "m" for s in settings_of(kind) if s.required}
+    least = about.above if about.above is not None else about.least - 1  # fails where there is neither
+    for bad in [least, *([math.nan, math.inf] if setting.item is float else []), *([about.most * 2] if about.most is not None else [])]:
+        with pytest.raises(ConfigError, match=rf"^{setting.name} is .*, expected ") as caught:
+            kind(**{**given, setting.name: (bad,) if setting.kind is tuple else bad})
+        assert isinstance(caught.value, ValueError), "which callers of earlier versions caught"

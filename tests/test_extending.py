@@ -63,6 +63,7 @@ def place(tmp_path, monkeypatch, tiny_model, store) -> Path:
     (tmp_path / "scores").symlink_to(store)
     shutil.copytree(store, tmp_path / "copied")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(".")
     return tmp_path
 
 

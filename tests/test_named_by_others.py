@@ -27,6 +27,7 @@ MODULE = "sent_by_others"
 def place(tmp_path, monkeypatch) -> Path:
     """The current folder, with a module in it whose import is noticed."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / f"{MODULE}.py").write_text(CODE.format(witness=str(tmp_path / "ran")))
     forget(monkeypatch)
     return tmp_path

@@ -18,8 +18,9 @@ def types_of(tree):
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             yield node.name
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript) and isinstance(node.targets[0], ast.Name):
-            yield from re.findall(r"^[A-Z][a-z]\w*$", node.targets[0].id)
+        alias = isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript) and isinstance(node.targets[0], ast.Name)
+        if alias and re.fullmatch(r"[A-Z][a-z]\w*", node.targets[0].id):
+            yield node.targets[0].id
 
 
 def test_no_two_types_have_one_name():

@@ -86,7 +86,7 @@ def _plan(config: LoopConfig, read: Gathered, objective: Objective, train_only: 
 
 
 def say_plan(plan: Plan) -> None:
-    """A line or two on stderr, before the model is loaded."""
+    """A line or two on stderr."""
     config = plan.config
     if isinstance(config, UnlearnConfig) and config.retain_scores is not None:
         assert plan.retain is not None and plan.retain.outside is not None, "read from the retain store"

@@ -53,9 +53,10 @@ def _run(config: Config, gather: Callable[[Config], Gathered], plan: Callable[[C
     if before is not None:
         return nothing_to_do(config, before, read.about)
     planned = plan(config, read)
-    say_plan(planned)
     loaded = load(planned)
-    return _train_and_save(with_answers(planned, loaded.packed), loaded)
+    planned = with_answers(planned, loaded.packed)
+    say_plan(planned)
+    return _train_and_save(planned, loaded)
 
 
 def _begin(config: LoopConfig) -> TrainingRecord | None:

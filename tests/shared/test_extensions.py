@@ -16,8 +16,9 @@ KNOWN = {"one": 1, "two": 2}
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An empty current folder; what is imported in a test is forgotten behind it."""
+    """An empty folder on Python's path; what is imported in a test is forgotten behind it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(extensions, "_imported", {})
     extensions._entries.cache_clear()
     before = set(sys.modules)
@@ -56,13 +57,19 @@ def test_what_is_known_is_taken_from_the_table_and_has_no_identity(place):
     assert identity(NUMBER, "two") is None
 
 
-def test_a_file_in_the_current_folder_is_imported_and_hashed_and_the_path_is_left_as_it_was(place):
+def test_a_file_on_the_path_is_imported_and_hashed(place):
     path = write(place, "three = 3\n")
-    before = list(sys.path)
     assert find(NUMBER, "numbers_of_mine:three", KNOWN) == 3
-    assert sys.path == before
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert identity(NUMBER, "numbers_of_mine:three") == f"numbers_of_mine:three sha256:{digest}"
+
+
+def test_the_current_folder_is_not_on_the_path_by_itself(place, monkeypatch):
+    elsewhere = place / "elsewhere"
+    elsewhere.mkdir()
+    write(elsewhere, "open('ran', 'w')\nthree = 3\n")
+    monkeypatch.chdir(elsewhere)
+    assert "set PYTHONPATH" in refused("numbers_of_mine:three") and not (elsewhere / "ran").exists()
 
 
 def test_an_installed_package_is_found_by_name_and_by_place_with_its_version(place, monkeypatch):
@@ -104,7 +111,7 @@ def test_an_unknown_name_gets_the_nearest_of_table_and_packages(place, monkeypat
 @pytest.mark.parametrize(
     ("text", "name", "said"),
     [
-        ("", "no_such_module_here:x", "there is no module no_such_module_here, neither installed nor in the current folder"),
+        ("", "no_such_module_here:x", "there is no module no_such_module_here on Python's path; install its package"),
         ("", "numbers_of_mine.deeper:x", "there is no module numbers_of_mine.deeper"),
         ("three = 3", "numbers_of_mine:thre", "has no thre (did you mean 'three'?)"),
         ("three = '3'", "numbers_of_mine:three", "is of type str, expected a whole number"),

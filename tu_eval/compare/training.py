@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import StoreError, UserError
-from shared.files.fs import TEMPORARY, hash_json
+from shared.files.fs import TEMPORARY, hash_json, read_json, read_object
+from shared.files.shape import Text, misfit
 from shared.lm import models
 from shared.lm.finished import check_output
 from shared.records import INDEX, TRAINING, Index, IndexedRun, TrainingRecord
 from tu_eval.measure.model_folder import local_folder
 from tu_eval.results.columns import said
-from tu_eval.results.json_file import read_bounded, read_object
 from tu_eval.results.results import SUMMARY, Results
 
 WHAT = {"task": "task", "store": "scores", "start_model": "model", "forget_data": "forget_data", "retain_store": "retain_scores"}
@@ -80,7 +80,7 @@ def find_training(results: Results, indexed: Mapping[str, Mapping[str, Any]] | N
         if fingerprint != results.summary["model_fingerprint"]:
             return None, "the model's folder holds other weights than those measured"
         check_output(folder, fingerprint)
-        about = read_bounded(path, hint="train again") if path.is_file() else {"settings": settings}
+        about = read_json(path, hint="train again") if path.is_file() else {"settings": settings}
     except (UserError, OSError) as error:
         return None, " ".join(str(error).split())
     if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):

@@ -44,6 +44,7 @@ tofu = Suite("tofu:mine", (forget, world), None)
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     write(monkeypatch, tmp_path, METRICS + ATTACKS + SUITES)
     return tmp_path
 

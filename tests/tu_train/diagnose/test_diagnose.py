@@ -270,18 +270,6 @@ def test_the_command(run_cli, target, scores, tmp_path):
     assert code == 2 and err.splitlines()[-1].startswith("error: ") and "already holds files" in err
 
 
-def test_the_public_flags_are_these():
-    import typer.main
-
-    from tu_train.cli import app
-
-    command = typer.main.get_command(app).commands["diagnose"]  # type: ignore[attr-defined]
-    expected = {"--model", "--scores", "--retain", "--keep", "--rows", "--given-key", "--question-key", "--answer-key", "--text-key",
-                "--template", "--system",
-                "--long", "--seed", "--device", "--out", "--config", "--set"}  # fmt: skip
-    assert {flag for parameter in command.params for flag in parameter.opts} == expected
-
-
 class TestClasses:
     def test_of_each_kind(self):
         pieces = ["The", " book", " of", " Ma", "rie", " O", "'", "Neil", ",", " 19", "84", "th", ".", "<|im_end|>"]
