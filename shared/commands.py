@@ -46,7 +46,8 @@ class Asked(Generic[T]):
 
 
 def command(app: typer.Typer, *, config: str | None = None, arguments: type | None = None) -> Callable[[Function], Function]:
-    """Adds a function to the program, under its name (of `list_`: list) and with its docstring as the help. `config`: `module:Class`."""
+    """Adds a function to the program, under its name (of `list_`: list) and with its docstring as the help. `config`:
+    `module:Class`."""
 
     def add(function: Function) -> Function:
         own = type("Own", (Late,), {"call": staticmethod(function), "path": config, "arguments": arguments})

@@ -1,7 +1,9 @@
-"""Frozen dataclass <-> TOML, and how a command line fills one: defaults, then --config FILE.toml, then flags and --set field=value.
+"""Frozen dataclass <-> TOML, and how a command line fills one: defaults, then --config FILE.toml, then flags and --set
+field=value.
 
-Every value is checked against its field's type; an unknown name is an error that suggests the nearest known one. What could not be written
-down again beside the output (infinite numbers, text that is not UTF-8) is refused here, before any work.
+Every value is checked against its field's type; an unknown name is an error that suggests the nearest known one. What
+could not be written down again beside the output (infinite numbers, text that is not UTF-8) is refused here, before any
+work.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ SHOWN = 80
 
 
 def resolve(kind: type[T], *, config: Path | None = None, sets: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> T:
-    """Builds `kind` from a TOML file, `--set` strings and flags (None = not given). Raises ConfigError naming the source and field."""
+    """Builds `kind` from a TOML file, `--set` strings and flags (None = not given). Raises ConfigError naming the
+    source and field."""
     values: dict[str, Any] = {}
     if config is not None:
         values.update(checked(kind, read_toml(config), str(config)))
@@ -65,7 +68,8 @@ def write_config(path: Path, config: Any) -> None:
 
 
 def as_toml(config: Any) -> str:
-    """Tables come last: in TOML every line after a table's head belongs to the table. Credentials in URLs are cut out."""
+    """Tables come last: in TOML every line after a table's head belongs to the table. Credentials in URLs are cut
+    out."""
     values = without_secrets_in(as_dict(config))
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     lines = [f"{k} = {_toml(v)}\n" for k, v in values.items() if k not in tables]
@@ -125,7 +129,8 @@ def _loads(text: str) -> dict[str, Any]:
 
 
 def _parse(raw: str, hint: Any) -> Any:
-    """A TOML value, or the bare text: where it is no TOML (--set replacement=pad), or text is wanted (a revision such as 1e5)."""
+    """A TOML value, or the bare text: where it is no TOML (--set replacement=pad), or text is wanted (a revision such
+    as 1e5)."""
     try:
         value = _loads(f"x = {raw}")["x"]
     except ValueError:
@@ -135,7 +140,8 @@ def _parse(raw: str, hint: Any) -> Any:
 
 
 def checked(kind: type, values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The values as the fields' types. Raises ConfigError naming the source and field, for an unknown field also the nearest."""
+    """The values as the fields' types. Raises ConfigError naming the source and field, for an unknown field also the
+    nearest."""
     hints = typing.get_type_hints(kind)
     known = [f.name for f in dataclasses.fields(kind)]
     out = {}

@@ -1,7 +1,8 @@
 """What a training run says of itself: training.json in the model's folder, the index of a study's runs, and what a
 checkpoint keeps so that a run goes on only as it was begun. Written by tu_train, read by tu_train and tu_eval.
 
-Names that this version does not know are kept as they are. Older versions wrote fewer names: what they left out is None.
+Names that this version does not know are kept as they are. Older versions wrote fewer names: what they left out is
+None.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a run reads, gathered and fingerprinted before the model is loaded: stores, data and every column that it uses."""
+"""What a run reads, gathered and fingerprinted before the model is loaded: stores, data and every column that it
+uses."""
 
 from __future__ import annotations
 

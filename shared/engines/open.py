@@ -39,7 +39,8 @@ def open_engine(
 def open_generator(
     name: str, folder: Path, *, dtype: str, device: str | None, batch_tokens: int, head: HeadOptions | None = None
 ) -> Generator:
-    """A model that writes, chosen in the same way. `head`: for a caller that scores with it as well, which torch does."""
+    """A model that writes, chosen in the same way. `head`: for a caller that scores with it as well, which torch
+    does."""
     if choose_engine(name, device) == "vllm":
         from shared.engines.vllm_generate import VllmGenerator
 

@@ -1,8 +1,8 @@
 """Replacing every part of a store at once.
 
 The new parts, the hash of the manifest that is replaced and then the new manifest go into `_next`: with
-`_next/_manifest.json` the rewrite is committed. Then each file is renamed over the old one, the manifest last, so that a
-kill at any moment leaves the old state or the new one.
+`_next/_manifest.json` the rewrite is committed. Then each file is renamed over the old one, the manifest last, so that
+a kill at any moment leaves the old state or the new one.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ What comes from somewhere else is not believed: the manifest has the form of sha
 shared/store/parts.py, its values are those of shared/store/sound.py. A part is trusted only with the hash recorded for
 it, and its pages carry checksums that are verified on every read.
 
-shared/store/writer.py writes a store, shared/store/rewrite.py replaces its parts, shared/store/files.py reads its files.
+shared/store/writer.py writes a store, shared/store/rewrite.py replaces its parts, shared/store/files.py reads its
+files.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 by side.
 
 Everything that can be refused is refused before a model is loaded. What is measured on a model by an attack is kept in
-a folder by content (tu_eval/measure/kept.py), so a run that was interrupted, started again, goes on at the attack it was
-at. The folder appears whole or not at all:
+a folder by content (tu_eval/measure/kept.py), so a run that was interrupted, started again, goes on at the attack it
+was at. The folder appears whole or not at all:
 
     attack.json     what was attacked with which settings; one number an attack, setting and measure, for each model
     rows.parquet    the same row by row

@@ -30,7 +30,8 @@ def membership_rows(
     references: Mapping[str, float] | None,
     norms: Mapping[str, float] | None,
 ) -> list[ResultRow]:
-    """Rows of membership.parquet: forget, then holdout. A column is null throughout where its metric was not measured."""
+    """Rows of membership.parquet: forget, then holdout. A column is null throughout where its metric was not
+    measured."""
     out = []
     for name, examples in groups.items():
         for e in examples:

@@ -124,8 +124,8 @@ class Subject:
 
 
 def score(subject: Subject, examples: Sequence[Example], sides: Sides) -> tuple[dict[str, ResultRow], dict[str, Any]]:
-    """-> by example id: `logprob` [targets]; for those of the two sides also `hits`, `entropy`, `second`, [targets] each. And
-    the engine."""
+    """-> by example id: `logprob` [targets]; for those of the two sides also `hits`, `entropy`, `second`, [targets]
+    each. And the engine."""
     named = {e.id for group in sides.values() for e in group}
     rows, engine = subject.piece("scores", lambda: score_examples(subject.scorer, examples, named))
     return {row["id"]: row for row in rows}, engine

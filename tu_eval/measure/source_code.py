@@ -55,8 +55,8 @@ SAME = {
     "attack_code": "d2988b7b28c1f59640a866e8bcb0987c6cc167b1f6c92ae0ee106c4db0fd0633",
     "answer_code": "6acdecdf9dd5c05714792c78a6fcc2ffaff41fbd61630c1f6b58d896e521a0c7",
 }
-"""the same fields -> the hash of the sources that were found to give the same numbers as those of BEFORE, bit for bit. A
-line that is missing, or that does not name the sources as they are, says nothing"""
+"""the same fields -> the hash of the sources that were found to give the same numbers as those of BEFORE, bit for bit.
+A line that is missing, or that does not name the sources as they are, says nothing"""
 
 
 @cache

@@ -1,4 +1,5 @@
-"""A study: a TOML file with the fields of `tu-train run`, a list where a field takes several values -> its combinations."""
+"""A study: a TOML file with the fields of `tu-train run`, a list where a field takes several values -> its
+combinations."""
 
 from __future__ import annotations
 
