@@ -239,7 +239,7 @@ def test_written_answers_are_kept_as_text(run_cli, silent, tmp_path):
         (("--tasks", "all,own"), "own is already there"),
         (("--tasks", "mmlu_anatomy"), "task mmlu_anatomy: its data cannot be had from the hub"),
         (("--tasks", "own", "--chat-template"), "has no chat template, which --chat-template asks for"),
-        (("--tasks", "own", "--shots", -1), "--shots -1"),
+        (("--tasks", "own", "--shots", -1), "shots is -1"),
         (("--tasks", "own", "--limit", 0), "limit is 0"),
         (("--tasks", "own", "--backend", "vlm"), "did you mean 'vllm'"),
         (("--tasks", "own", "--long", "skip"), "got 'skip'"),
