@@ -51,9 +51,9 @@ BEFORE = {
 }
 """field of an identity -> the hash of its sources in the last version before they moved to folders"""
 SAME = {
-    "code": "280ca332539c798db2f3e5f4b0252b7025372a24b71a0095800ff6c43e870ccb",
-    "attack_code": "d2988b7b28c1f59640a866e8bcb0987c6cc167b1f6c92ae0ee106c4db0fd0633",
-    "answer_code": "6acdecdf9dd5c05714792c78a6fcc2ffaff41fbd61630c1f6b58d896e521a0c7",
+    "code": "725cbc9262c1f4d203738713f4b1552f512dfd39de33b903009c94e01c3071ce",
+    "attack_code": "20a48c172c09ee570dcffee362e21672d9710f3a2b68ab4e95a61a2f1f1dbe62",
+    "answer_code": "fee1679f7129af8d3f7bbb3ab3bc27528e910b3d12982f79d2f80ff344b422d9",
 }
 """the same fields -> the hash of the sources that were found to give the same numbers as those of BEFORE, bit for bit. A
 line that is missing, or that does not name the sources as they are, says nothing"""
