@@ -51,12 +51,12 @@ BEFORE = {
 }
 """field of an identity -> the hash of its sources in the last version before they moved to folders"""
 SAME = {
-    "code": "d02358508eeb2b9972dcdee69cce110dfc3f1bd6a46a416b9c56e1c537ffec4a",
+    "code": "725cbc9262c1f4d203738713f4b1552f512dfd39de33b903009c94e01c3071ce",
     "attack_code": "20a48c172c09ee570dcffee362e21672d9710f3a2b68ab4e95a61a2f1f1dbe62",
     "answer_code": "fee1679f7129af8d3f7bbb3ab3bc27528e910b3d12982f79d2f80ff344b422d9",
 }
-"""the same fields -> the hash of the sources that were found to give the same numbers as those of BEFORE, bit for bit.
-A line that is missing, or that does not name the sources as they are, says nothing"""
+"""the same fields -> the hash of the sources that were found to give the same numbers as those of BEFORE, bit for bit. A
+line that is missing, or that does not name the sources as they are, says nothing"""
 
 
 @cache
