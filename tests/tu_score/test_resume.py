@@ -325,7 +325,7 @@ def test_each_worker_has_cuda_devices_of_its_own(monkeypatch, visible, options, 
 
 
 def test_no_workers_is_refused(command):
-    assert command("--workers", "0") == (2, ["error: workers is 0, expected at least 1"])
+    assert command("--workers", "0") == (2, ["error: --workers is 0, expected at least 1"])
 
 
 def test_a_stopped_worker_does_not_stop_the_run_for_ever(command, tmp_path, monkeypatch):

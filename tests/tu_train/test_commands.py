@@ -252,7 +252,7 @@ def test_a_store_made_with_something_else_names_the_field(field, refused, target
 
 @pytest.mark.parametrize("keep", ["0", "1.5", "-1"])
 def test_keep_outside_its_range(keep, refused):
-    assert "keep is " in refused("--keep", keep)
+    assert "--keep is " in refused("--keep", keep)
 
 
 @pytest.mark.parametrize("tokens", ["hard", "soft"])
