@@ -2,11 +2,13 @@
 by side.
 
 Everything that can be refused is refused before a model is loaded. What is measured on a model by an attack is kept in
-a folder by content (tu_eval/measure/kept.py), so a run that was interrupted, started again, goes on at the attack it
-was at. The folder appears whole or not at all:
+a folder by content (tu_eval/measure/kept.py), so a run that was interrupted, started again, goes on at the attack it was
+at. The folder appears whole or not at all:
 
-attack.json what was attacked with which settings; one number an attack, setting and measure, for each model
-rows.parquet the same row by row _config.toml the settings, as --config reads them back"""
+    attack.json     what was attacked with which settings; one number an attack, setting and measure, for each model
+    rows.parquet    the same row by row
+    _config.toml    the settings, as --config reads them back
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,7 @@ if TYPE_CHECKING:
 
 ROLES = ("model", "before", "retain")
 NO_NUMBERS = (*ROLES, "attacks")
-"""fields of the configuration that say nothing of what an attack on one model does, beside those that change no
-result"""
+"""fields that say nothing of what an attack on one model does, beside those that change no result"""
 
 
 @claims("the numbers of attacks")
