@@ -28,6 +28,7 @@ from shared.files.outputs import claims
 from shared.files.shape import Named, misfit
 from shared.lm import models
 from shared.secret import without_secrets_in
+from shared.settings import harmless
 from tu_eval.attacks import paraphrase, quantise, relearn, sample
 from tu_eval.attacks.config import ATTACK as OWN
 from tu_eval.attacks.config import AttackConfig
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROLES = ("model", "before", "retain")
-NO_NUMBERS = ("model", "before", "retain", "out", "store", "device", "batch_tokens", "attacks")
-"""fields of the configuration that say nothing of what an attack on one model does"""
+NO_NUMBERS = (*ROLES, "attacks")
+"""fields that say nothing of what an attack on one model does, beside those that change no result"""
 
 
 @claims("the numbers of attacks")
@@ -58,7 +59,7 @@ def attack(config: AttackConfig) -> Path:
     device = models.choose_device(config.device).type
     material = load(config, next(s for s in suite.sets if s.name == "forget"), folders)
     root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
-    settings = without_secrets_in({k: v for k, v in as_dict(config).items() if k not in NO_NUMBERS})
+    settings = without_secrets_in({k: v for k, v in as_dict(config).items() if k not in {*NO_NUMBERS, *harmless(config)}})
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     content = {**material.identity, "settings": settings, "device": device, "versions": versions, "attack_code": attack_version()}
     about, rows = {}, {}
