@@ -68,7 +68,7 @@ def folder(command, kind, tmp_path):
     return tmp_path / "out"
 
 
-def edit(folder, kind, *, seal=True, **changes):
+def edit(folder, kind, *, seal: bool | None = True, **changes):
     """With the summary's own hash made anew, taken out, or (None) left as it was."""
     summary = {**json.loads((folder / kind.summary).read_text()), **changes}
     if seal is not None:
