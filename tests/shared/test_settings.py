@@ -86,9 +86,9 @@ def test_a_setting_may_change_nothing_without_another():
 @pytest.mark.parametrize(
     ("given", "error"),
     [
-        ({"steps": 0}, "steps is 0, expected at least 1"),
-        ({"steps": 2**31}, "steps is 2147483648, expected at most 2147483647"),
-        ({"steps": 2**80}, "steps is a number of 81 bits, expected at most 2147483647"),
+        ({"steps": 0}, "--steps is 0, expected at least 1"),
+        ({"steps": 2**31}, "--steps is 2147483648, expected at most 2147483647"),
+        ({"steps": 2**80}, "--steps is a number of 81 bits, expected at most 2147483647"),
         ({"save_every": -1}, "save_every is -1, expected 0 or more"),
         ({"rate": 0.0}, "rate is 0.0, expected more than 0"),
         ({"rate": float("nan")}, "rate is nan, expected a finite number"),
