@@ -92,7 +92,7 @@ def test_a_setting_may_change_nothing_without_another():
         ({"save_every": -1}, "save_every is -1, expected 0 or more"),
         ({"rate": 0.0}, "rate is 0.0, expected more than 0"),
         ({"rate": float("nan")}, "rate is nan, expected a finite number"),
-        ({"bits": (8, 9)}, "bits is 9, expected at most 8"),
+        ({"bits": (8, 9)}, "--bit is 9, expected at most 8"),
     ],
 )
 def test_a_number_out_of_range_is_refused(given, error):
