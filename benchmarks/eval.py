@@ -6,10 +6,11 @@ same run.
 SmolLM2-135M in float32, the first rows of each set of tofu:forget01. Both sides take turns; a ratio is the shortest of
 the baseline's times over the shortest of ours, which runs in a process of its own:
 
-    forward                  log-probabilities of all answers, paraphrases and wrong answers. Baseline: a pass over each variant of each set
-                             by itself, padded batches of eight, full logits. Ours also notes what membership inference
-                             needs
-    generation_vs_batched    greedy answers, set by set. Baseline: transformers' generate, batches of eight padded on the left
+    forward                  log-probabilities of all answers, paraphrases and wrong answers. Baseline: a pass over each
+                             variant of each set by itself, padded batches of eight, full logits. Ours also notes what
+                             membership inference needs
+    generation_vs_batched    greedy answers, set by set. Baseline: transformers' generate, batches of eight padded on
+                             the left
     generation_vs_rowwise    the same. Baseline: transformers' generate, one row at a time
 
 The model was not fine-tuned on TOFU, so most of its answers run until they are cut. Both sides must compute the same,

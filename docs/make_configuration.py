@@ -1,4 +1,5 @@
-"""Writes docs/configuration.md: python -m docs.make_configuration. What it says comes from the fields of the dataclasses."""
+"""Writes docs/configuration.md: python -m docs.make_configuration. What it says comes from the fields of the
+dataclasses."""
 
 from __future__ import annotations
 

@@ -94,7 +94,8 @@ def pairs(texts: Sequence[str], flag: str) -> dict[str, Any]:
 def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
-    # Literals of JSON are TOML literals too, but for escapes of surrogates, the raw control character 7F, and infinities.
+    # Literals of JSON are TOML literals too, but for escapes of surrogates, the raw control character 7F, and
+    # infinities.
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -171,8 +171,8 @@ def named_by_content(config: Any) -> frozenset[str]:
 
 
 def check_ranges(config: Any) -> None:
-    """Raises ConfigError for the first number, also of a list, outside of its range, by its flag where it has one; None is
-    no value."""
+    """Raises ConfigError for the first number, also of a list, outside of its range, by its flag where it has one; None
+    is no value."""
     for setting in settings_of(type(config)):
         value = getattr(config, setting.name)
         for item in value if isinstance(value, tuple) else (value,):

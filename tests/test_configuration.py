@@ -1,4 +1,5 @@
-"""Every field of every configuration is told to people: in --fields, in docs/configuration.md, in --help or as advanced."""
+"""Every field of every configuration is told to people: in --fields, in docs/configuration.md, in --help or as
+advanced."""
 
 import math
 

@@ -1,5 +1,5 @@
-"""The examples of docs/extending.md, taken from the page and run by the real commands on a tiny model; and a method of a
-package that pip has installed."""
+"""The examples of docs/extending.md, taken from the page and run by the real commands on a tiny model; and a method of
+a package that pip has installed."""
 
 import json
 import os

@@ -1,8 +1,8 @@
 """What an earlier version wrote opens, verifies, compares and goes on as it did then: tests/golden, by the commands.
 
 What is written as text, as integers or as a hash of either has to be the same. Numbers that a forward pass gave depend
-in their last bits on the processor and on the packages' versions, so they are held to TOLERANCE everywhere and to the bit
-on the machine of expected.json.
+in their last bits on the processor and on the packages' versions, so they are held to TOLERANCE everywhere and to the
+bit on the machine of expected.json.
 """
 
 import hashlib

@@ -1,4 +1,5 @@
-"""What keeps the house fit to live in: short functions, files that are read in one go, few rooms at a door, tests beside them."""
+"""What keeps the house fit to live in: short functions, files that are read in one go, few rooms at a door, tests
+beside them."""
 
 import ast
 import statistics

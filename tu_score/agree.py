@@ -5,10 +5,11 @@ Truth is a column of the data with [start, end) character offsets in the answer 
 token that overlaps one is true. Figures of one answer with T targets, n of them true, and of all answers pooled:
 
     auc        share of (true, other) pairs in which the true token scores higher, ties counting half
-    ap         average precision: Σ over distinct scores, from the top, of (recall gained) · precision; equal scores enter together
+    ap         average precision: Σ over distinct scores, from the top, of (recall gained) · precision; equal scores
+               enter together
     p_true     precision among the n highest
-    p_10 …     precision among the highest, at most ceil(10 % · T), as hard selection with that --keep takes them: words whole, of equals
-               the earlier
+    p_10 …     precision among the highest, at most ceil(10 % · T), as hard selection with that --keep takes them: words
+               whole, of equals the earlier
 
 Answers whose targets are all true, or none, have no AUC; they are left out of every figure, and counted. No model is
 loaded, only its tokenizer. Cost: a sort of T numbers a signal and answer.

@@ -4,7 +4,8 @@
       for each pass:    hidden states of its forget, partner and retain rows, in one forward
                         gamma · forget loss / the step's denominator + alpha · retain term / the step's retain tokens;
                         backward
-      then:             stop if anything is not finite; clip; AdamW; schedule; the method's own state; evaluation; checkpoint
+      then:             stop if anything is not finite; clip; AdamW; schedule; the method's own state; evaluation;
+                        checkpoint
 
 Denominators are those of the whole step, so the number of passes changes no result. The head runs only at tokens that a
 loss sees. Reference log-probabilities come with the rows; see reference.py for the methods that need more of the model

@@ -2,7 +2,8 @@
 
 name = "atlas-dev"
 base = "smollm2"                      # the model before it learned anything; scratch: a small GPT-NeoX of our own
-facts = "fact_spans"                  # column of the true spans, which [cut] makes; absent: the whole answer is the fact
+facts = "fact_spans"                  # column of the true spans, which [cut] makes; absent: the whole answer is the
+                                      fact
 paraphrase = "paraphrased_answer"     # also log the NLL of the answers in this column along each run
 suite = "atlas:people=24,seed=1"      # for truth ratio and model utility, where a run says evaluate = true
 learn = "atlas:full:people=24,seed=1" # the target learns these rows, the retain model `retain`

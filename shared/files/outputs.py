@@ -1,6 +1,7 @@
 """Where a command writes: a place that it can take, and that nobody else takes while it works.
 
-    with claimed_folder(out, what="the numbers of attacks"):     refused before any work, or ours until the end of the block
+    with claimed_folder(out, what="the numbers of attacks"):     refused before any work, or ours until the end of the
+                                                                 block
         ...
         with atomic_folder(out) as folder:                        appears whole (shared/files/fs.py)
             ...

@@ -57,7 +57,8 @@ class Maybe:
 
 @dataclass(frozen=True)
 class Named:
-    """An object with at most `most` names of its own choice, each of at most LONGEST characters, and one form of value."""
+    """An object with at most `most` names of its own choice, each of at most LONGEST characters, and one form of
+    value."""
 
     form: Any
     most: int = LONGEST
@@ -72,8 +73,8 @@ PLAIN = Plain()
 
 
 def parse(data: bytes, where: str, *, hint: str = DAMAGED, foreign: bool = False) -> Any:
-    """The value of a JSON file, one that could be written again. `foreign`: written by others, who may have numbers like
-    Infinity.
+    """The value of a JSON file, one that could be written again. `foreign`: written by others, who may have numbers
+    like Infinity.
 
     Raises StoreError naming the file (`where`), with `hint` as next step, for what is no JSON in UTF-8, lies more than
     DEEPEST levels deep, or holds half of a character (a lone surrogate).

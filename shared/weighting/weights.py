@@ -6,7 +6,8 @@
           threshold 1 where importance is at least `threshold`; an example may have none
     soft  softmax   T · softmax(importance / temperature)
           linear    T · importance / Σ importance; 1 for every token where all importance is 0
-    given           1 for the tokens that a column of the data names (ground truth: the ceiling in a study); an example may have none
+    given           1 for the tokens that a column of the data names (ground truth: the ceiling in a study); an example
+                    may have none
     random          1 for ceil(keep · T) tokens drawn by seed and example id (the floor)
 
 Hard selection takes words whole: in order of importance, the earlier of equal ones first, until the next word would go

@@ -1,4 +1,5 @@
-"""Flags from fields: what the command line looks like, what a command is called with, and that nothing is imported early."""
+"""Flags from fields: what the command line looks like, what a command is called with, and that nothing is imported
+early."""
 
 import subprocess
 import sys

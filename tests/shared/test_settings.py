@@ -1,4 +1,5 @@
-"""What is read from a configuration's fields: their meaning, unit, default, range, and whether they change the result."""
+"""What is read from a configuration's fields: their meaning, unit, default, range, and whether they change the
+result."""
 
 from dataclasses import MISSING, dataclass, field
 from typing import Annotated, Any, Literal

@@ -2,7 +2,8 @@
 rows -> metrics.
 
     verbmem     ROUGE-L F1 between the greedy continuation of a forgotten text and the true one
-    knowmem     ROUGE-L F1 between the greedy answer after solved examples and the gold one, on forget and retain questions
+    knowmem     ROUGE-L F1 between the greedy answer after solved examples and the gold one, on forget and retain
+                questions
     privleak    Min-K% on forgotten texts and on texts that no model saw, against the retain model
 
 Cost: one greedy answer a row, one forward pass over the texts of privleak. There is no forget quality and no model

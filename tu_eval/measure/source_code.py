@@ -4,8 +4,8 @@ what this code would measure.
 Any change of a source changes its hash, also one that changes no number. SAME says of which sources the numbers are
 those of an earlier version: an edit without that decision measures anew.
 
-    python -m tu_eval.measure.source_code      prints the lines of SAME for the sources as they are; whether their numbers are
-                                               the same is for the golden files' tests to say
+    python -m tu_eval.measure.source_code      prints the lines of SAME for the sources as they are; whether their
+                                               numbers are the same is for the golden files' tests to say
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ SAME = {
     "attack_code": "20a48c172c09ee570dcffee362e21672d9710f3a2b68ab4e95a61a2f1f1dbe62",
     "answer_code": "fee1679f7129af8d3f7bbb3ab3bc27528e910b3d12982f79d2f80ff344b422d9",
 }
-"""the same fields -> the hash of the sources that were found to give the same numbers as those of BEFORE, bit for bit. A
-line that is missing, or that does not name the sources as they are, says nothing"""
+"""the same fields -> the hash of the sources that were found to give the same numbers as those of BEFORE, bit for bit.
+A line that is missing, or that does not name the sources as they are, says nothing"""
 
 
 @cache

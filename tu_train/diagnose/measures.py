@@ -3,7 +3,8 @@
 `measure_all` gives each weighting, and each class of tokens as the weighting that is 1 on its tokens, an entry with
 
     tokens           how many have weight
-    weight           share of the whole weight, 0..1: of a weighting in each class (`classes`), of a class among all target tokens
+    weight           share of the whole weight, 0..1: of a weighting in each class (`classes`), of a class among all
+                     target tokens
     snr, gain        signal to noise of one row a step, and that over the SNR of `all`
     aimed_gain       the same with only what points along the true spans' mean gradient as signal; needs `given`
     ideal_gain       what the paper's formula makes of the weights alone; needs `given`

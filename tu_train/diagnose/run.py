@@ -1,9 +1,11 @@
 """`tu-train diagnose`: the signal-to-noise ratio of token weightings on real gradients, and how far forgetting works
 against retaining.
 
-    for each of a few rows of the store:    one forward pass; for each target token one backward pass, its gradient sketched (sketch.py)
+    for each of a few rows of the store:    one forward pass; for each target token one backward pass, its gradient
+                                            sketched (sketch.py)
     for each of a few retain rows:          one forward, one backward
-    then, numbers only (snr.py):            SNR, gain over uniform weights, conflict with the retain gradient, for each weighting and class
+    then, numbers only (snr.py):            SNR, gain over uniform weights, conflict with the retain gradient, for each
+                                            weighting and class
 
 Weightings: `all`, `hard`, `soft` as `tu-train run --tokens` makes them; `random`, the weights of hard in a random order
 within each answer: the floor; `given`, the true spans, where a column names them: the ceiling.

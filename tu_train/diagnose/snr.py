@@ -6,8 +6,9 @@ not be. For one row a step:
 
     signal   ‖E ĝ‖²               what the update is on average
     noise    tr Cov(a_r − W_r ĝ) / (E W)²        how much one row strays from it; B rows: this / B
-    SNR      signal / noise       1 / SNR rows make a step in which both are equal: the gradient noise scale B_simple = tr Σ / ‖G‖² of
-                                  McCandlish et al. 2018 (arXiv 1812.06162, section 2.2 and appendix A), here in rows
+    SNR      signal / noise       1 / SNR rows make a step in which both are equal: the gradient noise scale B_simple =
+                                  tr Σ / ‖G‖² of McCandlish et al. 2018 (arXiv 1812.06162, section 2.2 and appendix A),
+                                  here in rows
 
 Estimators, for two weightings x and y (x = y gives signal and noise of one):
 

@@ -2,7 +2,8 @@
 
 The update of a step is the gradient of
 
-    gamma · (sum of forget losses) / (sum of weights, or rows, of the step)  +  alpha · (sum of retain terms) / (retain tokens of the step)
+    gamma · (sum of forget losses) / (sum of weights, or rows, of the step)  +  alpha · (sum of retain terms) / (retain
+    tokens of the step)
 
 Formulas are in the docstrings of the loss functions, explanations in docs/methods.md, `tu-train methods` prints the
 table.

@@ -1,7 +1,9 @@
 """Checkpoints to resume from: what a run needs to go on as if it had never stopped, complete or absent.
 
-    OUT.unfinished/checkpoint-000120/state.safetensors    parameters that train, optimizer, method state, landing, random generators
-    OUT.unfinished/checkpoint-000120/state.json           step, learning rates, schedule, settings and fingerprints, hashes of both files
+    OUT.unfinished/checkpoint-000120/state.safetensors    parameters that train, optimizer, method state, landing,
+                                                          random generators
+    OUT.unfinished/checkpoint-000120/state.json           step, learning rates, schedule, settings and fingerprints,
+                                                          hashes of both files
 
 A folder is written under a temporary name, synced and renamed; older ones go only when it is safe. Position in the data
 is the step alone, because the order of rows is a function of (seed, epoch). Reading runs no code: safetensors and JSON.

@@ -131,7 +131,8 @@ def test_what_an_earlier_version_kept_is_taken_while_the_sources_are_those_decid
 BESIDE = (
     *(f"shared/{name}.py" for name in ("console", "errors", "secret", "files/fs", "files/shape", "lm/locate", "lm/memory")),
 )  # fmt: skip
-"""what runs while a piece is made and changes no value: progress, messages, the reading of files, the memory that is freed"""
+"""what runs while a piece is made and changes no value: progress, messages, the reading of files, the memory that is
+freed"""
 
 
 def test_every_source_that_runs_while_a_piece_is_made_is_in_the_key(model, measure, tiny_base, monkeypatch):
