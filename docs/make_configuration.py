@@ -4,6 +4,7 @@ dataclasses."""
 from __future__ import annotations
 
 import importlib
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def page() -> str:
 def section(name: str, command: Late) -> str:
     own = [markdown("Of the command itself", settings_of(command.arguments))] if command.arguments else []
     tables = [markdown(title, settings) for title, settings in groups(command.config)] if command.config else []
-    said = " ".join((command.help or "").partition("\n\n")[0].split())
+    said = textwrap.fill((command.help or "").partition("\n\n")[0], 120)
     return "\n".join([f"## {name}", "", said, "", *own, *tables])
 
 

@@ -68,6 +68,6 @@ def test_every_number_has_a_range_and_the_same_error_in_every_package_outside_of
     given = {s.name: ("m",) if s.kind is tuple else "m" for s in settings_of(kind) if s.required}
     least = about.above if about.above is not None else about.least - 1  # fails where there is neither
     for bad in [least, *([math.nan, math.inf] if setting.item is float else []), *([about.most * 2] if about.most is not None else [])]:
-        with pytest.raises(ConfigError, match=rf"^{setting.name} is .*, expected ") as caught:
+        with pytest.raises(ConfigError, match=rf"^{setting.flag or setting.name} is .*, expected ") as caught:
             kind(**{**given, setting.name: (bad,) if setting.kind is tuple else bad})
         assert isinstance(caught.value, ValueError), "which callers of earlier versions caught"

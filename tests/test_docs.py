@@ -47,3 +47,17 @@ def test_every_file_of_ours_that_a_page_names_is_there(page):
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         for place in PLACES.findall(line):
             assert (ROOT / place).exists(), f"{page.name}:{number}: {place}"
+
+
+PROSE = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda p: p.name)
+def test_lines_of_prose_end_before_column_121(page):
+    """Tables, pictures and code may be wider."""
+    code, wide = False, []
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        code ^= line.lstrip().startswith("```")
+        if len(line) > 120 and not code and not line.startswith(("|", "![", "    ", "#")):
+            wide.append(number)
+    assert wide == []
