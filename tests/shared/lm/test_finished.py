@@ -7,14 +7,15 @@ import shutil
 import pytest
 
 from shared.errors import ModelError
-from shared.lm.finished import READ, RECORD, check_output, output_record
+from shared.lm.finished import READ, check_output, output_record
+from shared.records import TRAINING
 
 
 @pytest.fixture
 def folder(tiny_model, tmp_path):
     out = tmp_path / "model"
     shutil.copytree(tiny_model, out)
-    (out / RECORD).write_text(json.dumps({"format": 1, **output_record(out)}))
+    (out / TRAINING).write_text(json.dumps({"format": 1, **output_record(out)}))
     return out
 
 
@@ -44,21 +45,21 @@ def test_a_missing_and_an_added_file_are_named(folder):
 
 
 def test_the_fingerprint_alone_is_checked_too(folder):
-    (folder / RECORD).write_text(json.dumps({"output_fingerprint": "0" * 64}))
+    (folder / TRAINING).write_text(json.dumps({"output_fingerprint": "0" * 64}))
     with pytest.raises(ModelError, match=r"its weights or config.json are not those"):
         check_output(folder)
 
 
 @pytest.mark.parametrize("text", ['{"format": 1}', "[1]", "3"])
 def test_nothing_is_said_of_folders_without_hashes(folder, text):
-    (folder / RECORD).write_text(text)
+    (folder / TRAINING).write_text(text)
     check_output(folder)
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"output_files": 3}', '{"output_fingerprint": []}'])
 def test_a_damaged_record_is_one_line(folder, text):
-    (folder / RECORD).write_text(text)
-    with pytest.raises(ModelError, match=RECORD):
+    (folder / TRAINING).write_text(text)
+    with pytest.raises(ModelError, match=TRAINING):
         check_output(folder)
 
 
