@@ -28,7 +28,7 @@ def run_app(app: typer.Typer) -> None:
             say("error: " + " ".join(str(error).split()))
             sys.exit(2)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG):
                 raise
             say(f"error: {error.filename or 'output'}: {error.strerror}; finished parts are kept, mend this and run again")
             sys.exit(2)

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import typer
 from typer.core import TyperCommand
 
-from shared.settings import Setting, settings_of
+from shared.settings import Setting, check_ranges, settings_of
 
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -97,6 +97,8 @@ def _with_flags(function: Callable[..., None], config: type | None, arguments: t
     def call(**values: Any) -> None:
         given = {s.name: v for s in (*fields, *own) if (v := _as_field(s, values.get(s.name))) not in (None, (), {})}
         mine = arguments(**{s.name: given[s.name] for s in own if s.name in given}) if arguments else None
+        if mine is not None:
+            check_ranges(mine)
         if config is None:
             return function(mine) if arguments else function()
         flags = {s.name: given[s.name] for s in fields if s.name in given}

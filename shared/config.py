@@ -133,9 +133,12 @@ def _parse(raw: str, hint: Any) -> Any:
     """A TOML value, or the bare text: where it is no TOML (--set replacement=pad), or text is wanted (a revision such
     as 1e5)."""
     try:
-        value = _loads(f"x = {raw}")["x"]
+        values = _loads(f"x = {raw}")
     except ValueError:
         return raw
+    if len(values) > 1:  # a line end in the text, and more after it
+        return raw
+    value = values["x"]
     text = hint is str or (typing.get_origin(hint) in UNIONS and str in typing.get_args(hint))
     return raw if text and not isinstance(value, str) else value
 

@@ -14,13 +14,14 @@ import importlib.metadata
 import re
 import traceback
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points, packages_distributions
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from shared.errors import ConfigError, nearest
+from shared.errors import ConfigError, UserError, nearest
 from shared.files.fs import hash_file
 
 T = TypeVar("T")
@@ -93,6 +94,21 @@ def identity(kind: Kind[Any], name: str) -> str | None:
     return found.identity if found else None
 
 
+@contextmanager
+def running(kind: Kind[Any], name: str) -> Iterator[None]:
+    """Around a call of what `load` has found: whatever it raises becomes a ConfigError that names its line. Errors for
+    users come through, and so does everything where the name is one of these packages' own."""
+    found = asked(kind, name)
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        if found is None:
+            raise
+        raise ConfigError(f"{kind.flag} {name}: raised {_told(error, found.place.partition(':')[0])}") from error
+
+
 def names(kind: Kind[Any]) -> list[str]:
     """Under which installed packages offer something; imports nothing."""
     return sorted(_entries(kind.group))
@@ -135,7 +151,9 @@ def _load(kind: Kind[T], name: str, known: Iterable[str]) -> Extension[T]:
         offers = _entries(kind.group)
         entry = offers.get(name)
         if entry is None:
-            raise ConfigError(f"{kind.flag} {name}: unknown{nearest(name, [*known, *offers])}")
+            hint = nearest(name, [*known, *offers])
+            own = "" if hint.startswith(" (did you mean") else "; one of your own is named package.module:NAME"
+            raise ConfigError(f"{kind.flag} {name}: unknown{hint}{own}")
         place, package = entry.value, entry.dist
     if not PLACE.fullmatch(place):
         raise ConfigError(f"{kind.flag} {name}: {place!r} is no place of an object, expected package.module:NAME")
@@ -167,9 +185,20 @@ def _module(name: str, where: str, hint: str) -> Any:
             raise ConfigError(f"{where}: there is no module {error.name} on Python's path{hint}; {way_on}") from None
         raise ConfigError(f"{where}: the module {name} imports {error.name}, which is not installed") from error
     except (Exception, SystemExit) as error:  # whatever foreign code does when it is imported
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"{type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
-        raise ConfigError(f"{where}: the module {name} cannot be imported: {said}") from error
+        raise ConfigError(f"{where}: the module {name} cannot be imported: {_told(error, name)}") from error
+
+
+def _told(error: BaseException, module: str) -> str:
+    """The error and where it came up: the last line of the module that is on the way to it, else the last line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).stem == module.rpartition(".")[2]]
+    at = (ours or frames)[-1]
+    try:
+        said = str(error)
+    except Exception:
+        said = "without a readable text"
+    where = "" if isinstance(error, SyntaxError) else f" ({at.filename}, line {at.lineno})"
+    return f"{type(error).__name__}: {said[:500]}{where}"
 
 
 @cache

@@ -147,7 +147,7 @@ class Index:
                     name=run.get("name") or run["folder"],
                     folder=run["folder"],
                     settings=settings if isinstance(settings, dict) else None,
-                    status=str(run.get("status")),
+                    status=run.get("status") or "waiting",
                     error=str(error).strip() if error else None,
                 )
             )

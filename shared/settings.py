@@ -24,6 +24,8 @@ MANY = 2**31 - 1
 """of what is counted: rows, steps, tokens; products of two are below 2^63"""
 SEED = 2**63 - 1
 """torch takes seeds below 2^64, TOML numbers below 2^63"""
+LARGEST_NUMBER = 1e300
+"""of any setting that is no count: no reader of what is written down takes larger ones (shared/files/shape.py)"""
 REQUIRED = "required"
 
 
@@ -64,6 +66,8 @@ class About:
             return None
         if isinstance(value, float) and not math.isfinite(value):
             return self.expected or "a finite number"
+        if isinstance(value, float) and abs(value) > LARGEST_NUMBER:
+            return self.expected or f"at most {LARGEST_NUMBER:g}"
         if self.above is not None and value <= self.above:
             return self.expected or f"more than {self.above:g}"
         if self.least is not None and value < self.least:

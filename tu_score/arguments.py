@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from shared.settings import About
+from shared.settings import COUNT, About
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +25,9 @@ class Store:
 class Inspect(Store):
     example: Annotated[str | None, About(flag=True)] = None
     """only the example with this id"""
-    rows: Annotated[int, About(flag=True)] = 5
+    rows: Annotated[int, About(flag=True, unit="rows", **COUNT)] = 5
     """how many examples, from the first on"""
-    top: Annotated[int | None, About(flag=True)] = None
+    top: Annotated[int | None, About(flag=True, unit="tokens", **COUNT)] = None
     """instead, list that many target tokens of the whole store, those with the largest signal, one a line"""
     html: Annotated[Path | None, About(flag=True)] = None
     """write the examples as a self-contained page instead; an older one is replaced"""

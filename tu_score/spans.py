@@ -18,7 +18,7 @@ from shared.console import say
 from shared.data.datasets import Row, columns_near, kind_of
 from shared.data.examples import Example, Placed, context_span_tokens, place, special_ids
 from shared.errors import ConfigError, DataError
-from shared.extensions import asked
+from shared.extensions import asked, running
 from shared.files.fs import hash_json
 from tu_score.config import PLANS, SPAN_PLAN, ScoreConfig
 from tu_score.entities import entity_spans
@@ -173,7 +173,8 @@ def _characters(row: Row, config: ScoreConfig) -> list[Span]:
     Raises DataError naming the row."""
     own = asked(SPAN_PLAN, config.spans)
     if own is not None:
-        made: Any = own.object(row)
+        with running(SPAN_PLAN, config.spans):
+            made: Any = own.object(row)
         return _checked([list(s) if isinstance(s, tuple) else s for s in made] if isinstance(made, list) else made, row, config.spans)
     key = config.span_key
     if key is None:

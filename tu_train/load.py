@@ -48,7 +48,8 @@ class Loaded:
 
 
 def load(plan: Plan) -> Loaded:
-    """The model with what trains marked. Raises ConfigError for a glob or layer that it does not have."""
+    """The model with what trains marked. Raises ConfigError for a glob, or a target of adapters,
+    that it does not have."""
     config = plan.config
     torch.manual_seed(config.seed)
     keep_freed_memory()

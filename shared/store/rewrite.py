@@ -16,6 +16,7 @@ from shared.files.lock import locked
 from shared.files.storage import Place
 from shared.secret import without_secrets_in
 from shared.store.files import MANIFEST, NEXT, REPLACES, committed, is_link, json_bytes, manifest_bytes, totals
+from shared.store.manifest import check_form, parse
 from shared.store.parts import describe, encode, schema, sha256
 from shared.store.scores import Store, open_store
 
@@ -35,7 +36,9 @@ def rewrite(store: Store, change: Callable[[pa.Table], pa.Table], **manifest_cha
             parts = [_rewrite_part(place, index, change(table), columns) for index, table in enumerate(store.batches())]
             body = without_secrets_in({k: v for k, v in store.manifest.items() if k != "manifest_sha256"})
             place.write(f"{NEXT}/{REPLACES}", json_bytes({"manifest": sha256(place.read(MANIFEST))}))
-            place.write(f"{NEXT}/{MANIFEST}", manifest_bytes({**body, **manifest_changes, **totals(parts)}))
+            data = manifest_bytes({**body, **manifest_changes, **totals(parts)})
+            check_form(parse(data, place.label(MANIFEST)), place.label(MANIFEST))  # or nobody could read the store again
+            place.write(f"{NEXT}/{MANIFEST}", data)
         except BaseException:
             abandon(place)
             raise

@@ -17,7 +17,7 @@ import numpy as np
 from shared.config import as_dict, checked
 from shared.data.words import gather
 from shared.errors import ConfigError, StoreError, nearest
-from shared.extensions import Kind, asked, find, identity
+from shared.extensions import Kind, asked, find, identity, running
 from shared.settings import NONE_OR_MORE, About, check_ranges
 from shared.weighting.norms import NormName, Summary, moments, normalise, per_example
 
@@ -276,11 +276,16 @@ def columns_of(name: str, recipe: Recipe) -> tuple[str, ...]:
 def signal(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
     """One signal at the target tokens, [N] float64, not normalised. Raises ConfigError for one of others that is not
     that."""
-    values = find_signal(name).formula({k: np.asarray(v, dtype=np.float64) for k, v in columns.items()}, starts, recipe)
+    known = find_signal(name)
+    with running(SIGNAL, name):
+        values = known.formula({k: np.asarray(v, dtype=np.float64) for k, v in columns.items()}, starts, recipe)
     if name not in SIGNALS:
-        values, count = np.asarray(values, dtype=np.float64), int(starts[-1])
-        if values.shape != (count,) or not np.isfinite(values).all():
-            wrong = f"numbers of the shape {values.shape}" if values.shape != (count,) else "numbers that are not finite"
+        values, count = np.asarray(values), int(starts[-1])
+        wrong = f"numbers of the shape {values.shape}" if values.shape != (count,) else ""
+        wrong = wrong or (f"values of type {values.dtype}" if values.dtype.kind not in "fiu" else "")
+        values = values if wrong else values.astype(np.float64)
+        if wrong or not np.isfinite(values).all():
+            wrong = wrong or "numbers that are not finite"
             raise ConfigError(f"signal {name}: gave {wrong}, expected a finite number for each of {count} target tokens")
     return values
 

@@ -236,3 +236,11 @@ def test_as_dict_holds_plain_values_and_leaves_out_what_is_not_set():
 def test_nearest_suggests_or_lists():
     assert nearest("forget1", ["forget01", "retain99"]) == " (did you mean 'forget01'?)"
     assert nearest("xyz", ["forget01", "retain99"]) == " (known: forget01, retain99)"
+
+
+def test_a_line_end_in_a_set_hides_nothing():
+    @dataclass(frozen=True)
+    class Named:
+        name: str = ""
+
+    assert resolve(Named, sets=["name=a\nb=2"]).name == "a\nb=2"

@@ -48,7 +48,10 @@ def test_a_record_says_itself_what_is_no_part_of_its_recipe():
         ({}, "settings is missing"),
         ({"settings": None}, "settings is null, expected an object"),
         ({"settings": {}, "store": 3}, r"store is a whole number \(3\), expected text or null"),
-        ({"settings": {}, "retain_outside_top_tokens": "x"}, "retain_outside_top_tokens is text, expected a number of at most 1e300 or null"),
+        (
+            {"settings": {}, "retain_outside_top_tokens": "x"},
+            "retain_outside_top_tokens is text, expected a number of at most 1e300 or null",
+        ),
         ({"settings": {}, "layout": []}, "layout is a list, expected an object or null"),
         ({"settings": {}, "changes_nothing": [1]}, r"changes_nothing.0 is a whole number \(1\), expected text"),
     ],
@@ -91,3 +94,8 @@ def test_an_entry_may_have_a_folder_alone():
 def test_what_is_no_index_is_named(value, said):
     with pytest.raises(StoreError, match=said):
         Index.from_json(value)
+
+
+def test_a_run_without_a_status_waits():
+    index = Index.from_json({"format": 1, "runs": [{"folder": "a"}]})
+    assert (index.runs[0].name, index.runs[0].status, index.runs[0].error) == ("a", "waiting", None)

@@ -109,3 +109,10 @@ def test_numbers_inside_and_no_number_pass():
 def test_a_configuration_resolves_as_without_annotations():
     found = resolve(Train, sets=["bits=[4]", "steps=3", "rate=1"], flags={"model": "m"})
     assert (found.bits, found.steps, found.rate) == ((4,), 3, 1.0)
+
+
+def test_no_setting_is_larger_than_what_can_be_written_down():
+    from shared.weighting.importance import Recipe
+
+    with pytest.raises(ConfigError, match=r"^seul_k is 1e\+301, expected at most 1e\+300$"):
+        Recipe(seul_k=1e301)

@@ -140,8 +140,8 @@ def test_flags_that_do_not_fit_are_refused_in_one_line(run_cli, store, tmp_path)
 
     assert "did you mean 'entropy'" in line("--signal", "entropi")
     assert "no example 'x'" in line("--example", "x")
-    assert "--rows 0" in line("--rows", 0)
-    assert "--top 0" in line("--top", 0)
+    assert "--rows is 0" in line("--rows", 0)
+    assert "--top is 0" in line("--top", 0)
     for other in (("--example", "x"), ("--html", tmp_path / "p.html")):
         assert "leave out --example and --html" in line("--top", 3, *other)
     for path in (tmp_path / "no" / "p.html", tmp_path, "/proc/p.html"):
@@ -186,3 +186,10 @@ def test_histograms_of_a_store_are_of_its_target_tokens(store, bare):
     targets = sum(sum(r["is_target"]) for r in open_store(bare).rows())
     empty = histograms(open_store(bare))["delta"]
     assert (empty.number, empty.nulls) == (0, targets)
+
+
+@pytest.mark.parametrize("flag", ["--rows", "--top"])
+@pytest.mark.parametrize("number", ["0", "99999999999999999999999999"])
+def test_numbers_of_rows_and_tokens_out_of_range_are_one_line(run_cli, store, flag, number):
+    code, _, err = run_cli("tu-score", "inspect", store, flag, number)
+    assert code == 2 and f"{flag} is " in err and len(err.strip().splitlines()) == 1

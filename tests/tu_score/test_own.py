@@ -20,6 +20,7 @@ def words(row): return [(0, 3)]
 def past(row): return [(0, 3), (5, 10**6)]
 def none(row): return None
 def blank(row): return [(1, 1)]
+def raising(row): return 1 / 0
 """
 
 
@@ -88,3 +89,8 @@ def test_a_signal_weighs_tokens_as_its_formula_says(place, score):
         importance = [value for value, target in zip(row["importance"], row["is_target"], strict=True) if target]
         low, high = min(logprob), max(logprob)
         assert importance == pytest.approx([(high - value) / (high - low) for value in logprob], abs=1e-5)
+
+
+def test_a_span_plan_that_raises_is_one_line(score, place):
+    code, _, err = score("--spans", f"{MODULE}:raising")
+    assert code == 2 and f"--spans {MODULE}:raising: raised ZeroDivisionError: division by zero" in err

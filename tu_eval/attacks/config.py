@@ -75,7 +75,7 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
 
     samples: Annotated[int, About(unit="answers", **COUNT)] = 16
     """answers drawn a row"""
-    temperature: Annotated[float, About(above=0)] = 1.0
+    temperature: Annotated[float, About(least=1e-3)] = 1.0
     """of the softmax that answers are drawn from"""
     max_new_tokens: Annotated[int, About(unit="tokens", **COUNT)] = 100
     """length of a drawn answer"""

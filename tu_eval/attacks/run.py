@@ -22,7 +22,7 @@ from shared.config import as_dict
 from shared.console import say
 from shared.data.layout import say_layout
 from shared.errors import ConfigError
-from shared.extensions import asked, identity
+from shared.extensions import asked, identity, running
 from shared.files.fs import hash_json
 from shared.files.outputs import claims
 from shared.files.shape import Named, misfit
@@ -113,7 +113,8 @@ def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[str
     def made_by_others(name: str) -> list[ResultRow]:
         found = asked(OWN, name)
         assert found is not None, "the configuration has loaded it"
-        rows = found.object(subject.engine, plain, c.seed)
+        with running(OWN, name):
+            rows = found.object(subject.engine, plain, c.seed)
         if wrong := misfit(rows, OWN_ROWS):
             raise ConfigError(
                 f"--attack {name}: {wrong} in what it gives; expected rows as `measure` of tu_eval.attacks.probing makes them"

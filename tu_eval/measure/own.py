@@ -7,13 +7,15 @@ function's name, and their mean over the rows of each set in the summary, as SET
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 from shared.errors import ConfigError
-from shared.extensions import Kind, is_function, load
+from shared.extensions import Kind, is_function, load, running
+from shared.settings import LARGEST_NUMBER
 from tu_eval.measure.rows import Rows
 from tu_eval.measure.summary import Metrics, Reasons, mean
 from tu_eval.results.columns import KINDS
@@ -55,8 +57,9 @@ class OwnMetric:
     function: Function
 
 
-def own_metrics(names: Sequence[str]) -> list[OwnMetric]:
-    """Raises ConfigError for a name that stands for no function, or whose column would be another's."""
+def own_metrics(names: Sequence[str], sets: Sequence[str] = ()) -> list[OwnMetric]:
+    """`sets`: those of the suite. Raises ConfigError for a name that stands for no function, or whose column or mean
+    would be another's."""
     out: list[OwnMetric] = []
     for name in names:
         found, column = load(METRIC, name), name.rpartition(":")[2]
@@ -65,19 +68,32 @@ def own_metrics(names: Sequence[str]) -> list[OwnMetric]:
         if any(other.column == column for other in out):
             raise ConfigError(f"--metric {name}: a metric {column} is given already; each needs a name of its own")
         out.append(OwnMetric(column, name, found.identity, found.object))
+    means = [f"{part}_{metric.column}" for metric in out for part in sets]
+    if twice := next((mean for mean in means if means.count(mean) > 1), None):
+        raise ConfigError(f"--metric: two sets and metrics would both be called {twice}; choose another name for one of the metrics")
     return out
 
 
 def add_own(metrics: Sequence[OwnMetric], rows: Rows, variants: Sequence[Variants], scores: Mapping[str, ResultRow]) -> None:
     """Fills their columns. Raises ConfigError naming the row for which a metric gives no number."""
     for row, held in zip(rows, variants, strict=True) if metrics else ():
-        wrong = [scores[e.id]["logprob"] for e in held.wrong]
-        known = Answered(row["question"], row["answer"], row["generation"], scores[held.answer.id]["logprob"], wrong)
         for metric in metrics:
-            value: Any = metric.function(known)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value)):
-                raise ConfigError(f"--metric {metric.asked}: gave {value!r} for {row['example_id']}, expected a finite number or None")
-            row[metric.column] = None if value is None else float(value)
+            wrong = [list(scores[e.id]["logprob"]) for e in held.wrong]  # copies: what a metric does to them is its own affair
+            own = list(scores[held.answer.id]["logprob"])
+            with running(METRIC, metric.asked):
+                value: Any = metric.function(Answered(row["question"], row["answer"], row["generation"], own, wrong))
+            row[metric.column] = None if value is None else _number(value, metric, row["example_id"])
+
+
+def _number(value: Any, metric: OwnMetric, row: str) -> float:
+    """Raises ConfigError for what is no number, or none that a results folder could hold."""
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except (OverflowError, ValueError):
+        number = math.inf
+    if not abs(number) <= LARGEST_NUMBER:
+        raise ConfigError(f"--metric {metric.asked}: gave {reprlib.repr(value)} for {row}, expected a finite number or None")
+    return number
 
 
 def own_means(metrics: Sequence[OwnMetric], rows: Mapping[str, Rows]) -> tuple[Metrics, Reasons]:

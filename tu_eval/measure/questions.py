@@ -41,7 +41,7 @@ def evaluate(config: EvalConfig) -> Results:
     folder = find_model(config.model)
     device = models.choose_device(config.device)
     loaded = _load(config, suite, folder)
-    own, retain = own_metrics(config.metrics), None
+    own, retain = own_metrics(config.metrics, [part.name for part in suite.sets]), None
     if config.retain_results:
         forget = [(e.id, e.row.answer) for e in loaded.sides["forget"]]
         holdout = (loaded.identity["holdout_fingerprint"], len(loaded.holdout))

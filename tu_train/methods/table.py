@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from shared.errors import ConfigError, nearest
-from shared.extensions import Kind, find
+from shared.extensions import Kind, find, running
 from tu_train.methods import gate, hidden_losses, logit_losses, losses
 from tu_train.methods.retain_terms import NONE, RETAIN_TERMS
 from tu_train.methods.tokens import Need
@@ -71,6 +71,11 @@ class Method:
                 raise ValueError(f"{field} is {value!r}, expected one of {', '.join(expected)}")
         if unknown := sorted(self.needs - set(get_args(Need))):
             raise ValueError(f"needs {unknown[0]!r}{nearest(unknown[0], get_args(Need))}")
+        if not isinstance(self.options, Mapping):
+            raise ValueError("options are no mapping of names to numbers")
+        for option, value in self.options.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ValueError(f"its option {option} has the default {value!r}, expected a number, 0 or more")
         if missing := sorted(self.positive - set(self.options)):
             raise ValueError(f"positive names {missing[0]!r}, which is none of its options")
         if "layer" not in self.options and ("layer" in self.needs or self.retain == "layer"):
@@ -151,7 +156,37 @@ METHOD = Kind("token_unlearn.methods", "--method", "a Method (tu_train.methods.t
 
 def find_method(name: str) -> Method:
     """An entry of METHODS, or the method of another package (docs/extending.md). Raises ConfigError."""
-    return find(METHOD, name, METHODS)
+    found = find(METHOD, name, METHODS)
+    return found if name in METHODS else _guarded(name, found)
+
+
+def _guarded(name: str, method: Method) -> Method:
+    """The same; what its functions raise, and a loss that nothing could be learned from, is one line for its author."""
+
+    def guarded(function: Callable[..., Any] | None) -> Any:
+        def call(*given: Any) -> Any:
+            assert function is not None
+            with running(METHOD, name):
+                return function(*given)
+
+        return None if function is None else call
+
+    def loss(forget: Tokens, partner: Tokens | None, options: Options, state: State) -> Tensor:
+        from torch import Tensor
+
+        value = guarded(method.loss)(forget, partner, options, state)
+        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+            raise ConfigError(f"--method {name}: its loss is {_kind_of(value)}, expected a tensor that holds one number")
+        if forget.logp_N.requires_grad and len(forget.logp_N) and not value.requires_grad:
+            raise ConfigError(f"--method {name}: its loss has no gradient, so nothing would be learned; compute it from `forget`")
+        return value
+
+    return replace(method, loss=loss, start=guarded(method.start), after=guarded(method.after), retain_weight=guarded(method.retain_weight))
+
+
+def _kind_of(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"of type {type(value).__name__}" if shape is None else f"a {value.dtype} of shape {tuple(shape)}"
 
 
 def check_options(name: str, given: Mapping[str, float]) -> dict[str, float]:
