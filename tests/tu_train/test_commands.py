@@ -346,7 +346,7 @@ def test_finetune_names_the_row_or_line_that_is_wrong(run_cli, tiny_model, tmp_p
 
 
 def test_a_loss_that_is_not_finite_ends_with_one_line_and_no_folder(run, tmp_path):
-    code, stdout, err = run("--set", "gamma=1e308")
+    code, stdout, err = run("--set", "gamma=1e300", "--option", "beta=1e-20")
     assert code == 2 and stdout == ""
     assert err.splitlines()[-1].startswith("error: step 0: loss ")
     assert list((tmp_path / "work").iterdir()) == []
