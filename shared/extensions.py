@@ -151,9 +151,9 @@ def _load(kind: Kind[T], name: str, known: Iterable[str]) -> Extension[T]:
         offers = _entries(kind.group)
         entry = offers.get(name)
         if entry is None:
-            hint = nearest(name, [*known, *offers])
-            own = "" if hint.startswith(" (did you mean") else "; one of your own is named package.module:NAME"
-            raise ConfigError(f"{kind.flag} {name}: unknown{hint}{own}")
+            there = [*known, *offers]
+            own = "" if _meant(name, there) else "; one of your own is named package.module:NAME"
+            raise ConfigError(f"{kind.flag} {name}: unknown{nearest(name, there)}{own}")
         place, package = entry.value, entry.dist
     if not PLACE.fullmatch(place):
         raise ConfigError(f"{kind.flag} {name}: {place!r} is no place of an object, expected package.module:NAME")
@@ -172,6 +172,7 @@ def _load(kind: Kind[T], name: str, known: Iterable[str]) -> Extension[T]:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` where a name is near, else nothing."""
     hint = nearest(name, known)
     return hint if hint.startswith(" (did you mean") else ""
 

@@ -16,7 +16,6 @@ from shared.store.parts import OPTIONAL, part_name
 MOST_TOKENS = 2**31 - 1
 """of a part: its lists have 32-bit offsets"""
 TEXT = Maybe((str, None))
-FINITE = (float, None)
 
 OPTIONS = {
     "data": Maybe(str), "question_key": Maybe(str), "answer_key": Maybe(str), "text_key": TEXT, "limit": Maybe((Count(1), None)),
