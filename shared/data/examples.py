@@ -289,22 +289,38 @@ def _indent(text: str) -> int:
     return len(text) - len(text.lstrip())
 
 
-def answer_span_tokens(example: Example, tokenizer: Any, spans: Iterable[Sequence[int]]) -> list[int]:
+def answer_span_tokens(example: Example, tokenizer: Any, spans: Iterable[Sequence[int]], placed: Placed | None = None) -> list[int]:
     """Positions in `input_ids` of the target tokens that overlap any of `spans`: [start, end) character offsets in
-    `row.answer`.
+    `row.answer`, which for raw text is the whole text.
 
-    A token that holds a part of a span counts whole. Tokens that a truncated example lost are not named. Raises
-    DataError for raw text, and for an example that another tokenizer made.
+    `placed`: `place(example.row, tokenizer)` where it is made already, for all pieces of a row. A token that holds a
+    part of a span counts whole. Tokens that a truncated example lost, or that lie in another piece, are not named.
+    Raises DataError for an example that another tokenizer made.
     """
     row = example.row
-    if row.question is None:
-        raise DataError(f"{row.id}: spans of an answer need a question-answer row, this one is raw text")
-    placed = place(row, tokenizer)
-    _check_same_tokens(example, placed)
-    shift = placed.answer_at - _indent(row.answer)
-    wanted = [(start + shift, end + shift) for start, end in spans if start < end]
-    inside = [any(start < b and end > a and end > start for a, b in wanted) for start, end in placed.offsets]
-    return [i for i, (a, b) in enumerate(zip(placed.ids, example.input_ids, strict=False)) if a == b and inside[i] and example.is_target[i]]
+    placed = placed or place(row, tokenizer)
+    shift = placed.answer_at - _indent(row.answer) if row.question is not None else 0
+    offsets = offsets_of(example, placed)
+    wanted = _merged((start + shift, end + shift) for start, end in spans if start < end)
+    ends = [end for _, end in wanted]
+    out = []
+    for i in example.targets:
+        start, end = offsets[i]
+        k = bisect_right(ends, start)
+        if start < end and k < len(wanted) and wanted[k][0] < end:
+            out.append(i)
+    return out
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same characters in spans that do not touch each other, in order."""
+    out: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(out[-1][1], end))
+        else:
+            out.append((start, end))
+    return out
 
 
 def context_span_tokens(example: Example, placed: Placed, spans: Iterable[Sequence[int]]) -> list[tuple[int, int] | None]:

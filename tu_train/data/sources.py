@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from shared.console import say
-from shared.data.examples import Example, answer_span_tokens
+from shared.data.examples import Example
 from shared.errors import ConfigError, DataError, StoreError
 from shared.lm.models import locate, require_rows
 from shared.secret import without_secrets as shown
-from shared.store.scored import answer_spans
+from shared.store.scored import given_tokens
 from shared.store.scores import Store, check_fits, open_store
 from shared.weighting.weights import Selection
 from tu_train.data.batches import READ_TOP, Item, columns_to_read, endless, endless_store, forget_items, item_of_top_row
@@ -165,7 +165,7 @@ def _warn(shared: list[str], rows: int, where: str) -> None:
 
 def given_positions(examples: list[Example], tokenizer: Any, key: str, *, flag: str = "--set given_key") -> Mapping[str, set[int]]:
     """By example id, the tokens that a column of the data names."""
-    return {e.id: set(answer_span_tokens(e, tokenizer, answer_spans(e, key, flag=flag))) for e in examples}
+    return {example.id: set(tokens) for example, tokens in given_tokens(examples, tokenizer, key, flag=flag)}
 
 
 def open_fitting(where: str, names: dict[str, str], *, model: str, allow_other_model: bool) -> Store:
