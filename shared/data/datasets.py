@@ -3,6 +3,8 @@
 tofu:forget01            TOFU: the folder in TU_TOFU_DIR, else the hub set locuslab/TOFU
 atlas:forget             the embedded generator (shared/data/atlas.py): full, forget, retain, holdout, world;
                          sizes may follow, the same for every command: atlas:forget:people=12,facts_per_person=4,seed=1
+atlas:documents-forget   raw text about the same people, and atlas:choices-forget, multiple-choice questions on it
+                         (shared/data/atlas_documents.py)
 path/to/file.jsonl       JSONL, JSON, CSV, TSV (also .gz, .xz, .bz2, .zst) or Parquet, a path or an fsspec URL, with
                          --question-key/--answer-key or --text-key
 hub:org/name:config:split  any hub set (config may be empty)
@@ -17,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from shared.data import atlas
+from shared.data import atlas, atlas_documents
 from shared.data.data_files import NAME, SUFFIXES, file_records, reason
 from shared.errors import DataError, nearest
 from shared.secret import without_secrets
@@ -52,6 +54,14 @@ class Keys:
     question: str = "question"
     answer: str = "answer"
     text: str | None = None
+
+
+TEXT = Keys(text="text")
+
+
+def is_raw_text(spec: str, keys: Keys) -> bool:
+    """Are the rows of a data spec raw text? Those of the atlas's documents are, whatever the columns are called."""
+    return keys.text is not None or (spec.startswith("atlas:") and spec[6:].partition(":")[0] in atlas_documents.DOCUMENTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +102,7 @@ def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> li
     elif spec.startswith("atlas:"):
         split, _, size = spec[6:].partition(":")
         name, records = f"atlas/{split}", _atlas(split, size)
+        keys = TEXT if is_raw_text(spec, keys) else keys
     elif spec.startswith("hub:"):
         name, records = _hub(spec)
     else:
@@ -202,10 +213,11 @@ def atlas_world(text: str) -> tuple[atlas.AtlasSize, int]:
 
 
 def _atlas(split: str, world: str) -> list[dict]:
-    if split not in atlas.SPLITS:
-        raise DataError(f"data atlas:{split}: no such split{nearest(split, atlas.SPLITS)}")
+    others = (*atlas_documents.DOCUMENTS, *atlas_documents.CHOICES)
+    if split not in (*atlas.SPLITS, *others):
+        raise DataError(f"data atlas:{split}: no such split{nearest(split, (*atlas.SPLITS, *others))}")
     try:
-        return atlas.rows(split, *atlas_world(world))
+        return (atlas_documents if split in others else atlas).rows(split, *atlas_world(world))
     except ValueError as error:
         raise DataError(f"data atlas:{split}: {error}") from None
 
