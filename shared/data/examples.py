@@ -16,7 +16,7 @@ from typing import Any
 
 from shared.console import say
 from shared.data.datasets import Row, kind_of
-from shared.data.layout import PLAIN, encode, layout_of, render, special_ids, turns_of
+from shared.data.layout import encode, layout_of, render, special_ids, turns_of
 from shared.errors import ConfigError, DataError
 from shared.files.fs import hash_json
 
@@ -131,8 +131,8 @@ def layout(tokenizer: Any, question: str, answer: str, system: str | None = None
     system = system if system is not None else own.system
     if own.template is None:
         before = f"{system}\n\n" if system else ""
-        prompt = before + PLAIN.format(question=question)
-        return Laid(prompt + answer, None, len(before) + PLAIN.index("{"), len(prompt))
+        prompt = before + own.plain.format(question=question)
+        return Laid(prompt + answer, None, len(before) + own.plain.index("{"), len(prompt))
     mark = MARK
     while mark in question or mark in answer or mark in (system or ""):
         mark += "k"
