@@ -78,6 +78,8 @@ class ReadingOptions:
     """column of raw text, instead of question and answer"""
     text_length: Annotated[int, About(unit="tokens", least=2, most=MANY)] = 512
     """length of the examples that raw text is cut into"""
+    text_pieces: Annotated[Literal["all", "first"] | None, About(default="all")] = None
+    """which of the pieces of a raw text are read: all, or its first text_length tokens alone"""
     long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
     """what happens to examples beyond the model's context: refused, cut at the end, left out"""
 
