@@ -29,10 +29,8 @@ def run(asked: Asked[EvalConfig], given: arguments.Signed) -> None:
     from tu_eval.evidence.sign import private_key, sign
 
     key = private_key(given.sign, "--sign") if given.sign is not None else None
-    if settings.suite.startswith("muse:"):
-        from tu_eval.measure.muse import evaluate
-    else:
-        from tu_eval.measure.questions import evaluate
+    from tu_eval.measure.run import evaluate
+
     results = evaluate(settings)
     if key is not None:
         sign(results.folder, key)
