@@ -62,6 +62,27 @@ def compare(given: arguments.Compare) -> None:
         print(f"{'page' if path is given.out else flag.removeprefix('--')}: {path}")
 
 
+@command(app, arguments=arguments.Many)
+def many(given: arguments.Many) -> None:
+    """What a study measures, on its models and all finished runs, and the page that compares them; finished
+    measurements are skipped, failed ones noted.
+
+    Exit code 1 if one failed."""
+    from tu_eval.compare.many import measure_all
+    from tu_eval.compare.table import print_comparison
+
+    outcome = measure_all(given.study, given.out, given.sets)
+    if outcome.comparison is not None:
+        print_comparison(outcome.comparison)
+    for page in outcome.pages:
+        print(f"{'page' if page.suffix == '.html' else 'table'}: {page}")
+    for label, error in outcome.failed:
+        print(f"failed: {label}: {error}")
+    if outcome.failed:
+        print("next: mend what they say and start the same command again; it does only what is not finished")
+        raise SystemExit(1)
+
+
 @command(app, arguments=arguments.Evidence)
 def evidence(given: arguments.Evidence) -> None:
     """Report for a deletion request: what was asked, what was done, what was measured, and what cannot be claimed."""

@@ -46,7 +46,7 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
     """of every random choice: the bootstrap of membership inference; generation is greedy"""
     long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
     """what happens to a row of which some variant exceeds the model's context; skip leaves the whole row out"""
-    template: Annotated[str | None, About(default="model; LUME: bare")] = None
+    template: Annotated[str | None, About(flag=True, default="model; LUME: bare")] = None
     """how a question is put: model (by the tokenizer's chat template), plain (as `Question: …`, `Answer: …`), bare (as
     it stands, as LUME's authors do), auto, or the name of one of several templates; MUSE is always plain text"""
     batch_tokens: Annotated[int, About(unit="tokens", changes=False, **COUNT)] = 2048

@@ -32,7 +32,7 @@ from tu_eval.metrics.rouge import rouge_l_recall
 from tu_eval.results.columns import LUME_KINDS
 from tu_eval.results.folder import ResultRow
 from tu_eval.results.results import Results
-from tu_eval.suites.lume_data import FILES, Part, load_parts, load_texts
+from tu_eval.suites.lume_data import FILES, LumePart, load_parts, load_texts
 
 SETTINGS = ("completion_tokens", "template", "mia_data", "mmlu")
 
@@ -68,7 +68,7 @@ def evaluate(config: EvalConfig) -> Results:
     return finish(config, subject, identity, measured, metrics, reasons, retain=retain, utility_parts=[], settings=SETTINGS)
 
 
-def _identity(config: EvalConfig, tokenizer: Any, parts: Sequence[Part], sides: Sides) -> dict[str, Any]:
+def _identity(config: EvalConfig, tokenizer: Any, parts: Sequence[LumePart], sides: Sides) -> dict[str, Any]:
     texts = [e for side in sides.values() for e in side]
     return {
         "suite": config.suite,
@@ -81,7 +81,7 @@ def _identity(config: EvalConfig, tokenizer: Any, parts: Sequence[Part], sides: 
     }
 
 
-def _rows(part: Part, subject: Subject, decoding: Decoding, scores: Mapping[str, ResultRow]) -> Rows:
+def _rows(part: LumePart, subject: Subject, decoding: Decoding, scores: Mapping[str, ResultRow]) -> Rows:
     """Of rows.parquet; without generation there is the likelihood alone."""
     texts: list[str | None] = [None] * len(part.examples)
     numbers: list[float | None] = [None] * len(part.examples)

@@ -25,7 +25,7 @@ TEXT = "document"
 
 
 @dataclass(frozen=True)
-class Part:
+class LumePart:
     """Rows of one split, task and form."""
 
     set: str
@@ -42,14 +42,14 @@ class Part:
         return f"{self.task}_{'rouge' if self.form == 'sc' else 'match'}"
 
 
-def load_parts(tokenizer: Any, *, context: int | None, long: str, limit: int | None) -> list[Part]:
+def load_parts(tokenizer: Any, *, context: int | None, long: str, limit: int | None) -> list[LumePart]:
     """All of forget, then all of retain. Raises DataError naming the folder, the file or the row."""
     parts = []
     for split in SPLITS:
         for task in TASKS:
             for form in FORMS:
                 rows = load_rows(f"lume:{split}:{task}:{form}", limit=limit)
-                parts.append(Part(split, task, form, make_examples(rows, tokenizer, context=context, long=long)))
+                parts.append(LumePart(split, task, form, make_examples(rows, tokenizer, context=context, long=long)))
     return parts
 
 
