@@ -78,7 +78,11 @@ def write_config(path: Path, config: Any) -> None:
 def as_toml(config: Any) -> str:
     """Tables come last: in TOML every line after a table's head belongs to the table. Credentials in URLs are cut
     out."""
-    values = without_secrets_in(as_dict(config))
+    return toml_of(without_secrets_in(as_dict(config)))
+
+
+def toml_of(values: Mapping[str, Any]) -> str:
+    """A table of plain values, and tables of such."""
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     lines = [f"{k} = {_toml(v)}\n" for k, v in values.items() if k not in tables]
     for name, table in tables.items():

@@ -35,8 +35,8 @@ class LayoutOptions:
 
     template: Annotated[str | None, About(flag=True, default="auto, or as it was scored")] = None
     """auto (the tokenizer's chat template where it has one, else plain), model (its chat template, refused where it has
-    none), plain (`Question: …`, `Answer: …`), bare (the question as it stands, a space, the answer), or the name of one of
-    several templates"""
+    none), plain (`Question: …`, `Answer: …`), bare (the question as it stands, a space, the answer), or the name of one
+    of several templates"""
     system: Annotated[str | None, About(flag=True, default="the chat template's own")] = None
     """system prompt of rows without a column `system` of their own"""
     template_date: Annotated[str | None, About(default=DATE)] = None
@@ -102,7 +102,8 @@ class Layout:
         return {k: v for k, v in differs.items() if v is not None}
 
     def fingerprint(self) -> str:
-        """sha256 of everything that decides a row's text; by default of the chat template alone, or of `plain` or `bare`."""
+        """sha256 of everything that decides a row's text; by default of the chat template alone, or of `plain` or
+        `bare`."""
         template, more = self.template or ("bare" if self.plain == BARE else "plain"), self.describe()
         return hash_json([template, more] if more else template)
 
