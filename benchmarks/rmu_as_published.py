@@ -4,9 +4,9 @@
 
 The published form (arXiv 2403.03218 and its code) is written below as a plain loop over transformers: two models, texts
 padded on the left, means over padding too, a direction for each corpus, corpora that take turns. Ours is
-recipes/wmdp.toml through the real commands, on the same documents. The model is SmolLM2-135M in float32, the corpora are
-biographies of atlas people in two topics; lengths, layer and every number but the count of batches and the dtype are
-those of the recipe. Prints both losses of every batch and the largest difference.
+recipes/wmdp.toml through the real commands, on the same documents. The model is SmolLM2-135M in float32, the corpora
+are biographies of atlas people in two topics. Lengths are shorter; the other numbers but the count of batches and the
+dtype are those of the recipe. Prints both losses of every batch and the largest difference.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def by_recipe(
     ((_, config),) = read_study(RECIPE)
     options = {**config.options, "layer": float(run.layer), "steering": tuple(run.steering), "seed": tuple(map(float, run.seeds))}
     config = replace(config, model=str(folder), scores=tuple(stores), retain=written(where / "retain.jsonl", retain), options=options,
-                     alpha=tuple(run.alpha), out=str(where / "model"), text_length=run.retain_length, max_steps=run.batches, batch_size=run.batch_size,
-                     learning_rate=run.learning_rate, dtype="float32", device="cpu", **settings)  # fmt: skip
+                     alpha=tuple(run.alpha), out=str(where / "model"), text_length=run.retain_length, max_steps=run.batches,
+                     batch_size=run.batch_size, learning_rate=run.learning_rate, dtype="float32", device="cpu", **settings)  # fmt: skip
     lines = [json.loads(line) for line in (run_unlearn(config) / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return [(line["forget_loss"], run.alpha[line["corpus"]] * line["retain_loss"]) for line in lines]
 
