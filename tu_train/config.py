@@ -37,8 +37,9 @@ class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
     order: Annotated[Literal["seeded", "file"] | None, About(default="seeded")] = None
     """of rows: drawn by the seed, anew in each epoch, or as they stand in the data"""
     optimizer: Literal["adamw", "adamw8bit", "adamw_transformers"] = "adamw"
-    """adamw8bit keeps its state in 8 bits (bitsandbytes, an extra); adamw_transformers takes the steps of the AdamW that
-    transformers had until version 4 (epsilon 1e-6, which counts for more in the first steps), as published runs did"""
+    """adamw8bit keeps its state in 8 bits (bitsandbytes, an extra); adamw_transformers takes the steps of the AdamW
+    that transformers had until version 4 (epsilon 1e-6, which counts for more in the first steps), as published runs
+    did"""
     weight_decay: Annotated[float, About(least=0)] = 0.01
     """of AdamW"""
     clip: Annotated[float, About(least=0)] = 1.0

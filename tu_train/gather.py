@@ -73,8 +73,8 @@ def joined(abouts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [about.get(name) for about in abouts]
         if all(value == values[0] for value in values):
             out[name] = values[0]
-        elif all(isinstance(value, float) for value in values):
-            out[name] = sum(values) / len(values)
+        elif len(numbers := [value for value in values if isinstance(value, float)]) == len(values):
+            out[name] = sum(numbers) / len(numbers)
         else:
             out[name] = hash_json(values)
     return out

@@ -113,7 +113,7 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, config.optimizer, learning_rate=config.peak, weight_decay=config.weight_decay)
     schedule = make_schedule(optimizer, total_steps, warmup=config.warmup, shape=config.schedule)
-    autocast = prepare(packed, config)
+    autocast = prepare(packed, config, packs=objective.pad_id is None)
     state = start_state(packed, objective) if state is None else state
     moving = Moving(model, optimizer, schedule, state)
     first = checkpoints.restore(moving, total_steps) if checkpoints else 0
@@ -174,11 +174,11 @@ def backward(
         require_finite(entry, "loss", [rows])
 
 
-def prepare(packed: PackedModel, config: LoopConfig) -> torch.autocast:
-    """Sets the model up to be trained, and gives what its forward passes run in."""
+def prepare(packed: PackedModel, config: LoopConfig, *, packs: bool = True) -> torch.autocast:
+    """Sets the model up to be trained, and gives what its forward passes run in. `packs`: they are packed rows."""
     packed.model.eval()  # dropout off: the loss of a row must not depend on the rows it shares a pass with
     if config.checkpointing or (config.checkpointing is None and not config.lora):
-        checkpoint_activations(packed, required=config.checkpointing is True)
+        checkpoint_activations(packed, required=config.checkpointing is True, packs=packs)
     return torch.autocast(packed.model.device.type, dtype=choose_dtype(config.dtype), enabled=config.dtype != "float32")
 
 

@@ -3,7 +3,8 @@ every position, padding too, a token that losses see.
 
 The mean over a batch then runs over rows times the longest length. What a block gives at a padded position is what it
 makes of padding tokens that nothing is to attend to: transformers' own, finite and the same each time, but not the same
-for all its attention implementations. Nothing is packed: forget and retain rows are batches of their own, as there.
+for all its attention implementations. Nothing is packed, and products are torch's own: forget and retain rows are
+batches of their own, as there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from shared.lm.logprobs import target_logprobs
 from shared.lm.packed import PackedModel
-from shared.lm.products import FasterProducts
 from tu_train.data.batches import Item, PassRows
 from tu_train.forward import Needs, PassTokens, captured, tokens_of_items
 from tu_train.methods.tokens import Tokens
@@ -38,7 +38,8 @@ def padded_pass(
 
 
 def padded_tokens(packed: PackedModel, items: Sequence[Item], needs: Needs, reference: Reference | None, pad_id: int) -> Tokens:
-    """N = rows · longest tokens, each with weight 1. `logp_N`: at target tokens theirs, without gradient, elsewhere 0."""
+    """N = rows · longest tokens, each with weight 1. `logp_N`: at target tokens theirs, without gradient, elsewhere
+    0."""
     if not items:
         return tokens_of_items([], torch.zeros(0, device=packed.model.device), torch.zeros(0, device=packed.model.device).long())
     ids_BT, mask_BT = left_padded(items, pad_id, packed.model.device)
@@ -65,7 +66,7 @@ def left_padded(items: Sequence[Item], pad_id: int, device: torch.device) -> tup
 
 def _forward(packed: PackedModel, ids_BT: Tensor, mask_BT: Tensor, layer: int | None) -> tuple[Tensor, Tensor | None]:
     """-> final hidden states [B, T, D] and the output of the block [B · T, D]."""
-    with captured(packed, layer) if layer is not None else nullcontext([]) as outputs, FasterProducts():
+    with captured(packed, layer) if layer is not None else nullcontext([]) as outputs:
         hidden = packed.backbone(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
     return hidden, outputs[0].flatten(0, 1) if outputs else None
 

@@ -111,5 +111,6 @@ def _name(values: Values, axes: Mapping[str, list[Any]]) -> str:
 
 def _piece(name: str, value: Any) -> str:
     """As a part of a file's name; of a path its last part."""
-    text = "+".join(map(str, value)) if isinstance(value, tuple) else str(value).rstrip("/").rsplit("/", 1)[-1]
+    parts = [str(each).rstrip("/").rsplit("/", 1)[-1] for each in (value if isinstance(value, tuple) else (value,))]
+    text = "+".join(parts)
     return re.sub(r"[^A-Za-z0-9._+]", "_", name + text)[:PIECE_LENGTH]
