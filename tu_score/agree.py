@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from shared.data.examples import Example, answer_span_tokens
+from shared.data.examples import Example
 from shared.data.layout import LayoutOptions, as_scored
 from shared.errors import ConfigError, DataError, StoreError
 from shared.lm.finished import check_output
 from shared.lm.models import load_laid_out, locate
-from shared.store.scored import answer_spans, scored_examples
+from shared.store.scored import given_tokens, scored_examples
 from shared.store.scores import Store
 from shared.weighting.importance import SIGNALS, Recipe, columns_of, signal
 from shared.weighting.weights import most_important, share_count
@@ -109,8 +109,8 @@ def compare(scores: Mapping[str, np.ndarray], true: np.ndarray, answers: Sequenc
 def true_tokens(examples: Sequence[Example], tokenizer: Any, key: str) -> np.ndarray:
     """[N] bool over all target tokens in the order of the store."""
     out = []
-    for example in examples:
-        true = set(answer_span_tokens(example, tokenizer, answer_spans(example, key, flag="--truth-key")))
+    for example, tokens in given_tokens(examples, tokenizer, key, flag="--truth-key"):
+        true = set(tokens)
         out += [position in true for position in example.targets]
     return np.array(out, dtype=bool)
 

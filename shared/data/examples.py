@@ -12,11 +12,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from shared.console import say
 from shared.data.datasets import Row, kind_of
-from shared.data.layout import PLAIN, encode, layout_of, render, special_ids, turns_of
+from shared.data.layout import encode, layout_of, render, special_ids, turns_of
 from shared.errors import ConfigError, DataError
 from shared.files.fs import hash_json
 
@@ -59,12 +60,18 @@ def data_fingerprint(examples: Iterable[Example]) -> str:
 
 
 def make_examples(
-    rows: Iterable[Row], tokenizer: Any, *, context: int | None, long: str = "error", text_length: int = 512
+    rows: Iterable[Row],
+    tokenizer: Any,
+    *,
+    context: int | None,
+    long: str = "error",
+    text_length: int = 512,
+    text_pieces: str | None = None,
 ) -> list[Example]:
     """Tokenises rows; examples beyond `context` tokens are refused, cut at the end or left out, as `long` says.
 
-    Raw text is cut into pieces of at most `text_length` tokens. Raises DataError naming the row, ConfigError for a bad
-    `long`.
+    Raw text is cut into pieces of at most `text_length` tokens, of which text_pieces="first" reads the first alone.
+    Raises DataError naming the row, ConfigError for a bad `long`.
     """
     if long not in LONG:
         raise ConfigError(f"--long {long}: expected one of {', '.join(LONG)}")
@@ -76,7 +83,7 @@ def make_examples(
         made = (
             [qa_example(row, tokenizer)]
             if row.question is not None
-            else text_examples(row, tokenizer, min(text_length, context or text_length))
+            else islice(text_examples(row, tokenizer, min(text_length, context or text_length)), 1 if text_pieces == "first" else None)
         )
         for example in made:
             kept = fit(example, context, long)
@@ -131,8 +138,8 @@ def layout(tokenizer: Any, question: str, answer: str, system: str | None = None
     system = system if system is not None else own.system
     if own.template is None:
         before = f"{system}\n\n" if system else ""
-        prompt = before + PLAIN.format(question=question)
-        return Laid(prompt + answer, None, len(before) + PLAIN.index("{"), len(prompt))
+        prompt = before + own.plain.format(question=question)
+        return Laid(prompt + answer, None, len(before) + own.plain.index("{"), len(prompt))
     mark = MARK
     while mark in question or mark in answer or mark in (system or ""):
         mark += "k"
@@ -289,22 +296,38 @@ def _indent(text: str) -> int:
     return len(text) - len(text.lstrip())
 
 
-def answer_span_tokens(example: Example, tokenizer: Any, spans: Iterable[Sequence[int]]) -> list[int]:
+def answer_span_tokens(example: Example, tokenizer: Any, spans: Iterable[Sequence[int]], placed: Placed | None = None) -> list[int]:
     """Positions in `input_ids` of the target tokens that overlap any of `spans`: [start, end) character offsets in
-    `row.answer`.
+    `row.answer`, which for raw text is the whole text.
 
-    A token that holds a part of a span counts whole. Tokens that a truncated example lost are not named. Raises
-    DataError for raw text, and for an example that another tokenizer made.
+    `placed`: `place(example.row, tokenizer)` where it is made already, for all pieces of a row. A token that holds a
+    part of a span counts whole. Tokens that a truncated example lost, or that lie in another piece, are not named.
+    Raises DataError for an example that another tokenizer made.
     """
     row = example.row
-    if row.question is None:
-        raise DataError(f"{row.id}: spans of an answer need a question-answer row, this one is raw text")
-    placed = place(row, tokenizer)
-    _check_same_tokens(example, placed)
-    shift = placed.answer_at - _indent(row.answer)
-    wanted = [(start + shift, end + shift) for start, end in spans if start < end]
-    inside = [any(start < b and end > a and end > start for a, b in wanted) for start, end in placed.offsets]
-    return [i for i, (a, b) in enumerate(zip(placed.ids, example.input_ids, strict=False)) if a == b and inside[i] and example.is_target[i]]
+    placed = placed or place(row, tokenizer)
+    shift = placed.answer_at - _indent(row.answer) if row.question is not None else 0
+    offsets = offsets_of(example, placed)
+    wanted = _merged((start + shift, end + shift) for start, end in spans if start < end)
+    ends = [end for _, end in wanted]
+    out = []
+    for i in example.targets:
+        start, end = offsets[i]
+        k = bisect_right(ends, start)
+        if start < end and k < len(wanted) and wanted[k][0] < end:
+            out.append(i)
+    return out
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same characters in spans that do not touch each other, in order."""
+    out: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(out[-1][1], end))
+        else:
+            out.append((start, end))
+    return out
 
 
 def context_span_tokens(example: Example, placed: Placed, spans: Iterable[Sequence[int]]) -> list[tuple[int, int] | None]:

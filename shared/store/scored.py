@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Any
 
 from shared.data.datasets import Keys, Row, kind_of, load_rows
-from shared.data.examples import Example, data_fingerprint, make_examples
+from shared.data.examples import Example, answer_span_tokens, data_fingerprint, make_examples, place
 from shared.errors import DataError, StoreError
 from shared.lm.models import context_length, locate, template_fingerprint, tokenizer_names
 from shared.secret import lacks_secrets, without_secrets
@@ -27,7 +29,12 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
         raise StoreError(f"{store.folder}: scored from {spec}, whose credentials are not kept; name the data that was scored with {flag}")
     rows = load_rows(spec, keys=keys, limit=options.get("limit"))
     examples = make_examples(
-        rows, tokenizer, context=context_length(locate(model)), long=options["long"], text_length=options["text_length"]
+        rows,
+        tokenizer,
+        context=context_length(locate(model)),
+        long=options["long"],
+        text_length=options["text_length"],
+        text_pieces=options.get("text_pieces"),
     )
     found, expected = data_fingerprint(examples), store.fingerprints["data"]
     if found != expected:
@@ -36,6 +43,16 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
             f"name the data that was scored with {flag}"
         )
     return examples
+
+
+def given_tokens(examples: Iterable[Example], tokenizer: Any, key: str, *, flag: str) -> Iterator[tuple[Example, list[int]]]:
+    """Each example with the target tokens (positions in `input_ids`) that a column of the data names. A row is
+    tokenised once for all of its pieces. Raises DataError naming the row, and `flag`."""
+    for _, pieces in groupby(examples, key=lambda e: id(e.row)):
+        first, *others = pieces
+        spans, placed = answer_spans(first, key, flag=flag), place(first.row, tokenizer)
+        for example in (first, *others):
+            yield example, answer_span_tokens(example, tokenizer, spans, placed)
 
 
 def answer_spans(example: Example, key: str, *, flag: str) -> list[tuple[int, int]]:

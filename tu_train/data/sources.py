@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from shared.console import say
-from shared.data.examples import Example, answer_span_tokens
+from shared.data.examples import Example
 from shared.errors import ConfigError, DataError, StoreError
 from shared.lm.models import locate, require_rows
 from shared.secret import without_secrets as shown
-from shared.store.scored import answer_spans
+from shared.store.scored import given_tokens
 from shared.store.scores import Store, check_fits, open_store
 from shared.weighting.weights import Selection
 from tu_train.data.batches import READ_TOP, Item, columns_to_read, endless, endless_store, forget_items, item_of_top_row
@@ -31,8 +31,8 @@ Make = Callable[..., Item]
 @dataclass(frozen=True)
 class RetainRows:
     count: int
-    start: Callable[[int], Iterator[Item]]
-    """rows from the n-th on, without end"""
+    start: Callable[..., Iterator[Item]]
+    """(n, corpus=0) -> rows from the n-th on, without end; each forget corpus has its own way through them"""
     first: list[Item]
     """for evaluation"""
     outside: float | None = None
@@ -107,17 +107,17 @@ def fingerprint(ids: list[int]) -> bytes:
     return blake2b(np.asarray(ids, dtype=np.int64).tobytes(), digest_size=16).digest()
 
 
-def read_retain(items: list[Item], forget: ForgetRows, *, where: str, seed: int, evaluated: int) -> RetainRows:
-    """`evaluated`: how many of the first rows are evaluated. Raises DataError when nothing is left once the rows that
-    are forget rows too are dropped."""
-    shared = [i.name for i in items if fingerprint(i.ids) in forget.seen]
+def read_retain(items: list[Item], seen: Set[bytes], *, where: str, seed: int | None, evaluated: int) -> RetainRows:
+    """`seen`: hashes of all forget rows; `seed`: of the order; `evaluated`: how many of the first rows are evaluated.
+    Raises DataError when nothing is left once the rows that are forget rows too are dropped."""
+    shared = [i.name for i in items if fingerprint(i.ids) in seen]
     _warn(shared, len(items), where)
-    kept = [i for i in items if fingerprint(i.ids) not in forget.seen]
-    return RetainRows(len(kept), lambda n: endless(kept, seed=seed, start=n), kept[:evaluated])
+    kept = [i for i in items if fingerprint(i.ids) not in seen]
+    return RetainRows(len(kept), lambda n, corpus=0: endless(kept, seed=seed, start=n, corpus=corpus), kept[:evaluated])
 
 
 def read_retain_store(
-    store: Store, forget: ForgetRows, *, seed: int, evaluated: int, limit: int | None = None, rows: int | None = None
+    store: Store, seen: Set[bytes], *, seed: int | None, evaluated: int, limit: int | None = None, rows: int | None = None
 ) -> RetainRows:  # fmt: skip
     """The same for a scored retain set, of which one part is in memory at a time. Raises StoreError where it has no top
     tokens, or ids beyond the `rows` of the embedding."""
@@ -130,7 +130,7 @@ def read_retain_store(
     make = partial(item_of_top_row, where=where, rows=rows)
     shared, first, count, missed, tokens = [], [], 0, 0.0, 0
     for item in map(make, _limited(store, limit)):
-        if fingerprint(item.ids) in forget.seen:
+        if fingerprint(item.ids) in seen:
             shared.append(item.name)
             continue
         count, tokens = count + 1, tokens + len(item.positions)
@@ -143,9 +143,9 @@ def read_retain_store(
 
     def around(epoch: int) -> Iterator[Item]:
         items = forget_items(store, make, seed=seed, epoch=epoch, limit=limit, columns=READ_TOP)
-        return (i for i in items if fingerprint(i.ids) not in forget.seen)
+        return (i for i in items if fingerprint(i.ids) not in seen)
 
-    return RetainRows(count, lambda n: endless_store(around, count, start=n), first, missed / tokens)
+    return RetainRows(count, lambda n, corpus=0: endless_store(around, count, start=n, corpus=corpus), first, missed / tokens)
 
 
 def _limited(store: Store, limit: int | None) -> Iterator[dict[str, Any]]:
@@ -165,7 +165,7 @@ def _warn(shared: list[str], rows: int, where: str) -> None:
 
 def given_positions(examples: list[Example], tokenizer: Any, key: str, *, flag: str = "--set given_key") -> Mapping[str, set[int]]:
     """By example id, the tokens that a column of the data names."""
-    return {e.id: set(answer_span_tokens(e, tokenizer, answer_spans(e, key, flag=flag))) for e in examples}
+    return {example.id: set(tokens) for example, tokens in given_tokens(examples, tokenizer, key, flag=flag)}
 
 
 def open_fitting(where: str, names: dict[str, str], *, model: str, allow_other_model: bool) -> Store:

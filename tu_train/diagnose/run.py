@@ -25,7 +25,7 @@ import torch
 from shared.config import as_dict, write_config
 from shared.console import say
 from shared.data.datasets import load_rows
-from shared.data.examples import Example, answer_span_tokens, make_examples, special_ids
+from shared.data.examples import Example, make_examples, special_ids
 from shared.data.layout import as_scored, say_layout
 from shared.errors import ConfigError, DataError, StoreError
 from shared.files.fs import atomic_folder, write_json
@@ -40,7 +40,7 @@ from shared.lm.models import (
 )  # fmt: skip
 from shared.secret import without_secrets as shown
 from shared.secret import without_secrets_in
-from shared.store.scored import answer_spans, scored_examples
+from shared.store.scored import given_tokens, scored_examples
 from shared.store.scores import Store, check_fits, open_store
 from shared.weighting.weights import seeded, token_weights
 from tu_train.data.batches import check_row, importance_of, word_of
@@ -134,12 +134,10 @@ def given_weights(store: Store, rows: Sequence[dict[str, Any]], tokenizer: Any, 
     """1 at the target tokens that overlap a true span, [N] float64. Raises StoreError for other data than was
     scored."""
     examples = scored_examples(store, tokenizer, config.model, config.forget_data, flag="--set forget_data=SPEC")
-    found = {e.id: e for e in examples}
-    out = []
-    for row in rows:
-        example = found[row["example_id"]]
-        true = set(answer_span_tokens(example, tokenizer, answer_spans(example, str(config.given_key), flag="--given-key")))
-        out += [float(i in true) for i in targets_of(row)]
+    drawn = {row["example_id"] for row in rows}
+    named = given_tokens((e for e in examples if e.id in drawn), tokenizer, str(config.given_key), flag="--given-key")
+    true = {example.id: set(tokens) for example, tokens in named}
+    out = [float(i in true[row["example_id"]]) for row in rows for i in targets_of(row)]
     if not any(out):
         raise DataError(f"{shown(config.scores)}: no target token of the {len(rows)} rows drawn lies in a span of {config.given_key}; "
                         "draw more with --rows, or name another column with --given-key")  # fmt: skip
@@ -161,7 +159,9 @@ def retain_examples(config: DiagnoseConfig, rows: Sequence[dict[str, Any]], fold
     if config.retain is None:
         return []
     read = load_rows(config.retain, keys=config.keys)
-    examples = make_examples(read, tokenizer, context=context_length(folder), long=config.long, text_length=config.text_length)
+    examples = make_examples(
+        read, tokenizer, context=context_length(folder), long=config.long, text_length=config.text_length, text_pieces=config.text_pieces
+    )
     forget = {tuple(row["input_ids"]) for row in rows}
     own = [e for e in examples if tuple(e.input_ids) not in forget]
     if len(own) < len(examples):
