@@ -106,7 +106,7 @@ def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> li
     elif spec.startswith("atlas:"):
         split, _, size = spec[6:].partition(":")
         name, records = f"atlas/{split}", _atlas(split, size)
-        keys = TEXT if is_raw_text(spec, keys) else keys
+        keys = TEXT if keys.text is None and is_raw_text(spec, keys) else keys
     elif spec.startswith("lume:"):
         name, records = f"lume/{lume.parts(spec[5:])[0]}", _lume(spec[5:])
     elif spec.startswith("hub:"):
