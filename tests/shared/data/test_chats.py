@@ -178,7 +178,7 @@ BAD = {
     "text": ({"messages": SECRET}, "its column messages is no list of turns; expected a list of turns with role and content"),
     "nothing": ({"messages": []}, "its column messages is empty; expected"),
     "null": ({"conversations": None}, "its column conversations is empty; expected"),
-    "nothing to learn": (with_turn(1, weight=0) | {"messages": [*with_turn(1, weight=0)["messages"][:2]]}, "every assistant turn of its column messages has weight 0"),
+    "nothing to learn": ({"messages": with_turn(1, weight=0)["messages"][:2]}, "every assistant turn of its column messages has weight 0"),
     "an odd weight": (with_turn(1, weight=SECRET), "turn 2 of its messages: its weight is neither 0 nor 1"),
     "too long": ({"messages": messages(["a", "b"] * 501)}, "its column messages has 1002 turns, expected at most 1000"),
     "two system prompts": ({**speakers("system", "user", "assistant"), "system": "Be kind."}, "its column system and the system turn"),
