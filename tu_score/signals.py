@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from shared.data.examples import Example, answer_offsets, place, token_texts
+from shared.data.placed import asked_in
 from shared.data.words import columns as word_columns
 from shared.engines.interface import Engine, Request, TokenScores
 from shared.errors import ModelError
@@ -144,7 +145,7 @@ def add_words(scored: Sequence[dict[str, Any]], examples: Sequence[Example], tok
             row, placed = example.row, place(example.row, tokenizer)
         columns["tokens"] = token_texts(example, placed, tokenizer)
         text, offsets = answer_offsets(example, placed)
-        columns |= word_columns(text, offsets, example.targets, len(example.input_ids), example.row.question)
+        columns |= word_columns(text, offsets, example.targets, len(example.input_ids), asked_in(example.row))
 
 
 def indices(values: np.ndarray) -> list[int | None]:

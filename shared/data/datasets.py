@@ -8,22 +8,22 @@ atlas:documents-forget   raw text about the same people, and atlas:choices-forge
 lume:forget:task2:qa     LUME: forget, retain or full, all of it or one task (task1 to task3), all of that or its
                          completions (sc) or questions (qa); the folder in TU_LUME_DIR, else the hub set
 path/to/file.jsonl       JSONL, JSON, CSV, TSV (also .gz, .xz, .bz2, .zst) or Parquet, a path or an fsspec URL, with
-                         --question-key/--answer-key or --text-key
+                         --question-key/--answer-key, --messages-key or --text-key
 hub:org/name:config:split  any hub set (config may be empty)
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from shared.data import atlas, atlas_documents, lume
+from shared.data import atlas, atlas_documents, chats, lume
 from shared.data.data_files import NAME, SUFFIXES, file_records, reason
-from shared.errors import DataError, nearest
+from shared.errors import ConfigError, DataError, nearest
 from shared.secret import without_secrets
 from shared.settings import COUNT, MANY, About
 
@@ -33,8 +33,6 @@ TOFU_SPLITS = (
     *("forget01_perturbed", "forget05_perturbed", "forget10_perturbed", "retain_perturbed"),
     *("real_authors_perturbed", "world_facts_perturbed", "holdout01", "holdout05", "holdout10"),
 )
-CHATS = ("messages", "conversations", "conversation")
-"""columns in which other tools keep whole chats"""
 LOCAL = f"; a local copy does as well: name its {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file as data"
 
 
@@ -47,6 +45,8 @@ class Row:
     answer: str
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
     """the row's other columns: paraphrased_answer, perturbed_answer, fact_spans (character offsets in answer), ..."""
+    before: tuple[tuple[str, str], ...] = ()
+    """of a conversation: (role, text) of the turns before the question, of which the first may be of system"""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,24 @@ class Keys:
     question: str = "question"
     answer: str = "answer"
     text: str | None = None
+    messages: str | None = None
+    """None: a column of that kind (`chats.COLUMNS`) where a row has neither question nor answer"""
+    turns: str = "last"
+    """of a conversation: the answers that are rows, last or all"""
+
+    @classmethod
+    def recorded(cls, options: Mapping[str, Any]) -> Keys:
+        """Those that a store was scored with, from the options of its manifest."""
+        return cls(options["question_key"], options["answer_key"], options.get("text_key"), options.get("messages_key"),
+                   options.get("turns") or "last")  # fmt: skip
+
+    def chat(self, record: dict[str, Any]) -> str | None:
+        """The column of a row that is read as a conversation; None where the row is none."""
+        if self.text is not None or self.messages is not None:
+            return self.messages if self.text is None else None
+        if self.question in record or self.answer in record or (self.question, self.answer) != (Keys.question, Keys.answer):
+            return None
+        return next((name for name in chats.COLUMNS if name in record), None)
 
 
 TEXT = Keys(text="text")
@@ -76,6 +94,10 @@ class ReadingOptions:
     """column of the answer"""
     text_key: Annotated[str | None, About(flag=True)] = None
     """column of raw text, instead of question and answer"""
+    messages_key: Annotated[str | None, About(flag=True, default="messages or conversations of a row without question and answer")] = None
+    """column of a conversation, instead of question and answer: turns with role and content, or with from and value"""
+    turns: Annotated[Literal["last", "all"] | None, About(default="last")] = None
+    """of a conversation: its last assistant turn is the answer, or each of them is the answer of a row of its own"""
     text_length: Annotated[int, About(unit="tokens", least=2, most=MANY)] = 512
     """length of the examples that raw text is cut into"""
     text_pieces: Annotated[Literal["all", "first"] | None, About(default="all")] = None
@@ -85,7 +107,11 @@ class ReadingOptions:
 
     @property
     def keys(self) -> Keys:
-        return Keys(self.question_key, self.answer_key, self.text_key)
+        if self.text_key is not None and self.messages_key is not None:
+            raise ConfigError(
+                f"--text-key {self.text_key} and --messages-key {self.messages_key}: a row is text or a conversation, give one"
+            )
+        return Keys(self.question_key, self.answer_key, self.text_key, self.messages_key, self.turns or "last")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,15 +142,28 @@ def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> li
     rows = []
     for index, record in enumerate(islice(records, limit)):
         placed = spec.startswith(("atlas:", "lume:"))
-        rows.append(_row(f"{name}/{record.get('row', index) if placed else index}", record, keys))
+        rows += _rows(f"{name}/{record.get('row', index) if placed else index}", record, keys)
     if not rows:
         raise DataError(f"data {without_secrets(spec)}: no rows")
     return rows
 
 
-def _row(name: str, record: Any, keys: Keys) -> Row:
+def _rows(name: str, record: Any, keys: Keys) -> list[Row]:
+    """One row of a record, or one for each of the answers of a conversation."""
     if not isinstance(record, dict):
         raise DataError(f"{name}: expected an object with named values, got {type(record).__name__}")
+    chat = keys.chat(record)
+    if chat is None:
+        return [_row(name, record, keys)]
+    if chat not in record:
+        raise DataError(f"{name}: no key {chat!r}{columns_near(chat, record)}; see --messages-key")
+    answers = chats.answers_of(name, chat, record, keys.turns)
+    extra = {k: v for k, v in record.items() if k != chat and k not in chats.OF_TOOLS}  # empty ones
+    names = [f"{name}#answer{number}" for number in range(1, len(answers) + 1)] if len(answers) > 1 else [name]
+    return [Row(own, one.question, one.answer, extra, one.before) for own, one in zip(names, answers, strict=True)]
+
+
+def _row(name: str, record: dict[str, Any], keys: Keys) -> Row:
     wanted = [keys.text] if keys.text else [keys.question, keys.answer]
     if by_column(record, wanted):
         raise DataError(
@@ -158,12 +197,9 @@ def by_column(record: dict[str, Any], wanted: list[str]) -> bool:
 
 def _missing(key: str, record: dict[str, Any], keys: Keys) -> str:
     """What to do about a key that a row lacks."""
-    chat = next((name for name in CHATS if isinstance(record.get(name), list)), None)
+    chat = next((name for name in chats.COLUMNS if isinstance(record.get(name), list)), None)
     if chat is not None and keys.text is None:
-        return (
-            f"; {chat!r} holds a chat, which is not read: write a row for each question, with its text as {keys.question!r} "
-            f"and that of the reply as {keys.answer!r}"
-        )
+        return f"; {chat!r} holds a conversation: read it with --messages-key {chat}"
     flag = "--text-key" if keys.text else "--question-key, --answer-key or --text-key"
     one = next(iter(record)) if len(record) == 1 else ""
     cut = next((mark for mark in (";", "\t", ",") if mark in one), None)

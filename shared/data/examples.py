@@ -16,12 +16,12 @@ from itertools import islice
 from typing import Any
 
 from shared.console import say
-from shared.data.datasets import Row, kind_of
-from shared.data.layout import encode, layout_of, render, special_ids, turns_of
+from shared.data.datasets import Row
+from shared.data.layout import layout_of, special_ids
+from shared.data.placed import Placed, place
 from shared.errors import ConfigError, DataError
 from shared.files.fs import hash_json
 
-MARK = "qzxjkvwpqz"  # stands in for a text to see where the template puts it; lower-case letters, which no template alters
 LONG = ("error", "truncate", "skip")
 TURNS = {"system_prompt", "instruction", "input", "context", "history", "messages", "conversation", "conversations", "turns", "dialog",
          "dialogue", "chat", "tools"}  # fmt: skip
@@ -121,44 +121,6 @@ def fit(example: Example, context: int | None, long: str) -> Example | None:
     return replace(example, input_ids=example.input_ids[:context], is_target=example.is_target[:context])
 
 
-@dataclass(frozen=True)
-class Laid:
-    """The text that a model reads of a row, and where in it (characters) system prompt, question and answer begin."""
-
-    text: str
-    system_at: int | None
-    """None: there is none, or the plain layout"""
-    question_at: int
-    answer_at: int
-
-
-def layout(tokenizer: Any, question: str, answer: str, system: str | None = None) -> Laid:
-    """Raises DataError when the chat template refuses the turns or changes their text."""
-    own = layout_of(tokenizer)
-    system = system if system is not None else own.system
-    if own.template is None:
-        before = f"{system}\n\n" if system else ""
-        prompt = before + own.plain.format(question=question)
-        return Laid(prompt + answer, None, len(before) + own.plain.index("{"), len(prompt))
-    mark = MARK
-    while mark in question or mark in answer or mark in (system or ""):
-        mark += "k"
-    text = render(tokenizer, turns_of(question, answer, system))
-    question_at = _place(text, render(tokenizer, turns_of(mark, answer, system)), mark, question)
-    answer_at = _place(text, render(tokenizer, turns_of(question, mark, system)), mark, answer)
-    system_at = _place(text, render(tokenizer, turns_of(question, answer, mark)), mark, system) if system else None
-    return Laid(text, system_at, question_at, answer_at)
-
-
-def _place(text: str, marked: str, mark: str, content: str) -> int:
-    """Where `content` begins in `text`, told from the same text with `mark` in its place (a search could find its words
-    elsewhere)."""
-    pieces = marked.split(mark)
-    if len(pieces) < 2 or content.join(pieces) != text:
-        raise DataError("the chat template changes the text of the question or the answer or the system prompt: it cannot be found again")
-    return len(content.join(pieces[:-1]))
-
-
 def qa_example(row: Row, tokenizer: Any) -> Example:
     """One question-answer row. Raises DataError naming the row."""
     question, answer = (row.question or "").strip(), row.answer.strip()
@@ -198,47 +160,6 @@ def _check_rows(name: str, ids: Sequence[int], tokenizer: Any) -> None:
             f"{name}: its text has a token with id {beyond}, but the model's embedding has "
             f"{rows} rows; resize the model's embedding to its tokenizer, or write the row otherwise"
         )
-
-
-@dataclass(frozen=True)
-class Placed:
-    """The tokens of a whole row, and where they stand in the text that a model reads (characters, end-exclusive)."""
-
-    text: str
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-    """empty for tokens that the text does not hold"""
-    question_at: int
-    """where the stripped question begins; 0 for raw text"""
-    answer_at: int
-    """where the stripped answer begins; for raw text, which is not stripped, 0"""
-
-
-def place(row: Row, tokenizer: Any) -> Placed:
-    """Lays a row out and tokenises it once. Raises DataError naming a row that the chat template or the tokenizer
-    cannot take as text."""
-    if row.question is None:
-        made = encode(tokenizer, row.answer, None)
-        return Placed(row.answer, made.ids, made.offsets, 0, 0)
-    question, answer, system = row.question.strip(), row.answer.strip(), system_of(row)
-    try:
-        laid = layout(tokenizer, question, answer, system)
-        contents = [(laid.question_at, laid.question_at + len(question)), (laid.answer_at, laid.answer_at + len(answer))]
-        if laid.system_at is not None:
-            contents.append((laid.system_at, laid.system_at + len(system or layout_of(tokenizer).system or "")))
-        made = encode(tokenizer, laid.text, contents if layout_of(tokenizer).template is not None else None)
-    except DataError as error:
-        raise DataError(f"{row.id}: {error}") from None
-    return Placed(laid.text, made.ids, made.offsets, laid.question_at, laid.answer_at)
-
-
-def system_of(row: Row) -> str | None:
-    """The row's own system prompt, in its column `system`; None where that is missing or empty. Raises DataError naming
-    the row."""
-    system = row.extra.get("system")
-    if system is not None and not isinstance(system, str):
-        raise DataError(f"{row.id}: its system is {kind_of(system)}, expected the text of a system prompt, or null")
-    return (system or "").strip() or None
 
 
 def token_texts(example: Example, placed: Placed, tokenizer: Any) -> list[str]:

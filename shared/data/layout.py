@@ -270,9 +270,11 @@ def _without_turns(text: str, turns: Sequence[Turn]) -> str:
     return text
 
 
-def turns_of(question: str, answer: str, system: str | None) -> list[Turn]:
+def turns_of(question: str, answer: str, system: str | None, before: Sequence[tuple[str, str]] = ()) -> list[Turn]:
+    """`before`: (role, text) of the turns between the system prompt and the question."""
     first = [{"role": "system", "content": system}] if system else []
-    return [*first, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    earlier = [{"role": role, "content": text} for role, text in before]
+    return [*first, *earlier, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 @dataclass(frozen=True)

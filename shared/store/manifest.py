@@ -18,7 +18,8 @@ MOST_TOKENS = 2**31 - 1
 TEXT = Maybe((str, None))
 
 OPTIONS = {
-    "data": Maybe(str), "question_key": Maybe(str), "answer_key": Maybe(str), "text_key": TEXT, "limit": Maybe((Count(1), None)),
+    "data": Maybe(str), "question_key": Maybe(str), "answer_key": Maybe(str), "text_key": TEXT,
+    "messages_key": TEXT, "turns": TEXT, "limit": Maybe((Count(1), None)),
     "long": Maybe(str), "text_length": Maybe(Count(2)), "spans": Maybe(str), "window_length": Maybe(Count(1)),
     "window_stride": Maybe(Count(1)), "window_over": Maybe(str), "template": TEXT, "system": TEXT, "template_date": TEXT,
     "template_options": Maybe(({}, None)), "beginning_token": TEXT, "text_pieces": TEXT,

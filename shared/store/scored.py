@@ -23,7 +23,7 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
     options = store.manifest["options"]
     names = {**tokenizer_names(tokenizer), "chat_template": template_fingerprint(tokenizer)}
     check_fits(store, names, model=model)
-    keys = Keys(options["question_key"], options["answer_key"], options.get("text_key"))
+    keys = Keys.recorded(options)
     spec = data or options["data"]
     if data is None and lacks_secrets(spec):
         raise StoreError(f"{store.folder}: scored from {spec}, whose credentials are not kept; name the data that was scored with {flag}")

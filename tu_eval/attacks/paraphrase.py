@@ -74,7 +74,7 @@ def probes(rows: Sequence[Row], prompt: Prompt, tokenizer: Any, *, context: int 
         shift = len(lead) - (len(row.answer) - len(row.answer.lstrip()))
         spans = [[start + shift, end + shift] for start, end in fact_spans(row)] if facts else []
         text = prompt.template.replace("{question}", question.strip())
-        asked.append(Row(row.id, text, lead + row.answer.strip(), {**row.extra, "fact_spans": spans}))
+        asked.append(replace(row, question=text, answer=lead + row.answer.strip(), extra={**row.extra, "fact_spans": spans}))
     out = []
     for example in make_examples(asked, tokenizer, context=context, long=long):
         if lead:

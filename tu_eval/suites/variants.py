@@ -83,11 +83,12 @@ def _forms(row: Row, part: EvalSet) -> list[Row]:
 
 
 def _renamed(row: Row, kind: str, answers: Sequence[Any]) -> Iterator[Row]:
+    extra = {"system": row.extra["system"]} if "system" in row.extra else {}  # the same question is asked in the same way
     for number, answer in enumerate(answers):
         name = f"{row.id}+{kind}{number}"
         if not isinstance(answer, str):
             raise DataError(f"{name}: expected text, got {type(answer).__name__}")
-        yield replace(row, id=name, answer=answer, extra={})
+        yield replace(row, id=name, answer=answer, extra=extra)
 
 
 def _column(row: Row, name: str, part: EvalSet) -> Any:

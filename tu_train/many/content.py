@@ -71,7 +71,7 @@ def _hash_rows(spec: str, config: UnlearnConfig) -> str:
     """Of all that a run may read of them."""
     wanted = (config.given_key, config.alternate_key)
     rows = load_rows(spec, keys=config.keys, limit=config.limit)
-    return hash_json([[r.id, r.question, r.answer, *(repr(r.extra.get(key)) for key in wanted if key)] for r in rows])
+    return hash_json([[r.id, r.question, r.answer, *r.before, *(repr(r.extra.get(key)) for key in wanted if key)] for r in rows])
 
 
 def columns_read(config: UnlearnConfig) -> list[str]:
@@ -94,8 +94,7 @@ def _hash_columns(config: UnlearnConfig, columns: list[str]) -> str:
     spec = str(config.forget_data or options["data"])
     if lacks_secrets(spec):
         raise ConfigError(f"{without_secrets(where)}: scored from {spec}, whose credentials are not kept; name the data with forget_data")
-    keys = Keys(options["question_key"], options["answer_key"], options.get("text_key"))
-    rows = load_rows(spec, keys=keys, limit=options.get("limit"))
+    rows = load_rows(spec, keys=Keys.recorded(options), limit=options.get("limit"))
     return hash_json([[r.id, *(repr(r.extra.get(name)) for name in columns)] for r in rows])
 
 

@@ -268,8 +268,12 @@ def test_a_folder_behind_a_url_is_refused_with_what_it_holds():
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"messages": [{"role": "user", "content": "你好"}]}, "no key 'question'; 'messages' holds a chat, which is not read: write"),
-        ({"conversations": [{"from": "human", "value": "a"}]}, "no key 'question'; 'conversations' holds a chat"),
+        (
+            {"messages": [{"role": "user", "content": "你好"}]},
+            "its column messages has no assistant turn, so there is no answer; remove the row$",
+        ),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "its column conversations has no assistant turn"),
+        ({"messages": [], "answer": "b"}, "no key 'question'; 'messages' holds a conversation: read it with --messages-key messages$"),
         ({"question": "How many?", "answer": 42}, 'its answer is a number, which is no text; quote it: "answer": "..."$'),
         ({"question": "Is it?", "answer": True}, 'its answer is true or false, which is no text; quote it: "answer": "..."$'),
         ({"question": "a", "answer": float("nan")}, "its answer is NaN, which stands for an empty cell"),
