@@ -25,7 +25,7 @@ from shared.data import atlas, atlas_documents, lume
 from shared.data.data_files import NAME, SUFFIXES, file_records, reason
 from shared.errors import DataError, nearest
 from shared.secret import without_secrets
-from shared.settings import COUNT, MANY, About
+from shared.settings import COUNT, MANY, NONE_OR_MORE, About
 
 TOFU_HUB = "locuslab/TOFU"
 TOFU_SPLITS = (
@@ -78,6 +78,9 @@ class ReadingOptions:
     """column of raw text, instead of question and answer"""
     text_length: Annotated[int, About(unit="tokens", least=2, most=MANY)] = 512
     """length of the examples that raw text is cut into"""
+    text_overlap: Annotated[int | None, About(unit="tokens", default="64 where text is scored, else 0", **NONE_OR_MORE)] = None
+    """raw text: how much of what came before a piece reads again as context, at most half of text_length; each token is
+    a target once (docs/raw_text.md)"""
     text_pieces: Annotated[Literal["all", "first"] | None, About(default="all")] = None
     """which of the pieces of a raw text are read: all, or its first text_length tokens alone"""
     long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
