@@ -76,7 +76,7 @@ def run(work: Path, cell: str, level: float) -> None:
 
 
 def share(work: Path, name: str, exam: str) -> float:
-    return json.loads((work / f"exams-{name}" / exam / "choices.json").read_text())["metrics"]["accuracy_norm"]
+    return json.loads((work / f"exams-{name}" / exam / "choices.json").read_text())["metrics"]["accuracy"]
 
 
 def at_facts(folder: Path, names: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -125,7 +125,7 @@ def page(work: Path) -> None:
     print("| Model | " + " | ".join(f"{exam} exam" for exam in EXAMS) + " | steps |\n|---|" + "---:|" * (len(EXAMS) + 1))
     for name in ("base", "target", *CELLS):
         if all((work / f"exams-{name}" / exam / "choices.json").exists() for exam in EXAMS):
-            steps = json.loads((work / name / "training.json").read_text())["steps"] if name in CELLS else ""
+            steps = json.loads((work / name / "training.json").read_text())["counts"]["steps"] if name in CELLS else ""
             print(f"| {name} | " + " | ".join(f"{100 * share(work, name, exam):.1f} %" for exam in EXAMS) + f" | {steps} |")
     for tokens in ("hard", "all"):
         names = [c for c in CELLS if c.startswith(tokens) and (work / f"exams-{c}" / EXAMS[-1] / "choices.json").exists()]

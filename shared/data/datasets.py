@@ -78,7 +78,7 @@ class ReadingOptions:
     """column of raw text, instead of question and answer"""
     text_length: Annotated[int, About(unit="tokens", least=2, most=MANY)] = 512
     """length of the examples that raw text is cut into"""
-    text_overlap: Annotated[int | None, About(unit="tokens", default="64 where text is scored, else 0", **NONE_OR_MORE)] = None
+    text_overlap: Annotated[int | None, About(unit="tokens", default="128 where text is scored, else 0", **NONE_OR_MORE)] = None
     """raw text: how much of what came before a piece reads again as context, at most half of text_length; each token is
     a target once (docs/raw_text.md)"""
     text_pieces: Annotated[Literal["all", "first"] | None, About(default="all")] = None

@@ -9,14 +9,14 @@ follow. Costs are linear in the text; docs/raw_text.md has measurements.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import regex
 
 from shared.data.words import Match, alike, beside, plain, words_of_text
 
-OVERLAP = 64
+OVERLAP = 128
 """tokens that a piece reads again where text is scored and nothing else was asked for"""
 SENTENCE_END = regex.compile(r"""(?V1)
     \n                                       # a line end
@@ -52,27 +52,25 @@ def cut(count: int, begins: int, length: int, overlap: int) -> Iterator[Piece]:
 
 
 class Said:
-    """What a text has said before each of its sentences."""
+    """Which words of a text an earlier sentence of it holds."""
 
     def __init__(self, text: str) -> None:
-        self._sentences = [0, *(end.end() for end in SENTENCE_END.finditer(text))]
-        self._first: dict[str, int] = {}
-        for word, keys in _keys(words_of_text(text)):
-            for key in {*keys, plain(word.group())}:
-                self._first.setdefault(key, word.start())
+        words = words_of_text(text)
+        self._starts, self._held = [word.start() for word in words], []
+        ends = [end.end() for end in SENTENCE_END.finditer(text)]
+        said, waiting, sentence = set[str](), set[str](), 0
+        for word, pairs in beside(words):
+            own_sentence = bisect_right(ends, word.start())
+            if own_sentence > sentence:
+                said.update(waiting)
+                waiting.clear()
+                sentence = own_sentence
+            own, keys = plain(word.group()), [alike(pair) for pair in pairs]
+            # A character of a script without blanks says little: it is held beside a neighbour, as in a question.
+            self._held.append(any(key in said for key in keys or [own]))
+            waiting |= {own, *keys}
 
-    def before(self, words: list[Match], at: int) -> list[bool]:
-        """Of each of `words`, all of a part of the text that begins at character `at`: does an earlier sentence hold
-        it? A character of a script without blanks is held with its neighbour, as in a question."""
-        out = []
-        for word, keys in _keys(words):
-            place = at + word.start()
-            sentence = self._sentences[bisect_right(self._sentences, place) - 1]
-            out.append(any(self._first.get(key, place) < sentence for key in keys))
-        return out
-
-
-def _keys(words: list[Match]) -> Iterator[tuple[Match, list[str]]]:
-    """Each word and what it is compared by: itself, or each pair of characters that it is part of."""
-    for word, pairs in beside(words):
-        yield word, [alike(pair) for pair in pairs] or [plain(word.group())]
+    def before(self, words: Sequence[Match], at: int) -> list[bool]:
+        """Of each of `words`, those of a part of the text that begins at its character `at`. A word that the part cuts
+        off counts as the whole one."""
+        return [self._held[bisect_right(self._starts, at + word.start()) - 1] for word in words]
