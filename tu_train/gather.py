@@ -23,7 +23,16 @@ from shared.store.scores import open_store
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.data.batches import Item, endless, item_of_example, item_of_row, only
 from tu_train.data.partners import answers_in, fingerprint_of, given_answers, partner_items
-from tu_train.data.sources import ForgetRows, RetainRows, given_positions, open_fitting, read_forget, read_retain, read_retain_store
+from tu_train.data.sources import (
+    ForgetRows,
+    RetainRows,
+    blocked_positions,
+    given_positions,
+    open_fitting,
+    read_forget,
+    read_retain,
+    read_retain_store,
+)
 from tu_train.forward import check_layer
 from tu_train.methods.table import METHOD, Method, find_method
 from tu_train.stopping.evaluating import Evaluation
@@ -80,7 +89,7 @@ def gather_unlearning(config: UnlearnConfig) -> Gathered:
     reads_columns = config.tokens == "given" or config.eval_key or config.paraphrase_key
     examples = scored_examples(store, tokenizer, config.model, config.forget_data, flag="--set forget_data") \
         if learns_answers or reads_columns else []  # fmt: skip
-    given = given_positions(examples, tokenizer, config.given_key) if config.tokens == "given" else None
+    given = _given(config, examples, tokenizer) if config.tokens == "given" else None
     where = shown(config.scores)
     make = partial(item_of_row, selection=config.selection, where=where, all_targets="all targets" in method.needs, given=given,
                    rows=embedding_rows(folder))  # fmt: skip
@@ -99,6 +108,12 @@ def gather_unlearning(config: UnlearnConfig) -> Gathered:
     if config.eval_every:
         evaluation, of_evaluation = _evaluation(config, forget, retain, examples, tokenizer, context)
     return Gathered(folder, tokenizer, {**about, **of_retain, **of_answers, **of_evaluation}, forget, retain, answers, evaluation)
+
+
+def _given(config: UnlearnConfig, examples: list[Example], tokenizer: Any) -> Mapping[str, set[int]]:
+    if config.blocklist is not None:
+        return blocked_positions(examples, tokenizer, config.blocklist)
+    return given_positions(examples, tokenizer, config.given_key)
 
 
 def _retain(
