@@ -229,8 +229,8 @@ def test_importance_of_ones_own_is_trained_inspected_and_compared(store, recipe,
     assert code == 0 and json.loads(out)["recipe"].startswith("column 'importance' of a file"), err
     code, out, err = run_cli("tu-score", "inspect", store, "--html", tmp_path / "page.html")
     assert code == 0 and "of a file (sha256" in (tmp_path / "page.html").read_text(encoding="utf-8"), err
-    code, out, err = run_cli("tu-train", "run", "--model", tiny_model, "--scores", store, "--retain", "none", "--tokens", "soft", "--epochs", 1,
-                             "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip
+    code, out, err = run_cli("tu-train", "run", "--model", tiny_model, "--scores", store, "--retain", "none", "--tokens", "soft",
+                             "--epochs", 1, "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip
     assert code == 0, err
 
 
