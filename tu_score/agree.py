@@ -30,7 +30,7 @@ from shared.lm.finished import check_output
 from shared.lm.models import load_laid_out, locate
 from shared.store.scored import given_tokens, scored_examples
 from shared.store.scores import Store
-from shared.weighting.importance import SIGNALS, Recipe, columns_of, signal
+from shared.weighting.importance import SIGNALS, Recipe, columns_of, describe, signal
 from shared.weighting.weights import most_important, share_count
 from tu_score.recipe import read_targets
 
@@ -79,7 +79,7 @@ def agreement(store: Store, *, truth: str, key: str, model: str, data: str | Non
     scores, starts, word = _scores(store)
     if len(true) != starts[-1]:
         raise StoreError(f"{store.folder}: holds {starts[-1]} target tokens, its data has {len(true)}; tu-score verify says where")
-    recipe = store.manifest["recipe"] and Recipe.recorded(store.manifest["recipe"]).describe()  # none where no importance was written
+    recipe = store.manifest["recipe"] and describe(store.manifest["recipe"])  # none where no importance was written
     figured = compare(scores, true, [slice(a, b) for a, b in pairwise(starts)], word)
     return {"format": FORMAT, "store": store.sha256, "recipe": recipe, "truth": key, **figured}
 

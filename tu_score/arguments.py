@@ -40,6 +40,9 @@ class Inspect(Store):
 class Rewrite(Store):
     recipe: Annotated[str | None, About(flag=True)] = None
     """fields by commas, as in knowledge=positive,alpha=0.7,norm=rank; the others take their defaults"""
+    importance: Annotated[str | None, About(flag=True, metavar="FILE.parquet[:COLUMN]")] = None
+    """instead of a recipe, importance of your own: a list for each example_id, of a value a token or a target token, 0
+    to 1; with --recipe norm=minmax (rank, zscore, max), brought there"""
 
 
 @dataclass(frozen=True, kw_only=True)

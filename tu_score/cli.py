@@ -80,16 +80,27 @@ def verify(given: arguments.Store) -> None:
 
 @command(app, config="shared.weighting.importance:Recipe", arguments=arguments.Rewrite)
 def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
-    """Compute importance again from the columns of a finished store, by another recipe (docs/recipes.md); no model is
-    loaded."""
-    wanted = replace(asked, sets=[*(given.recipe.split(",") if given.recipe else ()), *asked.sets]).resolved().imported()
+    """Compute importance again from the columns of a finished store, by another recipe (docs/recipes.md), or take it
+    from a file of your own; no model is loaded."""
+    sets = [*(given.recipe.split(",") if given.recipe else ()), *asked.sets]
+    wanted = replace(asked, sets=sets).resolved().imported()
+    from shared.errors import ConfigError
     from shared.secret import without_secrets
     from shared.store.scores import open_store
-    from shared.weighting.importance import Recipe
-    from tu_score.recipe import apply_recipe
+    from shared.weighting.importance import describe
 
-    store = apply_recipe(open_store(given.folder), wanted)
-    now, where = Recipe.recorded(store.manifest["recipe"]).describe(), without_secrets(str(store.folder))
+    if given.importance is None:
+        from tu_score.recipe import apply_recipe
+
+        store = apply_recipe(open_store(given.folder), wanted)
+    else:
+        from tu_score.given import give_importance
+
+        named = {text.partition("=")[0].strip() for text in sets}
+        if asked.file is not None or named - {"norm"}:
+            raise ConfigError(f"--importance {given.importance}: stands in place of a recipe; of its fields it takes norm alone")
+        store = give_importance(open_store(given.folder), given.importance, wanted.norm if named else None)
+    now, where = describe(store.manifest["recipe"]), without_secrets(str(store.folder))
     print(f"{where}: importance of {len(store):,} rows ({store.manifest['tokens']:,} tokens) is now {now}")
 
 

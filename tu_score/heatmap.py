@@ -24,7 +24,7 @@ from shared.errors import ConfigError, StoreError
 from shared.files.fs import write_text
 from shared.secret import without_secrets
 from shared.store.scores import Store
-from shared.weighting.importance import Recipe
+from shared.weighting.importance import describe
 from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, missing, shade_rows
 from tu_score.survey import Histogram, histograms
 
@@ -66,7 +66,7 @@ def _facts(store: Store) -> dict[str, str]:
         "replacement": _replacement(manifest["replacement"]),
         "engine": f"{engine['name']} {engine['version']}",
         "dtype": engine["dtype"],
-        "recipe": Recipe.recorded(manifest["recipe"]).describe() if manifest["recipe"] else "none",
+        "recipe": describe(manifest["recipe"]) if manifest["recipe"] else "none",
         "rows": f"{len(store):,}",
         "tokens": f"{manifest['tokens']:,}",
         "self-check": f"ok: {len(check['rows'])} rows scored again differ by at most {check['largest_nats']:.2g} nats "

@@ -108,6 +108,12 @@ def with_importance(table: pa.Table, recipe: Recipe, summaries: Mapping[str, Sum
     return put_importance(table, targets.at, importance(targets.columns, targets.starts, recipe, summaries))
 
 
+def without_importance(table: pa.Table) -> pa.Table:
+    """The part with null in place of importance."""
+    at, _ = flat(table, "is_target")
+    return put_importance(table, np.zeros(len(at), dtype=bool), np.zeros(0))
+
+
 def put_importance(table: pa.Table, at: np.ndarray, values: np.ndarray) -> pa.Table:
     """The part with these values of importance at its target tokens (`at`, [tokens] bool), null elsewhere."""
     full = np.zeros(len(at), dtype=np.float32)

@@ -43,10 +43,10 @@ from shared.store.files import PLAN
 from shared.store.parts import schema
 from shared.store.scores import open_store
 from shared.store.writer import Writer, claim
-from shared.weighting.importance import CODE, Recipe
+from shared.weighting.importance import CODE, FILE, Recipe
 from tu_score.check import self_check
 from tu_score.config import SPAN_PLAN, ScoreConfig
-from tu_score.recipe import apply_recipe, survey, with_importance
+from tu_score.recipe import apply_recipe, survey, with_importance, without_importance
 from tu_score.signals import add_importance, add_words, nullable, optional_columns
 from tu_score.spans import Masking, plan_masking
 from tu_score.workers import Pool, open_scorer, score_parts
@@ -180,6 +180,8 @@ def _applied(writer: Writer, config: ScoreConfig) -> dict[str, Any] | None:
     later = writer.kept["recipe"] if writer.kept is not None else None
     if later is None or later == own:
         return own
+    if FILE in later:
+        return _without_file(writer, config, own)
     recipe, store = Recipe.recorded(later), writer.as_store()
     if recipe.codes() != {name: code for name, code in later.items() if name.endswith(CODE)}:
         raise StoreError(f"{without_secrets(str(store.folder))}: its importance is by {recipe.describe()}, of code that this run does not "
@@ -188,6 +190,17 @@ def _applied(writer: Writer, config: ScoreConfig) -> dict[str, Any] | None:
     for index in sorted(writer.parts):
         writer.write_part(index, with_importance(writer.read_part(index), recipe, summaries, store))
     return dict(later)
+
+
+def _without_file(writer: Writer, config: ScoreConfig, own: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A store that is mended cannot have the importance of a file that is not there: all parts get this run's own
+    again."""
+    say(f"{without_secrets(str(writer.folder))}: its importance came from a file of your own, of which the lost parts cannot be made; "
+        "all of it is by this run's recipe again, tu-score recipe --importance puts yours back")  # fmt: skip
+    for index in sorted(writer.parts):
+        bare = without_importance(writer.read_part(index))  # stays so where there is none, or where it waits for all parts
+        writer.write_part(index, bare if own is None else with_importance(bare, config.recipe, None, writer.as_store()))
+    return own
 
 
 def _require_no_others(writer: Writer, parts: int) -> None:

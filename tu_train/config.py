@@ -136,7 +136,10 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     forget_data: Annotated[str | tuple[str, ...] | None, About(default="the store's own")] = None
     """data spec that the store was scored from, where its texts or columns are needed"""
     given_key: str = "fact_spans"
-    """tokens=given: column of forget_data with [start, end) character offsets in the answer"""
+    """tokens=given: column of forget_data with [start, end) character offsets in the answer (of raw text: in the text),
+    or with words and phrases of it, a list or one"""
+    blocklist: str | None = None
+    """tokens=given: file with one word or phrase a line, looked for in every answer instead of given_key"""
     refusals: Annotated[str | None, About(default="a short list of our own")] = None
     """file with one refusal a line, for methods that learn to refuse"""
     alternate_key: str | None = None
@@ -150,7 +153,8 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     eval_rows: Annotated[int, About(unit="rows", **NONE_OR_MORE)] = 32
     """first rows of each forget and of each retain set that are evaluated"""
     eval_key: str | None = None
-    """also evaluate the fact alone: column of forget_data with [start, end) character offsets in the answer"""
+    """also evaluate the fact alone: column of forget_data with [start, end) character offsets in the answer, or words
+    and phrases of it"""
     paraphrase_key: str | None = None
     """also evaluate the answers reworded: column of forget_data with another wording of each answer (of a list, the
     first)"""
@@ -181,6 +185,8 @@ class UnlearnConfig(TokenOptions, LoopConfig):
             raise ConfigError(
                 f"--retain is missing: {self.method} holds what must stay by {self.term}; name its data, or --retain none to do without"
             )
+        if self.blocklist is not None and self.tokens != "given":
+            raise ConfigError(f"--set blocklist={self.blocklist}: names the tokens of --tokens given, this is --tokens {self.tokens}")
         if self.alternates == "generate" and self.alternate_key is not None:
             raise ConfigError("--set alternates=generate writes what alternate_key reads from a column; give one of them")
         if self.stop_when is not None:

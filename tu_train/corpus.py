@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from shared.store.scored import scored_examples
 from tu_train.config import UnlearnConfig
 from tu_train.data.batches import Item, item_of_row, only
 from tu_train.data.partners import answers_in, fingerprint_of, given_answers, partner_items
-from tu_train.data.sources import ForgetRows, RetainRows, given_positions, open_fitting, read_forget
+from tu_train.data.sources import ForgetRows, RetainRows, blocked_positions, given_positions, open_fitting, read_forget
 from tu_train.forward import check_layer
 from tu_train.methods.table import Method, find_method
 
@@ -64,7 +64,7 @@ def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: di
     forget_data = None if config.forget_data is None else str(config.forget_data)
     examples = scored_examples(store, tokenizer, config.model, forget_data, flag="--set forget_data") \
         if learns_answers or reads_columns else []  # fmt: skip
-    given = given_positions(examples, tokenizer, config.given_key) if config.tokens == "given" else None
+    given = _given(config, examples, tokenizer) if config.tokens == "given" else None
     make = partial(item_of_row, selection=config.selection, where=shown(where), all_targets="all targets" in method.needs, given=given,
                    rows=embedding_rows(folder))  # fmt: skip
     about: dict[str, Any] = {"store": store.sha256, "forget_data": store.fingerprints["data"]}
@@ -76,6 +76,12 @@ def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: di
     if learns_answers:
         corpus = _with_answers(corpus, method, examples, tokenizer, context)
     return _with_evaluation(corpus, examples, tokenizer, context) if config.eval_every else corpus
+
+
+def _given(config: UnlearnConfig, examples: list[Example], tokenizer: Any) -> Mapping[str, set[int]]:
+    if config.blocklist is not None:
+        return blocked_positions(examples, tokenizer, config.blocklist)
+    return given_positions(examples, tokenizer, config.given_key)
 
 
 def _with_answers(corpus: Corpus, method: Method, examples: list[Example], tokenizer: Any, context: int | None) -> Corpus:

@@ -160,6 +160,6 @@ def nll(scores: Store, data: str, facts: str | None, model: str) -> float:
         tokenizer = load_tokenizer(locate(model))
         examples = scored_examples(scores, tokenizer, model, data)
         for example, row in zip(examples, scores.rows(("logprob",)), strict=True):
-            at = answer_span_tokens(example, tokenizer, answer_spans(example, facts, flag="facts"))
+            at = answer_span_tokens(example, tokenizer, answer_spans(example.row, facts, flag="facts"))
             values += [row["logprob"][i] for i in at]
     return -math.fsum(values) / len(values)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
+from shared.console import say
 from shared.data.datasets import Keys, Row, kind_of, load_rows
 from shared.data.examples import Example, answer_span_tokens, data_fingerprint, make_examples, place
+from shared.data.phrases import Span, find_phrases
 from shared.errors import DataError, StoreError
 from shared.lm.models import context_length, locate, template_fingerprint, tokenizer_names
 from shared.secret import lacks_secrets, without_secrets
@@ -46,31 +48,79 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
     return examples
 
 
-def given_tokens(examples: Iterable[Example], tokenizer: Any, key: str, *, flag: str) -> Iterator[tuple[Example, list[int]]]:
-    """Each example with the target tokens (positions in `input_ids`) that a column of the data names. A row is
-    tokenised once for all of its pieces. Raises DataError naming the row, and `flag`."""
+Given = list[tuple[Example, list[int]]]
+"""each example, in order, with the target tokens (positions in `input_ids`) that are named"""
+
+
+def given_tokens(examples: Sequence[Example], tokenizer: Any, key: str, *, flag: str) -> Given:
+    """The tokens that a column of the data names: [start, end) offsets in the answer, or words and phrases of it (a
+    list, or one). What does not occur is counted in a line.
+
+    Raises DataError naming the row and `flag`, and where the column holds phrases of which none occurs.
+    """
+    held = {id(e.row): e.row for e in examples}
+    phrases = {name: found for name, row in held.items() if (found := phrases_in(row, key)) is not None}
+    spans = {name: find_phrases(held[name].answer, found) for name, found in phrases.items()}
+    places = [found for row in spans.values() for found in row]
+    _say_missing(f"column {key}", len(places), sum(not found for found in places), flag)
+    flat = {name: [span for found in row for span in found] for name, row in spans.items()}
+    return _tokens(examples, tokenizer, lambda row: flat[id(row)] if id(row) in flat else answer_spans(row, key, flag=flag))
+
+
+def blocked_tokens(examples: Sequence[Example], tokenizer: Any, phrases: Sequence[str], *, flag: str) -> Given:
+    """The same for one list of words and phrases, looked for in every answer. Raises DataError where none occurs."""
+    spans: dict[int, list[list[Span]]] = {}
+    for example in examples:
+        if id(example.row) not in spans:
+            spans[id(example.row)] = find_phrases(example.row.answer, phrases)
+    found = [any(row[k] for row in spans.values()) for k in range(len(phrases))]
+    _say_missing(flag, len(phrases), found.count(False), flag)
+    return _tokens(examples, tokenizer, lambda row: [span for one in spans[id(row)] for span in one])
+
+
+def _say_missing(what: str, count: int, missing: int, flag: str) -> None:
+    if count and missing == count:
+        raise DataError(f"{what}: none of its {count} words and phrases occurs in an answer; whole words are looked for, case aside "
+                        f"(see {flag})")  # fmt: skip
+    if missing:
+        say(f"{what}: {missing} of {count} words and phrases occur in no answer that they are for; whole words are looked for, case aside")
+
+
+def _tokens(examples: Sequence[Example], tokenizer: Any, spans_of: Callable[[Row], list[Span]]) -> Given:
+    """A row is tokenised once for all of its pieces."""
+    out = []
     for _, pieces in groupby(examples, key=lambda e: id(e.row)):
         first, *others = pieces
-        spans, placed = answer_spans(first, key, flag=flag), place(first.row, tokenizer)
-        for example in (first, *others):
-            yield example, answer_span_tokens(example, tokenizer, spans, placed)
+        spans, placed = spans_of(first.row), place(first.row, tokenizer)
+        out += [(example, answer_span_tokens(example, tokenizer, spans, placed)) for example in (first, *others)]
+    return out
 
 
-def answer_spans(example: Example, key: str, *, flag: str) -> list[tuple[int, int]]:
+def phrases_in(row: Row, key: str) -> list[str] | None:
+    """The words and phrases that a column holds: text, or a list of texts. None where it holds something else."""
+    value = row.extra.get(key)
+    if isinstance(value, str):
+        return [value] if value.strip() else []
+    texts = isinstance(value, list) and len(value) > 0 and all(isinstance(v, str) and v.strip() for v in value)
+    return value if texts else None
+
+
+def answer_spans(row: Row, key: str, *, flag: str) -> list[Span]:
     """The [start, end) character offsets in the answer that a column holds, checked. Raises DataError naming the row,
     and `flag`."""
-    return row_spans(example.row, key, missing=f"name it with {flag}")
+    return row_spans(row, key, missing=f"name it with {flag}", words=True)
 
 
-def row_spans(row: Row, key: str, *, missing: str) -> list[tuple[int, int]]:
-    """The same of a row; `missing`: what to do where there is no such column."""
+def row_spans(row: Row, key: str, *, missing: str, words: bool = False) -> list[Span]:
+    """The same; `missing`: what to do where there is no such column; `words`: could it have held words as well?"""
     if key not in row.extra:
         raise DataError(f"{row.id}: no column {key!r} with the true spans of its answer; {missing}")
     spans, size = row.extra[key], len(row.answer)
     wrong = next((n for n, s in enumerate(spans) if not _is_span(s, size)), None) if isinstance(spans, list) else None
     if wrong is not None or not isinstance(spans, list):  # what stands there is not shown: it may be text of the answer
         what = f"is {kind_of(spans)}" if wrong is None else f"has as entry {wrong} what is no span of it"
-        raise DataError(f"{row.id}: its {key} {what}, expected [[start, end], ...] in characters of the answer, 0 to {size}")
+        rather = ", or words of it" if words else ""
+        raise DataError(f"{row.id}: its {key} {what}, expected [[start, end], ...] in characters of the answer, 0 to {size}{rather}")
     return [(start, end) for start, end in spans]
 
 

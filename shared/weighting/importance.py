@@ -24,6 +24,9 @@ from shared.weighting.norms import NormName, Summary, moments, normalise, per_ex
 Columns = Mapping[str, np.ndarray]
 CODE = "_code"
 """ends the name of what a manifest says of a signal's source, behind the name of the recipe's field"""
+FILE, COLUMN, NORM = "importance_file", "importance_column", "importance_norm"
+"""what a manifest has in place of a recipe where importance came from a file: its sha256, the column, and how it was
+brought to 0–1, if it was"""
 AUTO: tuple[Literal["base_entropy", "tempered_entropy", "entropy"], ...] = ("base_entropy", "tempered_entropy", "entropy")
 
 
@@ -117,6 +120,14 @@ class Recipe:
         """Store columns the recipe reads."""
         words = [] if self.unit == "token" and self.copies == "keep" else ["word", "copied"]
         return list(dict.fromkeys([*(column for name in self.shares() for column in columns_of(name, self)), *words]))
+
+
+def describe(recorded: Mapping[str, Any]) -> str:
+    """What a manifest records as the recipe, in words."""
+    if FILE not in recorded:
+        return Recipe.recorded(recorded).describe()
+    norm = f"{recorded[NORM]} of " if NORM in recorded else ""
+    return f"{norm}column {str(recorded.get(COLUMN))!r} of a file (sha256 {str(recorded[FILE])[:12]})"
 
 
 def _absolute(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:

@@ -13,10 +13,11 @@ import torch
 
 from shared.console import say
 from shared.data.examples import Example
+from shared.data.phrases import read_phrases
 from shared.errors import ConfigError, DataError, StoreError
 from shared.lm.models import locate, require_rows
 from shared.secret import without_secrets as shown
-from shared.store.scored import given_tokens
+from shared.store.scored import blocked_tokens, given_tokens
 from shared.store.scores import Store, check_fits, open_store
 from shared.weighting.weights import Selection
 from tu_train.data.batches import READ_TOP, Item, columns_to_read, endless, endless_store, forget_items, item_of_top_row
@@ -164,8 +165,15 @@ def _warn(shared: list[str], rows: int, where: str) -> None:
 
 
 def given_positions(examples: list[Example], tokenizer: Any, key: str, *, flag: str = "--set given_key") -> Mapping[str, set[int]]:
-    """By example id, the tokens that a column of the data names."""
+    """By example id, the tokens that a column of the data names, by their places or by their words."""
     return {example.id: set(tokens) for example, tokens in given_tokens(examples, tokenizer, key, flag=flag)}
+
+
+def blocked_positions(examples: list[Example], tokenizer: Any, blocklist: str) -> Mapping[str, set[int]]:
+    """By example id, the tokens of the words and phrases that a file lists."""
+    flag = "--set blocklist"
+    phrases = read_phrases(blocklist, flag=flag)
+    return {example.id: set(tokens) for example, tokens in blocked_tokens(examples, tokenizer, phrases, flag=flag)}
 
 
 def open_fitting(where: str, names: dict[str, str], *, model: str, allow_other_model: bool) -> Store:

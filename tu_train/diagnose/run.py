@@ -135,7 +135,7 @@ def given_weights(store: Store, rows: Sequence[dict[str, Any]], tokenizer: Any, 
     scored."""
     examples = scored_examples(store, tokenizer, config.model, config.forget_data, flag="--set forget_data=SPEC")
     drawn = {row["example_id"] for row in rows}
-    named = given_tokens((e for e in examples if e.id in drawn), tokenizer, str(config.given_key), flag="--given-key")
+    named = given_tokens([e for e in examples if e.id in drawn], tokenizer, str(config.given_key), flag="--given-key")
     true = {example.id: set(tokens) for example, tokens in named}
     out = [float(i in true[row["example_id"]]) for row in rows for i in targets_of(row)]
     if not any(out):

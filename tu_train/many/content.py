@@ -20,8 +20,10 @@ from tu_train.methods.table import METHOD, find_method
 
 EARLIER = frozenset({"out", "resume", "save_every", "keep_checkpoints"})
 """settings that earlier versions left out of the hash"""
-NAMES = ("model", "scores", "retain", "retain_scores", "forget_data", "refusals")
+NAMES = ("model", "scores", "retain", "retain_scores", "forget_data", "refusals", "blocklist")
 """fields whose content counts, not their text"""
+LATER = ("blocklist",)
+"""those that earlier versions did not have, and that stand in the hash only where they are given"""
 HASH_LENGTH = 10
 
 
@@ -36,7 +38,8 @@ def content_of(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> tupl
         "retain": lambda name: _hash_rows(name, config),
         "retain_scores": lambda name: open_store(name).sha256,
         "forget_data": lambda name: _hash_rows(name, config),
-        "refusals": _hash_refusals,
+        "refusals": lambda name: _hash_lines(name, "refusals", "one refusal a line"),
+        "blocklist": lambda name: _hash_lines(name, "blocklist", "one word or phrase a line"),
     }
 
     def hash_of(field: str, name: str | None) -> str | None:
@@ -48,6 +51,8 @@ def content_of(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> tupl
     parts: dict[str, Any] = {}
     for field in NAMES:
         name = getattr(config, field)
+        if name is None and field in LATER:
+            continue
         parts[field] = [hash_of(field, each) for each in name] if isinstance(name, tuple) else hash_of(field, name)
     if columns := columns_read(config):
         found = []
@@ -77,7 +82,7 @@ def _hash_rows(spec: str, config: UnlearnConfig) -> str:
 def columns_read(config: UnlearnConfig) -> list[str]:
     """Columns of the scored data that the run reads, beyond those that the hash of forget_data holds already."""
     read = {
-        config.given_key if config.tokens == "given" else None,
+        config.given_key if config.tokens == "given" and config.blocklist is None else None,
         config.alternate_key if "alternate" in find_method(config.method).needs and config.alternates == "column" else None,
         config.eval_key if config.eval_every else None,
         config.paraphrase_key if config.eval_every else None,
@@ -98,7 +103,7 @@ def _hash_columns(config: UnlearnConfig, columns: list[str]) -> str:
     return hash_json([[r.id, *(repr(r.extra.get(name)) for name in columns)] for r in rows])
 
 
-def _hash_refusals(name: str) -> str:
+def _hash_lines(name: str, field: str, expected: str) -> str:
     if not Path(name).is_file():
-        raise ConfigError(f"refusals {name}: no such file; expected one refusal a line")
+        raise ConfigError(f"{field} {name}: no such file; expected {expected}")
     return hash_file(Path(name))

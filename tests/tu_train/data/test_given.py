@@ -27,3 +27,28 @@ def test_facts_of_documents_are_trained_and_agreed_with(tiny_model, tmp_path, ru
     code, out, err = run_cli("tu-score", "agree", store, "--truth", "spans", "--truth-key", "facts", "--model", tiny_model)
     assert code == 0, err
     assert "true" in out and "importance" in out
+
+
+def test_a_blocklist_names_the_tokens_and_is_part_of_the_run(tiny_model, tmp_path, run_cli):
+    data, listed = documents(tmp_path / "documents.jsonl"), tmp_path / "names.txt"
+    store = score(tiny_model, tmp_path / "store", data=str(data), text_key="text", text_length=64, spans="none", alpha=0.0)
+
+    def train(out, *more):
+        return run_cli("tu-train", "run", "--model", tiny_model, "--scores", store, "--retain", "none", "--epochs", 1, "--device", "cpu",
+                       "--out", tmp_path / out, "--set", f"blocklist={listed}", *more)  # fmt: skip
+
+    tokens = {}
+    for out, words in (("a", "DORUNA\nПскове\nwelder\n"), ("b", "doruna\n\nwelder\nпскове\nZanzibar"), ("c", "Doruna")):
+        listed.write_text(words, encoding="utf-8")
+        code, _, err = train(out, "--tokens", "given")
+        assert code == 0 and ("1 of 4 words and phrases occur in no answer" in err) == (out == "b"), err
+        tokens[out] = json.loads((tmp_path / out / "training.json").read_text())["given_tokens"]
+    assert tokens["a"] == tokens["b"] != tokens["c"]
+    for words, more, problem in (
+        ("Zanzibar", ("--tokens", "given"), "--set blocklist: none of its 1 words and phrases occurs in an answer"),
+        ("\n", ("--tokens", "given"), "names.txt: holds no line; expected one word or phrase a line"),
+        ("Doruna", ("--tokens", "hard"), "names the tokens of --tokens given, this is --tokens hard"),
+    ):
+        listed.write_text(words)
+        code, out, err = train("d", *more)
+        assert code == 2 and out == "" and problem in err and "Zanzibar" not in err, err
