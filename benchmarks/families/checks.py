@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 
 from benchmarks.families.made import make_model, write_data
 from benchmarks.families.zoo import Family
@@ -177,7 +178,8 @@ def train(tried: Tried, name: str, *more: object, fresh: bool = True, code: int 
     write, run.write_output = run.write_output, watched
     try:
         command("tu-train", "run", "--model", tried.model, "--scores", tried.folder / "scores", "--retain", tried.data / "retain.jsonl",
-                "--out", out, "--device", "cpu", "--epochs", 2, "--learning-rate", 1e-3, "--set", "batch_size=2", *more, code=code)  # fmt: skip
+                "--out", out, "--device", "cpu", "--epochs", 2, "--learning-rate", 1e-3, "--set", "batch_size=2", *more,
+                code=code)  # fmt: skip
     finally:
         run.write_output = write
     return out, seen[0] if seen else None
@@ -189,9 +191,9 @@ def check_full(tried: Tried) -> Facts:
 
 def check_lora(tried: Tried) -> Facts:
     out, expected = train(tried, "lora", "--method", "npo", "--lora", 4)
-    layers = json.loads((out / "adapter" / "adapter_config.json").read_text())["target_modules"]
-    endings = sorted({name.split(".")[-1] for name in layers})
-    return {**after_training(tried, out, expected), "layers": endings, "count": len(layers)}
+    with safe_open(out / "adapter" / "adapter_model.safetensors", "pt") as held:
+        layers = [name.removesuffix(".lora_A.weight") for name in held.keys() if name.endswith(".lora_A.weight")]  # noqa: SIM118
+    return {**after_training(tried, out, expected), "layers": sorted({n.split(".")[-1] for n in layers}), "count": len(layers)}
 
 
 def check_rmu(tried: Tried) -> Facts:
@@ -251,8 +253,8 @@ def check_resume(tried: Tried) -> Facts:
 
 def check_evaluate(tried: Tried) -> Facts:
     out = tried.fresh("results")
-    command("tu-eval", "run", "--model", tried.folder / "full", "--suite", tried.data / "suite.toml", "--device", "cpu", "--engine", "torch",
-            "--template", "auto", "--set", "max_new_tokens=8", "--out", out)  # fmt: skip
+    command("tu-eval", "run", "--model", tried.folder / "full", "--suite", tried.data / "suite.toml", "--device", "cpu", "--engine",
+            "torch", "--template", "auto", "--set", "max_new_tokens=8", "--out", out)  # fmt: skip
     found = json.loads((out / "summary.json").read_text())["metrics"]
     wanted = {f"{s}_{kind}": found[f"{s}_{kind}"] for s in ("forget", "retain") for kind in ("probability", "rouge", "truth_ratio")}
     if any(value is None or not np.isfinite(value) for value in wanted.values()):

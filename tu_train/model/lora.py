@@ -15,6 +15,8 @@ from shared.errors import ConfigError
 from tu_train.model.trainable import near
 
 ALL = ("all-linear",)
+RECURRENT = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
+"""model types whose kernels read the weight of `out_proj` past an adapter, which peft refuses to put there"""
 README = """An adapter that was trained to unlearn. It is kept for study only: **taking it off gives back the model before unlearning**,
 everything relearned at once. The folder above holds the merged model, which is what to hand on.
 """
@@ -53,8 +55,7 @@ def _ending(target: str, names: Sequence[str]) -> bool:
 
 def default_layers(model: Any, names: Sequence[str], *, every: bool) -> list[str]:
     """Of the linear layers `names` those that peft adapts in this architecture unless told (most often query and
-    value); all of them where it knows none, or where `every` is asked for. In a block with recurrence the last layer
-    is left out: its kernels read the weight past an adapter, and peft refuses it."""
+    value); all of them where it knows none, or where `every` is asked for, less those that it refuses."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     known = () if every else TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type, ())
@@ -62,8 +63,7 @@ def default_layers(model: Any, names: Sequence[str], *, every: bool) -> list[str
         chosen = [n for n in names if re.fullmatch(known, n)]
     else:
         chosen = [n for n in names if any(_ending(t, [n]) for t in known)]
-    recurrent = {n.rpartition(".")[0] for n, m in model.named_modules() if isinstance(m, nn.Conv1d)}
-    return [n for n in chosen or names if not (n.endswith(".out_proj") and n.rpartition(".")[0] in recurrent)]
+    return [n for n in chosen or names if not (model.config.model_type in RECURRENT and _ending("out_proj", [n]))]
 
 
 def export_lora(wrapper: Any, folder: Path, *, unlearned: bool) -> Any:
