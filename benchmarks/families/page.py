@@ -1,5 +1,5 @@
-"""docs/models.md from the results: one row a family, one column a thing, and the lines that users see where something is
-refused."""
+"""docs/models.md from the results: one row a family, one column a thing, and the lines that users see where something
+is refused."""
 
 from __future__ import annotations
 
