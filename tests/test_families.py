@@ -93,6 +93,6 @@ def test_the_page_is_that_of_the_kept_results():
 def test_the_kept_results_are_of_every_family_and_none_is_wrong():
     found = json.loads(KEPT.read_text(encoding="utf-8"))["families"]
     assert set(found) == {f.name for f in FAMILIES} and len(found) >= 14
-    missing = {(name, check) for name, checks in found.items() for check in COLUMNS if check not in checks}
-    assert not missing
+    missing = {(name, check) for name, checks in found.items() for check in COLUMNS if check not in checks and check != "vllm"}
+    assert not missing, "vLLM is an extra; all else runs everywhere"
     assert not [(name, check) for name, checks in found.items() for check, facts in checks.items() if "wrong" in facts]

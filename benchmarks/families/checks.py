@@ -192,7 +192,8 @@ def check_full(tried: Tried) -> Facts:
 def check_lora(tried: Tried) -> Facts:
     out, expected = train(tried, "lora", "--method", "npo", "--lora", 4)
     with safe_open(out / "adapter" / "adapter_model.safetensors", "pt") as held:
-        layers = [name.removesuffix(".lora_A.weight") for name in held.keys() if name.endswith(".lora_A.weight")]  # noqa: SIM118
+        # An adapter of a parameter that is no layer of its own stands under the layer that holds it.
+        layers = [name.removesuffix(".lora_A.weight").removesuffix(".base_layer") for name in held.keys() if name.endswith(".lora_A.weight")]  # noqa: SIM118
     return {**after_training(tried, out, expected), "layers": sorted({n.split(".")[-1] for n in layers}), "count": len(layers)}
 
 
@@ -252,7 +253,7 @@ def check_resume(tried: Tried) -> Facts:
 
 
 def check_evaluate(tried: Tried) -> Facts:
-    out = tried.fresh("results")
+    out = tried.fresh("evaluated")
     command("tu-eval", "run", "--model", tried.folder / "full", "--suite", tried.data / "suite.toml", "--device", "cpu", "--engine",
             "torch", "--template", "auto", "--set", "max_new_tokens=8", "--out", out)  # fmt: skip
     found = json.loads((out / "summary.json").read_text())["metrics"]
