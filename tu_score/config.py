@@ -38,7 +38,7 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     are fields here too."""
 
     model: Annotated[str, About(flag=True)]
-    """the model to be unlearned: local folder, org/name[@revision], or smollm2"""
+    """the model to be unlearned: local folder, FILE.gguf, org/name[@revision], or smollm2"""
     data: Annotated[str, About(flag=True)]
     """the forget set: tofu:forget01, atlas:forget, hub:org/name:config:split, or a .jsonl, .json, .csv, .tsv or
     .parquet file"""

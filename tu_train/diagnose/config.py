@@ -21,7 +21,7 @@ class DiagnoseConfig(SelectionOptions, ReadingOptions, LayoutOptions, DeviceOpti
     """Diagnosis. How data is read speaks of the retain data; the scored data is read as it was scored."""
 
     model: Annotated[str, About(flag=True)]
-    """the scored model: local folder, org/name[@revision], or smollm2"""
+    """the scored model: local folder, FILE.gguf, org/name[@revision], or smollm2"""
     scores: Annotated[str, About(flag=True)]
     """score store of the forget set (tu-score run)"""
     out: Annotated[str, About(flag=True, changes=False)] = "diagnose"
