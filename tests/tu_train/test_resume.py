@@ -136,7 +136,7 @@ def several(command, target, scores, tmp_path):
     def run(out, *more, **fields):
         sources = {"--model": target, "--retain": RETAIN}
         return command(out, "--method", "pdu", "--tokens", "all", "--option", "step=[0.5, 0.1]", *more, sources=sources, **lists,
-                       save_every=2, **fields)  # fmt: skip
+                       save_every=2, optimizer="adamw_transformers", **fields)  # fmt: skip
 
     return run
 
