@@ -25,7 +25,7 @@ from shared.data import atlas, atlas_documents, chats, lume
 from shared.data.data_files import NAME, SUFFIXES, file_records, reason
 from shared.errors import ConfigError, DataError, nearest
 from shared.secret import without_secrets
-from shared.settings import COUNT, MANY, About
+from shared.settings import COUNT, MANY, NONE_OR_MORE, About
 
 TOFU_HUB = "locuslab/TOFU"
 TOFU_SPLITS = (
@@ -100,6 +100,9 @@ class ReadingOptions:
     """of a conversation: its last assistant turn is the answer, or each of them is the answer of a row of its own"""
     text_length: Annotated[int, About(unit="tokens", least=2, most=MANY)] = 512
     """length of the examples that raw text is cut into"""
+    text_overlap: Annotated[int | None, About(unit="tokens", default="128 where text is scored, else 0", **NONE_OR_MORE)] = None
+    """raw text: how much of what came before a piece reads again as context, at most half of text_length; each token is
+    a target once (docs/raw_text.md)"""
     text_pieces: Annotated[Literal["all", "first"] | None, About(default="all")] = None
     """which of the pieces of a raw text are read: all, or its first text_length tokens alone"""
     long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
