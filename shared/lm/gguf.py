@@ -20,6 +20,7 @@ from shared.errors import ModelError
 from shared.files.fs import atomic_folder
 from shared.lm.gguf_files import cache_folder, content_hash, gguf_files, join, split_hash
 from shared.lm.gguf_header import Header, check_kind, read_header
+from shared.lm.gguf_rope import put_scaling
 from shared.lm.library import NO_CODE, quiet_transformers, reading
 from shared.lm.model_files import check_token_ids, refuse_pointer
 
@@ -134,6 +135,7 @@ def _plain(name: str, file: Path, config: Any, header: Header) -> PreTrainedMode
     import torch
     import transformers
 
+    put_scaling(name, config, header, file)
     apart = "output.weight" in header.elements
     if apart:
         config.tie_word_embeddings = False  # some architectures would drop it unread
@@ -154,9 +156,6 @@ def _plain(name: str, file: Path, config: Any, header: Header) -> PreTrainedMode
         plain = type(packed)(type(packed.config)(**values))
     plain.load_state_dict(packed.state_dict(), assign=True)
     plain.tie_weights()
-    if any(key.startswith("rope_") for key in header.elements):
-        say(f"model {name}: its GGUF file scales positions (rope_freqs), which transformers does not read from it; "
-            "far apart tokens are read otherwise than by the model it was made from")  # fmt: skip
     return plain
 
 

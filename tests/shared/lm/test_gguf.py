@@ -53,7 +53,8 @@ def rotated(values: np.ndarray, heads: int) -> np.ndarray:
 
 
 def write_gguf(file: Path, form: str = "byte level", *, head: str = "tied", bos: bool | None = None, template: str | None = CHATML,
-               leave_out: str = "", quantised: bool = False, **entries) -> torch.nn.Module:  # fmt: skip
+               leave_out: str = "", quantised: bool = False, scales: list[float] | None = None, rope: dict | None = None,
+               **entries) -> torch.nn.Module:  # fmt: skip
     """A tiny random model as GGUF, and the model.
 
     `head`: tied, twice (the embedding written again), or apart; `entries`: further entries of the file, numbers or
@@ -63,7 +64,9 @@ def write_gguf(file: Path, form: str = "byte level", *, head: str = "tied", bos:
     tokenizer = build_tokenizer() if form == "byte level" else build_sentencepiece()
     state = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     torch.manual_seed(0)
-    config = config_class(**SIZES, vocab_size=len(tokenizer), tie_word_embeddings=head != "apart")
+    config = config_class(
+        **SIZES, vocab_size=len(tokenizer), tie_word_embeddings=head != "apart", **({"rope_parameters": rope} if rope else {})
+    )
     model = model_class(config).eval()
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_context_length(config.max_position_embeddings)
@@ -107,6 +110,8 @@ def write_gguf(file: Path, form: str = "byte level", *, head: str = "tied", bos:
             writer.add_tensor(name, gguf.quantize(values, gguf.GGMLQuantizationType.Q8_0), raw_dtype=gguf.GGMLQuantizationType.Q8_0)
         else:
             writer.add_tensor(name, np.ascontiguousarray(values))
+    if scales is not None:
+        writer.add_tensor("rope_freqs.weight", np.array(scales, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -214,6 +219,22 @@ def test_what_lies_beside_the_file_plays_no_part(tmp_path, monkeypatch):
     monkeypatch.setenv("TU_CACHE_DIR", str(tmp_path / "second"))
     folder = locate(str(other / "tiny.gguf"))
     assert folder.parent == tmp_path / "second" and model_fingerprint(folder) == wanted and load_tokenizer(folder).chat_template == CHATML
+
+
+def test_scaled_positions_of_llama_3_come_back_as_their_rule(tmp_path, capfd):
+    rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192}  # fmt: skip
+    plain = 1 / (10000.0 ** (torch.arange(4) / 4))
+    made = LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=rope)).model.rotary_emb.inv_freq
+    model = write_gguf(tmp_path / "tiny.gguf", "sentencepiece", rope=rope, scales=(plain / made).tolist())
+    folder = locate(str(tmp_path / "tiny.gguf"))
+    assert json.loads((folder / "config.json").read_text())["rope_parameters"] == rope
+    ids = list(range(300, 340)) * 10
+    assert torch.allclose(logits(loaded(folder), ids), logits(model, ids), atol=1e-6)
+    write_gguf(tmp_path / "other.gguf", "sentencepiece", scales=[1.0, 1.5, 1.5, 3.0])
+    assert "scales positions" not in capfd.readouterr().err
+    locate(str(tmp_path / "other.gguf"))
+    assert "scales positions by a rule that transformers does not read" in capfd.readouterr().err
 
 
 # --- parts
