@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.config import as_dict, read_toml, resolve
+from shared.config import read_toml, resolve
 from shared.console import say
-from shared.errors import ConfigError, StoreError, UserError, nearest
+from shared.errors import ConfigError, StoreError, UserError
 from shared.files.fs import write_text
 from shared.lm.models import model_fingerprint
 from shared.process import resolved, run_command
 from shared.records import INDEX
-from shared.settings import harmless
 from shared.study import MEASURES, Study, load_study
 from tu_eval.compare.comparison import Comparison, load_comparison
 from tu_eval.compare.export import write_exports
@@ -69,7 +68,7 @@ def measure_all(path: Path, out: Path, sets: tuple[str, ...] = ()) -> Outcome:
     cannot be measured."""
     study = load_study(path, out, sets)
     if not study.measures:
-        raise ConfigError(f"{path}: measures nothing; add a table [eval], [benchmarks] or [choices]{_near(study)}")
+        raise ConfigError(f"{path}: measures nothing; add a table [eval], [benchmarks] or [choices]")
     for name, settings in study.measures.items():
         resolved(MEASURES[name][1], {**settings, "model": "-", "out": "-"}, what=f"{path}: {name}")
     subjects = _subjects(study, out)
@@ -90,10 +89,6 @@ def measure_all(path: Path, out: Path, sets: tuple[str, ...] = ()) -> Outcome:
     failed = {label for label, _ in outcome.failed}
     _write_pages(study, [s for s in subjects if s.label not in failed], out, outcome)
     return outcome
-
-
-def _near(study: Study) -> str:
-    return nearest(min(study.models, default="eval"), MEASURES) if study.models else ""
 
 
 def _subjects(study: Study, out: Path) -> list[Subject]:
@@ -135,7 +130,7 @@ def _finished(subject: Subject, table: str, settings: Mapping[str, Any]) -> bool
     if not (place / KINDS[table].summary).exists():
         return False
     summary = load_results(place).summary if table == "eval" else read_folder(place, KINDS[table]).summary
-    mine, theirs = (_settings(table, values, place) for values in (settings, read_toml(place / CONFIG, flag="")))
+    mine, theirs = (resolved(MEASURES[table][1], values, what=str(place)) for values in (settings, read_toml(place / CONFIG, flag="")))
     differ = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k) and k not in ELSEWHERE)
     fingerprint = model_fingerprint(find_model(subject.model))
     if summary["model_fingerprint"] != fingerprint:
@@ -150,13 +145,6 @@ def _finished(subject: Subject, table: str, settings: Mapping[str, Any]) -> bool
     if differ:
         raise StoreError(f"{place}: its numbers are of another run, which differs in {', '.join(differ)}; delete it to measure again")
     return True
-
-
-def _settings(table: str, values: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    if table != "eval":
-        return resolved(MEASURES[table][1], values, what=str(place))
-    config = resolve(EvalConfig, flags=values)
-    return {k: v for k, v in as_dict(config).items() if k not in harmless(config)}
 
 
 def _write_pages(study: Study, subjects: list[Subject], out: Path, outcome: Outcome) -> None:

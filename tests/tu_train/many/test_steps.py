@@ -1,7 +1,6 @@
 """Steps before the runs: through the real commands, from a base model to the page; what is skipped, and what fails."""
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -104,15 +103,3 @@ def test_what_no_command_knows_is_refused_before_any_work(study, tmp_path, run_c
     code, _, err = run_cli("tu-train", "many", study, "--out", tmp_path / "o", "--set", given)
     assert code == 2 and len(err.splitlines()) == 1 and re.search(pattern, err), err
     assert not (tmp_path / "o").exists()
-
-
-def test_the_child_is_the_same_code(monkeypatch, tmp_path):
-    """A folder `shared` where the command is started is not taken for ours."""
-    from shared.process import resolved
-
-    (tmp_path / "shared").mkdir()
-    (tmp_path / "shared" / "__init__.py").write_text("raise SystemExit('another')\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    found = resolved("tu_train.config:FinetuneConfig", {"model": "m", "data": "d", "out": "o"}, what="x")
-    assert found["model"] == "m" and "PYTHONPATH" not in os.environ
