@@ -47,7 +47,7 @@ ELSEWHERE = ("model", "label", "retain_results", "mmlu")
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredModel:
     label: str
     model: str
     places: dict[str, Path]
@@ -91,15 +91,15 @@ def measure_all(path: Path, out: Path, sets: tuple[str, ...] = ()) -> Outcome:
     return outcome
 
 
-def _subjects(study: Study, out: Path) -> list[Subject]:
+def _subjects(study: Study, out: Path) -> list[MeasuredModel]:
     """The retain model first: the others are measured against its results."""
     models = sorted(study.models.items(), key=lambda item: item[0] != RETAIN)
-    named = [Subject(label, model, {t: out / FOLDERS[t] / label for t in study.measures}) for label, model in models]
+    named = [MeasuredModel(label, model, {t: out / FOLDERS[t] / label for t in study.measures}) for label, model in models]
     runs = [held for held in read_index(out / INDEX) if held.run.status == "finished"] if (out / INDEX).is_file() else []
-    return named + [Subject(r.run.name, str(r.folder), {t: r.folder / FOLDERS[t] for t in study.measures}) for r in runs]
+    return named + [MeasuredModel(r.run.name, str(r.folder), {t: r.folder / FOLDERS[t] for t in study.measures}) for r in runs]
 
 
-def _measure(study: Study, subject: Subject, subjects: list[Subject]) -> None:
+def _measure(study: Study, subject: MeasuredModel, subjects: list[MeasuredModel]) -> None:
     for table in reversed(MEASURES):  # the suite last: LUME's final score reads MMLU
         if table not in study.measures:
             continue
@@ -114,7 +114,7 @@ def _measure(study: Study, subject: Subject, subjects: list[Subject]) -> None:
             run_command(MEASURES[table][0], settings, what=subject.label)
 
 
-def _of_suite(settings: dict[str, Any], study: Study, subject: Subject, subjects: list[Subject]) -> dict[str, Any]:
+def _of_suite(settings: dict[str, Any], study: Study, subject: MeasuredModel, subjects: list[MeasuredModel]) -> dict[str, Any]:
     """With what depends on the model: its label, the retain results, its MMLU."""
     more: dict[str, Any] = {"label": subject.label}
     if subject.label != RETAIN and subjects[0].label == RETAIN:
@@ -124,7 +124,7 @@ def _of_suite(settings: dict[str, Any], study: Study, subject: Subject, subjects
     return {**more, **settings}
 
 
-def _finished(subject: Subject, table: str, settings: Mapping[str, Any]) -> bool:
+def _finished(subject: MeasuredModel, table: str, settings: Mapping[str, Any]) -> bool:
     """Whether the numbers are there. Raises StoreError for those of other settings or weights."""
     place = subject.places[table]
     if not (place / KINDS[table].summary).exists():
@@ -147,7 +147,7 @@ def _finished(subject: Subject, table: str, settings: Mapping[str, Any]) -> bool
     return True
 
 
-def _write_pages(study: Study, subjects: list[Subject], out: Path, outcome: Outcome) -> None:
+def _write_pages(study: Study, subjects: list[MeasuredModel], out: Path, outcome: Outcome) -> None:
     if "eval" in study.measures and subjects:
         index = out / INDEX if (out / INDEX).is_file() else None
         named = [s.places["eval"] for s in subjects if s.label in study.models]
@@ -164,7 +164,7 @@ def _write_pages(study: Study, subjects: list[Subject], out: Path, outcome: Outc
         outcome.pages.append(out / "benchmarks.md")
 
 
-def _numbers(study: Study, subject: Subject) -> dict[str, float]:
+def _numbers(study: Study, subject: MeasuredModel) -> dict[str, float]:
     """Accuracies of benchmarks and choices, by task and metric."""
     out: dict[str, float] = {}
     for table in ("benchmarks", "choices"):

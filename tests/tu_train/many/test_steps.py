@@ -43,7 +43,7 @@ retain = "{base}"
 
 [eval]
 suite = "atlas:{world}"
-max_new_tokens = 8
+generate = false
 device = "cpu"
 """
 
@@ -78,8 +78,8 @@ def test_from_the_base_to_the_page(study, tmp_path, run_cli):
         assert code == 0, err
     assert err.count("finished already") == 4
     assert {k: v for k, v in made(out).items() if "index.json" not in k} == before
-    code, stdout, err = run_cli("tu-eval", "many", study, "--out", out, "--set", "eval.max_new_tokens=4")
-    assert code == 2 and re.search(r"error: .*results/retain: its numbers are of another run, which differs in max_new_tokens", err)
+    code, stdout, err = run_cli("tu-eval", "many", study, "--out", out, "--set", "eval.seed=1")
+    assert code == 2 and re.search(r"error: .*results/retain: its numbers are of another run, which differs in seed", err)
 
 
 def test_a_step_that_fails_ends_with_its_line_and_nothing_is_trained(study, tmp_path, run_cli):
