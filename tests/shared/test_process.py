@@ -43,3 +43,13 @@ def test_a_command_that_fails_ends_with_its_line(tmp_path, capsys):
     with pytest.raises(UserError, match=r"^s\.toml: step a: model .* has no config\.json; [^\n]*$"):
         run_command("tu-score run", {"model": str(tmp_path), "data": "nowhere.jsonl", "out": str(tmp_path / "o")}, what="s.toml: step a")
     assert "error:" not in capsys.readouterr().err
+
+
+def test_the_child_is_the_same_code(monkeypatch, tmp_path):
+    """A folder `shared` where the command is started is not taken for ours."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "__init__.py").write_text("raise SystemExit('another')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with pytest.raises(UserError, match=r"^x: --model is missing"):
+        run_command("tu-score run", {"data": "d", "out": "o"}, what="x")

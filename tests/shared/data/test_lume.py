@@ -65,7 +65,7 @@ def test_a_spec_names_a_part(small, spec, numbers):
 
 def test_full_is_both_splits_and_limit_takes_the_first(small):
     assert [r.extra["lume_id"] for r in load_rows("lume:full")] == [r["id"] for s in ("forget", "retain") for r in rows(s)]
-    assert len({r.id for r in load_rows("lume:full")}) == 12
+    assert {r.id for r in load_rows("lume:full")} == {f"lume/{split}/{n}" for split in ("forget", "retain") for n in range(6)}
     assert [r.id for r in load_rows("lume:forget:task2", limit=1)] == ["lume/forget/2"]
 
 
@@ -187,6 +187,7 @@ def test_a_file_that_is_none_of_lumes(small, forget, pattern):
 
 def test_a_folder_that_lacks_a_split(small):
     (small / "retain.jsonl").unlink()
+    refused("lume:full", r"retain\.jsonl does not exist")
     refused("lume:retain", r"retain\.jsonl does not exist; TU_LUME_DIR should be the folder with forget\.jsonl and retain\.jsonl")
 
 

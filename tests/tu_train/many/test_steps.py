@@ -1,7 +1,6 @@
 """Steps before the runs: through the real commands, from a base model to the page; what is skipped, and what fails."""
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -44,7 +43,7 @@ retain = "{base}"
 
 [eval]
 suite = "atlas:{world}"
-max_new_tokens = 8
+generate = false
 device = "cpu"
 """
 
@@ -79,8 +78,8 @@ def test_from_the_base_to_the_page(study, tmp_path, run_cli):
         assert code == 0, err
     assert err.count("finished already") == 4
     assert {k: v for k, v in made(out).items() if "index.json" not in k} == before
-    code, stdout, err = run_cli("tu-eval", "many", study, "--out", out, "--set", "eval.max_new_tokens=4")
-    assert code == 2 and re.search(r"error: .*results/retain: its numbers are of another run, which differs in max_new_tokens", err)
+    code, stdout, err = run_cli("tu-eval", "many", study, "--out", out, "--set", "eval.seed=1")
+    assert code == 2 and re.search(r"error: .*results/retain: its numbers are of another run, which differs in seed", err)
 
 
 def test_a_step_that_fails_ends_with_its_line_and_nothing_is_trained(study, tmp_path, run_cli):
@@ -104,15 +103,3 @@ def test_what_no_command_knows_is_refused_before_any_work(study, tmp_path, run_c
     code, _, err = run_cli("tu-train", "many", study, "--out", tmp_path / "o", "--set", given)
     assert code == 2 and len(err.splitlines()) == 1 and re.search(pattern, err), err
     assert not (tmp_path / "o").exists()
-
-
-def test_the_child_is_the_same_code(monkeypatch, tmp_path):
-    """A folder `shared` where the command is started is not taken for ours."""
-    from shared.process import resolved
-
-    (tmp_path / "shared").mkdir()
-    (tmp_path / "shared" / "__init__.py").write_text("raise SystemExit('another')\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    found = resolved("tu_train.config:FinetuneConfig", {"model": "m", "data": "d", "out": "o"}, what="x")
-    assert found["model"] == "m" and "PYTHONPATH" not in os.environ
