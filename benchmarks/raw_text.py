@@ -28,9 +28,9 @@ FORGET, RETAIN = f"atlas:documents-forget:{WORLD}", f"atlas:documents-retain:{WO
 EXAMS = ("forget", "retain", "world")
 CELLS = [f"{tokens}-{seed}" for tokens in ("hard", "all") for seed in range(3)]
 LEARN = ["--epochs", "6", "--set", "batch_size=2", "--learning-rate", "3e-4", "--set", "batch_tokens=1024", "--set", "checkpointing=false"]
-UNLEARN = ["--method", "npo", "--epochs", "16", "--learning-rate", "5e-5", "--set", "batch_size=2", "--set", "batch_tokens=1024",
-           "--set", "schedule=constant", "--set", "warmup=0", "--set", "checkpointing=false", "--eval-every", "3",
-           "--set", "eval_rows=6", "--set", "eval_key=fact_spans", "--set", "land=true"]  # fmt: skip
+UNLEARN = ["--method", "npo", "--option", "beta=0.01", "--epochs", "16", "--learning-rate", "1e-4", "--set", "batch_size=2",
+           "--set", "batch_tokens=1024", "--set", "schedule=constant", "--set", "warmup=0", "--set", "checkpointing=false",
+           "--eval-every", "2", "--set", "eval_rows=4", "--set", "eval_key=fact_spans", "--set", "land=true"]  # fmt: skip
 SIGNALS = {
     "base entropy": {}, "gain": {"alpha": 1, "knowledge": "gain"}, "entropy": {"uncertainty": "entropy"},
     "delta": {"alpha": 1, "knowledge": "absolute"}, "delta, taken away": {"alpha": 1, "knowledge": "positive"},

@@ -105,7 +105,11 @@ def test_a_split_that_is_near_is_named():
         load_rows("atlas:documents:documents=7")
 
 
-HASH = "import hashlib, json; from shared.data import atlas_documents as a; print(hashlib.sha256(json.dumps([a.rows(s) for s in (*a.DOCUMENTS, *a.CHOICES)]).encode('ascii')).hexdigest())"
+HASH = """
+import hashlib, json
+from shared.data import atlas_documents as a
+print(hashlib.sha256(json.dumps([a.rows(s) for s in (*a.DOCUMENTS, *a.CHOICES)]).encode("ascii")).hexdigest())
+"""
 
 
 def test_the_same_rows_come_in_every_process():
