@@ -120,12 +120,14 @@ def _as_field(setting: Setting, value: Any) -> Any:
         return pairs(value, str(setting.flag))
     if setting.about.commas:
         value = [name.strip() for text in value or () for name in text.split(",") if name.strip()]
+    if setting.one_or_more and value and len(value) == 1:
+        return value[0]
     return tuple(value) if isinstance(value, list) else value
 
 
 def _parameter(setting: Setting, *, later: bool = False) -> inspect.Parameter:
     """`later`: the default comes when the configuration is resolved; until then a flag that was not given is None."""
-    several = setting.kind in (tuple, dict)
+    several = setting.kind in (tuple, dict) or setting.one_or_more
     default = None if later or setting.default == () else setting.default
     switch = setting.kind is bool and "/" not in (setting.flag or "")
     shown = False if setting.required or switch else setting.shown or False

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from shared.errors import ConfigError, StoreError, nearest
 from shared.files.fs import open_regular, write_text
 from shared.secret import without_secrets_in
+from shared.settings import one_or_more
 
 T = TypeVar("T")
 LISTED = "the _config.toml beside every output shows those in use, docs and --help say what they do"
@@ -59,7 +60,14 @@ def resolve(kind: type[T], *, config: Path | None = None, sets: Sequence[str] = 
 
 def as_dict(config: Any) -> dict[str, Any]:
     """Plain JSON / TOML values; fields that are None are left out (TOML has no null)."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items() if v is not None}
+    return {k: _as_lists(v) for k, v in dataclasses.asdict(config).items() if v is not None}
+
+
+def _as_lists(value: Any) -> Any:
+    """Tuples as lists, also those of a table."""
+    if isinstance(value, dict):
+        return {name: _as_lists(entry) for name, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def write_config(path: Path, config: Any) -> None:
@@ -70,7 +78,11 @@ def write_config(path: Path, config: Any) -> None:
 def as_toml(config: Any) -> str:
     """Tables come last: in TOML every line after a table's head belongs to the table. Credentials in URLs are cut
     out."""
-    values = without_secrets_in(as_dict(config))
+    return toml_of(without_secrets_in(as_dict(config)))
+
+
+def toml_of(values: Mapping[str, Any]) -> str:
+    """A table of plain values, and tables of such."""
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     lines = [f"{k} = {_toml(v)}\n" for k, v in values.items() if k not in tables]
     for name, table in tables.items():
@@ -140,7 +152,8 @@ def _parse(raw: str, hint: Any) -> Any:
         return raw
     value = values["x"]
     text = hint is str or (typing.get_origin(hint) in UNIONS and str in typing.get_args(hint))
-    return raw if text and not isinstance(value, str) else value
+    listed = isinstance(value, list) and one_or_more(hint) is not None
+    return raw if text and not listed and not isinstance(value, str) else value
 
 
 def checked(kind: type, values: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -179,6 +192,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         if value is None:
             return None
         others = [a for a in args if a is not type(None)]
+        if (several := one_or_more(hint)) is not None and isinstance(value, (list, tuple)):
+            return _one_or_more(value, several, where)
         literals = all(typing.get_origin(a) is typing.Literal for a in others)
         hint = typing.Literal[tuple(v for a in others for v in typing.get_args(a))] if literals else others[0]
         origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -194,6 +209,14 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_coerce(v, args[0], where) for v in items)
     return _any(value, where) if hint is Any else _plain(value, hint, where)
+
+
+def _one_or_more(values: Sequence[Any], several: Any, where: str) -> Any:
+    """A list of one is that one, so that it is written down as it always was."""
+    if not values:
+        raise ConfigError(f"{where}: got an empty list, expected at least one value")
+    found = tuple(_coerce(v, typing.get_args(several)[0], where) for v in values)
+    return found[0] if len(found) == 1 else found
 
 
 def _any(value: Any, where: str) -> Any:

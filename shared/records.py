@@ -33,6 +33,8 @@ class RunRecord:
     """fine-tuning: of the rows that are learned"""
     store: str | None = None
     """of the score store of the forget set"""
+    stores: tuple[str, ...] | None = None
+    """of each of several forget corpora, of whose hashes `store` is then the hash"""
     start_model: str | None = None
     tokenizer: str | None = None
     chat_template: str | None = None

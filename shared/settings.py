@@ -129,6 +129,11 @@ class Setting:
         return _kind(typing.get_args(_others(self.hint)[0])[0]) if self.kind is tuple else self.kind
 
     @property
+    def one_or_more(self) -> bool:
+        """Whether a list of values may stand in the place of one: `str | tuple[str, ...]`."""
+        return one_or_more(self.hint) is not None
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The values it may have, where they can be listed."""
         return _choices(self.hint)
@@ -190,6 +195,13 @@ def _written(value: Any) -> str:
 
 def _about(hint: Any) -> About | None:
     return next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, About)), None)
+
+
+def one_or_more(hint: Any) -> Any:
+    """The tuple of a type such as `str | tuple[str, ...] | None`: one value, or a list of them; None for other
+    types."""
+    others = _others(hint)
+    return next((t for t in others[1:] if typing.get_origin(t) is tuple), None)
 
 
 def _others(hint: Any) -> list[Any]:

@@ -205,11 +205,21 @@ def run_cli(monkeypatch) -> Callable[..., tuple[int, str, str]]:
 @pytest.fixture(scope="session")
 def tofu_dir() -> Path:
     """The folder with TOFU's JSON files (TU_TOFU_DIR). Missing: a skip, but a failure where TU_REQUIRE_DATA=1."""
-    text = os.environ.get("TU_TOFU_DIR", "")
+    return _data_folder("TU_TOFU_DIR", "forget01.json", "TOFU's JSON files")
+
+
+@pytest.fixture(scope="session")
+def lume_dir() -> Path:
+    """The same of LUME's forget.jsonl and retain.jsonl (TU_LUME_DIR)."""
+    return _data_folder("TU_LUME_DIR", "forget.jsonl", "LUME's forget.jsonl and retain.jsonl")
+
+
+def _data_folder(variable: str, file: str, what: str) -> Path:
+    text = os.environ.get(variable, "")
     folder = Path(text)
-    if text and (folder / "forget01.json").is_file():
+    if text and (folder / file).is_file():
         return folder
-    problem = f"TU_TOFU_DIR is {text!r}, expected a folder with TOFU's JSON files"
+    problem = f"{variable} is {text!r}, expected a folder with {what}"
     if os.environ.get("TU_REQUIRE_DATA") == "1":
         pytest.fail(problem)
     pytest.skip(problem)

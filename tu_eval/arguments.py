@@ -37,6 +37,16 @@ class Compare:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Many:
+    study: Annotated[Path, About(positional=True)]
+    """TOML file with a table [eval], [benchmarks] or [choices] (docs/reproduce.md)"""
+    out: Annotated[Path, About(flag=True)]
+    """folder of all runs, as tu-train many has it; the page goes there too"""
+    sets: Annotated[tuple[str, ...], About(flag="--set", metavar="NAME=VALUE")] = ()
+    """in place of what the file says, as for tu-train many; may be repeated"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence(Signed):
     before: Annotated[Path, About(flag=True)]
     """results of the model before unlearning"""

@@ -29,10 +29,8 @@ def run(asked: Asked[EvalConfig], given: arguments.Signed) -> None:
     from tu_eval.evidence.sign import private_key, sign
 
     key = private_key(given.sign, "--sign") if given.sign is not None else None
-    if settings.suite.startswith("muse:"):
-        from tu_eval.measure.muse import evaluate
-    else:
-        from tu_eval.measure.questions import evaluate
+    from tu_eval.measure.run import evaluate
+
     results = evaluate(settings)
     if key is not None:
         sign(results.folder, key)
@@ -62,6 +60,27 @@ def compare(given: arguments.Compare) -> None:
     print_comparison(comparison)
     for flag, path in files.items():
         print(f"{'page' if path is given.out else flag.removeprefix('--')}: {path}")
+
+
+@command(app, arguments=arguments.Many)
+def many(given: arguments.Many) -> None:
+    """What a study measures, on its models and all finished runs, and the page that compares them; finished
+    measurements are skipped, failed ones noted.
+
+    Exit code 1 if one failed."""
+    from tu_eval.compare.many import measure_all
+    from tu_eval.compare.table import print_comparison
+
+    outcome = measure_all(given.study, given.out, given.sets)
+    if outcome.comparison is not None:
+        print_comparison(outcome.comparison)
+    for page in outcome.pages:
+        print(f"{'page' if page.suffix == '.html' else 'table'}: {page}")
+    for label, error in outcome.failed:
+        print(f"failed: {label}: {error}")
+    if outcome.failed:
+        print("next: mend what they say and start the same command again; it does only what is not finished")
+        raise SystemExit(1)
 
 
 @command(app, arguments=arguments.Evidence)

@@ -14,7 +14,9 @@ from tu_eval.suites.suites import KNOWN, SUITE, TOFU_FORGET
 COLUMNS = ("kind", "name", "meaning", "from")
 SUITES = {
     **{f"tofu:{name}": f"TOFU: {int(name[-2:])} % of its authors are to be forgotten" for name in TOFU_FORGET},
-    "muse:news": "MUSE: news articles", "muse:books": "MUSE: books", "atlas": "a generated world whose facts are marked",
+    "muse:news": "MUSE: news articles", "muse:books": "MUSE: books",
+    "lume": "LUME: stories, invented and real biographies; continued, and asked about",
+    "atlas": "a generated world whose facts are marked",
 }  # fmt: skip
 ATTACKS = {
     "paraphrase": "the same question in other words, languages and frames", "sample": "many answers drawn at a temperature",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from shared.data.datasets import DataOptions
+from shared.data.datasets import DataOptions, is_raw_text
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
 from shared.extensions import Kind, is_function, load
@@ -124,7 +124,7 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     @property
     def useful_spans(self) -> Literal["window", "question"]:
         """The plan that masks what this data has."""
-        return "window" if self.text_key is not None or self._given("window_length", "window_stride", "window_over") else "question"
+        return "window" if is_raw_text(self.data, self.keys) or self._given("window_length", "window_stride", "window_over") else "question"
 
     @property
     def recipe(self) -> Recipe:

@@ -83,7 +83,9 @@ def prepare(config: ScoreConfig) -> tuple[Path, Any, list[Example]]:
     tokenizer = load_laid_out(config.model, folder, config)
     context = context_length(folder)
     rows = load_rows(config.data, keys=config.keys, limit=config.limit)
-    examples = make_examples(rows, tokenizer, context=context, long=config.long, text_length=config.text_length)
+    examples = make_examples(
+        rows, tokenizer, context=context, long=config.long, text_length=config.text_length, text_pieces=config.text_pieces
+    )
     _say_long(len({r.id for r in rows}) - len({e.row.id for e in examples}), examples, context, config)
     if config.base_model is not None:
         _check_base(config.base_model, tokenizer, examples)

@@ -12,6 +12,9 @@ from shared.settings import About
 @dataclass(frozen=True, kw_only=True)
 class Many:
     study: Annotated[Path, About(positional=True)]
-    """TOML file with the fields of `tu-train run`; a list takes each of its values in turn"""
+    """TOML file with the fields of `tu-train run`, a list takes each of its values in turn; and with what is made
+    before them (docs/reproduce.md)"""
     out: Annotated[str, About(flag=True)]
     """folder of all runs and index.json (tu-eval compare --index); an earlier one goes on"""
+    sets: Annotated[tuple[str, ...], About(flag="--set", metavar="NAME=VALUE")] = ()
+    """in place of what the file says: a field, `base`, TABLE.FIELD, steps.FIELD or steps.NAME.FIELD; may be repeated"""

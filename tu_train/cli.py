@@ -81,7 +81,7 @@ def many(given: arguments.Many) -> None:
     folder = Path(given.out)
     refuse_url(folder, what="the runs of a study")
     open_place(given.out)  # refuses an empty name, which as a path would be the working directory
-    runs = run_many(given.study, folder)
+    runs = run_many(given.study, folder, given.sets)
     failed = [run for run in runs if run.status == "failed"]
     print(f"{len(runs) - len(failed)} of {len(runs)} runs finished: {folder / 'index.json'}")
     for run in failed:

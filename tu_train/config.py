@@ -32,12 +32,18 @@ class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
     """how the learning rate falls after the warm-up: to zero along a line or half a cosine, or not at all"""
     warmup: Annotated[float, About(unit="share", least=0, most=1, expected="a share of the steps, 0 to 1")] = 0.1
     """share of the steps over which the learning rate rises from zero"""
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    """adamw8bit keeps its state in 8 bits (bitsandbytes, an extra)"""
+    max_steps: Annotated[int | None, About(unit="steps", default="all epochs", **COUNT)] = None
+    """optimizer steps at most; training ends there, in the middle of an epoch too"""
+    order: Annotated[Literal["seeded", "file"] | None, About(default="seeded")] = None
+    """of rows: drawn by the seed, anew in each epoch, or as they stand in the data"""
+    optimizer: Literal["adamw", "adamw8bit", "adamw_transformers"] = "adamw"
+    """adamw8bit keeps its state in 8 bits (bitsandbytes, an extra); adamw_transformers takes the steps of the AdamW
+    that transformers had until version 4 (epsilon 1e-6, which counts for more in the first steps), as published runs
+    did"""
     weight_decay: Annotated[float, About(least=0)] = 0.01
     """of AdamW"""
-    clip: Annotated[float, About(above=0)] = 1.0
-    """largest norm of the gradient"""
+    clip: Annotated[float, About(least=0)] = 1.0
+    """largest norm of the gradient; 0: any"""
     batch_size: Annotated[int, About(unit="rows", **COUNT)] = 8
     """of a forward and backward pass (run: forget rows, with as many retain rows)"""
     accumulate: Annotated[int, About(unit="batches", **COUNT)] = 1
@@ -81,6 +87,11 @@ class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
             raise ConfigError("lora_alpha and lora_targets are for --lora RANK; give a rank, or drop them")
 
     @property
+    def order_seed(self) -> int | None:
+        """Of the order of rows; None: as they stand in the data."""
+        return None if self.order == "file" else self.seed
+
+    @property
     def peak(self) -> float:
         """The learning rate, which `filled` has put there."""
         assert self.learning_rate is not None
@@ -100,11 +111,12 @@ class FinetuneConfig(LoopConfig):
 class UnlearnConfig(TokenOptions, LoopConfig):
     """Unlearning."""
 
-    scores: Annotated[str, About(flag=True, content=True)]
-    """score store of the forget set (tu-score run)"""
-    retain: Annotated[str | None, About(flag=True)] = None
+    scores: Annotated[str | tuple[str, ...], About(flag=True, content=True)]
+    """score store of the forget set (tu-score run); several, or the flag again, for forget corpora that take turns step
+    by step, each with its own retain, retain_scores, forget_data, gamma, alpha and options where these are lists too"""
+    retain: Annotated[str | tuple[str, ...] | None, About(flag=True)] = None
     """data spec of what must stay; the word none where nothing is to hold it"""
-    retain_scores: Annotated[str | None, About(content=True)] = None
+    retain_scores: Annotated[str | tuple[str, ...] | None, About(content=True)] = None
     """score store of what must stay, instead of retain: KL to the scored model from its top tokens (tu-score run --topk
     64)"""
     retain_term: Annotated[str | None, About(default="the method's")] = None
@@ -112,13 +124,16 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     before training), or none (nothing)"""
     method: Annotated[str, About(flag=True)] = "npo"
     """a method (tu-train methods lists them), or your own: package.module:NAME (docs/extending.md)"""
-    options: Annotated[dict[str, float], About(flag="--option", metavar="NAME=VALUE")] = field(default_factory=dict)
+    options: Annotated[dict[str, float | tuple[float, ...]], About(flag="--option", metavar="NAME=VALUE")] = field(default_factory=dict)
     """the method's own options (tu-train methods lists them)"""
-    gamma: Annotated[float | None, About(least=0, default="the method's")] = None
+    gamma: Annotated[float | tuple[float, ...] | None, About(least=0, default="the method's")] = None
     """weight of the forget loss"""
-    alpha: Annotated[float | None, About(least=0, default="the method's")] = None
+    alpha: Annotated[float | tuple[float, ...] | None, About(least=0, default="the method's")] = None
     """weight of the retain loss"""
-    forget_data: Annotated[str | None, About(default="the store's own")] = None
+    mean_over: Annotated[Literal["targets", "padded"] | None, About(default="targets")] = None
+    """of a method whose losses are means of hidden states (rmu): over target tokens, or over every position of a batch
+    that is padded on the left, padding included, as the published code does"""
+    forget_data: Annotated[str | tuple[str, ...] | None, About(default="the store's own")] = None
     """data spec that the store was scored from, where its texts or columns are needed"""
     given_key: str = "fact_spans"
     """tokens=given: column of forget_data with [start, end) character offsets in the answer (of raw text: in the text),
@@ -136,7 +151,7 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     eval_every: Annotated[int, About(unit="steps", flag=True, changes="stop_when", **NONE_OR_MORE)] = 0
     """steps between evaluations on fixed rows; 0: none"""
     eval_rows: Annotated[int, About(unit="rows", **NONE_OR_MORE)] = 32
-    """first rows of the forget and of the retain set that are evaluated"""
+    """first rows of each forget and of each retain set that are evaluated"""
     eval_key: str | None = None
     """also evaluate the fact alone: column of forget_data with [start, end) character offsets in the answer, or words
     and phrases of it"""
@@ -150,6 +165,8 @@ class UnlearnConfig(TokenOptions, LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(self.corpora) > 1:
+            return  # each has been looked at by itself
         from tu_train.methods.retain_terms import check_retain_term
         from tu_train.methods.table import check_options
         from tu_train.stopping.rule import parse_stop
@@ -158,6 +175,8 @@ class UnlearnConfig(TokenOptions, LoopConfig):
         if self.retain_term is not None:
             check_retain_term(self.retain_term)
         _ = self.selection
+        if self.mean_over == "padded":
+            self._check_padded()
         if self.retain is not None and self.retain_scores is not None:
             raise ConfigError("--retain and retain_scores: each names what must stay; give one of them")
         if self.retain_scores is not None and self.term != "kl":
@@ -182,6 +201,25 @@ class UnlearnConfig(TokenOptions, LoopConfig):
                 raise ConfigError(f"--stop-when {self.stop_when}: there are no retain rows; name their data with --retain")
         elif self.land:
             raise ConfigError("--set land=true says where --stop-when ends; give a rule, such as --stop-when forget_probability<0.05")
+
+    def _check_padded(self) -> None:
+        from tu_train.methods.table import LAYER, find_method
+
+        needs = find_method(self.method).needs
+        if not needs or not needs <= LAYER:
+            raise ConfigError(f"--set mean_over=padded: the loss of --method {self.method} is no mean of hidden states; it is for rmu")
+        if self.tokens != "all":
+            raise ConfigError(f"--set mean_over=padded counts every position alike, so --tokens {self.tokens} has nothing to choose; "
+                              "add --tokens all, or leave mean_over out")  # fmt: skip
+        if self.term not in ("layer", "none"):
+            raise ConfigError(f"--set mean_over=padded: the retain term {self.term} is no mean of hidden states; leave retain_term out")
+
+    @property
+    def corpora(self) -> tuple[UnlearnConfig, ...]:
+        """The same for each forget corpus by itself. Raises ConfigError for lists of other lengths."""
+        from tu_train.data.corpora import one_each
+
+        return one_each(self)
 
     @property
     def rule(self) -> Rule | None:

@@ -145,9 +145,9 @@ def tokens_of_items(items: Sequence[Item], logp_N: Tensor, target_N: Tensor) -> 
     return tokens
 
 
-def checkpoint_activations(packed: PackedModel, *, required: bool) -> None:
-    """Blocks keep no activations and run again in the backward pass, each within the packed row it ran in. Dropout
-    stays off.
+def checkpoint_activations(packed: PackedModel, *, required: bool, packs: bool = True) -> None:
+    """Blocks keep no activations and run again in the backward pass, each within the packed row it ran in (not `packs`:
+    as transformers runs them). Dropout stays off.
 
     An architecture that cannot is a ConfigError where it is `required`, else it keeps them, which is said.
     """
@@ -156,7 +156,7 @@ def checkpoint_activations(packed: PackedModel, *, required: bool) -> None:
     model = packed.model
 
     def contexts():
-        return nullcontext(), recomputing(model)
+        return nullcontext(), recomputing(model) if packs else nullcontext()
 
     try:
         model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})

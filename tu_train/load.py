@@ -14,10 +14,12 @@ from shared.data.examples import Example, qa_example, special_ids
 from shared.engines.interface import Generator
 from shared.engines.torch import TorchEngine
 from shared.errors import ConfigError, DataError
+from shared.files.fs import hash_json
 from shared.lm.memory import keep_freed_memory
 from shared.lm.models import choose_device, load_model
 from shared.lm.packed import PackedModel
 from shared.weighting.weights import seeded
+from tu_train.corpus import Corpus
 from tu_train.data.batches import Item, PassRows
 from tu_train.data.partners import fingerprint_of, partner_items, question_of
 from tu_train.data.sources import with_partners
@@ -67,18 +69,26 @@ def load(plan: Plan) -> Loaded:
 
 def with_answers(plan: Plan, packed: PackedModel) -> Plan:
     """The plan with another answer beside each forget row, where the method learns one. `packed`: before training."""
-    if plan.answers is None:
+    if all(corpus.answers is None for corpus in plan.corpora):
         return plan
-    asked, config, about, items = plan.answers, plan.config, plan.about, plan.answers.given
+    made = [_with_answers(plan, corpus, packed) for corpus in plan.corpora]
+    others = [corpus.about["other_answers"] for corpus in made]
+    about = replace(plan.about, other_answers=others[0] if len(set(others)) == 1 else hash_json(others))
+    return replace(plan, corpora=tuple(made), about=about)
+
+
+def _with_answers(plan: Plan, corpus: Corpus, packed: PackedModel) -> Corpus:
+    asked, config = corpus.answers, plan.config
+    assert asked is not None, "every corpus of a method that learns answers has them"
+    items, about = asked.given, corpus.about
     if items is None:
         writer = TorchEngine(packed, batch_tokens=config.batch_tokens)
         texts = generated(writer, asked.examples, plan.tokenizer, seed=config.seed, context=asked.context)
         items = partner_items(asked.examples, plan.tokenizer, texts, seed=config.seed, context=asked.context)
-        about = replace(about, other_answers=fingerprint_of(items))
+        about = {**about, "other_answers": fingerprint_of(items)}
     if asked.reference:
         items = with_reference(packed, items, config.batch_tokens)
-    assert plan.forget is not None, "other answers go with forget rows"
-    return replace(plan, forget=with_partners(plan.forget, items), about=about)
+    return replace(corpus, forget=with_partners(corpus.forget, items), about=about)
 
 
 def generated(generator: Generator, examples: Sequence[Example], tokenizer: Any, *, seed: int, context: int | None) -> dict[str, list[str]]:

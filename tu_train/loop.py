@@ -10,10 +10,13 @@
 Denominators are those of the whole step, so the number of passes changes no result. The head runs only at tokens that a
 loss sees. Reference log-probabilities come with the rows; see reference.py for the methods that need more of the model
 before training.
+
+Of several forget corpora each step has rows of one: its options, gamma, alpha and method state count then.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +37,7 @@ from tu_train.methods.table import Method
 from tu_train.methods.tokens import Options, State
 from tu_train.model.optimizer import make_optimizer, make_schedule
 from tu_train.model.reference import Reference
+from tu_train.padded import padded_pass, positions_of
 from tu_train.saving.checkpoint import Moving
 from tu_train.saving.logs import Log, Tracker
 from tu_train.saving.working_folder import Checkpoints
@@ -52,6 +56,15 @@ class Objective:
     gamma: float = 1.0
     alpha: float = 1.0
     retain: RetainTerm | None = RETAIN_TERMS["nll"]
+    corpora: tuple[Objective, ...] = ()
+    """of each of several forget corpora; empty: there is one"""
+    pad_id: int | None = None
+    """losses are means over every position of batches that are padded on the left with this token; None: over target
+    tokens"""
+
+    def of(self, corpus: int) -> Objective:
+        """That of a forget corpus."""
+        return self.corpora[corpus] if self.corpora else self
 
     @property
     def needs(self) -> tuple[Needs, Needs]:
@@ -67,7 +80,19 @@ class Objective:
     @property
     def reads_start(self) -> bool:
         """Whether a loss reads the model before training."""
-        return any(needs.reference for needs in self.needs)
+        return any(needs.reference for one in self.corpora or (self,) for needs in one.needs)
+
+    def state_of(self, corpus: int, state: State) -> State:
+        """What the method keeps for a forget corpus: tensors of `state` itself."""
+        if not self.corpora:
+            return state
+        own = f"{corpus}/"
+        return {name.removeprefix(own): value for name, value in state.items() if name.startswith(own)}
+
+    def put_back(self, corpus: int, own: State, state: State) -> None:
+        """What a method has put in the place of a tensor of `state_of`."""
+        if self.corpora:
+            state.update({f"{corpus}/{name}": value for name, value in own.items()})
 
 
 SHOWN = {"forget_loss": "forget loss", "forget_nll": "forget NLL", "retain_nll": "retain NLL"}
@@ -84,11 +109,11 @@ def train(
 
     Returns why it ended early, if it did. Raises ModelError before an update that is not finite.
     """
-    model, method = packed.model, objective.method
+    model = packed.model
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(parameters, config.optimizer, learning_rate=config.peak, weight_decay=config.weight_decay)
     schedule = make_schedule(optimizer, total_steps, warmup=config.warmup, shape=config.schedule)
-    autocast = prepare(packed, config)
+    autocast = prepare(packed, config, packs=objective.pad_id is None)
     state = start_state(packed, objective) if state is None else state
     moving = Moving(model, optimizer, schedule, state)
     first = checkpoints.restore(moving, total_steps) if checkpoints else 0
@@ -100,25 +125,20 @@ def train(
     with Log(log, trackers) as lines, progress("training", total_steps, "steps") as bar:
         bar.done = first
         for number, passes in enumerate(steps(first), first):
-            totals = Totals.of(passes, method)
-            alpha = objective.alpha * (method.retain_weight(state) if method and method.retain_weight else 1.0)
+            corpus = passes[0].corpus
+            mine, own = objective.of(corpus), objective.state_of(corpus, state)
             entry = {"step": number, "learning_rate": float(schedule.get_last_lr()[0]), "loss": 0.0}
-            for rows in passes:
-                with autocast:
-                    pass_tokens = forward_pass(packed, rows, *objective.needs, reference)
-                    forget, retain = losses_of(pass_tokens, objective, state, totals)
-                    loss = objective.gamma * forget + alpha * retain
-                if loss.requires_grad:
-                    loss.backward()
-                note(entry, pass_tokens, loss, forget, retain, totals)
-                require_finite(entry, "loss", [rows])
-            entry["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, config.clip).item()
+            if objective.corpora:
+                entry["corpus"] = corpus
+            backward(packed, passes, mine, own, reference, autocast, entry)
+            entry["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf).item()
             require_finite(entry, "gradient_norm", passes)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            if method and method.after:
-                method.after(state, entry, objective.options)
+            if mine.method and mine.method.after:
+                mine.method.after(own, entry, mine.options)
+            objective.put_back(corpus, own, state)
             stop = evaluation.after(number, packed, autocast, entry, moving.landing) if evaluation else None
             require_finite_entry(entry)
             lines.write(entry)
@@ -133,19 +153,43 @@ def train(
     return stop
 
 
-def prepare(packed: PackedModel, config: LoopConfig) -> torch.autocast:
-    """Sets the model up to be trained, and gives what its forward passes run in."""
+def backward(
+    packed: PackedModel, passes: list[PassRows], objective: Objective, state: State, reference: Reference | None,
+    autocast: torch.autocast, entry: dict[str, float],
+) -> None:  # fmt: skip
+    """The gradient of a step; its losses go into `entry`. Raises ModelError where one is not finite."""
+    totals, method = Totals.of(passes, objective.method, padded=objective.pad_id is not None), objective.method
+    alpha = objective.alpha * (method.retain_weight(state) if method and method.retain_weight else 1.0)
+    for rows in passes:
+        with autocast:
+            if objective.pad_id is None:
+                pass_tokens = forward_pass(packed, rows, *objective.needs, reference)
+            else:
+                pass_tokens = padded_pass(packed, rows, *objective.needs, reference, objective.pad_id)
+            forget, retain = losses_of(pass_tokens, objective, state, totals)
+            loss = objective.gamma * forget + alpha * retain
+        if loss.requires_grad:
+            loss.backward()
+        note(entry, pass_tokens, loss, forget, retain, totals)
+        require_finite(entry, "loss", [rows])
+
+
+def prepare(packed: PackedModel, config: LoopConfig, *, packs: bool = True) -> torch.autocast:
+    """Sets the model up to be trained, and gives what its forward passes run in. `packs`: they are packed rows."""
     packed.model.eval()  # dropout off: the loss of a row must not depend on the rows it shares a pass with
     if config.checkpointing or (config.checkpointing is None and not config.lora):
-        checkpoint_activations(packed, required=config.checkpointing is True)
+        checkpoint_activations(packed, required=config.checkpointing is True, packs=packs)
     return torch.autocast(packed.model.device.type, dtype=choose_dtype(config.dtype), enabled=config.dtype != "float32")
 
 
 def start_state(packed: PackedModel, objective: Objective) -> State:
     if objective.method is None or objective.method.start is None:
         return {}
-    width = packed.head.weight.shape[1]
-    return {name: value.to(packed.model.device) for name, value in objective.method.start(width, objective.options).items()}
+    width, device, start = packed.head.weight.shape[1], packed.model.device, objective.method.start
+    if not objective.corpora:
+        return {name: value.to(device) for name, value in start(width, objective.options).items()}
+    each = [start(width, one.options) for one in objective.corpora]
+    return {f"{corpus}/{name}": value.to(device) for corpus, own in enumerate(each) for name, value in own.items()}
 
 
 @dataclass(frozen=True)
@@ -153,18 +197,24 @@ class Totals:
     """Denominators of a whole step; 1 where there is nothing."""
 
     forget: float
-    """of the forget loss: rows, or the sum of weights"""
-    weights: float
+    """of the forget loss: rows, the sum of weights, or positions"""
     retain: float
-    """retain target tokens"""
+    """of the retain term: target tokens, or positions"""
+    weights: float
+    """of forget tokens"""
+    retain_tokens: float
 
     @classmethod
-    def of(cls, passes: list[PassRows], method: Method | None) -> Totals:
+    def of(cls, passes: list[PassRows], method: Method | None, *, padded: bool = False) -> Totals:
+        """`padded`: losses are means over every position of padded batches."""
         forget = [item for rows in passes for item in rows.forget]
         weights = sum_of_weights(forget)
-        retain = sum_of_weights([item for rows in passes for item in rows.retain])
-        rows = float(len(forget)) if method and method.per == "row" else weights
-        return cls(rows or 1.0, weights or 1.0, retain or 1.0)
+        tokens = sum_of_weights([item for rows in passes for item in rows.retain])
+        if padded:
+            over, retain = (float(sum(map(positions_of, group))) for group in ([p.forget for p in passes], [p.retain for p in passes]))
+        else:
+            over, retain = float(len(forget)) if method and method.per == "row" else weights, tokens
+        return cls(over or 1.0, retain or 1.0, weights or 1.0, tokens or 1.0)
 
 
 def sum_of_weights(items: list[Item]) -> float:
@@ -191,7 +241,7 @@ def note(entry: dict[str, float], pass_tokens: PassTokens, loss: Tensor, forget:
     add("loss", loss.item())
     for kind, tokens, part, total in (
         ("forget", pass_tokens.forget, forget, totals.weights),
-        ("retain", pass_tokens.retain, retain, totals.retain),
+        ("retain", pass_tokens.retain, retain, totals.retain_tokens),
     ):
         if tokens.rows:
             add(f"{kind}_loss", part.item())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ from shared.console import say
 from shared.data.layout import say_layout
 from shared.records import RunRecord
 from shared.secret import without_secrets as shown
+from shared.settings import MANY
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
-from tu_train.data.sources import ForgetRows, RetainRows
+from tu_train.corpus import Corpus
+from tu_train.data.sources import RetainRows
 from tu_train.data.streams import Order, Stream, finetuning_stream, unlearning_stream
-from tu_train.gather import Answers, Gathered
+from tu_train.gather import Gathered
 from tu_train.loop import Objective
 from tu_train.methods.retain_terms import NONE, RETAIN_TERMS
 from tu_train.methods.table import find_method, trained_globs
@@ -31,71 +33,88 @@ class Plan:
     train_only: tuple[str, ...]
     """globs of the parameters that train; empty: all"""
     order: Order
-    forget: ForgetRows | None
-    """None: fine-tuning"""
-    retain: RetainRows | None
-    """the rows that a retain term sees"""
-    answers: Answers | None
-    """other answers that the method learns, which the model has to be asked for"""
+    corpora: tuple[Corpus, ...]
+    """forget corpora, with other answers that the method learns and the model has to be asked for, and with retain rows
+    where a term sees them; none: fine-tuning"""
+    learned: RetainRows | None
+    """fine-tuning: the rows"""
     evaluation: Evaluation | None
     about: RunRecord
     """what the run is made from"""
 
     @property
     def stream(self) -> Stream:
-        if self.forget is not None:
-            return unlearning_stream(self.forget, self.retain, self.order)
-        assert self.retain is not None, "there is something to train on"
-        return finetuning_stream(self.retain, self.order)
+        if self.corpora:
+            return unlearning_stream([(corpus.forget, corpus.retain) for corpus in self.corpora], self.order)
+        assert self.learned is not None, "there is something to train on"
+        return finetuning_stream(self.learned, self.order)
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
-        rows = self.forget or self.retain
-        assert rows is not None, "there is something to train on"
-        return self.order.steps(rows.count)
+        if self.corpora:
+            return self.order.steps(*(corpus.forget.count for corpus in self.corpora))
+        assert self.learned is not None, "there is something to train on"
+        return self.order.steps(self.learned.count)
 
     @property
     def rows(self) -> dict[str, int]:
-        """How many of each kind, as training.json has them."""
-        retain = self.retain.count if self.retain else 0
-        return {"rows": retain} if self.forget is None else {"forget_rows": self.forget.count, "retain_rows": retain}
+        """How many of each kind, as training.json has them; retain rows that several corpora share count once."""
+        if self.learned is not None:
+            return {"rows": self.learned.count}
+        retain = {id(corpus.retain): corpus.retain.count for corpus in self.corpora if corpus.retain}
+        return {"forget_rows": sum(corpus.forget.count for corpus in self.corpora), "retain_rows": sum(retain.values())}
 
 
 def plan_finetuning(config: FinetuneConfig, read: Gathered) -> Plan:
     """Every target token of the data is learned: a retain loss alone."""
-    return _plan(config, read, Objective(None), config.train_only, read.retain)
+    return _plan(config, read, Objective(None), config.train_only)
 
 
 def plan_unlearning(config: UnlearnConfig, read: Gathered) -> Plan:
     """`config`: as `filled` gives it."""
-    assert config.gamma is not None and config.alpha is not None, "filled in by the method"
+    objectives = [_objective(corpus.config, read.tokenizer) for corpus in read.corpora]
+    objective = objectives[0] if len(objectives) == 1 else replace(objectives[0], corpora=tuple(objectives))
+    corpora = [c if o.retain else replace(c, retain=None) for c, o in zip(read.corpora, objectives, strict=True)]
+    globs = config.train_only or trained_globs(config.method, objectives[0].options)
+    return _plan(config, replace(read, corpora=tuple(corpora)), objective, globs)
+
+
+def _objective(config: UnlearnConfig, tokenizer: Any) -> Objective:
+    """Of one forget corpus."""
     name = "kl_topk" if config.retain_scores is not None else config.term
     term = RETAIN_TERMS[name] if name != NONE else None
-    objective = Objective(find_method(config.method), config.options, config.gamma, config.alpha, term)
-    globs = config.train_only or trained_globs(config.method, config.options)
-    return _plan(config, read, objective, globs, read.retain if term else None)
+    gamma, alpha, options = config.gamma, config.alpha, config.options
+    assert gamma is not None and alpha is not None, "filled in by the method"
+    assert not isinstance(gamma, tuple) and not isinstance(alpha, tuple), "the settings of one corpus"
+    single = {option: value for option, value in options.items() if not isinstance(value, tuple)}
+    pad_id = tokenizer.eos_token_id or 0 if config.mean_over == "padded" else None
+    return Objective(find_method(config.method), single, gamma, alpha, term, pad_id=pad_id)
 
 
-def _plan(config: LoopConfig, read: Gathered, objective: Objective, train_only: tuple[str, ...], retain: RetainRows | None) -> Plan:
-    order = Order(epochs=config.epochs, seed=config.seed, batch_size=config.batch_size, accumulate=config.accumulate,
-                  batch_tokens=config.batch_tokens, limit=config.limit)  # fmt: skip
+def _plan(config: LoopConfig, read: Gathered, objective: Objective, train_only: tuple[str, ...]) -> Plan:
+    # A padded batch is one forward pass: in another batch its rows would have other padding.
+    batch_tokens = config.batch_tokens if objective.pad_id is None else MANY
+    order = Order(epochs=config.epochs, seed=config.order_seed, batch_size=config.batch_size, accumulate=config.accumulate,
+                  batch_tokens=batch_tokens, limit=config.limit, most=config.max_steps)  # fmt: skip
     about = RunRecord(**read.about, settings=recorded_settings(config))
     return Plan(config=config, folder=read.folder, tokenizer=read.tokenizer, objective=objective, train_only=train_only, order=order,
-                forget=read.forget, retain=retain, answers=read.answers, evaluation=read.evaluation, about=about)  # fmt: skip
+                corpora=read.corpora, learned=read.learned, evaluation=read.evaluation, about=about)  # fmt: skip
 
 
 def say_plan(plan: Plan) -> None:
     """A line or two on stderr."""
     config = plan.config
-    if isinstance(config, UnlearnConfig) and config.retain_scores is not None:
-        assert plan.retain is not None and plan.retain.outside is not None, "read from the retain store"
-        say(f"{shown(config.retain_scores)}: KL sees {plan.retain.outside:.2%} of the probability, outside the stored top tokens, "
-            "as one token")  # fmt: skip
+    for corpus in plan.corpora:
+        if (where := corpus.config.retain_scores) is not None:
+            assert corpus.retain is not None and corpus.retain.outside is not None, "read from the retain store"
+            say(f"{shown(str(where))}: KL sees {corpus.retain.outside:.2%} of the probability, outside the stored top tokens, "
+                "as one token")  # fmt: skip
     say_layout(plan.tokenizer, config.model)
     if not isinstance(config, UnlearnConfig):
         say(f"fine-tuning on {plan.rows['rows']} rows: {plan.steps} steps")
         return
     rows, start = plan.rows, "the start model for some of it" if plan.objective.reads_start else "no reference model"
-    say(f"{config.method}, {config.selection.describe()}: {rows['forget_rows']} forget rows, {rows['retain_rows']} retain rows, "
+    several = f" of {len(plan.corpora)} corpora that take turns" if len(plan.corpora) > 1 else ""
+    say(f"{config.method}, {config.selection.describe()}: {rows['forget_rows']} forget rows{several}, {rows['retain_rows']} retain rows, "
         f"{plan.steps} steps, {start}")  # fmt: skip

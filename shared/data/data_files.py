@@ -21,7 +21,7 @@ from shared.errors import DataError, UserError, nearest
 from shared.files.storage import find_files, is_url, reached
 from shared.secret import without_secrets
 
-KINDS = ("tofu:", "atlas:", "hub:")
+KINDS = ("tofu:", "atlas:", "lume:", "hub:")
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 READABLE = f"{', '.join(SUFFIXES[:-1])} (also with {', '.join(COMPRESSED)}) or {SUFFIXES[-1]}"

@@ -3,6 +3,10 @@
 tofu:forget01            TOFU: the folder in TU_TOFU_DIR, else the hub set locuslab/TOFU
 atlas:forget             the embedded generator (shared/data/atlas.py): full, forget, retain, holdout, world;
                          sizes may follow, the same for every command: atlas:forget:people=12,facts_per_person=4,seed=1
+atlas:documents-forget   raw text about the same people, and atlas:choices-forget, multiple-choice questions on it
+                         (shared/data/atlas_documents.py)
+lume:forget:task2:qa     LUME: forget, retain or full, all of it or one task (task1 to task3), all of that or its
+                         completions (sc) or questions (qa); the folder in TU_LUME_DIR, else the hub set
 path/to/file.jsonl       JSONL, JSON, CSV, TSV (also .gz, .xz, .bz2, .zst) or Parquet, a path or an fsspec URL, with
                          --question-key/--answer-key, --messages-key or --text-key
 hub:org/name:config:split  any hub set (config may be empty)
@@ -13,11 +17,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from shared.data import atlas, chats
+from shared.data import atlas, atlas_documents, chats, lume
 from shared.data.data_files import NAME, SUFFIXES, file_records, reason
 from shared.errors import ConfigError, DataError, nearest
 from shared.secret import without_secrets
@@ -72,6 +76,14 @@ class Keys:
         return next((name for name in chats.COLUMNS if name in record), None)
 
 
+TEXT = Keys(text="text")
+
+
+def is_raw_text(spec: str, keys: Keys) -> bool:
+    """Are the rows of a data spec raw text? Those of the atlas's documents are, whatever the columns are called."""
+    return keys.text is not None or (spec.startswith("atlas:") and spec[6:].partition(":")[0] in atlas_documents.DOCUMENTS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions:
     """How data is read."""
@@ -88,6 +100,8 @@ class ReadingOptions:
     """of a conversation: its last assistant turn is the answer, or each of them is the answer of a row of its own"""
     text_length: Annotated[int, About(unit="tokens", least=2, most=MANY)] = 512
     """length of the examples that raw text is cut into"""
+    text_pieces: Annotated[Literal["all", "first"] | None, About(default="all")] = None
+    """which of the pieces of a raw text are read: all, or its first text_length tokens alone"""
     long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
     """what happens to examples beyond the model's context: refused, cut at the end, left out"""
 
@@ -118,13 +132,17 @@ def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> li
     elif spec.startswith("atlas:"):
         split, _, size = spec[6:].partition(":")
         name, records = f"atlas/{split}", _atlas(split, size)
+        keys = TEXT if keys.text is None and is_raw_text(spec, keys) else keys
+    elif spec.startswith("lume:"):
+        name, records = f"lume/{lume.parts(spec[5:])[0]}", _lume(spec[5:])
     elif spec.startswith("hub:"):
         name, records = _hub(spec)
     else:
         name, records = file_records(spec)
     rows = []
     for index, record in enumerate(islice(records, limit)):
-        rows += _rows(f"{name}/{record.get('row', index) if spec.startswith('atlas:') else index}", record, keys)
+        placed = spec.startswith(("atlas:", "lume:"))
+        rows += _rows(f"{name}/{record.get('row', index) if placed else index}", record, keys)
     if not rows:
         raise DataError(f"data {without_secrets(spec)}: no rows")
     return rows
@@ -238,12 +256,31 @@ def atlas_world(text: str) -> tuple[atlas.AtlasSize, int]:
 
 
 def _atlas(split: str, world: str) -> list[dict]:
-    if split not in atlas.SPLITS:
-        raise DataError(f"data atlas:{split}: no such split{nearest(split, atlas.SPLITS)}")
+    others = (*atlas_documents.DOCUMENTS, *atlas_documents.CHOICES)
+    if split not in (*atlas.SPLITS, *others):
+        raise DataError(f"data atlas:{split}: no such split{nearest(split, (*atlas.SPLITS, *others))}")
     try:
-        return atlas.rows(split, *atlas_world(world))
+        return (atlas_documents if split in others else atlas).rows(split, *atlas_world(world))
     except ValueError as error:
         raise DataError(f"data atlas:{split}: {error}") from None
+
+
+def _lume(spec: str) -> list[dict]:
+    split, folder = lume.parts(spec)[0], os.environ.get("TU_LUME_DIR")
+    raw, where = [], ""
+    for name in lume.SPLITS if split == "full" else (split,):
+        if folder:
+            path = Path(folder).expanduser() / f"{name}.jsonl"
+            if not path.is_file():
+                raise DataError(
+                    f"data lume:{spec}: {path} does not exist; TU_LUME_DIR should be the folder with forget.jsonl and retain.jsonl"
+                )
+            raw, where = chain(raw, file_records(str(path))[1]), str(path)
+            continue
+        hint = "; or set TU_LUME_DIR to a folder with LUME's forget.jsonl and retain.jsonl (docs/lume.md)"
+        halves = (hub_records(lume.HUB, None, f"{name}_{fold}", f"lume:{spec}", hint) for fold in ("train", "validation"))
+        raw, where = chain(raw, *halves), f"{lume.HUB}, {name}"
+    return lume.chosen(spec, raw, where)
 
 
 def _hub(spec: str) -> tuple[str, Iterator[dict]]:

@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from shared.console import say
@@ -59,12 +60,18 @@ def data_fingerprint(examples: Iterable[Example]) -> str:
 
 
 def make_examples(
-    rows: Iterable[Row], tokenizer: Any, *, context: int | None, long: str = "error", text_length: int = 512
+    rows: Iterable[Row],
+    tokenizer: Any,
+    *,
+    context: int | None,
+    long: str = "error",
+    text_length: int = 512,
+    text_pieces: str | None = None,
 ) -> list[Example]:
     """Tokenises rows; examples beyond `context` tokens are refused, cut at the end or left out, as `long` says.
 
-    Raw text is cut into pieces of at most `text_length` tokens. Raises DataError naming the row, ConfigError for a bad
-    `long`.
+    Raw text is cut into pieces of at most `text_length` tokens, of which text_pieces="first" reads the first alone.
+    Raises DataError naming the row, ConfigError for a bad `long`.
     """
     if long not in LONG:
         raise ConfigError(f"--long {long}: expected one of {', '.join(LONG)}")
@@ -76,7 +83,7 @@ def make_examples(
         made = (
             [qa_example(row, tokenizer)]
             if row.question is not None
-            else text_examples(row, tokenizer, min(text_length, context or text_length))
+            else islice(text_examples(row, tokenizer, min(text_length, context or text_length)), 1 if text_pieces == "first" else None)
         )
         for example in made:
             kept = fit(example, context, long)

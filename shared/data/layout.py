@@ -24,6 +24,7 @@ DATE = "2024-07-26"
 """what Llama's own templates write where they know no date"""
 QUESTION, ANSWER = "Question: {question}\n", "Answer: "
 PLAIN = QUESTION + ANSWER
+BARE = "{question} "
 WRITES_DATE = re.compile(r"strftime_now|date_string")
 Turn = dict[str, str]
 
@@ -34,7 +35,8 @@ class LayoutOptions:
 
     template: Annotated[str | None, About(flag=True, default="auto, or as it was scored")] = None
     """auto (the tokenizer's chat template where it has one, else plain), model (its chat template, refused where it has
-    none), plain (`Question: …`, `Answer: …`), or the name of one of several templates"""
+    none), plain (`Question: …`, `Answer: …`), bare (the question as it stands, a space, the answer), or the name of one
+    of several templates"""
     system: Annotated[str | None, About(flag=True, default="the chat template's own")] = None
     """system prompt of rows without a column `system` of their own"""
     template_date: Annotated[str | None, About(default=DATE)] = None
@@ -64,6 +66,8 @@ class Layout:
 
     template: str | None
     """source of the chat template; None: plain text"""
+    plain: str = PLAIN
+    """how plain text puts a question"""
     system: str | None = None
     date: str = DATE
     """YYYY-MM-DD"""
@@ -98,8 +102,9 @@ class Layout:
         return {k: v for k, v in differs.items() if v is not None}
 
     def fingerprint(self) -> str:
-        """sha256 of everything that decides a row's text; by default of the chat template alone, or of `plain`."""
-        template, more = self.template or "plain", self.describe()
+        """sha256 of everything that decides a row's text; by default of the chat template alone, or of `plain` or
+        `bare`."""
+        template, more = self.template or ("bare" if self.plain == BARE else "plain"), self.describe()
         return hash_json([template, more] if more else template)
 
 
@@ -129,6 +134,7 @@ def lay_out(tokenizer: Any, options: LayoutOptions, *, model: str, names_beginni
         raise ConfigError(f"--set beginning_token=add: neither the tokenizer nor the configuration of {model} names a beginning token")
     layout = Layout(
         template=template,
+        plain=BARE if options.template == "bare" else PLAIN,
         system=options.system or None,
         date=date,
         options=variables,
@@ -156,7 +162,7 @@ def as_scored(options: LayoutOptions, recorded: Mapping[str, Any]) -> LayoutOpti
 def _template(tokenizer: Any, choice: str, model: str = "this model") -> str | None:
     """Source of the chat template that `choice` names; None for plain text."""
     found = tokenizer.chat_template or None
-    if choice == "plain" or (choice == "auto" and found is None):
+    if choice in ("plain", "bare") or (choice == "auto" and found is None):
         return None
     if found is None:
         asked = "" if choice == "model" else f" named {choice!r}"
@@ -173,7 +179,8 @@ def _template(tokenizer: Any, choice: str, model: str = "this model") -> str | N
 def say_layout(tokenizer: Any, model: str) -> None:
     """Says in one line how rows are laid out, and in another what may be wrong with it."""
     layout = layout_of(tokenizer)
-    parts = ["in the model's chat template" if layout.template else "as plain text (Question: …, Answer: …)"]
+    form = "as they stand, question and answer" if layout.plain == BARE else "as plain text (Question: …, Answer: …)"
+    parts = ["in the model's chat template" if layout.template else form]
     if layout.system is not None:
         parts.append(f"system prompt {layout.system[:40]!r}{'…' if len(layout.system) > 40 else ''}")
     if layout.writes_date:

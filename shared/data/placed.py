@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.data.datasets import Row, kind_of
-from shared.data.layout import ANSWER, QUESTION, Turn, encode, layout_of, render, turns_of
+from shared.data.layout import ANSWER, BARE, QUESTION, Turn, encode, layout_of, render, turns_of
 from shared.errors import DataError
 
 MARK = "qzxjkvwpqz"  # stands in for a text to see where the template puts it; lower-case letters, which no template alters
@@ -39,9 +39,9 @@ def layout(tokenizer: Any, question: str, answer: str, system: str | None = None
     system = system if system is not None else own.system
     if own.template is None:
         lead = f"{system}\n\n" if system else ""
-        lead += "".join(QUESTION.format(question=text) if role == "user" else f"{ANSWER}{text}\n\n" for role, text in before)
-        at = len(lead) + QUESTION.index("{")
-        prompt = lead + QUESTION.format(question=question) + ANSWER
+        lead += "".join(_plain_turn(own.plain, role, text) for role, text in before)
+        at = len(lead) + own.plain.index("{")
+        prompt = lead + own.plain.format(question=question)
         return Laid(prompt + answer, at, len(prompt), None)
     turns = turns_of(question, answer, system, before)
     text = render(tokenizer, turns)
@@ -49,6 +49,13 @@ def layout(tokenizer: Any, question: str, answer: str, system: str | None = None
     if found is None:
         raise DataError(f"the chat template changes the text of {_changed(tokenizer, text, turns, bool(before))}: it cannot be found again")
     return Laid(text, found[-2][-1][0], found[-1][-1][0], [span for spans in found for span in spans])
+
+
+def _plain_turn(plain: str, role: str, text: str) -> str:
+    """An earlier turn of a conversation, without a chat template."""
+    if plain == BARE:
+        return f"{text} "
+    return QUESTION.format(question=text) if role == "user" else f"{ANSWER}{text}\n\n"
 
 
 def _places(tokenizer: Any, text: str, turns: Sequence[Turn], marked: Sequence[int] | None = None) -> list[list[Span]] | None:

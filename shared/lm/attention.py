@@ -90,6 +90,7 @@ def forest_attention(module, query, key, value, attention_mask, scaling=None, dr
     strange = [name for name, value in kwargs.items() if value is not None and name not in IGNORED and not (name == "is_causal" and value)]
     if strange:
         raise TypeError(f"forest attention does not know {', '.join(strange)}")
+    forest.windows.append(sliding_window)
     if not forest.groups and not forest.singles:
         return _flex(forest, query, key, value, scaling, dropout, sliding_window, softcap), None
     if forest.singles and dropout:

@@ -102,6 +102,8 @@ class Forest:
     a group …"""
     grouped_L: torch.Tensor
     """… and which tokens those are"""
+    windows: list[int | None] = field(default_factory=list)
+    """the sliding window of each call of the attention so far"""
     _blocks: dict[Any, Any] = field(default_factory=dict)
 
 

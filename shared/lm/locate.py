@@ -1,7 +1,8 @@
 """Where a model is: a name -> a local folder that is looked at before anything is loaded from it.
 
 What is wrong with a folder is said here, in terms of what the user has: an adapter, a pointer of Git LFS, weights that
-can run code. No code of a folder is ever run; `NO_CODE` goes with every load of a configuration, tokenizer or model.
+can run code. No code of a folder is ever run; `NO_CODE` goes with every load of a configuration, tokenizer or model
+(shared/lm/library.py).
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Any
 
 from shared.errors import ModelError, UserError, nearest
 from shared.files.fs import read_json
+from shared.lm.gguf import gguf_folder
+from shared.lm.gguf_files import split_hash
 from shared.lm.model_files import READ, check_weights, require_inside, weight_files
 from shared.lm.smollm2 import smollm2_folder
 
-NO_CODE: dict[str, Any] = {"trust_remote_code": False}
-"""given to transformers wherever it loads: left out, it asks on standard input whether to run the folder's Python"""
 BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 """entries of config.json, by architecture"""
 ADAPTER = "adapter_config.json"
@@ -27,7 +28,7 @@ def locate(name: str) -> Path:
     """The local folder of a model. Raises ModelError when it cannot be found or holds no safetensors weights."""
     if name == "smollm2":
         return smollm2_folder()
-    folder = Path(name).expanduser()
+    folder = gguf_folder(name) or Path(name).expanduser()
     if not name.strip() or not folder.is_dir():
         if not name.strip() or name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
             known = ["smollm2", *(str(p.parent) for p in Path(name).parent.glob("*/config.json"))]

@@ -39,6 +39,10 @@ CACHE_MIB = 2
 ROWS, MIN_WIDTH = 512, 1024
 """rows of a chunk on a CPU, where a matrix product comes near the machine's rate (elsewhere eight times that), and the
 narrowest block worth a call; see benchmarks/where_time_goes.py"""
+SCALES = ("logit_scale", "lm_head_multiplier")
+"""entries of a configuration that multiply the logits (Cohere, Falcon-H1); `logits_scaling` divides them (Granite)"""
+SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")
+"""entries that name the soft cap of the logits (Gemma 2, RecurrentGemma)"""
 FORBIDDEN = -1e30
 """stands for a logit of −inf, which would turn sums into NaN"""
 ALL = slice(None)
@@ -137,8 +141,10 @@ def head_of(model: PreTrainedModel) -> Head:
     if layer is None:
         raise ModelError(f"{type(model).__name__} has no output embedding; it is not a causal language model")
     config = model.config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-    return Head(layer.weight, getattr(layer, "bias", None), float(scale), getattr(config, "final_logit_softcapping", None))
+    scale = next((float(value) for name in SCALES if (value := getattr(config, name, None))), None)
+    scale = scale or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+    softcap = next((value for name in SOFT_CAPS if (value := getattr(config, name, None))), None)
+    return Head(layer.weight, getattr(layer, "bias", None), float(scale), softcap)
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from shared.data.layout import LayoutOptions, lay_out, layout_of
-from shared.errors import ConfigError, ModelError, UserError, nearest
+from shared.errors import ConfigError, ModelError, nearest
 from shared.files.fs import hash_json, read_json
-from shared.lm.locate import NO_CODE, refuse_adapter
+from shared.lm.library import NO_CODE, quiet_transformers, reading
+from shared.lm.library import first_line as first_line
+from shared.lm.locate import refuse_adapter
 from shared.lm.locate import locate as locate
 from shared.lm.model_files import check_token_ids, weights_digest
 from shared.lm.model_files import weight_files as weight_files
@@ -32,11 +34,6 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES = get_args(Dtype)
 # Entries of config.json that say where a model came from or how to run it, not what it computes.
 VOLATILE = ("_name_or_path", "_attn_implementation", "transformers_version", "use_cache", "dtype", "torch_dtype")
-LOAD_ERRORS = (
-    OSError, ValueError, LookupError, RuntimeError, ImportError, AttributeError, TypeError, ArithmeticError, AssertionError, MemoryError,
-)  # fmt: skip
-"""what transformers raises for a folder that it cannot use; the later ones for entries of its files that have another
-form, or no bounds"""
 TRIED = "Ab 1,é\n"
 """a text that every tokenizer can take"""
 QUANTISERS = {
@@ -62,40 +59,17 @@ class PrecisionOptions(DeviceOptions):
     """of weights and activations"""
 
 
-def first_line(error: BaseException) -> str:
-    """What the error says, and its kind where it says nothing."""
-    return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
-
-
-def quiet_transformers() -> None:
-    """Our own lines say what is loading; the library's bars and notices would drown them."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-@contextmanager
-def _reading(folder: Path, what: str) -> Iterator[None]:
+def _reading(folder: Path, what: str) -> AbstractContextManager[None]:
     """Whatever the libraries raise over a folder's files in the block becomes a ModelError that says `what` cannot be
     done."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
 
-    try:
-        yield
-    except UserError:
-        raise
-    except BaseException as error:
-        # tokenizers says most of its faults in a bare Exception, and the worst in a panic that is no Exception at all.
-        bare = type(error) is Exception or type(error).__name__ == "PanicException"
-        if not bare and not isinstance(error, (*LOAD_ERRORS, SafetensorError, StrictDataclassError)):
-            raise
+    def explain(error: BaseException) -> None:
         _refuse_code(folder, error)
         _refuse_quantised(folder, error)
         if "ignore_mismatched_sizes" in str(error):  # it speaks of a report that nobody has seen
             raise ModelError(f"model {folder}: cannot be loaded: its weights have other shapes than its config.json says") from None
-        raise ModelError(f"model {folder}: {what}: {first_line(error)[:300]}") from None
+
+    return reading(f"model {folder}: {what}", explain=explain)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -4,6 +4,11 @@ Where the architecture takes the forest's attention, sequences are packed and sh
 does not (recurrent layers, attention sinks, position biases), they go as a plain right-padded batch. Which of the two
 is decided by trying both on a few tokens when the model is loaded, so that an architecture nobody has heard of is right
 or refused, never wrong.
+
+A few tokens do not show everything. In low precision the logits of a wrong pass may be within rounding, so it is also
+looked at whether every block asked for the forest's attention, and whether what one sequence says reaches another. And
+no short text shows a window: of those that the configuration names and that no block passed to the attention, the
+shortest is the longest text that is packed (`reach`).
 """
 
 from __future__ import annotations
@@ -25,21 +30,29 @@ if TYPE_CHECKING:
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.05}
 """largest difference of a logit, relative to the largest logit, that the order of sums may make"""
+APART = 1e-2
+"""largest change of a sequence's hidden states, relative to their length, when only the one beside it changes: rounding
+where experts get other batches, else none at all"""
+BLOCKS_OF_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""`layer_types` of a configuration that the forest's attention knows; others are recurrent, or choose what they read"""
+PREFIX = [(7 * i + 3) % 50 for i in range(12)]
 
 
 class PackedModel:
-    """Hidden states of many sequences in one forward. `packs` says whether shared prefixes are computed once."""
+    """Hidden states of many sequences in one forward. `packs` says whether shared prefixes are computed once, `reach`
+    for sequences of how many tokens (None: any)."""
 
     def __init__(self, model: PreTrainedModel):
         """Raises ModelError when head times hidden states are not the model's own logits."""
         self.model = model
-        self.backbone = model.base_model
-        self.packs = True
-        probes = [[(7 * i + 3) % 50 for i in range(12)] + tail for tail in ([5, 1, 9], [8, 8], [])]
+        # Llama 4's text model calls its body otherwise than the name that transformers looks for it by.
+        self.backbone: Any = model.base_model if model.base_model is not model else getattr(model, "model", model)
+        self.packs, self.reach = True, None
+        probes = [PREFIX + tail for tail in ([5, 1, 9], [8, 8], [])]
         expected = self._own_logits(probes)
         if not torch.isfinite(expected).all():
             raise ModelError(f"{type(model).__name__}: its logits are not finite; the weights are broken, or the dtype is too narrow")
-        if not self._agrees(probes, expected):
+        if not (self._agrees(probes, expected) and self._keeps_apart(probes)):
             self.packs = False
             if not self._agrees(probes, expected):
                 raise ModelError(
@@ -66,8 +79,12 @@ class PackedModel:
         """-> hidden states [L, D] and, for each sequence, the row of each of its tokens. Row of token i predicts token
         i + 1."""
         self.check_ids(sequences)
-        if not self.packs:
+        if not self.packs or (self.reach is not None and max(map(len, sequences)) > self.reach):
             return self._padded(sequences)
+        return self._packed(sequences)[:2]
+
+    def _packed(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[list[int]], list[int | None]]:
+        """The same, and the windows that the blocks passed to the attention, one a call."""
         scoring = not torch.is_grad_enabled() and self.model.dtype == torch.float32
         forest = pack(sequences, self.model.device, alone=scoring and available())
         # A mask that is already four-dimensional keeps transformers from building its own; the forest's attention reads
@@ -75,7 +92,7 @@ class PackedModel:
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.model.device)
         with attending(self.model, forest):
             out = self.backbone(input_ids=forest.ids_L[None], position_ids=forest.positions_L[None], attention_mask=mask, use_cache=False)
-        return out.last_hidden_state[0], forest.slots
+        return out.last_hidden_state[0], forest.slots, forest.windows
 
     def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[list[int]]]:
         longest = max(map(len, sequences))
@@ -108,3 +125,19 @@ class PackedModel:
             return False
         bound = TOLERANCE[self.head.weight.dtype] * expected.abs().max().item()
         return bool((found - expected).abs().max() <= bound)
+
+    @torch.no_grad()
+    def _keeps_apart(self, probes: list[list[int]]) -> bool:
+        """Whether a packed row, which `probes` have been through, is right in ways that their logits may not show. Sets
+        `reach`."""
+        config = self.model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ())
+        hidden, slots, windows = self._packed(probes)
+        if not kinds <= BLOCKS_OF_ATTENTION or len(windows) < config.num_hidden_layers:
+            return False
+        chunk = getattr(config, "attention_chunk_size", None) if "chunked_attention" in kinds else None
+        named = {window for window in (getattr(config, "sliding_window", None), chunk) if window}
+        self.reach = min(named - set(windows), default=None)
+        other, _, _ = self._packed([[*PREFIX, 6, 2, 4], *probes[1:]])
+        rows = slots[1][len(PREFIX) :]  # of the second tail, which lies behind the first
+        return bool((other[rows] - hidden[rows]).float().norm() <= APART * hidden[rows].float().norm())

@@ -22,7 +22,7 @@ OPTIONS = {
     "messages_key": TEXT, "turns": TEXT, "limit": Maybe((Count(1), None)),
     "long": Maybe(str), "text_length": Maybe(Count(2)), "spans": Maybe(str), "window_length": Maybe(Count(1)),
     "window_stride": Maybe(Count(1)), "window_over": Maybe(str), "template": TEXT, "system": TEXT, "template_date": TEXT,
-    "template_options": Maybe(({}, None)), "beginning_token": TEXT,
+    "template_options": Maybe(({}, None)), "beginning_token": TEXT, "text_pieces": TEXT,
 }  # fmt: skip
 PART = {"file": str, "rows": Count(0, MOST_TOKENS), "tokens": Count(0, MOST_TOKENS), "bytes": Count(), "sha256": str}
 FORM = {

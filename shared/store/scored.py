@@ -31,7 +31,12 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
         raise StoreError(f"{store.folder}: scored from {spec}, whose credentials are not kept; name the data that was scored with {flag}")
     rows = load_rows(spec, keys=keys, limit=options.get("limit"))
     examples = make_examples(
-        rows, tokenizer, context=context_length(locate(model)), long=options["long"], text_length=options["text_length"]
+        rows,
+        tokenizer,
+        context=context_length(locate(model)),
+        long=options["long"],
+        text_length=options["text_length"],
+        text_pieces=options.get("text_pieces"),
     )
     found, expected = data_fingerprint(examples), store.fingerprints["data"]
     if found != expected:

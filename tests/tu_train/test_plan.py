@@ -46,14 +46,14 @@ def test_the_objective_is_the_methods_unless_the_settings_say_otherwise(unlearni
 
 def test_retain_rows_that_no_term_holds_are_evaluated_and_not_trained_on(unlearning):
     plan = unlearning(method="ga", eval_every=1, eval_rows=2)
-    assert plan.retain is None and plan.rows["retain_rows"] == 0 and plan.objective.retain is None
+    assert plan.corpora[0].retain is None and plan.rows["retain_rows"] == 0 and plan.objective.retain is None
     assert plan.evaluation is not None and len(plan.evaluation.retain) == 2
 
 
 def test_fine_tuning_trains_on_retain_rows(tiny_model):
     config = FinetuneConfig(model=str(tiny_model), data=FULL, out="o", epochs=2, batch_size=5, limit=7)
     plan = plan_finetuning(config, gather_finetuning(config))
-    assert plan.forget is None and plan.rows == {"rows": 7} and plan.steps == 4
+    assert plan.corpora == () and plan.rows == {"rows": 7} and plan.steps == 4
     passes = [one for step in plan.stream(0) for one in step]
     assert sum(len(one.retain) for one in passes) == 14 and not any(one.forget for one in passes)
     assert plan.about.task == "finetune" and plan.about.settings["epochs"] == 2

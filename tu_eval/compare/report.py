@@ -21,11 +21,18 @@ from tu_eval.compare.bars import charts
 from tu_eval.compare.comparison import Comparison
 from tu_eval.compare.intervals import Estimate
 from tu_eval.compare.lacking import lacking
-from tu_eval.results.columns import DOWN, MEANING, UP, ZERO, plain, said, show
+from tu_eval.results.columns import DOWN, LUME_KINDS, MEANING, UP, ZERO, plain, said, show
 
 SHADES = 8
 """colours the page's style defines; markers differ in shape as well, and after SHADES results are hollow"""
-NUMBERS = {"probability": "Probability", "truth_ratio": "R", "rouge_l_recall": "ROUGE-L", "verbmem": "VerbMem", "knowmem": "KnowMem"}
+NUMBERS = {
+    "probability": "Probability",
+    "truth_ratio": "R",
+    "rouge_l_recall": "ROUGE-L",
+    "verbmem": "VerbMem",
+    "knowmem": "KnowMem",
+    **LUME_KINDS,
+}
 """columns of rows.parquet that the row browser shows"""
 
 

@@ -121,7 +121,7 @@ def _store(where: str, before: Results, training: Training | None, rows: Sequenc
     store = open_store(where)
     if store.fingerprints["model"] != before.summary["model_fingerprint"]:
         raise StoreError(f"--store {where}: scores another model than --before {before.folder} measured; give that model's store")
-    if training is not None and training.record.store not in (None, store.sha256):
+    if training is not None and not {None, store.sha256} & {training.record.store, *(training.record.stores or ())}:
         raise StoreError(f"--store {where}: is not the store that the model was unlearned with, as its training.json says; give that one")
     matched, others = rows_in(store, rows, texts=before.summary["suite"].startswith("muse:"), where=where)
     counts = {"sha256": store.sha256, "rows": len(store), "matched": matched, "others": others}

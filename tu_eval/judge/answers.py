@@ -11,7 +11,7 @@ from shared.console import progress, say
 from shared.data.datasets import Row
 from shared.data.examples import qa_example
 from shared.data.json_records import line_record
-from shared.data.layout import PLAIN, encode, layout_of, render, say_layout
+from shared.data.layout import encode, layout_of, render, say_layout
 from shared.engines.interface import Generator
 from shared.engines.open import open_generator
 from shared.errors import DataError, nearest
@@ -83,7 +83,7 @@ def prompt_ids(tokenizer: Any, turns: Sequence[str], answers: Sequence[str]) -> 
     """
     own = layout_of(tokenizer)
     if own.template is None:
-        asked = [PLAIN.format(question=turn) for turn in turns]
+        asked = [own.plain.format(question=turn) for turn in turns]
         before = f"{own.system}\n\n" if own.system else ""
         text = before + "".join(f"{question}{answer}\n" for question, answer in zip(asked, answers, strict=False)) + asked[-1].rstrip()
         return encode(tokenizer, text, None).ids

@@ -10,6 +10,12 @@ from shared.errors import ConfigError
 from shared.lm.models import PrecisionOptions
 from shared.settings import COUNT, SEED, About, check_ranges
 
+OF_SUITE = {
+    "questions": ("max_new_tokens", "holdout", "metrics"), "muse": ("verbmem_tokens", "knowmem_tokens"),
+    "lume": ("completion_tokens", "mia_data", "mmlu"),
+}  # fmt: skip
+"""kind of suite -> the fields that it alone uses"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(LayoutOptions, PrecisionOptions):
@@ -18,7 +24,7 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
     model: Annotated[str, About(flag=True)]
     """local folder, org/name[@revision], or smollm2"""
     suite: Annotated[str, About(flag=True)]
-    """tofu:forget01, tofu:forget05, tofu:forget10, muse:news, muse:books, or
+    """tofu:forget01, tofu:forget05, tofu:forget10, muse:news, muse:books, lume, or
     atlas[:people=..,facts_per_person=..,seed=..], or one of your own: a TOML file (docs/evaluation.md) or
     package.module:NAME (docs/extending.md)"""
     out: Annotated[str, About(flag=True, changes=False)]
@@ -40,32 +46,43 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
     """of every random choice: the bootstrap of membership inference; generation is greedy"""
     long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
     """what happens to a row of which some variant exceeds the model's context; skip leaves the whole row out"""
-    template: str | None = "model"
-    """how a question is put: model (by the tokenizer's chat template), plain (as `Question: …`, `Answer: …`), auto, or
-    the name of one of several templates; MUSE is always plain text"""
+    template: Annotated[str | None, About(flag=True, default="model; LUME: bare")] = None
+    """how a question is put: model (by the tokenizer's chat template), plain (as `Question: …`, `Answer: …`), bare (as
+    it stands, as LUME's authors do), auto, or the name of one of several templates; MUSE is always plain text"""
     batch_tokens: Annotated[int, About(unit="tokens", changes=False, **COUNT)] = 2048
     """of a forward pass; memory, not results, depends on it"""
     max_new_tokens: Annotated[int, About(unit="tokens", **COUNT)] = 200
-    """length of an answer in generation (ROUGE); 200 in the TOFU paper. Not for MUSE, which has the two below"""
+    """length of an answer in generation (ROUGE); 200 in the TOFU paper. Not for MUSE and LUME, which have those
+    below"""
     verbmem_tokens: Annotated[int, About(unit="tokens", **COUNT)] = 128
     """MUSE: by how much a text is continued, and to what the true continuation is cut"""
     knowmem_tokens: Annotated[int, About(unit="tokens", **COUNT)] = 32
     """MUSE: length of an answer"""
+    completion_tokens: Annotated[int, About(unit="tokens", **COUNT)] = 256
+    """LUME: length of a completion or an answer; 256 in the shared task"""
+    mia_data: str | None = None
+    """LUME: folder with member.jsonl and nonmember.jsonl, whose `document` the model was trained on or never saw"""
+    mmlu: str | None = None
+    """LUME: results folder of tu-eval benchmarks (its mmlu) or tu-eval choices on the same model; without it, or
+    without mia_data, there is no final score"""
     generate: bool = True
-    """false skips generation, and with it ROUGE and model utility (MUSE: both kinds of memorisation)"""
+    """false skips generation, and with it ROUGE and model utility (MUSE: both kinds of memorisation; LUME: all twelve
+    numbers)"""
     holdout: Annotated[str | None, About(default="the suite's own")] = None
-    """data spec (or file) of rows that no model was trained on. Not for MUSE, which always takes its own"""
+    """data spec (or file) of rows that no model was trained on. Not for MUSE and LUME, which have texts of their own"""
     reference_model: str | None = None
     """a model that never saw the forget set, with the same tokenizer; membership inference by the difference of losses
     needs it"""
     metrics: Annotated[tuple[str, ...], About(flag="--metric")] = ()
-    """metrics of your own, package.module:NAME (docs/extending.md); the flag may be repeated. Not for MUSE"""
+    """metrics of your own, package.module:NAME (docs/extending.md); the flag may be repeated. Not for MUSE and LUME"""
     gradients: bool = False
     """true adds membership inference by the norm of the gradient: a backward pass for each forget and holdout row"""
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        unused = ("max_new_tokens", "holdout", "metrics") if self.suite.startswith("muse:") else ("verbmem_tokens", "knowmem_tokens")
-        for name in unused:
+        if self.template is None:
+            object.__setattr__(self, "template", "bare" if self.suite == "lume" else "model")
+        mine = "muse" if self.suite.startswith("muse:") else "lume" if self.suite == "lume" else "questions"
+        for name in (name for suite, names in OF_SUITE.items() for name in names if suite != mine):
             if getattr(self, name) != getattr(EvalConfig, name):
                 raise ConfigError(f"{name}: --suite {self.suite} makes no use of it; leave it out")

@@ -26,7 +26,7 @@ from tu_eval.measure.finish import Measured, finish, infer_membership, open_subj
 from tu_eval.measure.membership import separations
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Decoding, Sides, Subject, generate, score, stop_ids
-from tu_eval.measure.retain import load_muse_retain
+from tu_eval.measure.retain import load_texts_retain
 from tu_eval.measure.rows import Rows
 from tu_eval.measure.summary import Metrics, Reasons, leakage, mean
 from tu_eval.metrics.rouge import rouge_l_f1
@@ -57,7 +57,7 @@ def evaluate(config: EvalConfig) -> Results:
     asked = [e for part in parts for e in part.examples]
     models.require_rows(f"--model {config.model}", folder, ((e.id, e.input_ids) for e in asked))
     identity = _identity(config, tokenizer, parts, sides)
-    retain = load_muse_retain(config.retain_results, identity) if config.retain_results else None
+    retain = load_texts_retain(config.retain_results, identity) if config.retain_results else None
     subject, reference = open_subjects(config, folder, device.type, identity, list(LENGTHS.values()), sides)
     counts = [f"{p.kind} {p.set} {len(p.examples)}" for p in parts] + [f"privleak {k} {len(v)}" for k, v in sides.items()]
     say_layout(tokenizer, config.model)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shared.errors import StoreError
+from tu_eval.measure import lume_score
 from tu_eval.measure.membership import separations
 from tu_eval.measure.rows import Rows
 from tu_eval.measure.summary import Metrics, mean
@@ -53,20 +54,25 @@ def recomputed(results: Results, others: Sequence[Results] = ()) -> Metrics:
     out: Metrics = {}
     for name, rows in by_set.items():
         if rows:
-            out |= _of_set(name, rows, muse=summary["suite"].startswith("muse:"))
+            out |= _of_set(name, rows, summary["suite"])
             out |= {f"{name}_{column}": mean(rows, column) for column in results.own}
     out |= _utility(results, by_set, out)
     members = results.membership()
     out |= {f"mia_{name}": value for name, value in _aucs(members).items()}
+    if summary["suite"] == "lume":  # MMLU is as recorded: its questions are none of these rows
+        out |= {"task_aggregate": lume_score.task_aggregate(out), "mia_score": lume_score.mia_score(out.get("mia_loss"))}
+        out["final_score"] = lume_score.final_score({**out, "mmlu": summary["metrics"].get("mmlu")})
     retain = reference_of(results, others)
     if retain is not None:
         out |= _against(retain, by_set.get("forget", []), out.get("mia_min_k"), summary)
     return {k: v for k, v in out.items() if k in summary["metrics"]}
 
 
-def _of_set(name: str, rows: Rows, *, muse: bool) -> Metrics:
-    if muse:
+def _of_set(name: str, rows: Rows, suite: str) -> Metrics:
+    if suite.startswith("muse:"):
         return {f"{name}_{kind}": mean(rows, kind) for kind in ("verbmem", "knowmem")}
+    if suite == "lume":
+        return lume_score.of_set(name, rows)
     options = any(row["probability_options"] is not None for row in rows)
     out: Metrics = {
         f"{name}_probability": mean(rows, "probability_options" if options else "probability"),

@@ -39,8 +39,8 @@ def load_retain(place: str, identity: dict[str, Any], forget: list[tuple[str, st
     return _of_results(results, [r["log_truth_ratio"] for r in rows], holdout[0])
 
 
-def load_muse_retain(place: str, identity: dict[str, Any]) -> RetainModel:
-    """The same of a MUSE suite, which has no truth ratios: Min-K alone. Raises StoreError likewise."""
+def load_texts_retain(place: str, identity: dict[str, Any]) -> RetainModel:
+    """The same of MUSE and LUME, which have no truth ratios: Min-K alone. Raises StoreError likewise."""
     path = Path(place)
     if path.suffix == ".json" or path.is_file():
         raise StoreError(

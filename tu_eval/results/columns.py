@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+LUME_KINDS = {
+    f"{task}_{kind}": f"Task {task[-1]} {form}"
+    for task in ("task1", "task2", "task3")
+    for kind, form in (("rouge", "completions"), ("match", "answers"))
+}
+"""the last parts of the names of LUME's metrics -> their headings"""
 UP, DOWN, ZERO = "↑", "↓", "→0"
 KINDS = {
     "probability": "Probability",
@@ -15,6 +21,7 @@ KINDS = {
     "extraction_strength": "Extraction strength",
     "verbmem": "Verbatim memorisation",
     "knowmem": "Knowledge memorisation",
+    **LUME_KINDS,
 }
 """last part of a metric's name -> its heading; a metric of another kind is shown under its own name"""
 SETS = {
@@ -24,7 +31,10 @@ SETS = {
     "world_facts": "World facts",
     "world": "World facts",
 }
-OVERALL = {"forget_quality": "Forget quality", "model_utility": "Model utility"}
+OVERALL = {
+    "forget_quality": "Forget quality", "model_utility": "Model utility",
+    "final_score": "Final score", "task_aggregate": "Task aggregate", "mia_score": "MIA score", "mmlu": "MMLU",
+}  # fmt: skip
 MORE = "Membership inference"
 LONE = {
     "mia_loss": "Loss AUC", "mia_zlib": "Zlib AUC", "mia_min_k": "Min-K% AUC", "mia_min_k_plus": "Min-K%++ AUC",
@@ -36,6 +46,16 @@ MEANING = {
     "the retain model. Near 1: not to be told from a model that never saw the data. Below 0.05: it can be told.",
     "Model utility": "Harmonic mean of probability, ROUGE-L recall and truth ratio over every set but the forget set; "
     "one lost ability pulls it to 0.",
+    "Final score": "LUME: mean of task aggregate, MIA score and MMLU.",
+    "Task aggregate": "LUME: harmonic mean of the twelve numbers of its tasks, those of the forget set as 1 − x.",
+    "MIA score": "LUME: 1 − 2 · |AUC − 0.5| of the loss; 1 where it does not tell texts trained on from texts never seen.",
+    "MMLU": "Accuracy on MMLU, measured beside the suite.",
+    **{
+        heading: "ROUGE-L recall between the greedy continuation and the true one; mean over the task's texts."
+        if heading.endswith("completions")
+        else "Share of the task's questions whose greedy answer is the gold one but for case and blanks around it."
+        for heading in LUME_KINDS.values()
+    },
     "Probability": "exp(mean log-probability of the gold answer's tokens, end of turn included); on sets about the world, "
     "its share against the wrong answers offered.",
     "Fact probability": "The same over the tokens that carry the fact alone, known for generated data.",

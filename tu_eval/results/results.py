@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import StoreError
+from tu_eval.results.columns import LUME_KINDS
 from tu_eval.results.folder import MEMBERSHIP_METRICS, ROWS, FolderKind, ResultRow, read_folder, write_folder
 from tu_eval.results.open_unlearning import as_log
 from tu_eval.results.parquet_file import read_table, require_between, rows_of
@@ -32,7 +33,8 @@ REQUIRED = frozenset({"set", "example_id", "question", "answer"})
 """columns that every version wrote"""
 SHARES = ("probability", "probability_options", "rouge_l_recall", "fact_probability", "exact_memorization", "extraction_strength")
 RANGES = {
-    **dict.fromkeys((*SHARES, "verbmem", "knowmem"), (0.0, 1.0 + 1e-9)), "nll_sum": (-1e-3, math.inf), "target_tokens": (0, 2**31),
+    **dict.fromkeys((*SHARES, "verbmem", "knowmem", *LUME_KINDS), (0.0, 1.0 + 1e-9)),
+    "nll_sum": (-1e-3, math.inf), "target_tokens": (0, 2**31),
     "log_truth_ratio": (-math.inf, math.inf), "truth_ratio": (0.0, math.inf),
 }  # fmt: skip
 """columns of rows.parquet -> the least and the most"""
@@ -80,11 +82,16 @@ class Results:
         if not self.summary.get("membership"):
             return []
         path = self.folder / MEMBERSHIP
-        forget = self.summary["rows"].get("forget", 0) if not self.summary["suite"].startswith("muse:") else None
+        forget = None if of_texts(self.summary["suite"]) else self.summary["rows"].get("forget", 0)
         count = rows_of(path) if forget is None else forget + self.summary["membership"]["holdout_rows"]
         rows = read_table(path, membership_schema(), rows=count, required=frozenset({"set", "example_id"}))
         require_between(path, rows, dict.fromkeys(MEMBERSHIP_METRICS, (-math.inf, math.inf)))
         return rows
+
+
+def of_texts(suite: str) -> bool:
+    """Membership inference reads texts of their own, not the rows of the forget set."""
+    return suite == "lume" or suite.startswith("muse:")
 
 
 def schema(suite: str, own: Iterable[str] = ()) -> pyarrow.Schema:
@@ -96,9 +103,12 @@ def schema(suite: str, own: Iterable[str] = ()) -> pyarrow.Schema:
     first = [("set", text), ("example_id", text), ("question", text), ("answer", text), ("generation", text)]
     if suite.startswith("muse:"):
         return pa.schema([*first, ("verbmem", number), ("knowmem", number)])
+    likelihood = [("nll_sum", number), ("target_tokens", pa.int32())]
+    if suite == "lume":
+        return pa.schema([*first, *likelihood, ("probability", number), *((name, number) for name in LUME_KINDS)])
     numbers = ["probability", "probability_options", "log_truth_ratio", "truth_ratio", "rouge_l_recall", "fact_probability"]
     numbers += ["exact_memorization", "extraction_strength"]
-    return pa.schema([*first, ("nll_sum", number), ("target_tokens", pa.int32()), *((name, number) for name in (*numbers, *own))])
+    return pa.schema([*first, *likelihood, *((name, number) for name in (*numbers, *own))])
 
 
 def membership_schema() -> pyarrow.Schema:

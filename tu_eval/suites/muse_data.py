@@ -17,7 +17,8 @@ from typing import Any
 
 from shared.console import say
 from shared.data.datasets import Row, file_records, hub_records
-from shared.data.examples import PLAIN, Example, fit, special_ids, text_examples
+from shared.data.examples import Example, fit, special_ids, text_examples
+from shared.data.layout import PLAIN
 from shared.errors import DataError, nearest
 
 HUB = "muse-bench/MUSE-"

@@ -19,9 +19,9 @@ from tu_eval.suites.suite_file import read_suite
 
 TOFU_FORGET = ("forget01", "forget05", "forget10")
 MUSE = ("news", "books")
-OURS = ("tofu", "muse", "atlas")
+OURS = ("tofu", "muse", "atlas", "lume")
 """first parts of the names of suites that are here"""
-KNOWN = (*(f"tofu:{split}" for split in TOFU_FORGET), *(f"muse:{corpus}" for corpus in MUSE), "atlas")
+KNOWN = (*(f"tofu:{split}" for split in TOFU_FORGET), *(f"muse:{corpus}" for corpus in MUSE), "lume", "atlas")
 SUITE = Kind("token_unlearn.suites", "--suite", "a Suite (tu_eval.suites.sets)", lambda value: isinstance(value, Suite))
 
 
@@ -35,7 +35,7 @@ def find_suite(name: str) -> Suite:
         return _tofu(rest)
     if kind == "atlas":
         return _atlas(rest)
-    if kind == "muse" and rest in MUSE:
+    if name == "lume" or (kind == "muse" and rest in MUSE):
         raise ConfigError(f"--suite {name}: is for tu-eval run only; here a suite of questions is needed, tofu:… or atlas")
     if kind in OURS or not (rest or name in names(SUITE)):
         raise ConfigError(f"--suite {name}: no such suite{nearest(name, [*KNOWN, *names(SUITE)])}")

@@ -59,6 +59,8 @@ class PassRows:
 
     forget: list[Item]
     retain: list[Item]
+    corpus: int = 0
+    """which forget corpus of the run they belong to"""
 
 
 Pair = tuple[Item | None, Item | None]
@@ -192,36 +194,43 @@ def forget_items(
     store: Store,
     make: Callable[[dict[str, Any]], Item],
     *,
-    seed: int,
+    seed: int | None,
     epoch: int,
     limit: int | None = None,
     columns: Sequence[str] | None = None,
 ) -> Iterator[Item]:
-    """The rows of a store once, in the order of (seed, epoch); `columns`: those of `columns_to_read` unless given."""
+    """The rows of a store once, in the order of (seed, epoch), or of the store where there is no seed; `columns`: those
+    of `columns_to_read` unless given."""
     starts = np.cumsum([0] + [p["rows"] for p in store.manifest["parts"]])
-    for part in np.random.default_rng([seed, epoch]).permutation(len(starts) - 1):
+    for part in shuffled(len(starts) - 1, seed, epoch):
         rows = store.part(int(part), columns or columns_to_read(store))
         if limit is not None:
             rows = rows[: max(0, limit - int(starts[part]))]
-        for index in np.random.default_rng([seed, epoch, int(part)]).permutation(len(rows)):
+        for index in shuffled(len(rows), seed, epoch, int(part)):
             yield make(rows[index])
         del rows  # or it would stay in memory while the next part is read
 
 
-def endless(items: Sequence[Item], *, seed: int, start: int = 0) -> Iterator[Item]:
-    """Items in a seeded order, a new one each time around; from the `start`-th on."""
+def shuffled(count: int, seed: int | None, *key: int) -> Sequence[int] | np.ndarray:
+    """0 .. count - 1 in the order of (seed, key); without a seed as they are."""
+    return range(count) if seed is None else np.random.default_rng([seed, *key]).permutation(count)
+
+
+def endless(items: Sequence[Item], *, seed: int | None, start: int = 0, corpus: int = 0) -> Iterator[Item]:
+    """Items in a seeded order, a new one each time around and for each corpus (without a seed in their own); from the
+    `start`-th on."""
     around, at = divmod(start, len(items))
     while True:
-        for index in np.random.default_rng([seed, RETAIN_EPOCH + around]).permutation(len(items))[at:]:
+        for index in shuffled(len(items), seed, RETAIN_EPOCH * (corpus + 1) + around)[at:]:
             yield items[index]
         around, at = around + 1, 0
 
 
-def endless_store(around: Callable[[int], Iterator[Item]], count: int, *, start: int = 0) -> Iterator[Item]:
+def endless_store(around: Callable[[int], Iterator[Item]], count: int, *, start: int = 0, corpus: int = 0) -> Iterator[Item]:
     """The same for rows of a store: `around(epoch)` gives all `count` of them once."""
     epoch, at = divmod(start, count)
     while True:
-        yield from islice(around(RETAIN_EPOCH + epoch), at, None)
+        yield from islice(around(RETAIN_EPOCH * (corpus + 1) + epoch), at, None)
         epoch, at = epoch + 1, 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -32,8 +32,8 @@ Make = Callable[..., Item]
 @dataclass(frozen=True)
 class RetainRows:
     count: int
-    start: Callable[[int], Iterator[Item]]
-    """rows from the n-th on, without end"""
+    start: Callable[..., Iterator[Item]]
+    """(n, corpus=0) -> rows from the n-th on, without end; each forget corpus has its own way through them"""
     first: list[Item]
     """for evaluation"""
     outside: float | None = None
@@ -108,17 +108,17 @@ def fingerprint(ids: list[int]) -> bytes:
     return blake2b(np.asarray(ids, dtype=np.int64).tobytes(), digest_size=16).digest()
 
 
-def read_retain(items: list[Item], forget: ForgetRows, *, where: str, seed: int, evaluated: int) -> RetainRows:
-    """`evaluated`: how many of the first rows are evaluated. Raises DataError when nothing is left once the rows that
-    are forget rows too are dropped."""
-    shared = [i.name for i in items if fingerprint(i.ids) in forget.seen]
+def read_retain(items: list[Item], seen: Set[bytes], *, where: str, seed: int | None, evaluated: int) -> RetainRows:
+    """`seen`: hashes of all forget rows; `seed`: of the order; `evaluated`: how many of the first rows are evaluated.
+    Raises DataError when nothing is left once the rows that are forget rows too are dropped."""
+    shared = [i.name for i in items if fingerprint(i.ids) in seen]
     _warn(shared, len(items), where)
-    kept = [i for i in items if fingerprint(i.ids) not in forget.seen]
-    return RetainRows(len(kept), lambda n: endless(kept, seed=seed, start=n), kept[:evaluated])
+    kept = [i for i in items if fingerprint(i.ids) not in seen]
+    return RetainRows(len(kept), lambda n, corpus=0: endless(kept, seed=seed, start=n, corpus=corpus), kept[:evaluated])
 
 
 def read_retain_store(
-    store: Store, forget: ForgetRows, *, seed: int, evaluated: int, limit: int | None = None, rows: int | None = None
+    store: Store, seen: Set[bytes], *, seed: int | None, evaluated: int, limit: int | None = None, rows: int | None = None
 ) -> RetainRows:  # fmt: skip
     """The same for a scored retain set, of which one part is in memory at a time. Raises StoreError where it has no top
     tokens, or ids beyond the `rows` of the embedding."""
@@ -131,7 +131,7 @@ def read_retain_store(
     make = partial(item_of_top_row, where=where, rows=rows)
     shared, first, count, missed, tokens = [], [], 0, 0.0, 0
     for item in map(make, _limited(store, limit)):
-        if fingerprint(item.ids) in forget.seen:
+        if fingerprint(item.ids) in seen:
             shared.append(item.name)
             continue
         count, tokens = count + 1, tokens + len(item.positions)
@@ -144,9 +144,9 @@ def read_retain_store(
 
     def around(epoch: int) -> Iterator[Item]:
         items = forget_items(store, make, seed=seed, epoch=epoch, limit=limit, columns=READ_TOP)
-        return (i for i in items if fingerprint(i.ids) not in forget.seen)
+        return (i for i in items if fingerprint(i.ids) not in seen)
 
-    return RetainRows(count, lambda n: endless_store(around, count, start=n), first, missed / tokens)
+    return RetainRows(count, lambda n, corpus=0: endless_store(around, count, start=n, corpus=corpus), first, missed / tokens)
 
 
 def _limited(store: Store, limit: int | None) -> Iterator[dict[str, Any]]:

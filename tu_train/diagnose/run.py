@@ -159,7 +159,9 @@ def retain_examples(config: DiagnoseConfig, rows: Sequence[dict[str, Any]], fold
     if config.retain is None:
         return []
     read = load_rows(config.retain, keys=config.keys)
-    examples = make_examples(read, tokenizer, context=context_length(folder), long=config.long, text_length=config.text_length)
+    examples = make_examples(
+        read, tokenizer, context=context_length(folder), long=config.long, text_length=config.text_length, text_pieces=config.text_pieces
+    )
     forget = {tuple(row["input_ids"]) for row in rows}
     own = [e for e in examples if tuple(e.input_ids) not in forget]
     if len(own) < len(examples):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from pathlib import Path
+from typing import Any
 
 from shared.config import as_dict
 from shared.data.datasets import Keys, load_rows
@@ -40,20 +41,27 @@ def content_of(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> tupl
         "refusals": lambda name: _hash_lines(name, "refusals", "one refusal a line"),
         "blocklist": lambda name: _hash_lines(name, "blocklist", "one word or phrase a line"),
     }
-    parts = {}
+
+    def hash_of(field: str, name: str | None) -> str | None:
+        key = (field, str(name), *reading)
+        if name is not None and key not in known:
+            known[key] = name if (field, name) == ("retain", "none") else hashes[field](name)
+        return known.get(key)
+
+    parts: dict[str, Any] = {}
     for field in NAMES:
         name = getattr(config, field)
         if name is None and field in LATER:
             continue
-        key = (field, str(name), *reading)
-        if name is not None and key not in known:
-            known[key] = name if (field, name) == ("retain", "none") else hashes[field](name)
-        parts[field] = known.get(key)
+        parts[field] = [hash_of(field, each) for each in name] if isinstance(name, tuple) else hash_of(field, name)
     if columns := columns_read(config):
-        key = ("columns", str(config.forget_data or config.scores), *columns, *reading)
-        if key not in known:
-            known[key] = _hash_columns(config, columns)
-        parts["columns"] = known[key]
+        found = []
+        for corpus in config.corpora:
+            key = ("columns", str(corpus.forget_data or corpus.scores), *columns, *reading)
+            if key not in known:
+                known[key] = _hash_columns(corpus, columns)
+            found.append(known[key])
+        parts["columns"] = found if len(found) > 1 else found[0]
     if (code := identity(METHOD, config.method)) is not None:
         parts["method_code"] = code
 
@@ -84,13 +92,13 @@ def columns_read(config: UnlearnConfig) -> list[str]:
 
 
 def _hash_columns(config: UnlearnConfig, columns: list[str]) -> str:
-    """Of what stands in them now: the store's own fingerprint is that of its texts alone."""
-    options = open_store(config.scores).manifest["options"]
-    spec = config.forget_data or options["data"]
+    """Of what stands in them now: the store's own fingerprint is that of its texts alone. `config`: of one forget
+    corpus."""
+    where = str(config.scores)
+    options = open_store(where).manifest["options"]
+    spec = str(config.forget_data or options["data"])
     if lacks_secrets(spec):
-        raise ConfigError(
-            f"{without_secrets(config.scores)}: scored from {spec}, whose credentials are not kept; name the data with forget_data"
-        )
+        raise ConfigError(f"{without_secrets(where)}: scored from {spec}, whose credentials are not kept; name the data with forget_data")
     rows = load_rows(spec, keys=Keys.recorded(options), limit=options.get("limit"))
     return hash_json([[r.id, *(repr(r.extra.get(name)) for name in columns)] for r in rows])
 

@@ -19,6 +19,9 @@ LoRA setting where lora is 0. Combinations that become equal are one run (here `
 train_only and beta). A value that no combination uses is an error, and so is any combination that `tu-train run` would
 refuse: both before the first run.
 
+What the runs start from can be made first: [[steps]] of the file (shared/study.py), each in a process of its own.
+Finished ones are skipped, as the same command on the same folder always is. A step that fails ends the study.
+
 A run is what it is made from: its resolved settings but those that change no result, with the content of model, stores,
 data and files in place of their names. The hash of that ends the name of its folder, so a run is finished whatever the
 study is called or lists besides it, and an edited study trains anew only what changed. DIR/index.json is written after
@@ -33,6 +36,8 @@ A run is finished when its folder is complete by its own training.json; whatever
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -44,8 +49,10 @@ from shared.files.lock import locked
 from shared.files.storage import open_place
 from shared.records import INDEX, Index, IndexedRun
 from shared.secret import without_secrets
+from shared.study import Study, load_study
 from tu_train.config import UnlearnConfig
 from tu_train.many.content import content_of
+from tu_train.many.steps import check_study, run_step
 from tu_train.many.study import read_study
 from tu_train.run import run_unlearn
 from tu_train.saving.record import complete, recorded_settings
@@ -73,14 +80,24 @@ class Run:
         return IndexedRun(name=self.name, folder=Path(self.config.out).name, settings=settings, status=self.status, error=self.error)
 
 
-def run_many(study: Path, out: Path) -> list[Run]:
-    """Runs what is not finished yet; a failed run is noted and the next one begins. Raises UserError for a study that
-    cannot be run."""
-    runs = plan(study, out)
-    if out.exists() and not out.is_dir():
-        raise StoreError(f"{out}: is a file; --out wants a folder for the runs")
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(open_place(out)):
+def run_many(path: Path, out: Path, sets: Sequence[str] = ()) -> list[Run]:
+    """Makes the steps of a study, then runs what is not finished yet; a failed run is noted and the next one begins.
+    `sets`: NAME=VALUE in place of what the file says. Raises UserError for a study that cannot be run, and for a step
+    that fails."""
+    study = load_study(path, out, sets)
+    check_study(study)
+    if not study.steps:
+        return _run_all(_planned(study, out), out)
+    list(read_study(path, study.runs))  # what of the runs can be refused before their model is there
+    with _folder(out):
+        for number, step in enumerate(study.steps, 1):
+            say(f"step {number} of {len(study.steps)}: {step.name} ({step.command})")
+            run_step(study, step)
+    return _run_all(_planned(study, out), out)
+
+
+def _run_all(runs: list[Run], out: Path) -> list[Run]:
+    with _folder(out):
         waiting = [run for run in runs if run.status == "waiting"]
         done = [run for run in runs if run.status == "finished"]
         say(f"{len(runs)} runs, {len(done)} of them finished")
@@ -92,6 +109,16 @@ def run_many(study: Path, out: Path) -> list[Run]:
             _run(run)
             _write_index(out, runs)
     return runs
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """Of all runs, ours alone for as long."""
+    if out.exists() and not out.is_dir():
+        raise StoreError(f"{out}: is a file; --out wants a folder for the runs")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(open_place(out)):
+        yield
 
 
 def _run(run: Run) -> None:
@@ -111,11 +138,15 @@ def _write_index(out: Path, runs: list[Run]) -> None:
     write_json(out / INDEX, Index(tuple(run.record for run in runs)).to_json())
 
 
-def plan(study: Path, out: Path) -> list[Run]:
+def plan(path: Path, out: Path) -> list[Run]:
     """All runs of a study in order, those whose folders are there as finished. Writes nothing."""
+    return _planned(load_study(path, out), out)
+
+
+def _planned(study: Study, out: Path) -> list[Run]:
     runs: dict[str, Run] = {}
     contents: dict[tuple[str, ...], str] = {}
-    for name, config in read_study(study):
+    for name, config in read_study(study.path, study.runs):
         content, earlier = content_of(config, contents)
         if content not in runs:
             runs[content] = _placed(Run(name, config, content, earlier), out)

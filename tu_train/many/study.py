@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-from shared.config import checked, read_toml, resolve
+from shared.config import checked, resolve
 from shared.errors import ConfigError
 from shared.weighting.weights import Selection
 from tu_train.config import UnlearnConfig
@@ -24,19 +24,20 @@ Values = dict[str, Any]
 """settings of one combination; an option of the method is `options.NAME`"""
 
 
-def read_study(study: Path) -> Iterator[tuple[str, UnlearnConfig]]:
-    """(readable name, configuration without out) of each combination, those that are equal too. Raises ConfigError."""
-    axes = _axes(study)
+def read_study(study: Path, given: Mapping[str, Any]) -> Iterator[tuple[str, UnlearnConfig]]:
+    """(readable name, configuration without out) of each combination of what the file gives, those that are equal too.
+    Raises ConfigError."""
+    axes = _axes(study, given)
     for values in _combinations(axes, study):
         name = _name(values, axes)
         yield name, _config(values, study, name)
 
 
-def _axes(study: Path) -> dict[str, list[Any]]:
+def _axes(study: Path, fields_of_file: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The values of each field of the file, in the file's order."""
     axes: dict[str, list[Any]] = {}
     hints = get_type_hints(UnlearnConfig)
-    for field, given in read_toml(study, flag="").items():
+    for field, given in fields_of_file.items():
         if field in ("out", "resume"):
             raise ConfigError(f"{study}: {field} is not for a study: --out is the folder of all runs, and unfinished runs are resumed")
         table = given if field == "options" and isinstance(given, dict) else None
@@ -110,5 +111,6 @@ def _name(values: Values, axes: Mapping[str, list[Any]]) -> str:
 
 def _piece(name: str, value: Any) -> str:
     """As a part of a file's name; of a path its last part."""
-    text = "+".join(map(str, value)) if isinstance(value, tuple) else str(value).rstrip("/").rsplit("/", 1)[-1]
+    parts = [str(each).rstrip("/").rsplit("/", 1)[-1] for each in (value if isinstance(value, tuple) else (value,))]
+    text = "+".join(parts)
     return re.sub(r"[^A-Za-z0-9._+]", "_", name + text)[:PIECE_LENGTH]

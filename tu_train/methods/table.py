@@ -189,14 +189,16 @@ def _kind_of(value: Any) -> str:
     return f"of type {type(value).__name__}" if shape is None else f"a {value.dtype} of shape {tuple(shape)}"
 
 
-def check_options(name: str, given: Mapping[str, float]) -> dict[str, float]:
-    """The method's options, those given in place of their defaults. Raises ConfigError for what the method does not
-    have or cannot use."""
+def check_options(name: str, given: Mapping[str, float | tuple[float, ...]]) -> dict[str, Any]:
+    """The method's options, those given in place of their defaults; a tuple holds one value for each forget corpus.
+    Raises ConfigError for what the method does not have or cannot use."""
     method = find_method(name)
-    for option, value in given.items():
+    for option in given:
         if option not in method.options:
             known = nearest(option, method.options) if method.options else f"; {name} has no options"
             raise ConfigError(f"--option {option}: unknown to --method {name}{known}")
+    values = {option: value if isinstance(value, tuple) else (value,) for option, value in given.items()}
+    for option, value in ((option, value) for option, each in values.items() for value in each):
         expected = "more than 0" if option in method.positive else "0 or more"
         if not math.isfinite(value) or value < 0 or (value == 0 and option in method.positive):
             raise ConfigError(f"--option {option}={value:g}: --method {name} expects {expected}")
@@ -204,7 +206,8 @@ def check_options(name: str, given: Mapping[str, float]) -> dict[str, float]:
             raise ConfigError(f"--option {option}={value:g}: --method {name} expects at most {MOST[option]:g}")
         if option in WHOLE and value != int(value):
             raise ConfigError(f"--option {option}={value:g}: --method {name} expects a whole number")
-    return {**method.options, **{option: float(value) for option, value in given.items()}}
+    as_floats = {option: tuple(map(float, each)) for option, each in values.items()}
+    return {**method.options, **{option: each if isinstance(given[option], tuple) else each[0] for option, each in as_floats.items()}}
 
 
 def trained_globs(name: str, options: Options) -> tuple[str, ...]:

@@ -16,11 +16,35 @@ FUSED = ("cpu", "cuda", "mps")
 
 
 def make_optimizer(parameters: Sequence[Tensor], kind: str, *, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """`kind`: adamw or adamw8bit. Raises ConfigError where the 8-bit optimizer is not installed."""
+    """`kind`: adamw, adamw8bit or adamw_transformers. Raises ConfigError where the 8-bit optimizer is not installed."""
     options: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
-    if kind == "adamw":
-        return torch.optim.AdamW(list(parameters), fused=parameters[0].device.type in FUSED, **options)
-    return adamw8bit()(parameters, **options)
+    if kind == "adamw8bit":
+        return adamw8bit()(parameters, **options)
+    fused = parameters[0].device.type in FUSED
+    if kind == "adamw_transformers":
+        return TransformersAdamW(list(parameters), fused=fused, eps=TransformersAdamW.EPSILON, **options)
+    return torch.optim.AdamW(list(parameters), fused=fused, **options)
+
+
+class TransformersAdamW(torch.optim.AdamW):
+    """The step of the AdamW that transformers had until version 4: epsilon is added to the root of the second moment
+    before that is corrected for its start at zero, √v + ε instead of √v/√(1 − β₂ᵗ) + ε.
+
+    The same as torch's with ε/√(1 − β₂ᵗ): 32 times as large in the first step, so that small gradients move little.
+    Weight decay is subtracted before the step, as torch does, not after it.
+    """
+
+    EPSILON = 1e-6
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            done = next((int(self.state[p]["step"]) for p in group["params"] if self.state.get(p)), 0)
+            group["eps"] = self.EPSILON / math.sqrt(1 - group["betas"][1] ** (done + 1))
+        try:
+            return super().step(closure)
+        finally:
+            for group in self.param_groups:
+                group["eps"] = self.EPSILON  # what a checkpoint holds does not depend on the step
 
 
 def adamw8bit() -> Any:

@@ -126,7 +126,9 @@ def cut_log(path: Path, done: int) -> None:
 
 def say_unmoved(log: Path, config: LoopConfig) -> None:
     """A loss of hidden states that stays where it began has moved nothing, which log-likelihoods alone do not show."""
-    losses = [entry["forget_loss"] for line in log.read_text(encoding="utf-8").splitlines() if "forget_loss" in (entry := json.loads(line))]
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    # Of several forget corpora the first speaks for all: their losses have other sizes.
+    losses = [entry["forget_loss"] for entry in entries if "forget_loss" in entry and not entry.get("corpus")]
     if len(losses) > 1 and abs(losses[-1] - losses[0]) < UNMOVED * abs(losses[0]):
         say(
             f"the forget loss went from {losses[0]:.4g} to {losses[-1]:.4g}: hardly anything has moved. The method's defaults come from "

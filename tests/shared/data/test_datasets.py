@@ -374,7 +374,7 @@ def test_atlas_sizes_follow_the_split():
     [
         ("atlas:forgot", r"^data atlas:forgot: no such split \(did you mean 'forget'\?\)$"),
         ("atlas:", "no such split"),
-        ("atlas:full:persons=3", r"unknown size 'persons' \(known: people"),
+        ("atlas:full:folk=3", r"unknown size 'folk' \(known: people"),
         ("atlas:full:peple=3", r"unknown size 'peple' \(did you mean 'people'\?\)"),
         ("atlas:full:people=few", "people is 'few', expected a whole number"),
         ("atlas:full:people=1", r"AtlasSize\.people: got 1, expected 2 to"),

@@ -1,0 +1,116 @@
+"""One forget corpus of a run: its score store, and every column of its data that the run reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shared.data.examples import Example
+from shared.errors import ConfigError
+from shared.files.fs import hash_json
+from shared.lm.models import context_length, embedding_rows
+from shared.secret import without_secrets as shown
+from shared.store.scored import scored_examples
+from tu_train.config import UnlearnConfig
+from tu_train.data.batches import Item, item_of_row, only
+from tu_train.data.partners import answers_in, fingerprint_of, given_answers, partner_items
+from tu_train.data.sources import ForgetRows, RetainRows, blocked_positions, given_positions, open_fitting, read_forget
+from tu_train.forward import check_layer
+from tu_train.methods.table import Method, find_method
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Other answers to the questions of the forget rows."""
+
+    examples: Sequence[Example]
+    """the rows that were scored"""
+    given: dict[str, Item] | None
+    """by example id, where they stand in the data; None: the model before training writes them"""
+    reference: bool
+    """whether the method reads their log-probabilities under the model before training"""
+    context: int | None
+    """of the model, tokens"""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    config: UnlearnConfig
+    """the run's, with the values of this corpus"""
+    forget: ForgetRows
+    about: dict[str, Any]
+    """fingerprints"""
+    retain: RetainRows | None = None
+    answers: Answers | None = None
+    facts: Sequence[Item] = ()
+    """the evaluated forget rows once more, with the tokens that carry the fact"""
+    paraphrases: Sequence[Item] = ()
+    """the questions of the evaluated forget rows with another wording of their answers"""
+
+
+def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: dict[str, str]) -> Corpus:
+    """One verified read of its store, and of its data where that is needed; the retain rows come later (`retain`).
+    `config`: filled, with the values of this corpus; `names`: fingerprints of model, tokenizer and template."""
+    where = str(config.scores)
+    store = open_fitting(where, names, model=config.model, allow_other_model=config.allow_other_model)
+    method = find_method(config.method)
+    if "layer" in method.needs:
+        check_layer(folder, int(config.options["layer"]))  # type: ignore[arg-type]
+    learns_answers = bool(method.needs & {"refusal", "alternate"})
+    reads_columns = config.tokens == "given" or config.eval_key or config.paraphrase_key
+    forget_data = None if config.forget_data is None else str(config.forget_data)
+    examples = scored_examples(store, tokenizer, config.model, forget_data, flag="--set forget_data") \
+        if learns_answers or reads_columns else []  # fmt: skip
+    given = _given(config, examples, tokenizer) if config.tokens == "given" else None
+    make = partial(item_of_row, selection=config.selection, where=shown(where), all_targets="all targets" in method.needs, given=given,
+                   rows=embedding_rows(folder))  # fmt: skip
+    about: dict[str, Any] = {"store": store.sha256, "forget_data": store.fingerprints["data"]}
+    if given is not None:
+        about["given_tokens"] = hash_json({name: sorted(positions) for name, positions in given.items()})
+    forget = read_forget(store, make, selection=config.selection, where=shown(where), limit=config.limit,
+                         evaluated=config.eval_rows if config.eval_every else 0)  # fmt: skip
+    corpus, context = Corpus(config, forget, about), context_length(folder)
+    if learns_answers:
+        corpus = _with_answers(corpus, method, examples, tokenizer, context)
+    return _with_evaluation(corpus, examples, tokenizer, context) if config.eval_every else corpus
+
+
+def _given(config: UnlearnConfig, examples: list[Example], tokenizer: Any) -> Mapping[str, set[int]]:
+    """By example id, the tokens that a blocklist names, or a column of the data."""
+    if config.blocklist is not None:
+        return blocked_positions(examples, tokenizer, config.blocklist)
+    return given_positions(examples, tokenizer, config.given_key)
+
+
+def _with_answers(corpus: Corpus, method: Method, examples: list[Example], tokenizer: Any, context: int | None) -> Corpus:
+    """With the other answers that the method learns, and their fingerprint as far as they are known."""
+    reference, config = "reference" in method.needs, corpus.config
+    if "alternate" in method.needs and config.alternates == "generate":
+        return replace(corpus, answers=Answers(examples, None, reference, context))
+    refuse = "refusal" in method.needs
+    texts = given_answers(examples, refuse=refuse, refusals=config.refusals, alternate_key=config.alternate_key)
+    items = partner_items(examples, tokenizer, texts, seed=config.seed, context=context)
+    about = {**corpus.about, "other_answers": fingerprint_of(items)}
+    return replace(corpus, answers=Answers(examples, items, reference, context), about=about)
+
+
+def _with_evaluation(corpus: Corpus, examples: list[Example], tokenizer: Any, context: int | None) -> Corpus:
+    """With what columns of the data say of the evaluated rows, and the fingerprints of those columns."""
+    config, first, about = corpus.config, corpus.forget.first, dict(corpus.about)
+    facts, paraphrases = [], {}
+    if config.eval_key is not None:
+        at = given_positions(examples, tokenizer, config.eval_key, flag="--set eval_key")
+        facts = [only(item, at[item.name]) for item in first if at[item.name]]
+        if not facts:
+            raise ConfigError(f"--set eval_key={config.eval_key}: no token of the {len(first)} evaluated rows lies there")
+        about["eval_tokens"] = hash_json({item.name: item.positions for item in facts})
+    if config.paraphrase_key is not None:
+        evaluated = {item.name for item in first}
+        asked = [e for e in examples if e.id in evaluated]
+        texts = {e.id: answers_in(e.row, config.paraphrase_key, flag="--set paraphrase_key")[:1] for e in asked}
+        paraphrases = partner_items(asked, tokenizer, texts, seed=config.seed, context=context)
+        about["paraphrases"] = fingerprint_of(paraphrases)
+    return replace(corpus, about=about, facts=facts, paraphrases=list(paraphrases.values()))

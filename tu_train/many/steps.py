@@ -1,0 +1,29 @@
+"""What a study makes before its runs: a target model, a retain model, a score store; each by the command that makes it,
+in a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shared.process import resolved, run_command
+from shared.study import MEASURES, PLACED, STEPS, Step, Study
+from tu_train.saving.working_folder import unfinished
+
+
+def check_study(study: Study) -> None:
+    """Asks each command about the settings of its step or measurement, before any work. Raises ConfigError naming the
+    file, the step and the field."""
+    for step in study.steps:
+        resolved(STEPS[step.command], step.settings, what=f"{study.path}: step {step.name}")
+    for name, settings in study.measures.items():
+        any_model = dict.fromkeys(PLACED, "-")
+        resolved(MEASURES[name][1], {**settings, **any_model}, what=f"{study.path}: {name}")
+
+
+def run_step(study: Study, step: Step) -> None:
+    """A step that is finished says so and does nothing; one that was killed goes on. Raises UserError naming the file
+    and the step, with the command's own line."""
+    settings = dict(step.settings)
+    if step.command == "tu-train finetune":
+        settings["resume"] = unfinished(Path(settings["out"])).exists()
+    run_command(step.command, settings, what=f"{study.path}: step {step.name}")
