@@ -52,7 +52,7 @@ class Agree(Store):
     truth: Annotated[str, About(flag=True)] = "spans"
     """what the truth is: spans (character offsets in the answer)"""
     truth_key: Annotated[str, About(flag=True)] = "fact_spans"
-    """column of the data that holds the spans"""
+    """column of the data that holds the spans, or words and phrases of the answer"""
     data: Annotated[str | None, About(flag=True)] = None
     """the data that was scored, if it is no longer where the run found it"""
     as_json: Annotated[bool, About(flag="--json")] = False

@@ -75,9 +75,10 @@ def _bytes(path: str, store: Store) -> bytes:
 def _read(path: str, data: bytes, column: str, store: Store) -> Values:
     """The two columns, once they are known to be no more than the store's tokens ask for."""
     try:
-        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, read_dictionary=[IDS]) as file:
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             _check_columns(path, file.schema_arrow, column)
             _check_size(path, data, file.metadata, column, store)
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, read_dictionary=[IDS]) as file:
             table = file.read(columns=[IDS, column], use_threads=False).combine_chunks()
             ids = table[IDS].combine_chunks()
             ids = ids.dictionary_encode() if not pa.types.is_dictionary(ids.type) else ids

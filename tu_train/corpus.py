@@ -79,6 +79,7 @@ def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: di
 
 
 def _given(config: UnlearnConfig, examples: list[Example], tokenizer: Any) -> Mapping[str, set[int]]:
+    """By example id, the tokens that a blocklist names, or a column of the data."""
     if config.blocklist is not None:
         return blocked_positions(examples, tokenizer, config.blocklist)
     return given_positions(examples, tokenizer, config.given_key)

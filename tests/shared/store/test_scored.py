@@ -72,7 +72,7 @@ def test_words_of_a_column_name_the_same_tokens_as_their_places(any_tokenizer, n
 
 def test_a_list_for_all_rows_is_looked_for_in_each(any_tokenizer, capsys):
     rows = [row_of(name) for name in TEXTS]
-    examples = make_examples(rows, any_tokenizer, context=None, text_length=12)
+    examples = make_examples(rows, any_tokenizer, context=None)
     got = blocked_tokens(examples, any_tokenizer, ["london", "Псков", "伦敦", "Ely", "Zanzibar"], flag="--set blocklist")
     assert [e for e, _ in got] == examples
     texts = {name: "".join(any_tokenizer.decode([e.input_ids[i] for i in t]) for e, t in got if e.row.id.endswith(name)) for name in TEXTS}
