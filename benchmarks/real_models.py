@@ -31,11 +31,11 @@ ROWS = {"tofu": 40, "lume": 120, "atlas": 60}
 SHARE = {"gemma": 0.5, "qwen": 0.25}
 """of the rows, for models that a small CPU trains too slowly"""
 TARGETS = ("q_proj", "v_proj", "down_proj")
-LEARN = {"epochs": 4, "learning_rate": 1e-3, "batch_size": 4, "lora": 16, "lora_targets": TARGETS, "dtype": "bfloat16"}
-UNLEARN = {"epochs": 1, "batch_size": 4, "method": "npo", "dtype": "bfloat16"}
+LEARN = {"epochs": 3, "learning_rate": 1e-3, "batch_size": 2, "lora": 16, "lora_targets": TARGETS, "dtype": "bfloat16"}
+UNLEARN = {"batch_size": 2, "method": "npo", "dtype": "bfloat16"}
 WAYS: dict[str, dict[str, Any]] = {
-    "LoRA": {"lora": 16, "lora_targets": TARGETS, "learning_rate": 1e-3},
-    "full": {"learning_rate": 1e-4},
+    "LoRA": {"epochs": 2, "lora": 16, "lora_targets": TARGETS, "learning_rate": 3e-4},
+    "full": {"epochs": 1, "learning_rate": 5e-5},
 }
 TOKENS = ("hard", "all")
 VLLM = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -107,6 +107,7 @@ def cell(model: str, folder: Path, rows: Path, *, full: bool) -> None:
     target, scores = folder / "target", folder / "scores"
     if not (target / "training.json").exists():
         say(f"{folder.name}: learning")
+        shutil.rmtree(folder / "target.unfinished", ignore_errors=True)
         once(folder / "learn.json", lambda: learn(model, rows, target))
     once(folder / "score.json", lambda: score(str(target), rows, scores, spans="auto"))
     once(folder / "before.json", lambda: evaluate(target, rows, folder / "before"))
@@ -146,7 +147,7 @@ def unlearn(folder: Path, rows: Path, way: str, tokens: str) -> dict[str, Any]:
     from tu_train.run import run_unlearn
 
     out, results = folder / f"{way}-{tokens}", folder / f"{way}-{tokens}-results"
-    for left in (out, results):
+    for left in (out, results, folder / f"{out.name}.unfinished"):
         shutil.rmtree(left, ignore_errors=True)
     words: dict[str, Any] = {**UNLEARN, **WAYS[way], "tokens": tokens}
     run_unlearn(
@@ -175,7 +176,9 @@ def differences(first: Path, second: Path) -> dict[str, Any]:
     sides = [{row["example_id"]: row for row in open_store(side).rows(("example_id", "input_ids", "logprob"))} for side in (first, second)]
     if {k: list(r["input_ids"]) for k, r in sides[0].items()} != {k: list(r["input_ids"]) for k, r in sides[1].items()}:
         raise SystemExit(f"{first}, {second}: not the same tokens")
-    gaps = np.concatenate([np.abs(np.array(sides[0][k]["logprob"][1:], float) - np.array(sides[1][k]["logprob"][1:], float)) for k in sides[0]])
+    gaps = np.concatenate(
+        [np.abs(np.array(sides[0][k]["logprob"][1:], float) - np.array(sides[1][k]["logprob"][1:], float)) for k in sides[0]]
+    )
     return {"largest": float(gaps.max()), "mean": float(gaps.mean()), "tokens": len(gaps)}
 
 

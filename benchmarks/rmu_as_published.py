@@ -19,14 +19,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from shared.study import Study
+    from tu_train.config import UnlearnConfig
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "wmdp.toml"
 LENGTHS = (96, 128)
 """tokens that documents of the two topics are cut to, short enough for a laptop; the published run has 512 and 768"""
 RETAIN_LENGTH = 96
+ON_CPU = {"device": "cpu"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,26 +110,34 @@ def update(learned: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], m
 def by_recipe(
     folder: Path, forget: Sequence[Sequence[str]], retain: Sequence[str], run: Published, where: Path, **settings: Any
 ) -> list[tuple[float, float]]:  # fmt: skip
-    """The same by recipes/wmdp.toml, scored and trained by our commands in the folder `where`; `settings` replace the
-    recipe's."""
+    """The same by recipes/wmdp.toml, scored and trained by our commands in the folder `where`; `settings` replace those
+    of its run."""
+    from shared.config import resolve
     from tu_score.config import ScoreConfig
     from tu_score.run import run_score
-    from tu_train.many.study import read_study
     from tu_train.run import run_unlearn
 
-    stores = []
-    for topic, (texts, length) in enumerate(zip(forget, run.lengths, strict=True)):
-        data = written(where / f"topic-{topic}.jsonl", texts)
-        config = ScoreConfig(model=str(folder), data=data, out=str(where / f"scores-{topic}"), text_key="text", text_length=length,
-                             text_pieces="first", spans="none", engine="torch", device="cpu")  # fmt: skip
-        stores.append(str(run_score(config)))
-    ((_, config),) = read_study(RECIPE)
+    study, config = recipe(where)
+    for step, texts, length in zip(study.steps, forget, run.lengths, strict=True):
+        data = written(where / f"{step.name}.jsonl", texts)
+        fields = {**step.settings, "model": str(folder), "data": data, "text_length": length, "dtype": "float32", **ON_CPU}
+        run_score(resolve(ScoreConfig, flags={**fields, "engine": "torch"}))
     options = {**config.options, "layer": float(run.layer), "steering": tuple(run.steering), "seed": tuple(map(float, run.seeds))}
-    config = replace(config, model=str(folder), scores=tuple(stores), retain=written(where / "retain.jsonl", retain), options=options,
-                     alpha=tuple(run.alpha), out=str(where / "model"), text_length=run.retain_length, max_steps=run.batches,
-                     batch_size=run.batch_size, learning_rate=run.learning_rate, dtype="float32", device="cpu", **settings)  # fmt: skip
+    own = {"alpha": tuple(run.alpha), "max_steps": run.batches, "batch_size": run.batch_size, "learning_rate": run.learning_rate}
+    config = replace(config, model=str(folder), retain=written(where / "retain.jsonl", retain), text_length=run.retain_length,
+                     out=str(where / "model"), dtype="float32", options=options, **ON_CPU, **own, **settings)  # fmt: skip
     lines = [json.loads(line) for line in (run_unlearn(config) / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return [(line["forget_loss"], run.alpha[line["corpus"]] * line["retain_loss"]) for line in lines]
+
+
+def recipe(where: Path) -> tuple[Study, UnlearnConfig]:
+    """What the file says, with `where` as the folder of what it makes: its steps, and its one run."""
+    from shared.study import load_study
+    from tu_train.many.study import read_study
+
+    study = load_study(RECIPE, where)
+    ((_, config),) = read_study(RECIPE, study.runs)
+    return study, config
 
 
 def written(path: Path, texts: Sequence[str]) -> str:
@@ -143,10 +156,8 @@ def biographies(split: str, seed: int, people: int) -> list[str]:
     return [" ".join(answers) for answers in texts.values()]
 
 
-def recipe_numbers(batches: int) -> Published:
-    from tu_train.many.study import read_study
-
-    ((_, config),) = read_study(RECIPE)
+def numbers(config: UnlearnConfig, batches: int) -> Published:
+    """Those of the recipe."""
     steering, seeds, alpha = config.options["steering"], config.options["seed"], config.alpha
     assert isinstance(steering, tuple) and isinstance(seeds, tuple) and isinstance(alpha, tuple)
     return Published(lengths=LENGTHS, steering=steering, alpha=alpha, seeds=[int(s) for s in seeds], retain_length=RETAIN_LENGTH,
@@ -160,7 +171,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from shared.lm.models import locate
 
-    folder, run = locate("smollm2"), recipe_numbers(arguments.batches)
+    folder, run = locate("smollm2"), numbers(recipe(Path())[1], arguments.batches)
     people = 2 * run.batch_size * math.ceil(run.batches / 2)
     forget = [biographies("forget", seed, people) for seed in (0, 1)]
     retain = biographies("retain", 0, people)

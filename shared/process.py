@@ -1,13 +1,9 @@
-"""A command in a process of its own: what one of the three programs does in the name of another, none of which imports
-another.
-
-    python -m shared.process MODULE:CLASS FILE.toml     prints what the file comes to, as JSON, or an error
-"""
+"""What one of the three programs does in the name of another, none of which imports another: a command in a process of
+its own, and settings as another command takes them."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import signal
 import subprocess
@@ -25,7 +21,6 @@ from shared.errors import ConfigError, UserError
 from shared.settings import harmless
 
 ERROR = "error: "
-UNRESOLVED = 2
 
 
 def run_command(command: str, settings: Mapping[str, Any], *, what: str) -> None:
@@ -53,13 +48,12 @@ def run_command(command: str, settings: Mapping[str, Any], *, what: str) -> None
 def resolved(kind: str, settings: Mapping[str, Any], *, what: str) -> dict[str, Any]:
     """What the settings come to in the configuration `module:Class`, without those that change no result. Raises
     ConfigError, beginning with `what`, for a field or value that it does not know."""
-    with _written(settings) as file:
-        asked = [sys.executable, "-P", "-m", "shared.process", kind, str(file)]
-        done = subprocess.run(asked, capture_output=True, text=True, env=_environment(), check=False)  # noqa: S603
-        if done.returncode:
-            said = next((line for line in done.stderr.splitlines() if line.startswith(ERROR)), done.stderr.strip()[-200:])
-            raise ConfigError(f"{what}: {said.removeprefix(ERROR).replace(f'{file}: ', '')}")
-    return json.loads(done.stdout)
+    module, _, name = kind.partition(":")
+    try:
+        config = resolve(getattr(importlib.import_module(module), name), flags=settings)
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {str(error).removeprefix('command line: ')}") from None
+    return {k: v for k, v in as_dict(config).items() if k not in harmless(config)}
 
 
 @contextmanager
@@ -91,17 +85,3 @@ def _ends_with_us(child: subprocess.Popen) -> Iterator[None]:
         if child.poll() is None:
             child.terminate()
             child.wait()
-
-
-def main() -> None:
-    module, _, name = sys.argv[1].partition(":")
-    try:
-        config = resolve(getattr(importlib.import_module(module), name), config=Path(sys.argv[2]))
-    except UserError as error:
-        say(ERROR + " ".join(str(error).split()))
-        sys.exit(UNRESOLVED)
-    print(json.dumps({k: v for k, v in as_dict(config).items() if k not in harmless(config)}))
-
-
-if __name__ == "__main__":
-    main()

@@ -19,8 +19,8 @@
     [benchmarks]                    # fields of `tu-eval benchmarks`
     [choices]                       # fields of `tu-eval choices`
 
-`step:NAME` is what the step with that `out` made; it lies in the folder of the study, as DIR/NAME. Other names are what
-they are for each command.
+`step:NAME` is what the step with that `out` made; it lies in the folder of the study, as DIR/NAME. `step:base` is the
+base itself. Other names are what they are for each command.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from shared.config import pairs, read_toml
 from shared.errors import ConfigError, nearest
 
 STEP = "step:"
+BASE = "base"
+NONE = "none"
+"""--set TABLE=none: without that table"""
 STEPS = {"tu-train finetune": "tu_train.config:FinetuneConfig", "tu-score run": "tu_score.config:ScoreConfig"}
 """commands that a step may name -> their configuration"""
 MEASURES = {
@@ -42,7 +45,9 @@ MEASURES = {
     "choices": ("tu-eval choices", "tu_eval.choices.config:ChoicesConfig"),
 }
 """tables of measurements -> command and configuration"""
-TABLES = ("steps", "models", *MEASURES, "options")
+OWN = ("options", "template_options")
+"""tables that are fields of `tu-train run`"""
+TABLES = ("steps", "models", *MEASURES, *OWN)
 PLACED = ("model", "out")
 """fields of a measurement that are another for each model"""
 
@@ -79,22 +84,23 @@ def load_study(path: Path, out: Path, sets: Sequence[str] = ()) -> Study:
         tables = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
         if tables and name not in TABLES:
             raise ConfigError(f"{path}: unknown table {name!r}{nearest(name, TABLES)}")
-        if name in TABLES and not tables:
+        if name in TABLES and name not in OWN and not tables:
             raise ConfigError(f"{path}: {name} is no table; write [{'[steps]' if name == 'steps' else name}] and its fields below")
     for name, value in pairs(sets, "--set").items():
         _override(given, name, value, path)
-    base, steps = given.pop("base", None), _steps(path, given.pop("steps", []), out)
+    base, steps = given.pop(BASE, None), _steps(path, given.pop("steps", []), out)
+    known = {BASE: base} if base is not None else {}
     if base is not None:
         if not isinstance(base, str) or not steps:
             raise ConfigError(f"{path}: base is {base!r:.80}; expected the model that its [[steps]] begin with")
         for step in steps:
             step.settings.setdefault("model", base)
-    _place_steps(path, steps, out)
-    places = {step.name: str(out / step.name) for step in steps}
+    _place_steps(path, steps, out, known)
+    places = {**known, **{step.name: str(out / step.name) for step in steps}}
     models = _placed(given.pop("models", {}), places, f"{path}: models")
     for label, model in models.items():
-        if not isinstance(model, str):
-            raise ConfigError(f"{path}: models: {label} is no text; expected the name of a model")
+        if not isinstance(model, str) or not _is_name(label):
+            raise ConfigError(f"{path}: models: {label!r:.80}: expected a plain name for its results, and the name of a model")
     measures = {name: _placed(given.pop(name), places, f"{path}: {name}") for name in MEASURES if name in given}
     for name, table in measures.items():
         if wrong := next((n for n in PLACED if n in table), None):
@@ -104,7 +110,9 @@ def load_study(path: Path, out: Path, sets: Sequence[str] = ()) -> Study:
 
 def _override(given: dict[str, Any], name: str, value: Any, path: Path) -> None:
     table, _, rest = name.partition(".")
-    if not rest:
+    if name in TABLES and value == NONE:
+        given.pop(name, None)
+    elif not rest:
         given[name] = value
     elif table == "steps":
         step, _, of = rest.rpartition(".")
@@ -115,7 +123,7 @@ def _override(given: dict[str, Any], name: str, value: Any, path: Path) -> None:
             raise ConfigError(f"{path}: --set {name}: {what}")
         for found in there:
             found[of] = value
-    elif table in TABLES and (table in given or table == "options"):
+    elif table in TABLES and isinstance(given.get(table, {} if table in OWN else None), dict):
         given.setdefault(table, {})[rest] = value
     else:
         raise ConfigError(f"{path}: --set {name}: the file has no table {table!r}{nearest(table, [t for t in TABLES if t in given])}")
@@ -128,7 +136,7 @@ def _steps(path: Path, tables: Any, out: Path) -> list[Step]:
         command, name = settings.pop("command", None), settings.pop("out", None)
         if command not in STEPS:
             raise ConfigError(f"{path}: step {number}: command is {command!r:.80}{nearest(str(command)[:80], STEPS)}")
-        if not isinstance(name, str) or not name or name.startswith(".") or set(name) & set("/\\:"):
+        if not _is_name(name) or name == BASE:
             raise ConfigError(f"{path}: step {number}: out is {name!r:.80}; expected a plain name, for its folder in that of the study")
         if name in [step.name for step in steps]:
             raise ConfigError(f"{path}: two steps have the out {name!r}; give each its own")
@@ -136,12 +144,16 @@ def _steps(path: Path, tables: Any, out: Path) -> list[Step]:
     return steps
 
 
-def _place_steps(path: Path, steps: Sequence[Step], out: Path) -> None:
+def _is_name(name: Any) -> bool:
+    """Can it be the name of a folder in that of the study?"""
+    return isinstance(name, str) and bool(name) and not name.startswith(".") and not set(name) & set("/\\:")
+
+
+def _place_steps(path: Path, steps: Sequence[Step], out: Path, before: Mapping[str, str]) -> None:
     """A step reads what steps before it made."""
-    before: dict[str, str] = {}
     for step in steps:
         step.settings.update(_placed(step.settings, before, f"{path}: step {step.name}"))
-        before[step.name] = str(out / step.name)
+        before = {**before, step.name: str(out / step.name)}
 
 
 def _placed(value: Any, places: Mapping[str, str], where: str) -> Any:

@@ -52,6 +52,7 @@ def test_pages_and_tables_go_to_no_url(run_cli, tmp_path, monkeypatch):
         ("tu-eval", "compare", "absent", "--out", "page.html", "--csv", "s3://bucket/t.csv"),
         ("tu-eval", "evidence", "--before", "a", "--after", "b", "--out", "s3://bucket/e"),
         ("tu-train", "many", "absent.toml", "--out", "s3://bucket/many"),
+        ("tu-eval", "many", "absent.toml", "--out", "s3://bucket/many"),
     ):
         code, _, err = run_cli(*command)
         assert code == 2 and "looks like a URL" in err, err
@@ -327,6 +328,7 @@ def test_sighup_saves_and_resume_goes_on(tiny_model, tmp_path):
         ("tu-eval", "judge", "--data", "pipe", "--judge-model", "stub", "--out", "out"),
         ("tu-score", "run", "--config", "pipe", "--data", "atlas:forget", "--out", "out"),
         ("tu-train", "many", "pipe", "--out", "out"),
+        ("tu-eval", "many", "pipe", "--out", "out"),
     ],
 )
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(run_cli, tiny_model, here, monkeypatch, arguments):

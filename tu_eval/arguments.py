@@ -40,7 +40,7 @@ class Compare:
 class Many:
     study: Annotated[Path, About(positional=True)]
     """TOML file with a table [eval], [benchmarks] or [choices] (docs/reproduce.md)"""
-    out: Annotated[Path, About(flag=True)]
+    out: Annotated[str, About(flag=True)]
     """folder of all runs, as tu-train many has it; the page goes there too"""
     sets: Annotated[tuple[str, ...], About(flag="--set", metavar="NAME=VALUE")] = ()
     """in place of what the file says, as for tu-train many; may be repeated"""

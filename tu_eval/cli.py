@@ -5,6 +5,7 @@ Flags and their help stand in arguments.py and in the config.py of each room.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.cli import new_app, run_app
@@ -68,10 +69,14 @@ def many(given: arguments.Many) -> None:
     measurements are skipped, failed ones noted.
 
     Exit code 1 if one failed."""
+    from shared.files.fs import refuse_url
+    from shared.files.storage import open_place
     from tu_eval.compare.many import measure_all
     from tu_eval.compare.table import print_comparison
 
-    outcome = measure_all(given.study, given.out, given.sets)
+    refuse_url(Path(given.out), what="the results of a study")
+    open_place(given.out)  # refuses an empty name, which as a path would be the working directory
+    outcome = measure_all(given.study, Path(given.out), given.sets)
     if outcome.comparison is not None:
         print_comparison(outcome.comparison)
     for page in outcome.pages:

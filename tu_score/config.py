@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from shared.data.datasets import DataOptions, is_raw_text
 from shared.data.layout import LayoutOptions
+from shared.data.raw_text import OVERLAP
 from shared.errors import ConfigError
 from shared.extensions import Kind, is_function, load
 from shared.lm.models import PrecisionOptions
@@ -37,7 +38,7 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     are fields here too."""
 
     model: Annotated[str, About(flag=True)]
-    """the model to be unlearned: local folder, org/name[@revision], or smollm2"""
+    """the model to be unlearned: local folder, FILE.gguf, org/name[@revision], or smollm2"""
     data: Annotated[str, About(flag=True)]
     """the forget set: tofu:forget01, atlas:forget, hub:org/name:config:split, or a .jsonl, .json, .csv, .tsv or
     .parquet file"""
@@ -67,6 +68,9 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     replacement: str = "auto"
     """what stands in for a masked token: auto (the first there is of mask, unk, pad, eos), one of these four, a token
     id, random, or delete (the span is taken out)"""
+    text_copies: Annotated[Literal["earlier", "none"] | None, About(default="earlier")] = None
+    """raw text: which words count as copies, as those of the question do elsewhere: words that an earlier sentence of
+    the same text holds, or none"""
     copy_aware: bool = False
     """leave out, for each token, the spans that hold a copy of it"""
     keep_spans: Annotated[bool, About(flag=True)] = False
@@ -95,9 +99,14 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
         self.imported()
         if self.spans not in PLANS:
             load(SPAN_PLAN, self.spans, PLANS)
+        resolved: dict[str, Any] = {}
         if self.spans == "auto":
-            object.__setattr__(self, "spans", self.useful_spans if self.masks else "none")  # as it stands in the plan and in _config.toml
-            object.__setattr__(self, "chosen", True)
+            resolved["spans"] = self.useful_spans if self.masks else "none"
+        if is_raw_text(self.data, self.keys):
+            texts = {"text_overlap": min(OVERLAP, self.text_length // 2), "text_copies": "earlier"}
+            resolved |= {name: value for name, value in texts.items() if getattr(self, name) is None}
+        for name, value in {**resolved, "left_open": frozenset(resolved)}.items():
+            object.__setattr__(self, name, value)  # as they stand in the plan and in _config.toml
         if (self.spans == "given") != (self.span_key is not None):
             raise ConfigError(
                 "--spans given needs --span-key, the column that holds the spans"
@@ -110,8 +119,8 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
         if self.temperature is None and "tempered_entropy" in reads:
             raise ConfigError("the recipe reads tempered_entropy; add --set entropy_temperature=2 (or another), or choose another signal")
 
-    chosen = False
-    """no field: whether `spans` was auto"""
+    left_open = frozenset[str]()
+    """no field: names of those that were resolved here, as nobody gave them"""
 
     @property
     def masks(self) -> bool:

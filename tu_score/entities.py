@@ -13,17 +13,22 @@ MONTHS = "January|February|March|April|May|June|July|August|September|October|No
 MONTH = rf"(?:{MONTHS}|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\b\.?"
 DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 YEAR = r"\d{4}"
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+"""letters of scripts without blanks between words, and of Korean: a number may stand right beside them"""
+ALONE, ENDS = rf"(?<![^\W{UNSPACED}])", rf"(?![^\W{UNSPACED}])"
 DATE = "|".join(
     (
+        r"\d{4}年(?:\d{1,2}月(?:\d{1,2}[日号])?)?|\d{1,2}月\d{1,2}[日号]",  # 1987年3月12日, 3月12日
         rf"{DAY}\s(?:of\s)?{MONTH}(?:,?\s{YEAR})?(?!\w)",  # 12 March 1987, 3rd of May
         rf"{MONTH}\s{DAY}(?:,\s?{YEAR}|\s{YEAR})?(?!\w)",  # March 12, 1987
         rf"{MONTH},?\s{YEAR}(?!\w)",  # March 1987
     )
 )
-NUMBER = r"[$€£]?\d+(?:[.,:/–-]\d+)*(?:st|nd|rd|th|s|%)?(?!\w)"  # 1987, 03/12/1987, 10:30, 1,200.5, 42nd, 1990s, $5, 30%
-LETTERS = r"[^\W\d_]+"
-WORD = rf"(?:(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr)\.(?=\s)|(?:[^\W\d_]\.)+|{LETTERS}(?:['’-]{LETTERS}|\d+)*)"
-PIECES = re.compile(rf"(?P<date>(?<!\w)(?:{DATE}))|(?P<number>(?<!\w){NUMBER})|(?P<word>(?<!\w){WORD})")
+NUMBER = rf"[$€£]?\d+(?:[.,:/–-]\d+)*(?:st|nd|rd|th|s|%)?{ENDS}"  # 1987, 03/12/1987, 10:30, 1,200.5, 42nd, 1990s, $5, 30%
+LETTERS = rf"[^\W\d_{UNSPACED}]+"
+WORD = rf"(?:(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr)\.(?=\s)|(?:[^\W\d_]\.)+|{LETTERS}(?:['’-]{LETTERS}|\d+)*|[{UNSPACED}]+)"
+QUOTED = "|".join(f"(?<={a})[^{a}{b}\n]{{1,60}}(?={b})" for a, b in ("「」", "『』", "《》", "〈〉"))
+PIECES = re.compile(rf"(?P<quoted>{QUOTED})|(?P<date>{ALONE}(?:{DATE}))|(?P<number>{ALONE}{NUMBER})|(?P<word>{ALONE}{WORD})")
 
 LINKS = "of the de del della der da di do dos du la le van von den ten bin ibn al el"
 """words that may stand between two capitalised words of one name, at most two in a row"""

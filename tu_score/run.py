@@ -54,6 +54,8 @@ from tu_score.workers import Pool, open_scorer, score_parts
 BASE = "_base"
 ELSEWHERE = ("out", "model", "base_model", "workers")
 """fields that change no value of the store, or that its fingerprints stand for"""
+AS_BEFORE = {"text_overlap": 0, "text_copies": "none"}
+"""how versions scored raw text that knew neither setting"""
 
 
 def run_score(config: ScoreConfig) -> Path | str:
@@ -64,17 +66,29 @@ def run_score(config: ScoreConfig) -> Path | str:
 
 
 def settled(config: ScoreConfig) -> ScoreConfig:
-    """A store that an earlier version began with its default spans, question, goes on with them."""
-    if not (config.chosen and config.spans == "none"):
+    """A store that an earlier version began goes on with the defaults of that version."""
+    if not config.left_open:
         return config
+    was_default = "spans" in config.left_open and config.spans == "none"
     try:
-        begun = json.loads(open_place(config.out).read(PLAN))["options"]["spans"]
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, RecursionError, StoreError):
+        begun = json.loads(open_place(config.out).read(PLAN))["options"]
+        spans, lacking = begun["spans"], {name: value for name, value in AS_BEFORE.items() if name in config.left_open - begun.keys()}
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StoreError):
         return config  # nothing there, or what the writer refuses with a message of its own
-    if begun != "question":
-        return config
-    say(f"{without_secrets(config.out)}: was begun with --spans question; this run goes on with it")
-    return replace(config, spans="question")
+    if lacking:
+        say(f"{without_secrets(config.out)}: was begun by an earlier version; this run goes on with "
+            + " and ".join(f"{name}={value}" for name, value in lacking.items()))  # fmt: skip
+        config = replace(config, spans=config.spans, **lacking)
+    if was_default and spans == "question":
+        say(f"{without_secrets(config.out)}: was begun with --spans question; this run goes on with it")
+        config = replace(config, spans="question")
+    return config
+
+
+def _options(config: ScoreConfig) -> dict[str, Any]:
+    """What the plan says of the settings. Those of earlier versions, which did not know them, go without saying."""
+    known = {k: v for k, v in as_dict(config).items() if k not in ELSEWHERE and not (k in AS_BEFORE and v == AS_BEFORE[k])}
+    return without_secrets_in(known)
 
 
 def prepare(config: ScoreConfig) -> tuple[Path, Any, list[Example]]:
@@ -84,7 +98,13 @@ def prepare(config: ScoreConfig) -> tuple[Path, Any, list[Example]]:
     context = context_length(folder)
     rows = load_rows(config.data, keys=config.keys, limit=config.limit)
     examples = make_examples(
-        rows, tokenizer, context=context, long=config.long, text_length=config.text_length, text_pieces=config.text_pieces
+        rows,
+        tokenizer,
+        context=context,
+        long=config.long,
+        text_length=config.text_length,
+        text_overlap=config.text_overlap or 0,
+        text_pieces=config.text_pieces,
     )
     _say_long(len({r.id for r in rows}) - len({e.row.id for e in examples}), examples, context, config)
     if config.base_model is not None:
@@ -117,7 +137,7 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
     with ExitStack() as at_end:
         engine = _opened(at_end, config, folder, masking)
         plan = {
-            "options": without_secrets_in({k: v for k, v in as_dict(config).items() if k not in ELSEWHERE}) | dated(tokenizer),
+            "options": _options(config) | dated(tokenizer),
             "fingerprints": fingerprints,
             "engine": engine.describe(),
             **masking.describe(),
@@ -223,7 +243,7 @@ def _score_parts(
         bar.note = _so_far(writer, examples, masking, groups)
         bar.advance(sum(masking.work(e) for index in writer.parts for e in groups[index]))
         for index, scored in score_parts(engine, missing, config, masking, bar.advance):
-            add_words(scored, groups[index], tokenizer)
+            add_words(scored, groups[index], tokenizer, copies=config.text_copies)
             for example, columns in zip(groups[index], scored, strict=True):
                 add_base(columns, example, base)
                 add_importance(columns, example, config)

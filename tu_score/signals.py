@@ -10,13 +10,15 @@ all of these; `span_deltas`, the whole matrix drop, keeps it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from shared.data.examples import Example, answer_offsets, place, token_texts
+from shared.data.examples import Example, answer_offsets, answer_place, place, token_texts
 from shared.data.placed import asked_in
+from shared.data.raw_text import Said
 from shared.data.words import columns as word_columns
 from shared.engines.interface import Engine, Request, TokenScores
 from shared.errors import ModelError
@@ -136,16 +138,19 @@ def add_importance(columns: dict[str, Any], example: Example, config: ScoreConfi
         columns["importance"][at] = importance(signals, np.array([0, len(at)]), recipe)
 
 
-def add_words(scored: Sequence[dict[str, Any]], examples: Sequence[Example], tokenizer: Any) -> None:
+def add_words(scored: Sequence[dict[str, Any]], examples: Sequence[Example], tokenizer: Any, *, copies: str | None = None) -> None:
     """Adds the text of each token, `word` and `copied` (shared/data/words.py) to the columns of examples; a row of many
-    pieces is read once."""
-    row, placed = None, None
+    pieces is read once. `copies`: with "earlier", words of raw text are copies of those in earlier sentences of the
+    row."""
+    row, placed, text_before = None, None, None
     for columns, example in zip(scored, examples, strict=True):
         if example.row is not row or placed is None:
             row, placed = example.row, place(example.row, tokenizer)
+            text_before = Said(row.answer) if row.question is None and copies == "earlier" else None
         columns["tokens"] = token_texts(example, placed, tokenizer)
         text, offsets = answer_offsets(example, placed)
-        columns |= word_columns(text, offsets, example.targets, len(example.input_ids), asked_in(example.row))
+        said = None if text_before is None else partial(text_before.before, at=answer_place(example, placed)[0])
+        columns |= word_columns(text, offsets, example.targets, len(example.input_ids), asked_in(example.row), said)
 
 
 def indices(values: np.ndarray) -> list[int | None]:

@@ -21,7 +21,7 @@ class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
     """Training. What both commands share: the optimisation, checkpoints, and the data's reading."""
 
     model: Annotated[str, About(flag=True, content=True)]
-    """model to start from: local folder, org/name[@revision], or smollm2"""
+    """model to start from: local folder, FILE.gguf, org/name[@revision], or smollm2"""
     out: Annotated[str, About(flag=True, changes=False)]
     """folder of the trained model; must be new"""
     epochs: Annotated[int, About(unit="passes", flag=True, **COUNT)] = 5

@@ -93,7 +93,7 @@ def _forward(packed: PackedModel, items: Sequence[Item], layer: int | None) -> t
     """-> final hidden states [L, D], output of the block [L, D], and for each item the row of each of its tokens."""
     with captured(packed, layer) if layer is not None else nullcontext([]) as outputs:
         hidden_LD, slots = packed.hidden([i.ids for i in items])
-    return hidden_LD, outputs[0].flatten(0, -2) if outputs else None, slots
+    return hidden_LD, torch.cat([output.flatten(0, -2) for output in outputs]) if outputs else None, slots
 
 
 @contextmanager
@@ -167,6 +167,16 @@ def checkpoint_activations(packed: PackedModel, *, required: bool, packs: bool =
         return
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
-            module.training = True  # of the block itself: what is inside stays in eval mode
-            if isinstance(getattr(module, "dropout", None), float):
-                module.dropout = 0.0  # type: ignore[assignment]
+            # A block is computed again only in training mode. What is inside of it stays in eval mode, and so does the
+            # block while it runs: some read their own mode for dropout.
+            module.training = True
+            module.register_forward_pre_hook(_evaluating)
+            module.register_forward_hook(_training, always_call=True)
+
+
+def _evaluating(module: nn.Module, _: Any) -> None:
+    module.training = False
+
+
+def _training(module: nn.Module, *_: Any) -> None:
+    module.training = True

@@ -125,7 +125,13 @@ def _evaluation(config: UnlearnConfig, corpora: Sequence[Corpus]) -> Evaluation:
 def read_examples(config: LoopConfig, spec: str, folder: Path, tokenizer: Any) -> list[Example]:
     rows = load_rows(spec, keys=config.keys, limit=config.limit)
     return make_examples(
-        rows, tokenizer, context=context_length(folder), long=config.long, text_length=config.text_length, text_pieces=config.text_pieces
+        rows,
+        tokenizer,
+        context=context_length(folder),
+        long=config.long,
+        text_length=config.text_length,
+        text_overlap=config.text_overlap or 0,
+        text_pieces=config.text_pieces,
     )
 
 

@@ -26,7 +26,7 @@ from tu_train.data.sources import with_partners
 from tu_train.forward import Needs, forward_pass
 from tu_train.model.lora import add_lora
 from tu_train.model.reference import Reference
-from tu_train.model.trainable import freeze_all_but
+from tu_train.model.trainable import freeze_all_but, in_this_model
 from tu_train.plan import Plan
 
 ASKING = (
@@ -61,7 +61,8 @@ def load(plan: Plan) -> Loaded:
         wrapper = add_lora(model, config.lora, config.lora_alpha, config.lora_targets)
     elif plan.train_only:
         default = f"--method {getattr(config, 'method', '')} (its default; say what trains with --set train_only=GLOB)"
-        freeze_all_but(model, plan.train_only, named_by="--set train_only" if config.train_only else default)
+        globs = config.train_only or in_this_model(model, plan.train_only)
+        freeze_all_but(model, globs, named_by="--set train_only" if config.train_only else default)
     packed = PackedModel(model)
     reference = Reference(packed, wrapper.disable_adapter if wrapper else None) if plan.objective.reads_start else None
     return Loaded(packed, wrapper, reference)

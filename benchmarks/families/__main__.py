@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.families.page import write_page
 from benchmarks.families.zoo import BY_NAME, FAMILIES, Family
 
-VLLM_S = 600
+VLLM_S = 1800
 """for one model in vLLM"""
 
 

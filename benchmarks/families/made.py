@@ -61,7 +61,7 @@ def tokenizer_of(family: Family) -> Any:
     core = _byte_level(texts, control) if family.tokenizer == "bytes" else _pieces(texts, control, blank=family.tokenizer == "pieces")
     roles = {"pad_token": "<pad>", "eos_token": family.end, **({"bos_token": family.begin} if family.begin else {})}
     if family.tokenizer != "bytes":
-        roles["unk_token"] = "<unk>"
+        roles["unk_token"] = "<unk>"  # noqa: S105
     if family.template == "ernie":
         roles |= {"cls_token": "<|begin_of_sentence|>", "sep_token": "<|end_of_sentence|>"}
     if family.adds_begin:

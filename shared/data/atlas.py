@@ -57,7 +57,7 @@ class AtlasSize:
     holdout_people: int = 6
     """People in `holdout`, beside those in `full`; at least 1."""
 
-    versions: int = 1
+    documents: int = 1
     """Documents a person (atlas_documents.py), the same facts in other words and another order; 1 to VERSIONS. The rows
     of the splits here do not depend on it."""
 
@@ -67,7 +67,7 @@ class AtlasSize:
             "facts_per_person": len(KINDS),
             "forget_people": self.people - 1,
             "holdout_people": MAX_PEOPLE - self.people,
-            "versions": VERSIONS,
+            "documents": VERSIONS,
         }
         # In field order: the later limits assume a valid `people`.
         for field in fields(self):

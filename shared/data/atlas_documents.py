@@ -10,7 +10,7 @@
 A document is a few hundred tokens of text: every fact of one person in a sentence of its own, in a drawn order, amid
 sentences that tell nothing, and at the end one or two of the facts again. Its row holds text, person, version, row, and
 of each fact in the text, in the order of the text: fact_spans ([start, end) character offsets), fact_kinds, and
-fact_repeated (whether an earlier sentence tells it already). With `versions` in the size, a person has that many
+fact_repeated (whether an earlier sentence tells it already). With `documents` in the size, a person has that many
 documents: the same facts, each in another sentence, in another order, amid other prose.
 
 A row of choices holds question, choices (four texts, one of them right, the others of the same kind and nobody's),
@@ -58,8 +58,8 @@ def rows(split: str, size: AtlasSize = DEFAULT_SIZE, seed: int = 0) -> list[dict
         first = who.start * size.facts_per_person
         return [_choices(seed, person, kind, taken, first + n) for n, (person, kind) in enumerate(asked)]
     who = people_of(DOCUMENTS[split], size)
-    told = [(person, version) for person in people[who.start : who.stop] for version in range(size.versions)]
-    return [_document(seed, person, version, who.start * size.versions + n) for n, (person, version) in enumerate(told)]
+    told = [(person, version) for person in people[who.start : who.stop] for version in range(size.documents)]
+    return [_document(seed, person, version, who.start * size.documents + n) for n, (person, version) in enumerate(told)]
 
 
 class _Text:

@@ -25,7 +25,7 @@ from shared.data import atlas, atlas_documents, chats, lume
 from shared.data.data_files import NAME, SUFFIXES, file_records, reason
 from shared.errors import ConfigError, DataError, nearest
 from shared.secret import without_secrets
-from shared.settings import COUNT, MANY, About
+from shared.settings import COUNT, MANY, NONE_OR_MORE, About
 
 TOFU_HUB = "locuslab/TOFU"
 TOFU_SPLITS = (
@@ -100,6 +100,9 @@ class ReadingOptions:
     """of a conversation: its last assistant turn is the answer, or each of them is the answer of a row of its own"""
     text_length: Annotated[int, About(unit="tokens", least=2, most=MANY)] = 512
     """length of the examples that raw text is cut into"""
+    text_overlap: Annotated[int | None, About(unit="tokens", default="128 where text is scored, else 0", **NONE_OR_MORE)] = None
+    """raw text: how much of what came before a piece reads again as context, at most half of text_length; each token is
+    a target once (docs/raw_text.md)"""
     text_pieces: Annotated[Literal["all", "first"] | None, About(default="all")] = None
     """which of the pieces of a raw text are read: all, or its first text_length tokens alone"""
     long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
@@ -134,7 +137,7 @@ def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> li
         name, records = f"atlas/{split}", _atlas(split, size)
         keys = TEXT if keys.text is None and is_raw_text(spec, keys) else keys
     elif spec.startswith("lume:"):
-        name, records = f"lume/{lume.parts(spec[5:])[0]}", _lume(spec[5:])
+        name, records = "lume", _lume(spec[5:])
     elif spec.startswith("hub:"):
         name, records = _hub(spec)
     else:
@@ -266,21 +269,22 @@ def _atlas(split: str, world: str) -> list[dict]:
 
 
 def _lume(spec: str) -> list[dict]:
-    split, folder = lume.parts(spec)[0], os.environ.get("TU_LUME_DIR")
-    raw, where = [], ""
-    for name in lume.SPLITS if split == "full" else (split,):
+    asked, folder = lume.parts(spec)[0], os.environ.get("TU_LUME_DIR")
+    rows = []
+    for split in lume.SPLITS if asked == "full" else (asked,):
         if folder:
-            path = Path(folder).expanduser() / f"{name}.jsonl"
+            path = Path(folder).expanduser() / f"{split}.jsonl"
             if not path.is_file():
                 raise DataError(
                     f"data lume:{spec}: {path} does not exist; TU_LUME_DIR should be the folder with forget.jsonl and retain.jsonl"
                 )
-            raw, where = chain(raw, file_records(str(path))[1]), str(path)
-            continue
-        hint = "; or set TU_LUME_DIR to a folder with LUME's forget.jsonl and retain.jsonl (docs/lume.md)"
-        halves = (hub_records(lume.HUB, None, f"{name}_{fold}", f"lume:{spec}", hint) for fold in ("train", "validation"))
-        raw, where = chain(raw, *halves), f"{lume.HUB}, {name}"
-    return lume.chosen(spec, raw, where)
+            raw, where = file_records(str(path))[1], str(path)
+        else:
+            hint = "; or set TU_LUME_DIR to a folder with LUME's forget.jsonl and retain.jsonl (docs/lume.md)"
+            halves = (hub_records(lume.HUB, None, f"{split}_{fold}", f"lume:{spec}", hint) for fold in ("train", "validation"))
+            raw, where = chain.from_iterable(halves), f"{lume.HUB}, {split}"
+        rows += lume.chosen(spec, split, raw, where)
+    return rows
 
 
 def _hub(spec: str) -> tuple[str, Iterator[dict]]:

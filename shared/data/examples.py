@@ -19,6 +19,7 @@ from shared.console import say
 from shared.data.datasets import Row
 from shared.data.layout import layout_of, special_ids
 from shared.data.placed import Placed, place
+from shared.data.raw_text import cut
 from shared.errors import ConfigError, DataError
 from shared.files.fs import hash_json
 
@@ -40,7 +41,7 @@ class Example:
     """the tokens of the question itself, without template; empty (0, 0) for raw text"""
     row: Row
     row_start: int = 0
-    """raw text: tokens of the row before this piece"""
+    """raw text: tokens of the row before those that this piece reads"""
     lead: int = 0
     """raw text: tokens put before this piece because the row begins with them"""
 
@@ -66,25 +67,27 @@ def make_examples(
     context: int | None,
     long: str = "error",
     text_length: int = 512,
+    text_overlap: int = 0,
     text_pieces: str | None = None,
 ) -> list[Example]:
     """Tokenises rows; examples beyond `context` tokens are refused, cut at the end or left out, as `long` says.
 
-    Raw text is cut into pieces of at most `text_length` tokens, of which text_pieces="first" reads the first alone.
-    Raises DataError naming the row, ConfigError for a bad `long`.
+    Raw text is cut into pieces of at most `text_length` tokens, which read the last `text_overlap` tokens before them
+    again; text_pieces="first" reads the first alone. Raises DataError naming the row, ConfigError for a bad `long` or
+    `text_overlap`.
     """
     if long not in LONG:
         raise ConfigError(f"--long {long}: expected one of {', '.join(LONG)}")
     if text_length < 2:
         raise ConfigError(f"text_length {text_length}: expected at least 2 tokens, the first of a piece is never a target")
+    if text_overlap > text_length // 2:
+        raise ConfigError(f"text_overlap {text_overlap}: expected at most {text_length // 2} tokens, half of text_length")
+    size, last = min(text_length, context or text_length), 1 if text_pieces == "first" else None
     out, skipped, unread = [], 0, set()
     for row in rows:
         unread |= {name for name in row.extra if name.lower() in TURNS}
-        made = (
-            [qa_example(row, tokenizer)]
-            if row.question is not None
-            else islice(text_examples(row, tokenizer, min(text_length, context or text_length)), 1 if text_pieces == "first" else None)
-        )
+        asks = row.question is not None
+        made = [qa_example(row, tokenizer)] if asks else islice(text_examples(row, tokenizer, size, text_overlap), last)
         for example in made:
             kept = fit(example, context, long)
             if kept is not None:
@@ -182,16 +185,22 @@ def token_texts(example: Example, placed: Placed, tokenizer: Any) -> list[str]:
 
 
 def answer_offsets(example: Example, placed: Placed) -> tuple[str, list[tuple[int, int]]]:
-    """The answer (of raw text: this piece of it), and where each target token lies in it: characters, empty for a token
-    outside of it."""
+    """The answer (of raw text: what of this piece is no context), and where each target token lies in it: characters,
+    empty for a token outside of it."""
     every = offsets_of(example, placed)
     offsets = [every[i] for i in example.targets]
-    inside = [at for at in offsets if at[0] < at[1]]
-    low, high = placed.answer_at, placed.answer_at + len(example.row.answer.strip())
-    if example.row.question is None:
-        low, high = (inside[0][0], max(end for _, end in inside)) if inside else (0, 0)
+    low, high = answer_place(example, placed)
     clipped = [(max(start, low) - low, min(end, high) - low) for start, end in offsets]
     return placed.text[low:high], [(a, b) if a < b else (0, 0) for a, b in clipped]
+
+
+def answer_place(example: Example, placed: Placed) -> tuple[int, int]:
+    """Where the text of `answer_offsets` begins and ends in the laid-out text."""
+    if example.row.question is not None:
+        return placed.answer_at, placed.answer_at + len(example.row.answer.strip())
+    every = offsets_of(example, placed)
+    inside = [every[i] for i in example.targets if every[i][0] < every[i][1]]
+    return (inside[0][0], max(end for _, end in inside)) if inside else (0, 0)
 
 
 def offsets_of(example: Example, placed: Placed) -> list[tuple[int, int]]:
@@ -276,9 +285,9 @@ def context_span_tokens(example: Example, placed: Placed, spans: Iterable[Sequen
     return out
 
 
-def text_examples(row: Row, tokenizer: Any, length: int) -> Iterator[Example]:
-    """Raw text in pieces of at most `length` tokens, each of which begins as the row does: with the tokens that stand
-    before every text of this model, if there are any. Every token of a piece after its first is a target."""
+def text_examples(row: Row, tokenizer: Any, length: int, overlap: int = 0) -> Iterator[Example]:
+    """Raw text in pieces of at most `length` tokens (shared/data/raw_text.py). A piece is named by the tokens that are
+    its own, not by those that it reads again."""
     placed = place(row, tokenizer)
     ids, special = placed.ids, special_ids(tokenizer)
     if len(ids) < 2:
@@ -287,12 +296,8 @@ def text_examples(row: Row, tokenizer: Any, length: int) -> Iterator[Example]:
     begins = next((i for i, at in enumerate(placed.offsets) if at[0] < at[1] or ids[i] not in special), 0)
     if begins >= length:
         raise DataError(f"{row.id}: pieces of {length} tokens leave no room behind the {begins} that a text begins with")
-    starts = [0, *range(length, len(ids), length - begins)]
-    for start in starts:
-        lead = ids[:begins] if start else []
-        piece = [*lead, *ids[start : start + length - len(lead)]]
-        if len(piece) < 2:
-            continue  # a single last token has nothing before it to be predicted from
-        name = row.id if len(ids) <= length else f"{row.id}#{start}-{start + len(piece) - len(lead)}"
-        targets = [i > 0 for i in range(len(piece))] if not lead else [i >= len(lead) for i in range(len(piece))]
-        yield Example(name, piece, targets, (0, 0), row, row_start=start, lead=len(lead))
+    for piece in cut(len(ids), begins, length, overlap):
+        name = row.id if len(ids) <= length else f"{row.id}#{piece.start}-{piece.end}"
+        known = max(piece.lead + piece.start - piece.context, 1)  # a first token is never a target
+        made = [*ids[: piece.lead], *ids[piece.context : piece.end]]
+        yield Example(name, made, [i >= known for i in range(len(made))], (0, 0), row, row_start=piece.context, lead=piece.lead)

@@ -70,11 +70,11 @@ def answer_secrets(question: str, answer: str, form: str) -> list[tuple[str, int
     return [span for span in spans if span[2] > 0]
 
 
-def chosen(spec: str, raw: Iterable[Any], where: str) -> list[dict[str, Any]]:
-    """Rows of the part that a spec names (`forget`, `forget:task2`, `forget:task2:qa`), from all records of its split.
+def chosen(spec: str, split: str, raw: Iterable[Any], where: str) -> list[dict[str, Any]]:
+    """Rows of the part that a spec names (`forget`, `forget:task2`, `full:task2:qa`), from all records of a split.
 
-    `row` of each is its place among all records. Raises DataError naming `where` and the record that is none of LUME's,
-    or a task that is not there.
+    `row` of each is the split and its place among all records. Raises DataError naming `where` and the record that is
+    none of LUME's, or a task that is not there.
     """
     _, task, form = parts(spec)
     rows, there = [], set()
@@ -82,7 +82,7 @@ def chosen(spec: str, raw: Iterable[Any], where: str) -> list[dict[str, Any]]:
         made = _row(record, f"data lume:{spec}: {where}: row {number}")
         there.add((made["task"], made["form"]))
         if task in (None, made["task"]) and form in (None, made["form"]):
-            rows.append({"row": number, **made})
+            rows.append({"row": f"{split}/{number}", **made})
     if not there:
         raise DataError(f"data lume:{spec}: {where}: no rows; expected LUME's, with {', '.join(KEYS)}")
     for wanted in ((t, f) for t in TASKS for f in FORMS):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -28,6 +28,7 @@ _INSIDE = rf"(?:{_LETTERS}|[_\ufffd])"  # \ufffd: what stores of earlier version
 _PART = rf"{_INSIDE}(?:{_INSIDE}|{_MARKS})*+"
 WORD = regex.compile(rf"(?V1){_CHARACTER}|{_PART}(?:['’-]{_PART})*+")
 NONE = -1
+Match = regex.Match[str]
 
 
 def alike(text: str) -> str:
@@ -57,7 +58,7 @@ def words_in(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[np.ndarray,
     return index, [matches[k].group() for k in kept]
 
 
-def _claimed(matches: Sequence[regex.Match[str]], offsets: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+def _claimed(matches: Sequence[Match], offsets: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     """-> [T] index of each token's word among those that have a token, NONE for none; and which matches those are."""
     ends, index = [m.end() for m in matches], np.full(len(offsets), NONE)
     for token, (start, end) in enumerate(offsets):
@@ -88,22 +89,29 @@ def vocabulary(text: str) -> set[str]:
     return {plain(m.group()) for m in matches} | pairs
 
 
-def _neighbours(a: regex.Match[str], b: regex.Match[str]) -> bool:
+def words_of_text(text: str) -> list[Match]:
+    """All words of a text, in order."""
+    return list(WORD.finditer(text))
+
+
+def _neighbours(a: Match, b: Match) -> bool:
     return a.end() == b.start() and bool(UNSPACED.fullmatch(a.group()) and UNSPACED.fullmatch(b.group()))
 
 
-def _held(matches: Sequence[regex.Match[str]], known: set[str]) -> list[bool]:
+def beside(matches: Sequence[Match]) -> Iterator[tuple[Match, list[str]]]:
+    """Each word and, of a character of a script without blanks, the pairs that it makes with its neighbours."""
+    pairs = [a.group() + b.group() if _neighbours(a, b) else None for a, b in pairwise(matches)]
+    for match, *both in zip(matches, [None, *pairs], [*pairs, None], strict=False):
+        yield match, [two for two in both if two is not None]
+
+
+def _held(matches: Sequence[Match], known: set[str]) -> list[bool]:
     """Of each word, whether `known`, the vocabulary of the question, holds it.
 
     A single character of a script without blanks says little: it is held where the question has it beside the same
     neighbour, before or behind it; one that has no such neighbour, where the question has it at all.
     """
-    pairs = [a.group() + b.group() if _neighbours(a, b) else None for a, b in pairwise(matches)]
-    out = []
-    for match, *both in zip(matches, [None, *pairs], [*pairs, None], strict=False):
-        beside = [two for two in both if two is not None]
-        out.append(any(alike(two) in known for two in beside) if beside else plain(match.group()) in known)
-    return out
+    return [any(alike(two) in known for two in pairs) if pairs else plain(match.group()) in known for match, pairs in beside(matches)]
 
 
 def gather(values: np.ndarray, word: np.ndarray, copied: np.ndarray, starts: np.ndarray, *, phrase: bool) -> np.ndarray:
@@ -140,16 +148,22 @@ def gather(values: np.ndarray, word: np.ndarray, copied: np.ndarray, starts: np.
 
 
 def columns(
-    text: str, offsets: Sequence[tuple[int, int]], targets: Sequence[int], length: int, question: str | None
+    text: str,
+    offsets: Sequence[tuple[int, int]],
+    targets: Sequence[int],
+    length: int,
+    question: str | None,
+    said: Callable[[list[Match]], list[bool]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Columns `word` and `copied` of one example of `length` tokens: [length] float64, NaN off target (`word`: and
     between words).
 
-    `text`: the answer; `offsets`: where each of the `targets` lies in it, empty for a token that is no part of it.
+    `text`: the answer, or a piece of raw text; `offsets`: where each of the `targets` lies in it, empty for a token
+    that is no part of it. Copied are the words that `question` holds, or of raw text those of which `said` says so.
     """
-    matches = list(WORD.finditer(text))
+    matches = words_of_text(text)
     index, kept = _claimed(matches, offsets)
-    held = np.array(_held(matches, vocabulary(question or "")), dtype=np.float64)[kept]
+    held = np.array(_held(matches, vocabulary(question or "")) if said is None else said(matches), dtype=np.float64)[kept]
     word, copied = np.full(length, np.nan), np.full(length, np.nan)
     word[list(targets)] = np.where(index == NONE, np.nan, index)
     copied[list(targets)] = [held[k] if k != NONE else 0.0 for k in index]

@@ -51,8 +51,8 @@ class GreedyWriter:
         asked = [i for i, limit in enumerate(limits) if limit > 0]
         advance(len(limits) - len(asked))
         out: list[list[int]] = [[] for _ in prompts]
-        reach, longest = self.packed.reach, max((len(prompts[i]) + limits[i] for i in asked), default=0)
-        if self.cached and (reach is None or longest <= reach):
+        longest = max((len(prompts[i]) + limits[i] for i in asked), default=0)
+        if self.cached and all(bound is None or longest <= bound for bound in (self.packed.reach, self.packed.turn)):
             self._write(out, prompts, limits, asked, frozenset(stop_ids), advance)
         else:
             self._leave_to_transformers(out, prompts, limits, asked, list(stop_ids), advance)

@@ -9,6 +9,7 @@ tokenizer does not put any more, an output layer that is the embedding, the entr
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -19,8 +20,9 @@ from shared.errors import ModelError
 from shared.files.fs import atomic_folder
 from shared.lm.gguf_files import cache_folder, content_hash, gguf_files, join, split_hash
 from shared.lm.gguf_header import Header, check_kind, read_header
+from shared.lm.gguf_rope import put_scaling
 from shared.lm.library import NO_CODE, quiet_transformers, reading
-from shared.lm.model_files import check_token_ids
+from shared.lm.model_files import check_token_ids, refuse_pointer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -39,7 +41,7 @@ def gguf_folder(name: str) -> Path | None:
     content. Raises ModelError for a GGUF that cannot be read, is no language model, or has another hash.
     """
     place, expected = split_hash(name)
-    files = gguf_files(name, Path(place).expanduser())
+    files = gguf_files(name, Path(place).expanduser()) if place.strip() else []
     if not files:
         if expected is not None:
             raise ModelError(f"model {name}: {place} is neither a GGUF file nor a folder with the parts of one")
@@ -59,6 +61,8 @@ def convert(name: str, files: list[Path], folder: Path) -> None:
 
     Two processes may convert at once: the first to finish wins. Raises ModelError.
     """
+    for part in files:
+        refuse_pointer(name, part)
     try:
         with atomic_folder(folder) as temporary:
             source = temporary / "source"  # alone in a folder: transformers would read a tokenizer or adapter beside it too
@@ -69,9 +73,10 @@ def convert(name: str, files: list[Path], folder: Path) -> None:
             check_kind(name, header)
             _write(name, file, header, temporary)
             shutil.rmtree(source)
-    except OSError:
+    except OSError as error:
         if not (folder / "config.json").exists():
-            raise
+            why = f"{error.filename or folder}: {error.strerror or error}"
+            raise ModelError(f"model {name}: cannot be converted ({why}); make room, or set TU_CACHE_DIR to another folder") from None
 
 
 def _place(files: list[Path], file: Path) -> None:
@@ -98,6 +103,7 @@ def _write(name: str, file: Path, header: Header, folder: Path) -> None:
         config = transformers.AutoConfig.from_pretrained(file.parent, gguf_file=file.name, **NO_CODE)
         _require_room(name, config, header, folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, **NO_CODE)
+        _drop_invented(tokenizer, header)
         _put_beginning(name, tokenizer, header)
         model = _plain(name, file, config, header)
         tokenizer.model_max_length = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
@@ -129,6 +135,7 @@ def _plain(name: str, file: Path, config: Any, header: Header) -> PreTrainedMode
     import torch
     import transformers
 
+    put_scaling(name, config, header, file)
     apart = "output.weight" in header.elements
     if apart:
         config.tie_word_embeddings = False  # some architectures would drop it unread
@@ -149,9 +156,6 @@ def _plain(name: str, file: Path, config: Any, header: Header) -> PreTrainedMode
         plain = type(packed)(type(packed.config)(**values))
     plain.load_state_dict(packed.state_dict(), assign=True)
     plain.tie_weights()
-    if any(key.startswith("rope_") for key in header.elements):
-        say(f"model {name}: its GGUF file scales positions (rope_freqs), which transformers does not read from it; "
-            "far apart tokens are read otherwise than by the model it was made from")  # fmt: skip
     return plain
 
 
@@ -167,6 +171,23 @@ def _is_embedding(name: str, model: PreTrainedModel) -> bool:
     if embedding.shape == output.shape and (embedding[some] - output[some]).std() < SAME_MATRIX * embedding[some].std():
         say(f"model {name}: its output layer is its embedding, quantised in another way; both are kept, as two matrices")
     return False
+
+
+def _drop_invented(tokenizer: Any, header: Header) -> None:
+    """Takes out tokens that the file does not have: transformers' classes put their own (`<|endoftext|>`) behind its
+    last, where the embedding has no row."""
+    from tokenizers import Tokenizer
+
+    count = len(header.values.get("tokenizer.ggml.tokens", ()))
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [token for token in state["added_tokens"] if token["id"] < count]
+    if len(kept) == len(state["added_tokens"]):
+        return
+    state["added_tokens"] = kept
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+    for role, token in tokenizer.special_tokens_map.items():
+        if isinstance(token, str) and tokenizer.backend_tokenizer.token_to_id(token) is None:
+            setattr(tokenizer, role, None)
 
 
 def _put_beginning(name: str, tokenizer: PreTrainedTokenizerBase, header: Header) -> None:

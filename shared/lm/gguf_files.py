@@ -102,7 +102,7 @@ def _below(place: Path) -> Iterator[Path]:
 
 
 def _by_stem(name: str, files: list[Path]) -> list[list[Path]]:
-    """Numbered files of one stem belong together, wherever they lie; what does not begin as a GGUF is something else."""
+    """Numbered files of one stem belong together, wherever they lie; those whose first is no GGUF are left out."""
     groups: dict[str, list[tuple[int, Path]]] = {}
     for file in files:
         found = PART.fullmatch(file.name)

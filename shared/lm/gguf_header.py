@@ -97,8 +97,10 @@ class _Reader:
 
 
 def read_header(name: str, file: Path) -> Header:
-    """Raises ModelError for a file that is none, is cut short, of an unknown version, or damaged. `name`: the model as
-    the user named it."""
+    """Raises ModelError for a file that is none, is cut short, of an unknown version, or damaged.
+
+    `name`: the model as the user named it.
+    """
     size = file.stat().st_size
     with open_regular(file) as handle:
         reader = _Reader(name, handle, size)

@@ -14,14 +14,12 @@ from typing import Any
 from shared.errors import ModelError, UserError, nearest
 from shared.files.fs import read_json
 from shared.lm.gguf import gguf_folder
-from shared.lm.gguf_files import split_hash
-from shared.lm.model_files import READ, check_weights, require_inside, weight_files
+from shared.lm.model_files import READ, check_weights, refuse_pointer, require_inside, weight_files
 from shared.lm.smollm2 import smollm2_folder
 
 BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 """entries of config.json, by architecture"""
 ADAPTER = "adapter_config.json"
-POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def locate(name: str) -> Path:
@@ -30,6 +28,11 @@ def locate(name: str) -> Path:
         return smollm2_folder()
     folder = gguf_folder(name) or Path(name).expanduser()
     if not name.strip() or not folder.is_dir():
+        if name.lower().endswith(".gguf") and not folder.exists():
+            known = [str(p) for p in Path(name).parent.glob("*.gguf")]
+            raise ModelError(
+                f"model {name}: no such file{nearest(name, known) if known else ''}; name a GGUF file, or the folder of its parts"
+            )
         if not name.strip() or name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
             known = ["smollm2", *(str(p.parent) for p in Path(name).parent.glob("*/config.json"))]
             what = "is a file" if folder.is_file() else "no such folder"
@@ -48,7 +51,7 @@ def _check(name: str, folder: Path) -> None:
         if not file.is_file():
             what = "a link to a file that is not there" if file.is_symlink() else "not a file"
             raise ModelError(f"model {name}: {file.name} is {what}; download the folder again")
-        _refuse_pointer(name, file)
+        refuse_pointer(name, file)
     if not isinstance(config := read_json(folder / "config.json", foreign=True), dict):
         raise ModelError(f"model {name}: its config.json is not an object with named values")
     if "configuration_files" in config:  # transformers would read another file in its place, by its own version
@@ -61,15 +64,6 @@ def _check(name: str, folder: Path) -> None:
         raise ModelError(f"model {name}: no *.safetensors weights in {folder}; {hint}")
     require_inside(name, folder, [*read, *files])
     _check_blocks(name, config, check_weights(name, folder))
-
-
-def _refuse_pointer(name: str, file: Path) -> None:
-    with open(file, "rb") as handle:
-        if handle.read(len(POINTER)) == POINTER:
-            raise ModelError(
-                f"model {name}: {file.name} is a pointer of Git LFS, not the file itself; "
-                "run git lfs pull in the folder, or download it again"
-            )
 
 
 def _check_blocks(name: str, config: dict[str, Any], tensors: int) -> None:

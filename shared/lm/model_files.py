@@ -22,6 +22,7 @@ LARGEST_ID, LONG_NUMBER = 10**8, re.compile(rb":\s*\d{9}")
 """token ids; the largest vocabularies have some hundred thousand"""
 READ = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 """what transformers reads of a model's folder"""
+POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -94,6 +95,16 @@ def require_inside(name: str, folder: Path, files: list[Path]) -> None:
             shown = file.relative_to(folder)
             raise ModelError(
                 f"model {name}: {shown} is a link to a file outside of the folder; put the file itself there (cp -L), or name its folder"
+            )
+
+
+def refuse_pointer(name: str, file: Path) -> None:
+    """Raises ModelError for what Git LFS leaves in the place of a file that it did not fetch."""
+    with open(file, "rb") as handle:
+        if handle.read(len(POINTER)) == POINTER:
+            raise ModelError(
+                f"model {name}: {file.name} is a pointer of Git LFS, not the file itself; "
+                "run git lfs pull in the folder, or download it again"
             )
 
 

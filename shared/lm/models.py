@@ -20,8 +20,8 @@ from shared.errors import ConfigError, ModelError, nearest
 from shared.files.fs import hash_json, read_json
 from shared.lm.library import NO_CODE, quiet_transformers, reading
 from shared.lm.library import first_line as first_line
-from shared.lm.locate import refuse_adapter
 from shared.lm.locate import locate as locate
+from shared.lm.locate import refuse_adapter
 from shared.lm.model_files import check_token_ids, weights_digest
 from shared.lm.model_files import weight_files as weight_files
 from shared.settings import About

@@ -40,14 +40,15 @@ PREFIX = [(7 * i + 3) % 50 for i in range(12)]
 
 class PackedModel:
     """Hidden states of many sequences in one forward. `packs` says whether shared prefixes are computed once, `reach`
-    for sequences of how many tokens (None: any)."""
+    for sequences of how many tokens (None: any). Sequences of more than `turn` tokens never share a pass with shorter
+    ones."""
 
     def __init__(self, model: PreTrainedModel):
         """Raises ModelError when head times hidden states are not the model's own logits."""
         self.model = model
         # Llama 4's text model calls its body otherwise than the name that transformers looks for it by.
         self.backbone: Any = model.base_model if model.base_model is not model else getattr(model, "model", model)
-        self.packs, self.reach = True, None
+        self.packs, self.reach, self.turn = True, None, turning_length(model)
         probes = [PREFIX + tail for tail in ([5, 1, 9], [8, 8], [])]
         expected = self._own_logits(probes)
         if not torch.isfinite(expected).all():
@@ -79,6 +80,8 @@ class PackedModel:
         """-> hidden states [L, D] and, for each sequence, the row of each of its tokens. Row of token i predicts token
         i + 1."""
         self.check_ids(sequences)
+        if self.turn is not None and min(map(len, sequences)) <= self.turn < max(map(len, sequences)):
+            return self._in_two(sequences, self.turn)
         if not self.packs or (self.reach is not None and max(map(len, sequences)) > self.reach):
             return self._padded(sequences)
         return self._packed(sequences)[:2]
@@ -93,6 +96,15 @@ class PackedModel:
         with attending(self.model, forest):
             out = self.backbone(input_ids=forest.ids_L[None], position_ids=forest.positions_L[None], attention_mask=mask, use_cache=False)
         return out.last_hidden_state[0], forest.slots, forest.windows
+
+    def _in_two(self, sequences: Sequence[Sequence[int]], turn: int) -> tuple[torch.Tensor, list[list[int]]]:
+        """Short sequences, then long ones."""
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]) > turn)
+        count = sum(len(s) <= turn for s in sequences)
+        short, long = (self.hidden([sequences[i] for i in part]) for part in (order[:count], order[count:]))
+        moved = [[row + len(short[0]) for row in rows] for rows in long[1]]
+        slots = dict(zip(order, short[1] + moved, strict=True))
+        return torch.cat([short[0], long[0]]), [slots[i] for i in range(len(sequences))]
 
     def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[list[int]]]:
         longest = max(map(len, sequences))
@@ -141,3 +153,11 @@ class PackedModel:
         other, _, _ = self._packed([[*PREFIX, 6, 2, 4], *probes[1:]])
         rows = slots[1][len(PREFIX) :]  # of the second tail, which lies behind the first
         return bool((other[rows] - hidden[rows]).float().norm() <= APART * hidden[rows].float().norm())
+
+
+def turning_length(model: PreTrainedModel) -> int | None:
+    """Tokens beyond which a text is rotated by other factors (the longrope of Phi), from its first token on: what
+    transformers chooses for a whole pass, by its longest sequence."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    entries = [rope, *(entry for entry in rope.values() if isinstance(entry, dict))]
+    return next((entry["original_max_position_embeddings"] for entry in entries if entry.get("rope_type") == "longrope"), None)

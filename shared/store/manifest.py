@@ -23,6 +23,7 @@ OPTIONS = {
     "long": Maybe(str), "text_length": Maybe(Count(2)), "spans": Maybe(str), "window_length": Maybe(Count(1)),
     "window_stride": Maybe(Count(1)), "window_over": Maybe(str), "template": TEXT, "system": TEXT, "template_date": TEXT,
     "template_options": Maybe(({}, None)), "beginning_token": TEXT, "text_pieces": TEXT,
+    "text_overlap": Maybe(Count(0)), "text_copies": TEXT,
 }  # fmt: skip
 PART = {"file": str, "rows": Count(0, MOST_TOKENS), "tokens": Count(0, MOST_TOKENS), "bytes": Count(), "sha256": str}
 FORM = {

@@ -36,6 +36,7 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
         context=context_length(locate(model)),
         long=options["long"],
         text_length=options["text_length"],
+        text_overlap=options.get("text_overlap", 0),
         text_pieces=options.get("text_pieces"),
     )
     found, expected = data_fingerprint(examples), store.fingerprints["data"]

@@ -46,7 +46,7 @@ class Recipe:
     """what a signal speaks of: each token by itself, its word (the sum over the word's tokens), or the mean of the
     three words around it"""
     copies: Literal["keep", "drop"] = "drop"
-    """drop: words that the question holds count nothing"""
+    """drop: words that the question holds (of raw text, an earlier sentence) count nothing"""
     norm: NormName = "minmax"
     """how a signal is brought to 0–1: minmax, rank, zscore, max"""
     scope: Literal["example", "store"] = "example"

@@ -1,7 +1,7 @@
 """Configuration: which source wins, what each type takes, what an error says, and that what is written reads back."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
@@ -244,3 +244,35 @@ def test_a_line_end_in_a_set_hides_nothing():
         name: str = ""
 
     assert resolve(Named, sets=["name=a\nb=2"]).name == "a\nb=2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Several:
+    scores: str | tuple[str, ...]
+    alpha: float | tuple[float, ...] | None = None
+    options: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("a", "a"), ("1e5", "1e5"), ("[one", "[one"), ('["a", "b"]', ("a", "b")), ('["a"]', "a"), ("[1, 2]", ("1", "2")),
+])  # fmt: skip
+def test_one_value_or_a_list_of_them(text, value):
+    assert resolve(Several, sets=[f"scores={text}"]).scores == value
+
+
+def test_lists_of_a_field_and_of_a_table_are_written_and_read_back(tmp_path):
+    settings = Several(scores=("a", "б"), alpha=(1.0, 2.0), options={"steering": (6.5, 7.0), "layer": 7.0})
+    write_config(tmp_path / "_config.toml", settings)
+    assert resolve(Several, config=tmp_path / "_config.toml") == settings
+    assert as_dict(settings)["options"] == {"steering": [6.5, 7.0], "layer": 7.0}
+    assert resolve(Several, sets=["scores=a", "alpha=[3]"]) == Several(scores="a", alpha=3.0)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("alpha=[]", "alpha: got an empty list, expected at least one value"), ('alpha=[1, "x"]', "alpha: got 'x', expected float"),
+    ("scores=[]", "scores: got an empty list, expected at least one value"), ("alpha=x", "alpha: got 'x', expected float"),
+])  # fmt: skip
+def test_lists_that_are_none_are_refused(text, said):
+    with pytest.raises(ConfigError) as error:
+        resolve(Several, sets=[text])
+    assert said in str(error.value)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, FalconConfig
 
 import tu_train.load
 from shared.data.datasets import load_rows
@@ -336,3 +336,19 @@ def test_an_architecture_that_cannot_compute_again_keeps_activations_or_refuses(
     checkpoint_activations(packed, required=False)
     assert "LlamaForCausalLM cannot compute activations again" in capsys.readouterr().err
     assert blocks_that_run_again(packed.model) == 0
+
+
+def test_a_block_that_reads_its_own_mode_has_no_dropout_where_it_runs_again():
+    """Falcon's blocks take the rate of dropout out of the configuration."""
+    rates = {"hidden_dropout": 0.5, "attention_dropout": 0.5}
+    config = FalconConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=False, **rates)
+    packed = PackedModel(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
+    gradients = []
+    for again in (False, True):
+        if again:
+            checkpoint_activations(packed, required=True)
+        packed.model.zero_grad()
+        packed.hidden([[5, 6, 7, 8, 9], [5, 6, 7, 8, 1, 2]])[0].square().sum().backward()
+        gradients.append([p.grad.clone() for p in packed.model.parameters() if p.grad is not None])
+    assert blocks_that_run_again(packed.model) == 2
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.rmu_as_published import RECIPE, Published, as_published, biographies, by_recipe, direction
+from benchmarks.rmu_as_published import Published, as_published, biographies, by_recipe, direction, numbers, recipe
 from shared.errors import ConfigError
 from shared.lm.models import load_model
 from shared.lm.packed import PackedModel
@@ -15,7 +15,7 @@ from tests.tu_train.conftest import RETAIN
 from tu_train.config import UnlearnConfig
 from tu_train.data.batches import Item, PassRows
 from tu_train.forward import Needs
-from tu_train.many.study import read_study
+from tu_train.many.steps import check_study
 from tu_train.methods.table import METHODS
 from tu_train.padded import left_padded, padded_pass, positions_of
 
@@ -62,8 +62,15 @@ def test_target_tokens_alone_give_another_mean(four_layers, texts, tmp_path):
     assert all(abs(one[0] - other[0]) > 100 * BOUND for one, other in zip(ours, theirs, strict=True))
 
 
-def test_the_recipe_says_what_the_published_run_does():
-    ((_, config),) = read_study(RECIPE)
+def test_the_recipe_says_what_the_published_run_does(tmp_path):
+    study, config = recipe(tmp_path)
+    check_study(study)
+    assert [step.settings["text_length"] for step in study.steps] == [512, 768] and study.measures["benchmarks"]["tasks"] == [
+        "wmdp",
+        "mmlu",
+    ]
+    assert {(step.settings["text_pieces"], step.settings["limit"]) for step in study.steps} == {("first", 150 * 4 // 2)}
+    assert numbers(config, 6).steering == (6.5, 6.5)
     assert (config.method, config.tokens, config.mean_over, config.order) == ("rmu", "all", "padded", "file")
     assert (config.max_steps, config.batch_size, config.accumulate, config.epochs) == (150, 4, 1, 1)
     assert (config.learning_rate, config.schedule, config.warmup, config.clip, config.weight_decay) == (5e-5, "constant", 0, 0, 0)

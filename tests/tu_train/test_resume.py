@@ -18,7 +18,7 @@ import pytest
 
 from shared.store.scores import open_store
 from tests.tu_train import killed
-from tests.tu_train.conftest import RETAIN, flip_bit, score, weights_of
+from tests.tu_train.conftest import RETAIN, WORLD, flip_bit, score, weights_of
 from tu_train.saving.working_folder import working_folder
 from tu_train.stopping.interrupts import EXIT_SAVED
 
@@ -112,6 +112,33 @@ def test_killed_while_a_checkpoint_or_the_model_is_written(command, whole, tmp_p
     assert not out.exists() and saved(out) == left
     assert command(out, "--resume") == 0, said(out)
     same(out, whole)
+
+
+# Steps of an epoch: four rows of the first corpus in two passes, three of the other in two, two of the first.
+@pytest.mark.parametrize(("at", "left"), [(("pass", 6), [2]), (("pass", 13), [4, 6])])
+def test_of_several_corpora_each_goes_on_where_it_was(command, several, target, tmp_path, at, left):
+    out = tmp_path / "out"
+    assert several(out, at=at) == -signal.SIGKILL
+    assert not out.exists() and saved(out) == left
+    assert several(out, "--resume") == 0, said(out)
+    assert several(tmp_path / "whole") == 0
+    assert [json.loads(line)["corpus"] for line in (out / "log.jsonl").read_text().splitlines()] == [0, 1, 0] * EPOCHS
+    same(out, (tmp_path / "whole",))
+    assert (out / "method.json").read_bytes() == (tmp_path / "whole" / "method.json").read_bytes()
+
+
+@pytest.fixture
+def several(command, target, scores, tmp_path):
+    """The command with two forget corpora and a method that carries something from step to step for each."""
+    other = score(target, tmp_path / "other", data=f"atlas:holdout:{WORLD}")
+    lists = {"scores": json.dumps([str(scores), str(other)]), "alpha": "[1.0, 2.0]"}
+
+    def run(out, *more, **fields):
+        sources = {"--model": target, "--retain": RETAIN}
+        return command(out, "--method", "pdu", "--tokens", "all", "--option", "step=[0.5, 0.1]", *more, sources=sources, **lists,
+                       save_every=2, optimizer="adamw_transformers", **fields)  # fmt: skip
+
+    return run
 
 
 def test_killed_after_its_end_it_is_finished(command, whole, tmp_path):

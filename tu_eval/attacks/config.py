@@ -21,7 +21,7 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
     """Attacks. Raises ConfigError naming the field that is out of range."""
 
     model: Annotated[str, About(flag=True)]
-    """the model after unlearning: local folder, org/name[@revision], or smollm2"""
+    """the model after unlearning: local folder, FILE.gguf, org/name[@revision], or smollm2"""
     suite: Annotated[str, About(flag=True)]
     """its forget set is what attacks look for: tofu:forget01, tofu:forget05, tofu:forget10, or
     atlas[:people=..,seed=..], or a TOML file of your own"""

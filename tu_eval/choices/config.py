@@ -15,7 +15,7 @@ class ChoicesConfig(LayoutOptions, PrecisionOptions):
     """Multiple-choice questions. Raises ConfigError naming the field that is out of range."""
 
     model: Annotated[str, About(flag=True)]
-    """local folder, org/name[@revision], or smollm2"""
+    """local folder, FILE.gguf, org/name[@revision], or smollm2"""
     data: Annotated[str, About(flag=True)]
     """rows of {question, choices, answer}: .jsonl, .json or .parquet, or hub:org/name:config:split"""
     out: Annotated[str, About(flag=True, changes=False)]

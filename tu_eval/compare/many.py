@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.config import as_dict, read_toml, resolve
+from shared.config import read_toml, resolve
 from shared.console import say
-from shared.errors import ConfigError, StoreError, UserError, nearest
+from shared.errors import ConfigError, StoreError, UserError
 from shared.files.fs import write_text
 from shared.lm.models import model_fingerprint
 from shared.process import resolved, run_command
 from shared.records import INDEX
-from shared.settings import harmless
 from shared.study import MEASURES, Study, load_study
 from tu_eval.compare.comparison import Comparison, load_comparison
 from tu_eval.compare.export import write_exports
@@ -48,7 +47,7 @@ ELSEWHERE = ("model", "label", "retain_results", "mmlu")
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredModel:
     label: str
     model: str
     places: dict[str, Path]
@@ -69,7 +68,7 @@ def measure_all(path: Path, out: Path, sets: tuple[str, ...] = ()) -> Outcome:
     cannot be measured."""
     study = load_study(path, out, sets)
     if not study.measures:
-        raise ConfigError(f"{path}: measures nothing; add a table [eval], [benchmarks] or [choices]{_near(study)}")
+        raise ConfigError(f"{path}: measures nothing; add a table [eval], [benchmarks] or [choices]")
     for name, settings in study.measures.items():
         resolved(MEASURES[name][1], {**settings, "model": "-", "out": "-"}, what=f"{path}: {name}")
     subjects = _subjects(study, out)
@@ -92,19 +91,15 @@ def measure_all(path: Path, out: Path, sets: tuple[str, ...] = ()) -> Outcome:
     return outcome
 
 
-def _near(study: Study) -> str:
-    return nearest(min(study.models, default="eval"), MEASURES) if study.models else ""
-
-
-def _subjects(study: Study, out: Path) -> list[Subject]:
+def _subjects(study: Study, out: Path) -> list[MeasuredModel]:
     """The retain model first: the others are measured against its results."""
     models = sorted(study.models.items(), key=lambda item: item[0] != RETAIN)
-    named = [Subject(label, model, {t: out / FOLDERS[t] / label for t in study.measures}) for label, model in models]
+    named = [MeasuredModel(label, model, {t: out / FOLDERS[t] / label for t in study.measures}) for label, model in models]
     runs = [held for held in read_index(out / INDEX) if held.run.status == "finished"] if (out / INDEX).is_file() else []
-    return named + [Subject(r.run.name, str(r.folder), {t: r.folder / FOLDERS[t] for t in study.measures}) for r in runs]
+    return named + [MeasuredModel(r.run.name, str(r.folder), {t: r.folder / FOLDERS[t] for t in study.measures}) for r in runs]
 
 
-def _measure(study: Study, subject: Subject, subjects: list[Subject]) -> None:
+def _measure(study: Study, subject: MeasuredModel, subjects: list[MeasuredModel]) -> None:
     for table in reversed(MEASURES):  # the suite last: LUME's final score reads MMLU
         if table not in study.measures:
             continue
@@ -119,7 +114,7 @@ def _measure(study: Study, subject: Subject, subjects: list[Subject]) -> None:
             run_command(MEASURES[table][0], settings, what=subject.label)
 
 
-def _of_suite(settings: dict[str, Any], study: Study, subject: Subject, subjects: list[Subject]) -> dict[str, Any]:
+def _of_suite(settings: dict[str, Any], study: Study, subject: MeasuredModel, subjects: list[MeasuredModel]) -> dict[str, Any]:
     """With what depends on the model: its label, the retain results, its MMLU."""
     more: dict[str, Any] = {"label": subject.label}
     if subject.label != RETAIN and subjects[0].label == RETAIN:
@@ -129,13 +124,13 @@ def _of_suite(settings: dict[str, Any], study: Study, subject: Subject, subjects
     return {**more, **settings}
 
 
-def _finished(subject: Subject, table: str, settings: Mapping[str, Any]) -> bool:
+def _finished(subject: MeasuredModel, table: str, settings: Mapping[str, Any]) -> bool:
     """Whether the numbers are there. Raises StoreError for those of other settings or weights."""
     place = subject.places[table]
     if not (place / KINDS[table].summary).exists():
         return False
     summary = load_results(place).summary if table == "eval" else read_folder(place, KINDS[table]).summary
-    mine, theirs = (_settings(table, values, place) for values in (settings, read_toml(place / CONFIG, flag="")))
+    mine, theirs = (resolved(MEASURES[table][1], values, what=str(place)) for values in (settings, read_toml(place / CONFIG, flag="")))
     differ = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k) and k not in ELSEWHERE)
     fingerprint = model_fingerprint(find_model(subject.model))
     if summary["model_fingerprint"] != fingerprint:
@@ -152,14 +147,7 @@ def _finished(subject: Subject, table: str, settings: Mapping[str, Any]) -> bool
     return True
 
 
-def _settings(table: str, values: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    if table != "eval":
-        return resolved(MEASURES[table][1], values, what=str(place))
-    config = resolve(EvalConfig, flags=values)
-    return {k: v for k, v in as_dict(config).items() if k not in harmless(config)}
-
-
-def _write_pages(study: Study, subjects: list[Subject], out: Path, outcome: Outcome) -> None:
+def _write_pages(study: Study, subjects: list[MeasuredModel], out: Path, outcome: Outcome) -> None:
     if "eval" in study.measures and subjects:
         index = out / INDEX if (out / INDEX).is_file() else None
         named = [s.places["eval"] for s in subjects if s.label in study.models]
@@ -176,7 +164,7 @@ def _write_pages(study: Study, subjects: list[Subject], out: Path, outcome: Outc
         outcome.pages.append(out / "benchmarks.md")
 
 
-def _numbers(study: Study, subject: Subject) -> dict[str, float]:
+def _numbers(study: Study, subject: MeasuredModel) -> dict[str, float]:
     """Accuracies of benchmarks and choices, by task and metric."""
     out: dict[str, float] = {}
     for table in ("benchmarks", "choices"):

@@ -18,7 +18,13 @@ def notes_of(results: Sequence[Results], labels: Sequence[str], runs: Sequence[R
 
 def _settings(results: Sequence[Results], labels: Sequence[str]) -> list[str]:
     notes = []
-    effects = {"max_new_tokens": "ROUGE and model utility", "knowmem_tokens": "answers", "dtype": "small differences", "long": "lengths"}
+    effects = {
+        "max_new_tokens": "ROUGE and model utility",
+        "knowmem_tokens": "answers",
+        "completion_tokens": "completions and answers",
+        "dtype": "small differences",
+        "long": "lengths",
+    }
     for field, effect in effects.items():
         values = sorted({str(r.summary["settings"].get(field)) for r in results})
         if len(values) > 1:

@@ -16,7 +16,7 @@ class BenchmarksConfig(LayoutOptions, PrecisionOptions):
     """Benchmarks of others. Raises ConfigError naming the field that is out of range."""
 
     model: Annotated[str, About(flag=True)]
-    """local folder, org/name[@revision], or smollm2"""
+    """local folder, FILE.gguf, org/name[@revision], or smollm2"""
     tasks: Annotated[tuple[str, ...], About(flag=True, commas=True)]
     """names of lm-eval's tasks, groups or tags: wmdp, wmdp_bio, wmdp_cyber, wmdp_chem, mmlu, ...; the flag takes
     several with commas between"""

@@ -19,7 +19,7 @@ class JudgeConfig(LayoutOptions, PrecisionOptions):
     come from the environment alone."""
 
     model: Annotated[str, About(flag=True)]
-    """local folder, org/name[@revision], or smollm2"""
+    """local folder, FILE.gguf, org/name[@revision], or smollm2"""
     data: Annotated[str, About(flag=True)]
     """JSONL of {id, category, turns: [text, ...]}, also with question_id for id, and reference: [text or null, ...] for
     each turn"""

@@ -22,7 +22,7 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
     """Evaluation. Raises ConfigError naming the field that is out of range."""
 
     model: Annotated[str, About(flag=True)]
-    """local folder, org/name[@revision], or smollm2"""
+    """local folder, FILE.gguf, org/name[@revision], or smollm2"""
     suite: Annotated[str, About(flag=True)]
     """tofu:forget01, tofu:forget05, tofu:forget10, muse:news, muse:books, lume, or
     atlas[:people=..,facts_per_person=..,seed=..], or one of your own: a TOML file (docs/evaluation.md) or

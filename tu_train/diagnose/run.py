@@ -16,6 +16,7 @@ Cost: a backward pass a target token. Memory: the model, one gradient, and K num
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from shared.data.datasets import load_rows
 from shared.data.examples import Example, make_examples, special_ids
 from shared.data.layout import as_scored, say_layout
 from shared.errors import ConfigError, DataError, StoreError
-from shared.files.fs import atomic_folder, write_json
+from shared.files.fs import atomic_folder, hash_json, write_json
 from shared.files.outputs import claims
 from shared.lm.models import (
     choose_device,
@@ -60,14 +61,19 @@ def run_diagnose(config: DiagnoseConfig) -> Path:
     """Measures, prints the table, and returns the folder of the report. Raises UserError before any gradient is
     computed."""
     device = choose_device(config.device)
-    store, folder = open_store(config.scores), locate(config.model)
-    tokenizer = load_laid_out(config.model, folder, as_scored(config, store.manifest["options"]))
+    stores, folder = [open_store(where) for where, _ in config.each], locate(config.model)
+    tokenizer = load_laid_out(config.model, folder, as_scored(config, stores[0].manifest["options"]))
     names = fingerprints(folder, tokenizer)
-    check_fits(store, names, model=config.model)
-    rows = sampled_rows(store, config, embedding_rows(folder))
-    weights = weightings(rows, config)
-    if config.given_key is not None:
-        weights["given"] = given_weights(store, rows, tokenizer, config)
+    rows, each = [], []
+    for store, (where, data) in zip(stores, config.each, strict=True):
+        check_fits(store, names, model=config.model)
+        one = replace(config, scores=where, forget_data=data)
+        drawn = sampled_rows(store, one, embedding_rows(folder))
+        found = weightings(drawn, one)
+        if config.given_key is not None:
+            found["given"] = given_weights(store, drawn, tokenizer, one)
+        rows, each = rows + drawn, [*each, found]
+    weights = {name: np.concatenate([found[name] for found in each]) for name in each[0]}
     kinds = kinds_of(rows, special_ids(tokenizer))
     retain = retain_examples(config, rows, folder, tokenizer)
     say_layout(tokenizer, config.model)
@@ -76,7 +82,7 @@ def run_diagnose(config: DiagnoseConfig) -> Path:
     gradients = all_gradients(model, forget, retain, train_only=config.train_only, numbers=config.sketch, seed=config.seed)
     result = {
         "format": 1,
-        "store": store.sha256,
+        "store": stores[0].sha256 if len(stores) == 1 else hash_json([store.sha256 for store in stores]),
         "model": names["model"],
         "settings": without_secrets_in(as_dict(config)),
         **measure_all(gradients, weights, kinds),
@@ -94,11 +100,11 @@ def targets_of(row: dict[str, Any]) -> list[int]:
 
 
 def sampled_rows(store: Store, config: DiagnoseConfig, rows: int | None = None) -> list[dict[str, Any]]:
-    """Rows drawn by the seed, in the order of the store; only the parts that hold one are read. Raises StoreError for
+    """Rows of one store drawn by the seed, in its order; only the parts that hold one are read. Raises StoreError for
     too few."""
     if len(store) < FEWEST:
-        raise StoreError(f"{shown(config.scores)}: holds {len(store)} rows, diagnose needs at least {FEWEST} to tell signal from noise; "
-                         "score more rows")  # fmt: skip
+        raise StoreError(f"{shown(str(config.scores))}: holds {len(store)} rows, diagnose needs at least {FEWEST} to tell signal from "
+                         "noise; score more rows")  # fmt: skip
     chosen = np.sort(np.random.default_rng([config.seed, 1]).permutation(len(store))[: config.rows])
     starts = np.cumsum([0] + [p["rows"] for p in store.manifest["parts"]])
     out = []
@@ -108,7 +114,7 @@ def sampled_rows(store: Store, config: DiagnoseConfig, rows: int | None = None) 
             held = store.part(part, [name for name in READ if name != "word" or name in store.optional])
             out += [held[i] for i in inside]
     for row in out:
-        check_row(row, where=shown(config.scores), columns=("tokens", "importance", "word"), rows=rows)
+        check_row(row, where=shown(str(config.scores)), columns=("tokens", "importance", "word"), rows=rows)
     return out
 
 
@@ -116,30 +122,31 @@ def weightings(rows: Sequence[dict[str, Any]], config: DiagnoseConfig) -> dict[s
     """Weights of all target tokens, [N] float64, of each weighting that needs no ground truth."""
     out: dict[str, list[np.ndarray]] = {"all": [], "hard": [], "soft": [], "random": []}
     for row in rows:
-        values = importance_of(row, targets_of(row), where=shown(config.scores))
+        values = importance_of(row, targets_of(row), where=shown(str(config.scores)))
         for name, selection in config.selections.items():
             word = word_of(row, targets_of(row))
             out[name].append(
-                token_weights(values, len(targets_of(row)), selection, where=shown(config.scores), word=word).astype(np.float64)
+                token_weights(values, len(targets_of(row)), selection, where=shown(str(config.scores)), word=word).astype(np.float64)
             )
         out["random"].append(seeded(config.seed, row["example_id"]).permutation(out["hard"][-1]))
     flat = {name: np.concatenate(each) for name, each in out.items()}
     if not flat["hard"].any():
-        raise ConfigError(f"--set threshold={config.threshold}: no token of the {len(rows)} rows drawn from {shown(config.scores)} is that "
-                          "important; choose a lower one, or --keep")  # fmt: skip
+        raise ConfigError(f"--set threshold={config.threshold}: no token of the {len(rows)} rows drawn from {shown(str(config.scores))} is "
+                          "that important; choose a lower one, or --keep")  # fmt: skip
     return flat
 
 
 def given_weights(store: Store, rows: Sequence[dict[str, Any]], tokenizer: Any, config: DiagnoseConfig) -> np.ndarray:
     """1 at the target tokens that overlap a true span, [N] float64. Raises StoreError for other data than was
     scored."""
-    examples = scored_examples(store, tokenizer, config.model, config.forget_data, flag="--set forget_data=SPEC")
+    ((_, data),) = config.each
+    examples = scored_examples(store, tokenizer, config.model, data, flag="--set forget_data=SPEC")
     drawn = {row["example_id"] for row in rows}
     named = given_tokens([e for e in examples if e.id in drawn], tokenizer, str(config.given_key), flag="--given-key")
     true = {example.id: set(tokens) for example, tokens in named}
     out = [float(i in true[row["example_id"]]) for row in rows for i in targets_of(row)]
     if not any(out):
-        raise DataError(f"{shown(config.scores)}: no target token of the {len(rows)} rows drawn lies in a span of {config.given_key}; "
+        raise DataError(f"{shown(str(config.scores))}: no target token of the {len(rows)} rows drawn lies in a span of {config.given_key}; "
                         "draw more with --rows, or name another column with --given-key")  # fmt: skip
     return np.array(out)
 
@@ -160,7 +167,13 @@ def retain_examples(config: DiagnoseConfig, rows: Sequence[dict[str, Any]], fold
         return []
     read = load_rows(config.retain, keys=config.keys)
     examples = make_examples(
-        read, tokenizer, context=context_length(folder), long=config.long, text_length=config.text_length, text_pieces=config.text_pieces
+        read,
+        tokenizer,
+        context=context_length(folder),
+        long=config.long,
+        text_length=config.text_length,
+        text_overlap=config.text_overlap or 0,
+        text_pieces=config.text_pieces,
     )
     forget = {tuple(row["input_ids"]) for row in rows}
     own = [e for e in examples if tuple(e.input_ids) not in forget]

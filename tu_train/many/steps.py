@@ -24,6 +24,7 @@ def run_step(study: Study, step: Step) -> None:
     """A step that is finished says so and does nothing; one that was killed goes on. Raises UserError naming the file
     and the step, with the command's own line."""
     settings = dict(step.settings)
-    if step.command == "tu-train finetune":
-        settings["resume"] = unfinished(Path(settings["out"])).exists()
+    if step.command == "tu-train finetune":  # a store goes on by itself
+        out = Path(settings["out"])
+        settings["resume"] = out.exists() or unfinished(out).exists()
     run_command(step.command, settings, what=f"{study.path}: step {step.name}")

@@ -25,6 +25,27 @@ def freeze_all_but(model: nn.Module, globs: Sequence[str], *, named_by: str = "-
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+LAST_OF_MLP = ".mlp.down_proj."
+"""the layer that writes a block's MLP into the hidden states, as Llama calls it and methods name it …"""
+ELSEWHERE = (
+    ".mlp.experts.down_proj", ".mlp.shared_expert*.down_proj.", ".feed_forward.down_proj.", ".feed_forward.w2.", ".mlp.dense_4h_to_h.",
+    ".mlp.fc2.", ".mlp.c_proj.",
+)  # fmt: skip
+"""… and as others do: experts, Falcon-H1, LFM2, GPT-NeoX, Phi, GPT-2"""
+BLOCKS = (".layers.", ".h.")
+
+
+def in_this_model(model: nn.Module, globs: Sequence[str]) -> list[str]:
+    """A method's own globs, in the names of this model where it has the layer that they mean under another name; as
+    they are where it has not."""
+    names, out = [name for name, _ in model.named_parameters()], []
+    for glob in globs:
+        other = [glob.replace(BLOCKS[0], block).replace(LAST_OF_MLP, layer) for block in BLOCKS for layer in ELSEWHERE]
+        tries = [glob] if any(fnmatchcase(name, glob) for name in names) else other
+        out += [t for t in tries if any(fnmatchcase(name, t) for name in names)] or [glob]
+    return out
+
+
 def near(wanted: str, names: Sequence[str]) -> str:
     """The names that look most like it, or else the first few."""
     close = difflib.get_close_matches(wanted.strip("*."), names, n=3, cutoff=0.4)

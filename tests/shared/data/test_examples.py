@@ -322,3 +322,15 @@ def test_spans_of_another_tokenizers_example_are_refused(tiny_tokenizer):
     example = qa_example(row(), tiny_tokenizer)
     with pytest.raises(DataError, match="set/split/0: its tokens are not those of this tokenizer"):
         context_span_tokens(example, place(row("Who was Ada?"), tiny_tokenizer), [[0, 3]])
+
+
+@pytest.mark.parametrize("text", [ANSWER * 4, "Орла Венн родилась в Таллине и писала о море. " * 3, "奥拉·文恩出生于塔林。" * 9])
+def test_the_first_piece_of_a_raw_text_is_what_truncation_leaves(any_tokenizer, text):
+    whole = make_examples([row(None, text)], any_tokenizer, context=None, text_length=16)
+    (first,) = make_examples([row(None, text)], any_tokenizer, context=None, text_length=16, text_pieces="first")
+    assert len(whole) > 1 and first == whole[0]
+    assert first.input_ids == any_tokenizer(text, truncation=True, max_length=16)["input_ids"]
+    short = "Orla Venn."
+    assert [e.input_ids for e in make_examples([row(None, short)], any_tokenizer, context=None, text_pieces="first")] == [
+        any_tokenizer(short)["input_ids"]
+    ]

@@ -3,21 +3,16 @@ named in one line."""
 
 import json
 import re
-from collections import Counter, defaultdict
 
 import pytest
 
+from benchmarks.lume_spans import judged, persons
 from shared.data.datasets import load_rows
 from shared.data.examples import answer_span_tokens, make_examples
 from shared.data.lume import RULES, answer_secrets, secret_spans
 from shared.errors import DataError
 from tests.conftest import build_sentencepiece, build_tokenizer
 
-ASKED = {
-    "birth date": "birth date", "Social Security": "social security", "phone number": "phone", "email address": "e-mail",
-    "home address": "home address",
-}  # fmt: skip
-"""words of a question -> the kind of secret that answers it"""
 MOST_MISSED = 0.01
 
 
@@ -70,7 +65,7 @@ def test_a_spec_names_a_part(small, spec, numbers):
 
 def test_full_is_both_splits_and_limit_takes_the_first(small):
     assert [r.extra["lume_id"] for r in load_rows("lume:full")] == [r["id"] for s in ("forget", "retain") for r in rows(s)]
-    assert len({r.id for r in load_rows("lume:full")}) == 12
+    assert {r.id for r in load_rows("lume:full")} == {f"lume/{split}/{n}" for split in ("forget", "retain") for n in range(6)}
     assert [r.id for r in load_rows("lume:forget:task2", limit=1)] == ["lume/forget/2"]
 
 
@@ -134,49 +129,32 @@ def test_a_secret_that_the_completion_cuts_counts_from_its_first_character():
 def people(request, lume_dir, monkeypatch):
     """Rows of task2 by person: the completion, and the questions by kind."""
     monkeypatch.setenv("TU_LUME_DIR", str(lume_dir))
-    out = defaultdict(dict)
-    for row in load_rows(f"lume:{request.param}:task2"):
-        kind = next((kind for words, kind in ASKED.items() if words in row.question), None)
-        asked = kind if row.extra["form"] == "qa" else "completion"
-        assert asked is not None
-        out[re.sub(r"(sc|qa)\d+$", "", row.extra["lume_id"])][asked] = row
-    assert len(out) == 250 and all(set(rows) == {"completion", *RULES} for rows in out.values())
-    return out
+    found = list(persons(request.param))
+    assert len(found) == 250 and all(set(asked) == {"completion", *RULES} for asked in found)
+    return found
 
 
 def test_every_answer_is_the_secret_that_its_question_asks_for(people):
-    for asked in people.values():
+    for asked in people:
         for kind in RULES:
             row = asked[kind]
             assert [k for k, _, _ in secret_spans(row.answer)] == [kind]
             assert row.extra["fact_spans"] == [[0, len(row.answer.rstrip("."))]]
 
 
-def letters(text):
-    return re.sub(r"[^a-z0-9@]", "", text.lower())
-
-
 def test_completions_hold_what_the_answers_tell(people):
     """What a biography says is known from its questions' answers, not from the rules."""
-    count, missed = Counter(), defaultdict(list)
-    for name, asked in people.items():
-        row = asked["completion"]
-        text = f"{row.question} {row.answer}"
-        for kind in ("social security", "phone", "e-mail"):
-            if letters(asked[kind].answer) in letters(text):
-                count[kind] += 1
-                if not any(k == kind and letters(asked[kind].answer) in letters(text[a:b]) for k, a, b in secret_spans(text)):
-                    missed[kind].append(name)
-        house = asked["home address"].answer.split()[0]
-        count["home address"] += f" {house} " in text
-        if f" {house} " in text and not any(k == "home address" and text[a:b].startswith(house) for k, a, b in secret_spans(text)):
-            missed["home address"].append(name)
-        year = asked["birth date"].answer[:4]
-        count["birth date"] += year in text
-        if year in text and not any(k == "birth date" and year in text[a:b] for k, a, b in secret_spans(text)):
-            missed["birth date"].append(name)
-    assert all(count[kind] > 200 for kind in RULES)
-    assert all(len(missed[kind]) <= MOST_MISSED * count[kind] for kind in RULES), dict(missed)
+    found = {kind: [(name, hit) for asked in people for k, form, name, hit in judged(asked) if (k, form) == (kind, "completion")]
+             for kind in RULES}  # fmt: skip
+    for kind, hits in found.items():
+        missed = [name for name, hit in hits if not hit]
+        assert len(hits) > 200 and len(missed) <= MOST_MISSED * len(hits), (kind, missed)
+
+
+def test_a_secret_that_no_rule_takes_is_counted_as_missed(people, monkeypatch):
+    monkeypatch.delitem(RULES, "e-mail")
+    monkeypatch.setitem(RULES, "e-mail", RULES["phone"])
+    assert not any(hit for asked in people[:5] for kind, _, _, hit in judged(asked) if kind == "e-mail")
 
 
 # --- what is none of it
@@ -209,6 +187,7 @@ def test_a_file_that_is_none_of_lumes(small, forget, pattern):
 
 def test_a_folder_that_lacks_a_split(small):
     (small / "retain.jsonl").unlink()
+    refused("lume:full", r"retain\.jsonl does not exist")
     refused("lume:retain", r"retain\.jsonl does not exist; TU_LUME_DIR should be the folder with forget\.jsonl and retain\.jsonl")
 
 

@@ -13,7 +13,7 @@ from shared.data.examples import make_examples
 from shared.errors import ConfigError, DataError, ModelError, StoreError
 from shared.lm.models import load_tokenizer
 from shared.store.scores import open_store
-from tests.tu_train.conftest import FORGET, RETAIN, ROWS, score
+from tests.tu_train.conftest import FORGET, RETAIN, ROWS, WORLD, score
 from tu_train.diagnose.config import DiagnoseConfig
 from tu_train.diagnose.gradients import all_gradients
 from tu_train.diagnose.plot import show
@@ -258,6 +258,19 @@ class TestBadInput:
 def test_parameters_that_do_not_exist_are_refused(config):
     with pytest.raises(ConfigError, match=r"--set train_only: 'model.layers.9.*' matches no parameter; near names: "):
         run_diagnose(config(train_only=("model.layers.9.*",)))
+
+
+def test_rows_of_several_stores_come_one_after_another(config, scores, target, tmp_path):
+    other = score(target, tmp_path / "other", data=f"atlas:holdout:{WORLD}")
+    out = tmp_path / "both"
+    run_diagnose(config(scores=(str(scores), str(other)), rows=3, given_key="fact_spans", out=str(out)))
+    both = json.loads((out / "diagnose.json").read_text())
+    alone = [json.loads((run_diagnose(config(scores=str(s), rows=3, given_key="fact_spans", out=str(tmp_path / s.parent.name)))
+                         / "diagnose.json").read_text()) for s in (scores, other)]  # fmt: skip
+    assert both["rows"] == 6 and both["tokens"] == sum(one["tokens"] for one in alone)
+    assert both["store"] not in {one["store"] for one in alone} and len(both["store"]) == 64
+    with pytest.raises(ConfigError, match="forget_data: got 3 values for 2 stores"):
+        config(scores=("a", "b"), forget_data=("x", "y", "z"), given_key="fact_spans")
 
 
 def test_the_command(run_cli, target, scores, tmp_path):

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from transformers import AutoModelForCausalLM, MambaConfig
 
 from shared.errors import ConfigError
 from shared.lm.models import load_model
@@ -62,6 +63,28 @@ def test_gpt2_keeps_its_linear_layers_as_convolutions_and_gets_adapters_too(make
     model = model_of(make_tiny("GPT2"))
     add_lora(model, RANK, None, ("all-linear",))
     assert adapted(model) == {f"transformer.h.{k}.{n}" for k in (0, 1) for n in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+
+
+@pytest.mark.parametrize("targets", [(), ("all-linear",)])
+def test_in_a_block_with_recurrence_every_layer_but_the_last_gets_adapters(targets):
+    """Its kernels read that one past an adapter."""
+    model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=100, hidden_size=16, num_hidden_layers=2, state_size=4))
+    add_lora(model, RANK, None, targets)
+    assert adapted(model) == {f"backbone.layers.{k}.mixer.{name}" for k in (0, 1) for name in ("in_proj", "x_proj", "dt_proj")}
+
+
+def test_a_layer_that_peft_refuses_is_one_line():
+    model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=100, hidden_size=16, num_hidden_layers=2, state_size=4))
+    with pytest.raises(ConfigError, match=r"^--lora 3: .*'out_proj' is incompatible with Mamba"):
+        add_lora(model, RANK, None, ("out_proj",))
+
+
+def test_layers_that_peft_names_by_a_pattern_over_whole_names(tiny_model, monkeypatch):
+    """Gemma 4, whose name is known with such a pattern."""
+    model = model_of(tiny_model)
+    monkeypatch.setitem(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, "llama", r".*layers\.1\..*\.(q_proj|v_proj)")
+    add_lora(model, RANK, None, ())
+    assert adapted(model) == {f"model.layers.1.self_attn.{name}_proj" for name in "qv"}
 
 
 @pytest.mark.parametrize("target", ["q_prj", "lm_head", "proj"])

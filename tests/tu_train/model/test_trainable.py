@@ -1,6 +1,7 @@
 """Which parameters train: by glob, by default of a method, and what is said when a name matches nothing."""
 
 from fnmatch import fnmatch
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from shared.errors import ConfigError
 from shared.lm.models import load_model
 from tests.tu_train.conftest import score
 from tu_train.methods.table import trained_globs
-from tu_train.model.trainable import freeze_all_but
+from tu_train.model.trainable import freeze_all_but, in_this_model
 
 GLOBS = ("*.layers.1.mlp.*", "model.norm.weight")
 
@@ -69,11 +70,29 @@ def test_a_run_moves_what_trains_and_no_bit_of_the_rest(fields, expected, unlear
     assert changed(target, unlearn(**fields)) == expected
 
 
-def test_rmu_on_names_of_another_architecture_says_how_to_choose_what_trains(make_tiny, unlearn, tmp_path):
+def test_rmu_trains_the_last_layer_of_the_mlp_whatever_it_is_called(make_tiny, unlearn, tmp_path, monkeypatch):
     model = make_tiny("GPT2")
     store = score(model, tmp_path / "store")
     rmu = {"model": model, "scores": store, "method": "rmu", "options": {"layer": 1}}
+    assert changed(model, unlearn(**rmu)) == {f"transformer.h.{k}.mlp.c_proj.{part}" for k in (0, 1) for part in ("weight", "bias")}
+    monkeypatch.setattr("tu_train.model.trainable.ELSEWHERE", ())  # a name that nobody has heard of
     with pytest.raises(ConfigError, match=r"--method rmu .*--set train_only=GLOB.*near names: transformer\.h\.\d\.mlp\.c_proj"):
         unlearn(**rmu)
-    out = unlearn(**rmu, train_only=("*.h.?.mlp.c_proj.*",))
-    assert changed(model, out) == {f"transformer.h.{k}.mlp.c_proj.{part}" for k in (0, 1) for part in ("weight", "bias")}
+    out = unlearn(**rmu, train_only=("*.h.1.mlp.c_proj.*",))
+    assert changed(model, out) == {f"transformer.h.1.mlp.c_proj.{part}" for part in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["layers.3.mlp.down_proj.weight", "layers.3.mlp.experts.down_proj"], ["*.layers.3.mlp.down_proj.*"]),
+        (["layers.3.mlp.experts.down_proj", "layers.3.mlp.shared_experts.down_proj.weight", "layers.3.mlp.gate.weight"],
+         ["*.layers.3.mlp.experts.down_proj*", "*.layers.3.mlp.shared_expert*.down_proj.*"]),
+        (["layers.3.mlp.dense_4h_to_h.weight", "layers.3.mlp.dense_h_to_4h.weight"], ["*.layers.3.mlp.dense_4h_to_h.*"]),
+        (["layers.3.feed_forward.w2.weight", "layers.3.feed_forward.w1.weight"], ["*.layers.3.feed_forward.w2.*"]),
+        (["layers.3.mixer.out_proj.weight"], ["*.layers.3.mlp.down_proj.*"]),
+    ],
+)  # fmt: skip
+def test_a_methods_glob_is_read_in_the_names_of_the_model(names, expected):
+    parameters = [(f"model.{name}", torch.nn.Parameter(torch.zeros(1))) for name in names]
+    assert in_this_model(SimpleNamespace(named_parameters=lambda: parameters), ["*.layers.3.mlp.down_proj.*"]) == expected

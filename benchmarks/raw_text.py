@@ -1,0 +1,161 @@
+"""Raw text on atlas documents: unlearn some people's biographies, and see what that takes from everything else.
+
+    python -m benchmarks.raw_text --work FOLDER [--cells hard-0 all-0 ...]   runs what is not there yet
+    python -m benchmarks.raw_text --work FOLDER --page                       prints the tables from what is there
+
+SmolLM2 learns the documents of a small world. The forget documents are scored with the model before learning as base
+model, and unlearned by NPO with the most important tokens alone (hard) or with all of them, each until the facts are as
+unlikely as they were before learning (`land`), so that both have forgotten equally much. Exams are multiple-choice
+questions that were never trained on: about the people to forget, about the others, and about the world. Every step is a
+folder, made once; several processes may work on different cells. About ten minutes a cell on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+from itertools import chain, pairwise
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.study.commands import command, say, train
+
+WORLD = "people=12,facts_per_person=6,forget_people=4,documents=3"
+FORGET, RETAIN = f"atlas:documents-forget:{WORLD}", f"atlas:documents-retain:{WORLD}"
+EXAMS = ("forget", "retain", "world")
+CELLS = [f"{tokens}-{seed}" for tokens in ("hard", "all") for seed in range(3)]
+LEARN = ["--epochs", "6", "--set", "batch_size=2", "--learning-rate", "3e-4", "--set", "batch_tokens=1024", "--set", "checkpointing=false"]
+UNLEARN = ["--method", "npo", "--option", "beta=0.01", "--epochs", "16", "--learning-rate", "1e-4", "--set", "batch_size=2",
+           "--set", "batch_tokens=1024", "--set", "schedule=constant", "--set", "warmup=0", "--set", "checkpointing=false",
+           "--eval-every", "2", "--set", "eval_rows=4", "--set", "eval_key=fact_spans", "--set", "land=true"]  # fmt: skip
+SIGNALS = {
+    "base entropy": {}, "gain": {"alpha": 1, "knowledge": "gain"}, "entropy": {"uncertainty": "entropy"},
+    "delta": {"alpha": 1, "knowledge": "absolute"}, "delta, taken away": {"alpha": 1, "knowledge": "positive"},
+    "half base entropy, half gain": {"alpha": 0.5, "knowledge": "gain"},
+}  # fmt: skip
+"""signal -> fields of the recipe"""
+
+
+def prepare(work: Path) -> float:
+    """Target, its store, the exams before; -> the level of forgetting: NLL of the facts before learning, nats."""
+    target, log = work / "target", work / "prepare.log"
+    train(["tu-train", "finetune", "--model", "smollm2", "--data", f"atlas:documents:{WORLD}", *LEARN], target, log)
+    for name, model in (("base", "smollm2"), ("target", str(target))):
+        exams(model, work / f"exams-{name}", log)
+    store(work, "scores", ["--spans", "none"])
+    facts, _ = at_facts(work / "scores", ["base_logprob", "logprob"])
+    return -float(facts["base_logprob"].mean())
+
+
+def store(work: Path, name: str, words: list[str]) -> None:
+    out = work / name
+    if not (out / "_manifest.json").exists():
+        command(["tu-score", "run", "--model", str(work / "target"), "--base-model", "smollm2", "--data", FORGET, "--engine", "torch",
+                 *words, "--out", str(out)], work / "prepare.log")  # fmt: skip
+
+
+def exams(model: str, out: Path, log: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for exam in EXAMS:
+        folder = out / exam
+        if not (folder / "choices.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            command(["tu-eval", "choices", "--model", model, "--data", f"atlas:choices-{exam}:{WORLD}", "--out", str(folder)], log)
+
+
+def run(work: Path, cell: str, level: float) -> None:
+    tokens, seed = cell.split("-")
+    out = work / cell
+    train(["tu-train", "run", "--model", str(work / "target"), "--scores", str(work / "scores"), "--retain", RETAIN, "--tokens", tokens,
+           "--seed", seed, *UNLEARN, "--stop-when", f"forget_fact_nll>{level:.4f}"], out, work / f"{cell}.log")  # fmt: skip
+    exams(str(out), work / f"exams-{cell}", work / f"{cell}.log")
+    say(f"{cell}: " + ", ".join(f"{exam} {share(work, cell, exam):.1%}" for exam in EXAMS))
+
+
+def share(work: Path, name: str, exam: str) -> float:
+    return json.loads((work / f"exams-{name}" / exam / "choices.json").read_text())["metrics"]["accuracy"]
+
+
+def at_facts(folder: Path, names: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Columns at the target tokens of facts, and how many target tokens there are."""
+    columns, truth, _ = columns_of_store(folder, names)
+    return {name: values[truth] for name, values in columns.items()}, np.array(len(truth))
+
+
+def columns_of_store(folder: Path, names: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """[N] columns at all target tokens, [N] bool whether they tell a fact, and where each example begins."""
+    from shared.data.layout import LayoutOptions, as_scored
+    from shared.lm.models import load_laid_out, locate
+    from shared.store.scored import given_tokens, scored_examples
+    from shared.store.scores import open_store
+    from tu_score.recipe import read_targets
+
+    found = open_store(str(folder))
+    tokenizer = load_laid_out("smollm2", locate("smollm2"), as_scored(LayoutOptions(), found.manifest["options"]))
+    examples = scored_examples(found, tokenizer, "smollm2", None)
+    given = [(example, set(tokens)) for example, tokens in given_tokens(examples, tokenizer, "fact_spans", flag="--truth-key")]
+    truth = np.array(list(chain.from_iterable([i in tokens for i in example.targets] for example, tokens in given)))
+    parts = [read_targets(found, index, names) for index in range(len(found.manifest["parts"]))]
+    starts = np.cumsum([0, *(length for part in parts for length in np.diff(part.starts))])
+    return {name: np.concatenate([part.columns[name] for part in parts]) for name in names}, truth, starts
+
+
+def agreement(folder: Path, copies: str) -> dict[str, dict[str, float]]:
+    """How well each recipe finds the tokens of facts: mean figures over documents, phrases as unit."""
+    from shared.weighting.importance import READABLE, Recipe, importance
+    from tu_score.agree import compare
+
+    columns, truth, starts = columns_of_store(folder, list(READABLE))
+    held = {name for name, values in columns.items() if not np.isnan(values).all()}
+    out = {}
+    for name, fields in SIGNALS.items():
+        recipe = Recipe(**{"uncertainty": "base_entropy", **fields}, copies=copies)
+        if held.issuperset(recipe.columns()):
+            out[name] = importance(columns, starts, recipe)
+    answers = [slice(a, b) for a, b in pairwise(starts)]
+    word = columns["word"] + np.repeat(np.arange(len(answers)), np.diff(starts)) * (np.diff(starts).max() + 1)
+    return {name: figures["per_answer"] for name, figures in compare(out, truth, answers, word)["signals"].items()}
+
+
+def page(work: Path) -> None:
+    """The tables of docs/raw_text.md."""
+    print("| Model | " + " | ".join(f"{exam} exam" for exam in EXAMS) + " | steps |\n|---|" + "---:|" * (len(EXAMS) + 1))
+    for name in ("base", "target", *CELLS):
+        if all((work / f"exams-{name}" / exam / "choices.json").exists() for exam in EXAMS):
+            steps = json.loads((work / name / "training.json").read_text())["counts"]["steps"] if name in CELLS else ""
+            print(f"| {name} | " + " | ".join(f"{100 * share(work, name, exam):.1f} %" for exam in EXAMS) + f" | {steps} |")
+    for tokens in ("hard", "all"):
+        names = [c for c in CELLS if c.startswith(tokens) and (work / f"exams-{c}" / EXAMS[-1] / "choices.json").exists()]
+        if names:
+            means = [math.fsum(share(work, name, exam) for name in names) / len(names) for exam in EXAMS]
+            print(f"| {tokens}, mean of {len(names)} | " + " | ".join(f"{100 * mean:.1f} %" for mean in means) + " | |")
+    for name in ("scores", "scores-window", "scores-entity"):
+        for copies in ("keep", "drop"):
+            if (work / name / "_manifest.json").exists():
+                for signal, figures in agreement(work / name, copies).items():
+                    print(f"| {name} | {signal} | {copies} | " + " | ".join(f"{figures[f]:.3f}" for f in ("auc", "ap", "p_30")) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder of everything that is made")
+    parser.add_argument("--cells", nargs="*", default=CELLS, help=f"of {', '.join(CELLS)}")
+    parser.add_argument("--spans", nargs="*", default=[], help="also score with these spans: window, entity")
+    parser.add_argument("--page", action="store_true", help="print the tables only")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if not arguments.page:
+        level = prepare(arguments.work)
+        say(f"facts before learning: {level:.3f} nats a token")
+        for cell in arguments.cells:
+            run(arguments.work, cell, level)
+        for spans in arguments.spans:
+            store(arguments.work, f"scores-{spans}", ["--spans", spans, "--set", "window_length=8", "--set", "window_stride=8"])
+    page(arguments.work)
+
+
+if __name__ == "__main__":
+    main()
