@@ -193,7 +193,8 @@ def check_lora(tried: Tried) -> Facts:
     out, expected = train(tried, "lora", "--method", "npo", "--lora", 4)
     with safe_open(out / "adapter" / "adapter_model.safetensors", "pt") as held:
         # An adapter of a parameter that is no layer of its own stands under the layer that holds it.
-        layers = [name.removesuffix(".lora_A.weight").removesuffix(".base_layer") for name in held.keys() if name.endswith(".lora_A.weight")]  # noqa: SIM118
+        keys = [name.removesuffix(".lora_A.weight") for name in held.keys() if name.endswith(".lora_A.weight")]  # noqa: SIM118
+    layers = [name.removesuffix(".base_layer") for name in keys]
     return {**after_training(tried, out, expected), "layers": sorted({n.split(".")[-1] for n in layers}), "count": len(layers)}
 
 

@@ -108,9 +108,9 @@ BOUNDS = """## What to know
 - **Phi's factors for long texts** change for the whole text where it is longer than
   `original_max_position_embeddings`. The torch engine does that for each text, as transformers does with one text at a
   time. vLLM keeps the factors of short texts, and cuts its context to that length.
-- **Mixtures of experts.** Adapters are put on attention and shared layers, not on the experts, which are no linear
-  layers. RMU trains the last matrix of all experts of a block. The router's balance loss is no part of any loss here,
-  and its noise is off.
+- **Mixtures of experts.** Experts are no linear layers. By default most mixtures get adapters on attention (and on
+  shared experts); on DeepSeek-V2 peft adapts the experts too. RMU trains the last matrix of all experts of a block. The
+  router's balance loss is no part of any loss here, and its noise is off.
 - **Recurrent layers** run padded, which computes shared prefixes again: masking costs more there. Adapters leave out
   `out_proj` of Mamba and Falcon-H1, whose kernels read past them.
 - **Nothing ends a turn** in the template of GLM 4: an answer's targets end with the tokenizer's end token, which is put
