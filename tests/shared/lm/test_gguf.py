@@ -76,7 +76,7 @@ def write_gguf(file: Path, form: str = "byte level", *, head: str = "tied", bos:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_freq_base(rope["rope_theta"] if rope else 10000.0)
     if architecture == "llama":
         writer.add_vocab_size(len(tokenizer))
         writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
@@ -222,9 +222,9 @@ def test_what_lies_beside_the_file_plays_no_part(tmp_path, monkeypatch):
 
 
 def test_scaled_positions_of_llama_3_come_back_as_their_rule(tmp_path, capfd):
-    rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    rope = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192}  # fmt: skip
-    plain = 1 / (10000.0 ** (torch.arange(4) / 4))
+    plain = 1 / (500000.0 ** (torch.arange(4) / 4))
     made = LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=rope)).model.rotary_emb.inv_freq
     model = write_gguf(tmp_path / "tiny.gguf", "sentencepiece", rope=rope, scales=(plain / made).tolist())
     folder = locate(str(tmp_path / "tiny.gguf"))

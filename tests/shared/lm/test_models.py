@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 
 from shared.errors import ConfigError, ModelError, StoreError, UserError
-from shared.lm import models, smollm2
+from shared.lm import gguf, models, smollm2
 from shared.lm.models import (
     choose_device,
     choose_dtype,
@@ -101,7 +101,7 @@ def test_smollm2_without_its_package_says_how_to_install_it(tmp_path, monkeypatc
 
 def test_smollm2_comes_from_the_cache_folder_once_it_is_there(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setenv("TU_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(smollm2, "_convert", lambda gguf, folder: pytest.fail("converted again"))
+    monkeypatch.setattr(smollm2, "convert", lambda *_: pytest.fail("converted again"))
     shutil.copytree(tiny_model, tmp_path / f"smollm2-{smollm2.FORMAT}")
     assert locate("smollm2") == tmp_path / f"smollm2-{smollm2.FORMAT}"
 
@@ -334,7 +334,7 @@ def test_the_template_has_a_fingerprint_of_its_own():
 def test_of_two_processes_that_convert_smollm2_at_once_the_later_takes_what_the_first_made(tiny_model, tmp_path, monkeypatch):
     """The other one finishes while ours still writes."""
     monkeypatch.setenv("TU_CACHE_DIR", str(tmp_path))
-    folder, own = tmp_path / f"smollm2-{smollm2.FORMAT}", smollm2.atomic_folder
+    folder, own = tmp_path / f"smollm2-{smollm2.FORMAT}", gguf.atomic_folder
 
     @contextmanager
     def overtaken(path):
@@ -342,7 +342,7 @@ def test_of_two_processes_that_convert_smollm2_at_once_the_later_takes_what_the_
             yield temporary
             shutil.copytree(tiny_model, folder)
 
-    monkeypatch.setattr(smollm2, "atomic_folder", overtaken)
+    monkeypatch.setattr(gguf, "atomic_folder", overtaken)
     assert locate("smollm2") == folder
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]
     assert models.model_fingerprint(folder) == models.model_fingerprint(tiny_model)
