@@ -5,7 +5,7 @@
 The published form (arXiv 2403.03218 and its code) is written below as a plain loop over transformers: two models, texts
 padded on the left, means over padding too, a direction for each corpus, corpora that take turns. Ours is
 recipes/wmdp.toml through the real commands, on the same documents. The model is SmolLM2-135M in float32, the corpora
-are biographies of atlas people in two topics. Lengths are shorter; the other numbers but the count of batches and the
+are the atlas's documents, of two worlds. Lengths are shorter; the other numbers but the count of batches and the
 dtype are those of the recipe. Prints both losses of every batch and the largest difference.
 """
 
@@ -145,15 +145,13 @@ def written(path: Path, texts: Sequence[str]) -> str:
     return str(path)
 
 
-def biographies(split: str, seed: int, people: int) -> list[str]:
-    """A text a person: what atlas knows of them, one sentence after another."""
-    from shared.data import atlas
+def documents(group: str, seed: int, people: int) -> list[str]:
+    """Biographies of atlas people, of a few hundred tokens each; another seed is another world. `group`: forget or
+    retain, half of the people each."""
+    from shared.data.datasets import load_rows
 
-    texts: dict[str, list[str]] = {}
-    size = atlas.AtlasSize(people=people, forget_people=people // 2, holdout_people=1)
-    for row in atlas.rows(split, size, seed):
-        texts.setdefault(row["person"], []).append(row["answer"])
-    return [" ".join(answers) for answers in texts.values()]
+    rows = load_rows(f"atlas:documents-{group}:people={people},forget_people={people // 2},seed={seed}")
+    return [row.answer for row in rows]
 
 
 def numbers(config: UnlearnConfig, batches: int) -> Published:
@@ -173,8 +171,8 @@ def main() -> None:
 
     folder, run = locate("smollm2"), numbers(recipe(Path())[1], arguments.batches)
     people = 2 * run.batch_size * math.ceil(run.batches / 2)
-    forget = [biographies("forget", seed, people) for seed in (0, 1)]
-    retain = biographies("retain", 0, people)
+    forget = [documents("forget", seed, people) for seed in (0, 1)]
+    retain = documents("retain", 0, people)
     with tempfile.TemporaryDirectory() as where:
         ours = by_recipe(folder, forget, retain, run, Path(where))
     theirs = as_published(folder, forget, retain, run)

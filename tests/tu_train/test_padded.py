@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.rmu_as_published import Published, as_published, biographies, by_recipe, direction, numbers, recipe
+from benchmarks.rmu_as_published import Published, as_published, by_recipe, direction, documents, numbers, recipe
 from shared.errors import ConfigError
 from shared.lm.models import load_model
 from shared.lm.packed import PackedModel
@@ -42,8 +42,8 @@ def four_layers(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def texts():
     """Two topics and what must stay; documents are longer and shorter than what is read of them."""
-    first, second = (biographies("forget", seed, 20) for seed in (0, 1))
-    return [[*OTHERS, *first[:6]], [second[0], *(t[: 40 * n] for n, t in enumerate(second[1:], 1))][:9]], biographies("retain", 0, 20)[:9]
+    first, second = (documents("forget", seed, 20) for seed in (0, 1))
+    return [[*OTHERS, *first[:6]], [second[0], *(t[: 20 * n] for n, t in enumerate(second[1:], 1))][:9]], documents("retain", 0, 20)[:9]
 
 
 def test_the_recipe_gives_the_losses_of_the_published_form(four_layers, texts, tmp_path):
