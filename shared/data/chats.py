@@ -43,7 +43,7 @@ class Spoken:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Reply:
     """One answer of a conversation with what comes before it."""
 
     before: tuple[tuple[str, str], ...]
@@ -52,7 +52,7 @@ class Asked:
     answer: str
 
 
-def answers_of(name: str, key: str, record: dict[str, Any], which: str) -> list[Asked]:
+def answers_of(name: str, key: str, record: dict[str, Any], which: str) -> list[Reply]:
     """The answers of a row's conversation, the last or all. Raises DataError naming the row `name` and the column
     `key`."""
     for tool in OF_TOOLS:
@@ -65,7 +65,7 @@ def answers_of(name: str, key: str, record: dict[str, Any], which: str) -> list[
     learned = [i for i, turn in enumerate(turns) if turn.role == "assistant" and turn.learned]
     if not learned:
         raise DataError(f"{name}: every assistant turn of its column {key} has weight 0, so nothing is left to learn; remove the row")
-    return [Asked(tuple(said[: i - 1]), said[i - 1][1], said[i][1]) for i in (learned if which == "all" else learned[-1:])]
+    return [Reply(tuple(said[: i - 1]), said[i - 1][1], said[i][1]) for i in (learned if which == "all" else learned[-1:])]
 
 
 def _turns(where: str, key: str, value: Any) -> list[Spoken]:
