@@ -17,7 +17,7 @@ MAX_SEQUENCES = 256
 """requests in one forward pass at most; fixed, because vLLM's own default depends on the machine and changes which rows
 share a step"""
 LOAD_ERRORS = (
-    ValueError, RuntimeError, NotImplementedError, KeyError, AttributeError, TypeError, AssertionError, ImportError, OSError,
+    ValueError, RuntimeError, NotImplementedError, KeyError, AttributeError, TypeError, AssertionError, ImportError, OSError, IndexError,
 )  # fmt: skip
 """what vLLM raises for a model or an option that it does not take; it has no error class of its own for it"""
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
