@@ -112,7 +112,7 @@ def agreement(folder: Path, copies: str) -> dict[str, dict[str, float]]:
     held = {name for name, values in columns.items() if not np.isnan(values).all()}
     out = {}
     for name, fields in SIGNALS.items():
-        recipe = Recipe(**{"uncertainty": "base_entropy", **fields}, copies=copies)
+        recipe = Recipe(**{"uncertainty": "base_entropy", "copies": copies, **fields})
         if held.issuperset(recipe.columns()):
             out[name] = importance(columns, starts, recipe)
     answers = [slice(a, b) for a, b in pairwise(starts)]

@@ -44,7 +44,7 @@ def measure(made: Made, sources: list[str], rows: int, train_only: tuple[str, ..
     for name in sources:
         if name not in WITHOUT_SCORES:
             scored = config(made.folder / "stores" / name)
-            weights[name] = weightings(sampled_rows(open_store(scored.scores), scored), scored)["hard"]
+            weights[name] = weightings(sampled_rows(open_store(str(scored.scores)), scored), scored)["hard"]
     others = retain_examples(own, drawn, locate(made.target), tokenizer)
     model = load_model(locate(made.target), dtype=torch.float32, device=torch.device("cpu"))
     forget = [(row["input_ids"], targets_of(row)) for row in drawn]
