@@ -87,7 +87,7 @@ def rows_of(data: str, name: str) -> list[tuple[str, str]]:
     from shared.data.datasets import load_rows
 
     specs = {"tofu": {"forget": "tofu:forget01", "retain": "tofu:retain99"}, "atlas": {"forget": "atlas:forget", "retain": "atlas:retain"}}
-    return [(row.question, row.answer) for row in load_rows(specs[data][name])]
+    return [(row.question or "", row.answer) for row in load_rows(specs[data][name])]
 
 
 def once(result: Path, do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
