@@ -163,7 +163,7 @@ def _is_embedding(name: str, model: PreTrainedModel) -> bool:
     """Whether the output layer is the embedding once more, number for number."""
     import torch
 
-    layers: tuple[Any, Any] = model.get_input_embeddings(), model.get_output_embeddings()
+    layers: Any = model.get_input_embeddings(), model.get_output_embeddings()
     embedding, output = (layer.weight for layer in layers)
     if embedding.shape == output.shape and torch.equal(embedding, output):
         say(f"model {name}: its output layer is its embedding, written twice; they are one again (tie_word_embeddings)")
