@@ -30,7 +30,7 @@ BYTES_A_TOKEN, BYTES_A_ROW = 64, 4096
 """of a file: more than the values of any store need"""
 LARGEST = 1e300
 """a larger number is taken for infinity"""
-Values = Mapping[str, np.ndarray]
+ByExample = Mapping[str, np.ndarray]
 """by example id, [values] float64, NaN where null"""
 
 
@@ -72,7 +72,7 @@ def _bytes(path: str, store: Store) -> bytes:
     return data
 
 
-def _read(path: str, data: bytes, column: str, store: Store) -> Values:
+def _read(path: str, data: bytes, column: str, store: Store) -> ByExample:
     """The two columns, once they are known to be no more than the store's tokens ask for."""
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
@@ -126,14 +126,14 @@ def _check_size(path: str, data: bytes, about: pq.FileMetaData, column: str, sto
         raise DataError(f"{path}: its {len(data)} bytes unpack to {unpacked}, more than any column of importance")
 
 
-def _check_examples(path: str, store: Store, values: Values) -> None:
+def _check_examples(path: str, store: Store, values: ByExample) -> None:
     """As many rows as examples, and no id twice: what is not missing is known."""
     for name in (str(row) for table in store.batches([IDS]) for row in table[IDS].to_pylist()):
         if name not in values:
             raise DataError(f"{path}: no row for the example {printable(name)}; {IDS} must be that of the store's rows")
 
 
-def _importance(table: pa.Table, values: Values, label: str, norm: NormName | None) -> np.ndarray:
+def _importance(table: pa.Table, values: ByExample, label: str, norm: NormName | None) -> np.ndarray:
     """Of one part: values at its target tokens, [N] float64. Raises DataError for an example that does not fit."""
     out = []
     targets, starts = flat(table, "is_target")

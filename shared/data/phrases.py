@@ -23,11 +23,11 @@ LETTER = regex.compile(r"[\p{L}\p{N}\p{M}_]")
 HANGUL = regex.compile(r"\p{Hangul}")
 LARGEST = 1_000_000
 """bytes of a file of phrases"""
-Span = tuple[int, int]
-"""characters, end-exclusive"""
+Characters = tuple[int, int]
+"""a span of a text: [start, end)"""
 
 
-def folded(text: str) -> tuple[str, list[Span]]:
+def folded(text: str) -> tuple[str, list[Characters]]:
     """The text as it is compared, and for each of its characters where that one stands in `text`."""
     out, at = [], []
     for match in CLUSTER.finditer(text):
@@ -37,13 +37,13 @@ def folded(text: str) -> tuple[str, list[Span]]:
     return "".join(out), at
 
 
-def find_phrases(text: str, phrases: Sequence[str]) -> list[list[Span]]:
+def find_phrases(text: str, phrases: Sequence[str]) -> list[list[Characters]]:
     """For each phrase, where it stands in `text`: nowhere, once or more often, in order."""
     whole, at = folded(text)
     return [_find(whole, at, folded(phrase.strip())[0]) for phrase in phrases]
 
 
-def _find(whole: str, at: Sequence[Span], phrase: str) -> list[Span]:
+def _find(whole: str, at: Sequence[Characters], phrase: str) -> list[Characters]:
     out, start = [], whole.find(phrase) if phrase else -1
     while start >= 0:
         end = start + len(phrase)

@@ -17,8 +17,6 @@ from shared.data.layout import ANSWER, BARE, QUESTION, Turn, encode, layout_of, 
 from shared.errors import DataError
 
 MARK = "qzxjkvwpqz"  # stands in for a text to see where the template puts it; lower-case letters, which no template alters
-Span = tuple[int, int]
-"""characters, end-exclusive"""
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,9 @@ class Laid:
     text: str
     question_at: int
     answer_at: int
-    contents: list[Span] | None
-    """all that comes from the data; None in the plain layout, where nothing is a control token"""
+    contents: list[tuple[int, int]] | None
+    """[start, end) in characters of all that comes from the data; None in the plain layout, where nothing is a control
+    token"""
 
 
 def layout(tokenizer: Any, question: str, answer: str, system: str | None = None, before: Sequence[tuple[str, str]] = ()) -> Laid:
@@ -58,7 +57,7 @@ def _plain_turn(plain: str, role: str, text: str) -> str:
     return QUESTION.format(question=text) if role == "user" else f"{ANSWER}{text}\n\n"
 
 
-def _places(tokenizer: Any, text: str, turns: Sequence[Turn], marked: Sequence[int] | None = None) -> list[list[Span]] | None:
+def _places(tokenizer: Any, text: str, turns: Sequence[Turn], marked: Sequence[int] | None = None) -> list[list[tuple[int, int]]] | None:
     """Where the content of each turn stands in `text`, once or more often; None where the template changes one or
     leaves it out. `marked`: the turns to ask for, by default all. A search could find the words of a turn elsewhere."""
     marked = range(len(turns)) if marked is None else marked

@@ -9,7 +9,7 @@ from typing import Any
 from shared.console import say
 from shared.data.datasets import Keys, Row, kind_of, load_rows
 from shared.data.examples import Example, answer_span_tokens, data_fingerprint, make_examples, place
-from shared.data.phrases import Span, find_phrases
+from shared.data.phrases import Characters, find_phrases
 from shared.errors import DataError, StoreError
 from shared.lm.models import context_length, locate, template_fingerprint, tokenizer_names
 from shared.secret import lacks_secrets, without_secrets
@@ -48,11 +48,11 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
     return examples
 
 
-Given = list[tuple[Example, list[int]]]
+Named = list[tuple[Example, list[int]]]
 """each example, in order, with the target tokens (positions in `input_ids`) that are named"""
 
 
-def given_tokens(examples: Sequence[Example], tokenizer: Any, key: str, *, flag: str) -> Given:
+def given_tokens(examples: Sequence[Example], tokenizer: Any, key: str, *, flag: str) -> Named:
     """The tokens that a column of the data names: [start, end) offsets in the answer, or words and phrases of it (a
     list, or one). What does not occur is counted in a line.
 
@@ -67,9 +67,9 @@ def given_tokens(examples: Sequence[Example], tokenizer: Any, key: str, *, flag:
     return _tokens(examples, tokenizer, lambda row: flat[id(row)] if id(row) in flat else answer_spans(row, key, flag=flag))
 
 
-def blocked_tokens(examples: Sequence[Example], tokenizer: Any, phrases: Sequence[str], *, flag: str) -> Given:
+def blocked_tokens(examples: Sequence[Example], tokenizer: Any, phrases: Sequence[str], *, flag: str) -> Named:
     """The same for one list of words and phrases, looked for in every answer. Raises DataError where none occurs."""
-    spans: dict[int, list[list[Span]]] = {}
+    spans: dict[int, list[list[Characters]]] = {}
     for example in examples:
         if id(example.row) not in spans:
             spans[id(example.row)] = find_phrases(example.row.answer, phrases)
@@ -86,7 +86,7 @@ def _say_missing(what: str, count: int, missing: int, flag: str) -> None:
         say(f"{what}: {missing} of {count} words and phrases occur in no answer that they are for; whole words are looked for, case aside")
 
 
-def _tokens(examples: Sequence[Example], tokenizer: Any, spans_of: Callable[[Row], list[Span]]) -> Given:
+def _tokens(examples: Sequence[Example], tokenizer: Any, spans_of: Callable[[Row], list[Characters]]) -> Named:
     """A row is tokenised once for all of its pieces."""
     out = []
     for _, pieces in groupby(examples, key=lambda e: id(e.row)):
@@ -105,13 +105,13 @@ def phrases_in(row: Row, key: str) -> list[str] | None:
     return value if texts else None
 
 
-def answer_spans(row: Row, key: str, *, flag: str) -> list[Span]:
+def answer_spans(row: Row, key: str, *, flag: str) -> list[Characters]:
     """The [start, end) character offsets in the answer that a column holds, checked. Raises DataError naming the row,
     and `flag`."""
     return row_spans(row, key, missing=f"name it with {flag}", words=True)
 
 
-def row_spans(row: Row, key: str, *, missing: str, words: bool = False) -> list[Span]:
+def row_spans(row: Row, key: str, *, missing: str, words: bool = False) -> list[Characters]:
     """The same; `missing`: what to do where there is no such column; `words`: could it have held words as well?"""
     if key not in row.extra:
         raise DataError(f"{row.id}: no column {key!r} with the true spans of its answer; {missing}")
