@@ -27,12 +27,8 @@ from shared.budget import within_budget
 from shared.engines.interface import Request, TokenScores, ignore
 from shared.engines.vllm_model import Opening, Vllm
 from shared.engines.vllm_pooler import columns, scores_from
-from shared.files.fs import read_json
 from shared.lm.forest import common_prefix
 from shared.lm.logprobs import HeadOptions
-
-CHUNKS = ("mamba_chunk_size", "chunk_size")
-"""entries of config.json: tokens that recurrent layers compute at once"""
 
 
 class VllmEngine:
@@ -51,7 +47,7 @@ class VllmEngine:
         head: HeadOptions | None = None,
         tensor_parallel: int = 1,
     ):
-        self.folder, self.head, self.batch_tokens = folder, head or HeadOptions(), batch_tokens
+        self.head, self.batch_tokens = head or HeadOptions(), batch_tokens
         opening = Opening(
             folder=folder, scoring=True, dtype=dtype, device=device, batch_tokens=batch_tokens, tensor_parallel=tensor_parallel
         )
@@ -59,12 +55,8 @@ class VllmEngine:
         self.llm = self.vllm.llm
 
     def _try_out(self, llm: Any) -> None:
-        # Longer than a chunk of recurrent layers: the CPU build fails there with Mamba 2, and only there.
-        config = read_json(self.folder / "config.json", foreign=True)
-        chunk = next((v for name in CHUNKS if isinstance(v := config.get(name), int)), 0)
-        length = max(1, min(chunk + 2, llm.llm_engine.model_config.max_model_len)) if chunk else 1
-        params = [_params([length - 1], [0], self.head.plain)]
-        llm.encode([{"prompt_token_ids": [0] * length}], pooling_params=params, pooling_task="token_classify", use_tqdm=False)
+        params = [_params([0], [0], self.head.plain)]
+        llm.encode([{"prompt_token_ids": [0]}], pooling_params=params, pooling_task="token_classify", use_tqdm=False)
         self.head.check(llm.llm_engine.model_config.get_vocab_size())
 
     def describe(self) -> dict[str, Any]:

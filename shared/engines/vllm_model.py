@@ -74,7 +74,7 @@ class Vllm:
         there."""
         choose_dtype(opening.dtype)
         self.opening, self.device = opening, prepare_vllm(opening.device, scoring=opening.scoring)
-        architecture = known_architecture(opening.folder, opening.verb)
+        architecture = known_architecture(opening.folder, opening.verb, self.device)
         self.llm = start_vllm(
             self._start, try_out, refusal=f"model {opening.folder}: vLLM cannot {opening.verb} {architecture}",
             ranks=opening.tensor_parallel if self.device == "cpu" else 1,

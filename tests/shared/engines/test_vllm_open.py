@@ -3,12 +3,13 @@ test_vllm_generate.py and tests/tu_eval/harness/test_benchmarks.py."""
 
 import contextlib
 import importlib.util
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from shared.engines import vllm_open
+from shared.engines import vllm_open, vllm_setup
 from shared.engines.vllm_open import close_vllm, prepare_vllm, start_vllm
 from shared.errors import ConfigError, ModelError
 from tu_eval.harness.backends import BACKEND
@@ -100,3 +101,12 @@ def test_without_vllm_the_flag_that_asked_for_it_is_named(monkeypatch, choice, n
     assert line.startswith(f"{named[0]}: vLLM is not installed; install it with pip install ") and line.endswith(
         f"; {named[1]} needs neither"
     )
+
+
+@pytest.mark.parametrize(("entry", "verb"), [("mamba_chunk_size", "score"), ("chunk_size", "write with")])
+def test_recurrent_states_that_the_cpu_build_mixes_up_are_refused_there_alone(entry, verb, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["FalconH1ForCausalLM"], entry: 256}))
+    monkeypatch.setattr(vllm_setup, "text_architectures", lambda: {"FalconH1ForCausalLM": ("falcon_h1", "FalconH1ForCausalLM")})
+    assert vllm_setup.known_architecture(tmp_path, verb, "cuda") == "FalconH1ForCausalLM"
+    with pytest.raises(ModelError, match=rf"vLLM cannot {verb} FalconH1ForCausalLM: its CPU build mixes up .*; use --engine torch$"):
+        vllm_setup.known_architecture(tmp_path, verb, "cpu")
