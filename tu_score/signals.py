@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from shared.data.examples import Example, answer_offsets, answer_place, place, token_texts
 from shared.data.placed import asked_in
-from shared.data.raw_text import Said
+from shared.data.raw_text import EarlierWords
 from shared.data.words import columns as word_columns
 from shared.engines.interface import Engine, Request, TokenScores
 from shared.errors import ModelError
@@ -146,7 +146,7 @@ def add_words(scored: Sequence[dict[str, Any]], examples: Sequence[Example], tok
     for columns, example in zip(scored, examples, strict=True):
         if example.row is not row or placed is None:
             row, placed = example.row, place(example.row, tokenizer)
-            text_before = Said(row.answer) if row.question is None and copies == "earlier" else None
+            text_before = EarlierWords(row.answer) if row.question is None and copies == "earlier" else None
         columns["tokens"] = token_texts(example, placed, tokenizer)
         text, offsets = answer_offsets(example, placed)
         said = None if text_before is None else partial(text_before.before, at=answer_place(example, placed)[0])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from benchmarks.families.zoo import FAMILIES, Family
@@ -69,7 +70,9 @@ def page(entry: dict[str, Any]) -> str:
     for family in FAMILIES:
         found = entry["families"][family.name]
         lines.append(f"| {family.title} | {' | '.join(cell(check, found, notes) for check in COLUMNS)} |")
-    noted = "".join(f"\n{i}. {note}" for i, note in enumerate(notes, start=1))
+    noted = "".join(
+        "\n" + fill(f"{i}. {note}", 120, subsequent_indent="   ", break_on_hyphens=False) for i, note in enumerate(notes, start=1)
+    )
     lines.append(f"\nWhat users see where a cell has a number:\n{noted}" if notes else "")
     traits = "\n".join(traits_of(family, entry["families"][family.name]) for family in FAMILIES)
     about = "\n## What each family brings\n| Family | What is special | Layers that get adapters by default |\n|---|---|---|\n"

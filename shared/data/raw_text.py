@@ -51,7 +51,7 @@ def cut(count: int, begins: int, length: int, overlap: int) -> Iterator[Piece]:
             yield piece
 
 
-class Said:
+class EarlierWords:
     """Which words of a text an earlier sentence of it holds."""
 
     def __init__(self, text: str) -> None:

@@ -48,11 +48,11 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
     return examples
 
 
-Named = list[tuple[Example, list[int]]]
+GivenTokens = list[tuple[Example, list[int]]]
 """each example, in order, with the target tokens (positions in `input_ids`) that are named"""
 
 
-def given_tokens(examples: Sequence[Example], tokenizer: Any, key: str, *, flag: str) -> Named:
+def given_tokens(examples: Sequence[Example], tokenizer: Any, key: str, *, flag: str) -> GivenTokens:
     """The tokens that a column of the data names: [start, end) offsets in the answer, or words and phrases of it (a
     list, or one). What does not occur is counted in a line.
 
@@ -67,7 +67,7 @@ def given_tokens(examples: Sequence[Example], tokenizer: Any, key: str, *, flag:
     return _tokens(examples, tokenizer, lambda row: flat[id(row)] if id(row) in flat else answer_spans(row, key, flag=flag))
 
 
-def blocked_tokens(examples: Sequence[Example], tokenizer: Any, phrases: Sequence[str], *, flag: str) -> Named:
+def blocked_tokens(examples: Sequence[Example], tokenizer: Any, phrases: Sequence[str], *, flag: str) -> GivenTokens:
     """The same for one list of words and phrases, looked for in every answer. Raises DataError where none occurs."""
     spans: dict[int, list[list[Characters]]] = {}
     for example in examples:
@@ -86,7 +86,7 @@ def _say_missing(what: str, count: int, missing: int, flag: str) -> None:
         say(f"{what}: {missing} of {count} words and phrases occur in no answer that they are for; whole words are looked for, case aside")
 
 
-def _tokens(examples: Sequence[Example], tokenizer: Any, spans_of: Callable[[Row], list[Characters]]) -> Named:
+def _tokens(examples: Sequence[Example], tokenizer: Any, spans_of: Callable[[Row], list[Characters]]) -> GivenTokens:
     """A row is tokenised once for all of its pieces."""
     out = []
     for _, pieces in groupby(examples, key=lambda e: id(e.row)):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shared.data.datasets import Row
 from shared.data.examples import answer_offsets, answer_place, context_span_tokens, make_examples, place, text_examples, token_texts
 from shared.data.layout import special_ids
-from shared.data.raw_text import Said, cut
+from shared.data.raw_text import EarlierWords, cut
 from shared.data.words import columns, words_of_text
 from shared.errors import ConfigError
 
@@ -105,17 +105,19 @@ def slow_copies(text: str, sentences: list[str]) -> list[bool]:
 )
 def test_words_of_an_earlier_sentence_are_copies(sentences):
     text = "".join(sentences)
-    assert Said(text).before(words_of_text(text), 0) == slow_copies(text, sentences)
+    assert EarlierWords(text).before(words_of_text(text), 0) == slow_copies(text, sentences)
 
 
 @given(st.lists(st.lists(st.sampled_from(["ab", "Ab", "cd", "ef", "gh's", "ij"]), min_size=1, max_size=5), min_size=1, max_size=6))
 def test_copies_equal_a_slow_count(sentences):
     made = [" ".join(words) + ". " for words in sentences]
-    assert Said("".join(made)).before(words_of_text("".join(made)), 0) == slow_copies("".join(made), made)
+    assert EarlierWords("".join(made)).before(words_of_text("".join(made)), 0) == slow_copies("".join(made), made)
 
 
 def test_a_character_without_blanks_is_a_copy_beside_the_same_neighbour():
-    said = dict(zip([(m.start(), m.group()) for m in words_of_text(CHINESE)], Said(CHINESE).before(words_of_text(CHINESE), 0), strict=True))
+    said = dict(
+        zip([(m.start(), m.group()) for m in words_of_text(CHINESE)], EarlierWords(CHINESE).before(words_of_text(CHINESE), 0), strict=True)
+    )
     second = CHINESE.index("他")
     assert not any(held for (at, _), held in said.items() if at < second), "nothing comes before the first sentence"
     assert said[CHINESE.rindex("王"), "王"] and said[CHINESE.rindex("成都"), "成"] and not said[CHINESE.index("北"), "北"]
@@ -125,7 +127,7 @@ def test_a_character_without_blanks_is_a_copy_beside_the_same_neighbour():
 def test_pieces_have_the_copies_of_the_whole_text(any_tokenizer, name):
     """Token by token, wherever the text is cut."""
     row = Row("raw", None, TEXTS[name])
-    placed, said = place(row, any_tokenizer), Said(row.answer)
+    placed, said = place(row, any_tokenizer), EarlierWords(row.answer)
 
     def copied(examples):
         out = {}
