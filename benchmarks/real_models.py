@@ -28,8 +28,6 @@ from shared.files.fs import write_json, write_text
 SETS = ("tofu", "lume", "atlas")
 ROWS = {"tofu": 40, "lume": 120, "atlas": 60}
 """forget rows; as many retain rows"""
-SHARE = {"gemma": 0.5, "qwen": 0.25}
-"""of the rows, for models that a small CPU trains too slowly"""
 TARGETS = ("q_proj", "v_proj", "down_proj")
 LEARN = {"epochs": 3, "learning_rate": 1e-3, "batch_size": 2, "lora": 16, "lora_targets": TARGETS, "dtype": "bfloat16"}
 UNLEARN = {"batch_size": 2, "method": "npo", "dtype": "bfloat16"}
@@ -48,6 +46,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of what is finished")
     parser.add_argument("--models", nargs="+", default=["smollm2"], metavar="NAME[=MODEL]")
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    parser.add_argument("--share", type=float, default=1.0, help="of the rows, for a small CPU; one share for one OUT")
     parser.add_argument("--vllm", action="store_true", help="compare the engines instead of training")
     parser.add_argument("--table", action="store_true", help="print what is finished, as Markdown")
     arguments = parser.parse_args()
@@ -59,9 +58,9 @@ def main() -> None:
     for data in arguments.sets:
         for given in arguments.models:
             name, _, model = given.partition("=")
-            rows = arguments.work / f"rows-{data}-{SHARE.get(name, 1)}"
+            rows = arguments.work / f"rows-{data}"
             if not (rows / "suite.toml").exists():
-                write_rows(data, round(ROWS[data] * SHARE.get(name, 1)), rows)
+                write_rows(data, round(ROWS[data] * arguments.share), rows)
             (engines if arguments.vllm else cell)(model or name, arguments.work / f"{name}-{data}", rows, full=name == "smollm2")
 
 
