@@ -4,9 +4,9 @@ is refused."""
 from __future__ import annotations
 
 import json
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 from benchmarks.families.zoo import FAMILIES, Family
@@ -70,9 +70,8 @@ def page(entry: dict[str, Any]) -> str:
     for family in FAMILIES:
         found = entry["families"][family.name]
         lines.append(f"| {family.title} | {' | '.join(cell(check, found, notes) for check in COLUMNS)} |")
-    noted = "".join(
-        "\n" + fill(f"{i}. {note}", 120, subsequent_indent="   ", break_on_hyphens=False) for i, note in enumerate(notes, start=1)
-    )
+    wide = {"width": 118, "subsequent_indent": "   ", "break_long_words": False, "break_on_hyphens": False}
+    noted = "".join("\n" + textwrap.fill(f"{i}. {note}", **wide) for i, note in enumerate(notes, start=1))
     lines.append(f"\nWhat users see where a cell has a number:\n{noted}" if notes else "")
     traits = "\n".join(traits_of(family, entry["families"][family.name]) for family in FAMILIES)
     about = "\n## What each family brings\n| Family | What is special | Layers that get adapters by default |\n|---|---|---|\n"
@@ -114,6 +113,8 @@ BOUNDS = """## What to know
 - **Mixtures of experts.** Experts are no linear layers. By default most mixtures get adapters on attention (and on
   shared experts); on DeepSeek-V2 peft adapts the experts too. RMU trains the last matrix of all experts of a block. The
   router's balance loss is no part of any loss here, and its noise is off.
+- **vLLM** knows some architectures by the code of transformers only (OLMo 2, SmolLM3, GPT-NeoX, Phi): those are scored
+  too. Mamba 2 layers (Falcon-H1, Bamba, Granite 4) are refused on its CPU build, which mixes up their states.
 - **Recurrent layers** run padded, which computes shared prefixes again: masking costs more there. Adapters leave out
   `out_proj` of Mamba and Falcon-H1, whose kernels read past them.
 - **Nothing ends a turn** in the template of GLM 4: an answer's targets end with the tokenizer's end token, which is put
