@@ -66,7 +66,7 @@ def main() -> None:
 
 def write_rows(data: str, count: int, folder: Path) -> None:
     """forget.jsonl, retain.jsonl, both.jsonl and a suite of the first two."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     both = []
     for name in ("forget", "retain"):
         pairs = rows_of(data, name)[:count]
