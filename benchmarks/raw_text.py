@@ -4,8 +4,8 @@
     python -m benchmarks.raw_text --work FOLDER --page                       prints the tables from what is there
 
 SmolLM2 learns the documents of a small world. The forget documents are scored with the model before learning as base
-model, and unlearned by NPO with the most important tokens alone (hard) or with all of them, each until the facts are as
-unlikely as they were before learning (`land`), so that both have forgotten equally much. Exams are multiple-choice
+model, and unlearned by WGA with the most important tokens alone (hard) or with all of them, each until the facts are at
+LEVEL (`land`), so that both have forgotten equally much. Exams are multiple-choice
 questions that were never trained on: about the people to forget, about the others, and about the world. Every step is a
 folder, made once; several processes may work on different cells. About ten minutes a cell on one core.
 """
@@ -28,9 +28,11 @@ FORGET, RETAIN = f"atlas:documents-forget:{WORLD}", f"atlas:documents-retain:{WO
 EXAMS = ("forget", "retain", "world")
 CELLS = [f"{tokens}-{seed}" for tokens in ("hard", "all") for seed in range(3)]
 LEARN = ["--epochs", "6", "--set", "batch_size=2", "--learning-rate", "3e-4", "--set", "batch_tokens=1024", "--set", "checkpointing=false"]
-UNLEARN = ["--method", "npo", "--option", "beta=0.01", "--epochs", "16", "--learning-rate", "1e-4", "--set", "batch_size=2",
-           "--set", "batch_tokens=1024", "--set", "schedule=constant", "--set", "warmup=0", "--set", "checkpointing=false",
-           "--eval-every", "2", "--set", "eval_rows=4", "--set", "eval_key=fact_spans", "--set", "land=true"]  # fmt: skip
+UNLEARN = ["--method", "wga", "--epochs", "8", "--learning-rate", "2e-4", "--set", "batch_size=2", "--set", "batch_tokens=1024",
+           "--set", "schedule=constant", "--set", "warmup=0", "--set", "checkpointing=false", "--eval-every", "2",
+           "--set", "eval_rows=3", "--set", "eval_key=fact_spans", "--set", "land=true"]  # fmt: skip
+LEVEL = 2.0
+"""NLL of the facts in the forget documents at which unlearning ends, nats a token; before learning it is 4.4"""
 SIGNALS = {
     "base entropy": {}, "gain": {"alpha": 1, "knowledge": "gain"}, "entropy": {"uncertainty": "entropy"},
     "delta": {"alpha": 1, "knowledge": "absolute"}, "delta, taken away": {"alpha": 1, "knowledge": "positive"},
@@ -40,7 +42,7 @@ SIGNALS = {
 
 
 def prepare(work: Path) -> float:
-    """Target, its store, the exams before; -> the level of forgetting: NLL of the facts before learning, nats."""
+    """Target, its store, the exams before; -> NLL of the facts before learning, nats."""
     target, log = work / "target", work / "prepare.log"
     train(["tu-train", "finetune", "--model", "smollm2", "--data", f"atlas:documents:{WORLD}", *LEARN], target, log)
     for name, model in (("base", "smollm2"), ("target", str(target))):
@@ -66,11 +68,11 @@ def exams(model: str, out: Path, log: Path) -> None:
             command(["tu-eval", "choices", "--model", model, "--data", f"atlas:choices-{exam}:{WORLD}", "--out", str(folder)], log)
 
 
-def run(work: Path, cell: str, level: float) -> None:
+def run(work: Path, cell: str) -> None:
     tokens, seed = cell.split("-")
     out = work / cell
     train(["tu-train", "run", "--model", str(work / "target"), "--scores", str(work / "scores"), "--retain", RETAIN, "--tokens", tokens,
-           "--seed", seed, *UNLEARN, "--stop-when", f"forget_fact_nll>{level:.4f}"], out, work / f"{cell}.log")  # fmt: skip
+           "--seed", seed, *UNLEARN, "--stop-when", f"forget_fact_nll>{LEVEL}"], out, work / f"{cell}.log")  # fmt: skip
     exams(str(out), work / f"exams-{cell}", work / f"{cell}.log")
     say(f"{cell}: " + ", ".join(f"{exam} {share(work, cell, exam):.1%}" for exam in EXAMS))
 
@@ -151,7 +153,7 @@ def main() -> None:
         level = prepare(arguments.work)
         say(f"facts before learning: {level:.3f} nats a token")
         for cell in arguments.cells:
-            run(arguments.work, cell, level)
+            run(arguments.work, cell)
         for spans in arguments.spans:
             store(arguments.work, f"scores-{spans}", ["--spans", spans, "--set", "window_length=8", "--set", "window_stride=8"])
     page(arguments.work)
