@@ -209,7 +209,8 @@ def after_training(tried: Tried, out: Path, expected: torch.Tensor | None) -> Fa
 
     # Eager attention: the other kinds leave out the soft cap of Gemma 2's scores without a word.
     start = AutoModelForCausalLM.from_pretrained(tried.model, attn_implementation="eager")
-    written, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True, attn_implementation="eager")
+    loaded: Any = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True, attn_implementation="eager")
+    written, info = loaded
     if any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
         raise Wrong(f"the written folder does not fit the architecture: {info}")
     assert expected is not None, "a run that ends with 0 has written"
