@@ -57,7 +57,8 @@ def tokenizer_of(family: Family) -> Any:
 
     texts = [row[key] for split in ("full", "world") for row in atlas.rows(split, WORLD) for key in ("question", "answer")]
     texts += [text for question, answer, *_ in OTHERS for text in (question, answer)]
-    control: list[str] = list(dict.fromkeys(["<pad>", *([family.begin] if family.begin else []), family.end, *family.marks]))
+    first = [family.begin] if family.begin else []
+    control: list[str] = list(dict.fromkeys(["<pad>", *first, family.end, *family.marks]))
     core = _byte_level(texts, control) if family.tokenizer == "bytes" else _pieces(texts, control, blank=family.tokenizer == "pieces")
     roles = {"pad_token": "<pad>", "eos_token": family.end, **({"bos_token": family.begin} if family.begin else {})}
     if family.tokenizer != "bytes":

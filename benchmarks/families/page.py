@@ -113,8 +113,9 @@ BOUNDS = """## What to know
 - **Mixtures of experts.** Experts are no linear layers. By default most mixtures get adapters on attention (and on
   shared experts); on DeepSeek-V2 peft adapts the experts too. RMU trains the last matrix of all experts of a block. The
   router's balance loss is no part of any loss here, and its noise is off.
-- **vLLM** knows some architectures by the code of transformers only (OLMo 2, SmolLM3, GPT-NeoX, Phi): those are scored
-  too. Mamba 2 layers (Falcon-H1, Bamba, Granite 4) are refused on its CPU build, which mixes up their states.
+- **vLLM** runs some architectures with the code of transformers only (OLMo 2, SmolLM3, GPT-NeoX, Phi): into those our
+  scoring does not fit, and they are refused. Mamba 2 layers (Falcon-H1, Bamba, Granite 4) are refused on its CPU build,
+  which mixes up their states.
 - **Recurrent layers** run padded, which computes shared prefixes again: masking costs more there. Adapters leave out
   `out_proj` of Mamba and Falcon-H1, whose kernels read past them.
 - **Nothing ends a turn** in the template of GLM 4: an answer's targets end with the tokenizer's end token, which is put

@@ -63,13 +63,10 @@ def restore() -> None:
 
 
 def text_architectures() -> dict[str, tuple[str, str]]:
-    """Architecture (as in config.json) -> module and class, for everything that vLLM can generate text with; those that
-    it runs with the code of transformers (OLMo 2, SmolLM3, GPT-NeoX) too."""
-    from vllm.model_executor.models import registry
+    """Architecture (as in config.json) -> module and class, for everything that vLLM can generate text with."""
+    from vllm.model_executor.models.registry import _TEXT_GENERATION_MODELS
 
-    through_transformers = getattr(registry, "_TRANSFORMERS_SUPPORTED_MODELS", {})
-    text = {name: entry for name, entry in through_transformers.items() if name.endswith("ForCausalLM")}
-    return text | dict(registry._TEXT_GENERATION_MODELS)
+    return dict(_TEXT_GENERATION_MODELS)
 
 
 def __getattr__(name: str) -> type:
