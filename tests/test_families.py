@@ -42,7 +42,7 @@ def test_a_family_is_scored_trained_and_written_as_the_page_says(tried):
 
 
 def test_a_check_tells_wrong_from_refused(tmp_path):
-    with pytest.raises(Refused, match=r"^--data nowhere.jsonl"):
+    with pytest.raises(Refused, match=r"^data nowhere.jsonl"):
         command("tu-score", "run", "--model", "smollm2", "--data", "nowhere.jsonl", "--out", tmp_path / "out")
     with pytest.raises(Wrong, match="tu-score ended with exit code 0"):
         command("tu-score", "--help", code=2)

@@ -203,7 +203,7 @@ def test_a_file_of_ones_own_names_its_column_of_spans(agree, refused, own, tmp_p
     assert agree(store, "--truth-key", "secret", "--data", again) == found
 
 
-@pytest.mark.parametrize("spans", [[[3, 2]], [[0, 99]], [[-1, 2]], [5], "Yusuf", None, [[0.5, 2]], [[0, 1, 2]]])
+@pytest.mark.parametrize("spans", [[[3, 2]], [[0, 99]], [[-1, 2]], [5], {"at": "Yusuf"}, None, [[0.5, 2]], [[0, 1, 2]]])
 def test_spans_that_are_none_name_the_row(spans, refused, own):
     path, store = own
     first, second = (json.loads(line) for line in path.read_text().splitlines())

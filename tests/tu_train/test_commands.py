@@ -311,7 +311,7 @@ def test_an_output_folder_that_holds_another_run(refused, run, tmp_path):
     (("--eval-every", "1", "--stop-when", "forget_prob<0.1"), "did you mean 'forget_probability'"),
     (("--set", "optimizer=adamw8bi"), "did you mean 'adamw8bit'"),
     (("--resume",), "no unfinished run to resume"),
-    (("--set", "clip=0"), "clip is 0.0"),
+    (("--set", "clip=-1"), "clip is -1.0"),
     (("--set", "warmup=2"), "warmup is 2.0"),
     (("--set", "weight_decay=-0.1"), "weight_decay is -0.1"),
     (("--seed", "-1"), "seed is -1"),

@@ -462,7 +462,7 @@ def test_an_unknown_hub_set_offline_is_one_line():
     [
         ("tufo:forget01", r"unknown data spec \(did you mean 'tofu:'\?\); or the path of a \.jsonl, \.json, .* or \.parquet file$"),
         ("atlas", r"unknown data spec \(did you mean 'atlas:'\?\)"),
-        ("nonsense", r"unknown data spec \(known: tofu:, atlas:, hub:\)"),
+        ("nonsense", r"unknown data spec \(known: tofu:, atlas:, lume:, hub:\)"),
         ("missing.jsonl", "^data missing.jsonl: no such file$"),
         ("folder/missing.parquet", "no such file$"),
     ],
