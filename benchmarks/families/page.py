@@ -69,27 +69,28 @@ def page(entry: dict[str, Any]) -> str:
     lines = [f"| Family | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for family in FAMILIES:
         found = entry["families"][family.name]
-        lines.append(f"| {family.title} | {' | '.join(cell(check, found, notes) for check in COLUMNS)} |")
+        lines.append(f"| {family.title} | {' | '.join(cell(family, check, found, notes) for check in COLUMNS)} |")
     wide = {"width": 118, "subsequent_indent": "   ", "break_long_words": False, "break_on_hyphens": False}
     noted = "".join("\n" + textwrap.fill(f"{i}. {note}", **wide) for i, note in enumerate(notes, start=1))
-    lines.append(f"\nWhat users see where a cell has a number:\n{noted}" if notes else "")
+    lines.append(f"\nWhat users see, or what was found, where a cell has a number:\n{noted}" if notes else "")
     traits = "\n".join(traits_of(family, entry["families"][family.name]) for family in FAMILIES)
     about = "\n## What each family brings\n| Family | What is special | Layers that get adapters by default |\n|---|---|---|\n"
     return TOP.format(window=WINDOW, **entry["versions"]) + "\n".join(lines) + "\n" + MEANING + about + traits + "\n\n" + BOUNDS
 
 
-def cell(check: str, found: dict[str, dict[str, Any]], notes: list[str]) -> str:
+def cell(family: Family, check: str, found: dict[str, dict[str, Any]], notes: list[str]) -> str:
     """✓ or a few words; a number where the line is among the notes."""
     facts = found.get(check)
     if facts is None:
         return "not run"
     if not facts["ok"]:
-        if "wrong" in facts:
+        if "wrong" in facts and not (check == "vllm" and family.apart):
             return f"**wrong**: {facts['wrong']}"
-        note = facts["line"].replace("|", "\\|")[:LONGEST]
+        note = facts["line"] if "line" in facts else f"{facts['wrong']}: {family.apart}"
+        note = note.replace("|", "\\|")[:LONGEST]
         if note not in notes:
             notes.append(note)
-        return f"no ({notes.index(note) + 1})"
+        return f"{'no' if 'line' in facts else 'differs'} ({notes.index(note) + 1})"
     return {
         "score": lambda: f"{facts['path']} {facts['far']:.0e}", "vllm": lambda: f"{facts['far']:.0e}",
         "lora": lambda: f"✓ {facts['count']}", "writes": lambda: "✓ cached" if facts["cached"] else "✓",
@@ -115,7 +116,8 @@ BOUNDS = """## What to know
   router's balance loss is no part of any loss here, and its noise is off.
 - **vLLM** runs some architectures with the code of transformers only (OLMo 2, SmolLM3, GPT-NeoX, Phi): into those our
   scoring does not fit, and they are refused. Mamba 2 layers (Falcon-H1, Bamba, Granite 4) are refused on its CPU build,
-  which mixes up their states.
+  which mixes up their states. The small DeepSeek-V2 is refused for the size of its heads (64; real ones have 576, which
+  we could not try).
 - **Recurrent layers** run padded, which computes shared prefixes again: masking costs more there. Adapters leave out
   `out_proj` of Mamba and Falcon-H1, whose kernels read past them.
 - **Nothing ends a turn** in the template of GLM 4: an answer's targets end with the tokenizer's end token, which is put

@@ -42,6 +42,8 @@ class Family:
     """further control tokens"""
     adds_begin: bool = False
     """the tokenizer puts `begin` before every text"""
+    apart: str | None = None
+    """why vLLM and transformers differ on it, where they do"""
 
     @property
     def entries(self) -> dict[str, Any]:
@@ -133,7 +135,7 @@ FAMILIES = [
     Family("cohere2", "Cohere 2 (c4ai-command-r7b-12-2024)", "Cohere2", "window, a block without rotation, scale of logits",
            {"sliding_window": WINDOW, "logit_scale": 0.25, "layer_types": MIXED, "pad_token_id": 0},
            template="cohere2", begin="<BOS_TOKEN>", end="<|END_OF_TURN_TOKEN|>", adds_begin=True,
-           marks=COHERE),
+           marks=COHERE, apart="it gives Cohere 2 a window one token longer than transformers does; texts within the window agree"),
     Family("glm4", "GLM 4 (GLM-4-9B-0414)", "Glm4", "partial rotation, norms around the layers; nothing ends a turn",
            {"partial_rotary_factor": 0.5, "pad_token_id": 0}, template="glm4", marks=("[gMASK]", "<sop>", *ROLES)),
     Family("ernie", "ERNIE 4.5 (ERNIE-4.5-0.3B-PT)", "Ernie4_5", "ties of two neighbours in rotation", {"tie_word_embeddings": True},
