@@ -18,6 +18,7 @@ import math
 import shutil
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def columns_of_store(folder: Path, names: list[str]) -> tuple[dict[str, np.ndarr
     return {name: np.concatenate([part.columns[name] for part in parts]) for name in names}, truth, starts
 
 
-def agreement(folder: Path, copies: str) -> dict[str, dict[str, float]]:
+def agreement(folder: Path, copies: Literal["keep", "drop"]) -> dict[str, dict[str, float]]:
     """How well each recipe finds the tokens of facts: mean figures over documents, phrases as unit."""
     from shared.weighting.importance import READABLE, Recipe, importance
     from tu_score.agree import compare
