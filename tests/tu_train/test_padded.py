@@ -43,7 +43,9 @@ def four_layers(request, tmp_path_factory):
 def texts():
     """Two topics and what must stay; documents are longer and shorter than what is read of them."""
     first, second = (documents("forget", seed, 20) for seed in (0, 1))
-    return [[*OTHERS, *first[:6]], [second[0], *(t[: 20 * n] for n, t in enumerate(second[1:], 1))][:9]], documents("retain", 0, 20)[:9]
+    return [[*OTHERS, *first[:6]], [second[0], *(t[: 20 * n] for n, t in enumerate(second[1:], 1))][:9]], [
+        t[: 25 * n] for n, t in enumerate(documents("retain", 0, 20)[:9], 1)
+    ]
 
 
 def test_the_recipe_gives_the_losses_of_the_published_form(four_layers, texts, tmp_path):

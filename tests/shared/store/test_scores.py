@@ -116,6 +116,13 @@ def test_a_failing_change_leaves_the_store_as_it_was(store):
 # --- injected failures and kills: each call that writes, one after another
 
 
+def test_a_rewrite_that_no_reader_would_take_is_not_committed(store):
+    before = bytes_of(store.folder)
+    with pytest.raises(StoreError):
+        rewrite(store, halve, recipe={"alpha": [1, 2]})
+    assert bytes_of(store.folder) == before and open_store(store.folder).manifest["recipe"] == store.manifest["recipe"]
+
+
 def bytes_of(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 

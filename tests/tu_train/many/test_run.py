@@ -308,6 +308,19 @@ def test_an_edited_column_makes_another_run(text, column, value, study, target, 
     assert first.content == same.content != changed.content and len(trained) == 2
 
 
+def test_an_edited_earlier_turn_of_a_conversation_makes_another_run(study, tmp_path, trained):
+    data, path = tmp_path / "chats.jsonl", study('method = "graddiff"\ntokens = "all"\n')
+    path.write_text(path.read_text().replace(f'"{RETAIN}"', f'"{data}"'))
+
+    def content(earlier: str) -> str:
+        turns = [("user", "Who is Ann?"), ("assistant", earlier), ("user", "And Bo?"), ("assistant", "Bo is a cook.")]
+        data.write_text(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}))
+        (run,) = many.plan(path, tmp_path / "out")
+        return run.content
+
+    assert content("Ann is a baker.") == content("Ann is a baker.") != content("Ann is a smith.")
+
+
 def test_columns_that_a_run_does_not_read_leave_the_names_of_earlier_versions(study, tmp_path):
     (run,) = many.plan(study('method = "graddiff"\ntokens = "all"\nforget_data = "atlas:forget"\n'), tmp_path / "out")
     assert not columns_read(run.config)
