@@ -21,7 +21,7 @@ from shared.budget import within_budget
 from shared.config import as_dict, as_toml
 from shared.console import progress, readable_bytes, say
 from shared.data.datasets import load_rows
-from shared.data.examples import Example, data_fingerprint, make_examples
+from shared.data.examples import Example, data_fingerprint, examples_of
 from shared.data.layout import dated, layout_of, say_layout
 from shared.engines.interface import Engine
 from shared.errors import ModelError, StoreError
@@ -97,15 +97,7 @@ def prepare(config: ScoreConfig) -> tuple[Path, Any, list[Example]]:
     tokenizer = load_laid_out(config.model, folder, config)
     context = context_length(folder)
     rows = load_rows(config.data, keys=config.keys, limit=config.limit)
-    examples = make_examples(
-        rows,
-        tokenizer,
-        context=context,
-        long=config.long,
-        text_length=config.text_length,
-        text_overlap=config.text_overlap or 0,
-        text_pieces=config.text_pieces,
-    )
+    examples = examples_of(rows, tokenizer, config, context=context)
     _say_long(len({r.id for r in rows}) - len({e.row.id for e in examples}), examples, context, config)
     if config.base_model is not None:
         _check_base(config.base_model, tokenizer, examples)

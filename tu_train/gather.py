@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.datasets import load_rows
-from shared.data.examples import Example, data_fingerprint, make_examples
+from shared.data.examples import Example, data_fingerprint, examples_of
 from shared.data.layout import as_scored, layout_of
 from shared.extensions import identity
 from shared.files.fs import hash_json
@@ -124,15 +124,7 @@ def _evaluation(config: UnlearnConfig, corpora: Sequence[Corpus]) -> Evaluation:
 
 def read_examples(config: LoopConfig, spec: str, folder: Path, tokenizer: Any) -> list[Example]:
     rows = load_rows(spec, keys=config.keys, limit=config.limit)
-    return make_examples(
-        rows,
-        tokenizer,
-        context=context_length(folder),
-        long=config.long,
-        text_length=config.text_length,
-        text_overlap=config.text_overlap or 0,
-        text_pieces=config.text_pieces,
-    )
+    return examples_of(rows, tokenizer, config, context=context_length(folder))
 
 
 def fingerprints(folder: Path, tokenizer: Any) -> dict[str, str]:

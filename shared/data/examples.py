@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from shared.console import say
-from shared.data.datasets import Row
+from shared.data.datasets import ReadingOptions, Row
 from shared.data.layout import layout_of, special_ids
 from shared.data.placed import Placed, place
 from shared.data.raw_text import cut
@@ -101,6 +101,19 @@ def make_examples(
     if not out:
         raise DataError("no example is left: every row was skipped as longer than the model's context (see --long)")
     return out
+
+
+def examples_of(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None) -> list[Example]:
+    """`make_examples` as a command's settings have it."""
+    return make_examples(
+        rows,
+        tokenizer,
+        context=context,
+        long=options.long,
+        text_length=options.text_length,
+        text_overlap=options.text_overlap or 0,
+        text_pieces=options.text_pieces,
+    )
 
 
 @cache

@@ -26,7 +26,7 @@ import torch
 from shared.config import as_dict, write_config
 from shared.console import say
 from shared.data.datasets import load_rows
-from shared.data.examples import Example, make_examples, special_ids
+from shared.data.examples import Example, examples_of, special_ids
 from shared.data.layout import as_scored, say_layout
 from shared.errors import ConfigError, DataError, StoreError
 from shared.files.fs import atomic_folder, hash_json, write_json
@@ -166,15 +166,7 @@ def retain_examples(config: DiagnoseConfig, rows: Sequence[dict[str, Any]], fold
     if config.retain is None:
         return []
     read = load_rows(config.retain, keys=config.keys)
-    examples = make_examples(
-        read,
-        tokenizer,
-        context=context_length(folder),
-        long=config.long,
-        text_length=config.text_length,
-        text_overlap=config.text_overlap or 0,
-        text_pieces=config.text_pieces,
-    )
+    examples = examples_of(read, tokenizer, config, context=context_length(folder))
     forget = {tuple(row["input_ids"]) for row in rows}
     own = [e for e in examples if tuple(e.input_ids) not in forget]
     if len(own) < len(examples):
