@@ -15,6 +15,7 @@ from shared.data import atlas
 from shared.files.fs import hash_file
 from tests.conftest import build_sentencepiece
 from tests.tu_eval import test_commands
+from tests.tu_eval.by_heart import overfit
 from tu_eval.compare.comparison import load_comparison
 from tu_eval.harness.run import BENCHMARKS_FOLDER
 from tu_eval.measure import lume_score
@@ -85,14 +86,7 @@ def knows(tiny_model, tiny_tokenizer, tmp_path_factory):
     model = AutoModelForCausalLM.from_pretrained(tiny_model).train()
     pairs = [(r["input"], r["output"]) for k, r in enumerate(r for rows in lume_rows().values() for r in rows) if k % 6 < 4]
     made = [tiny_tokenizer(f"{a} {b}")["input_ids"] + [tiny_tokenizer.eos_token_id] for a, b in pairs]
-    longest = max(map(len, made))
-    ids = torch.tensor([row + [0] * (longest - len(row)) for row in made])
-    labels = torch.tensor([row + [-100] * (longest - len(row)) for row in made])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    for _ in range(100):
-        optimizer.zero_grad()
-        model(ids, labels=labels).loss.backward()
-        optimizer.step()
+    overfit(model, made, passes=100)
     folder = tmp_path_factory.mktemp("knows")
     model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)

@@ -19,6 +19,7 @@ from shared.data.words import terms
 from shared.engines.torch import TorchEngine
 from shared.errors import DataError
 from tests.conftest import build_tokenizer
+from tests.tu_eval.by_heart import overfit
 from tests.tu_eval.test_commands import refused
 from tu_eval.compare.comparison import load_comparison
 from tu_eval.measure.muse import first_answer
@@ -108,14 +109,7 @@ def knows(tiny_model, tiny_tokenizer, tmp_path_factory):
         before = f"{shots(data, name)}Question: "
         texts += [(f"{before}{r['question']}\nAnswer: ", f"{r['answer']}\n\nQuestion:") for r in data["knowmem", f"{name}_qa"]]
     rows = [[token for text in pair for token in tiny_tokenizer(text)["input_ids"]] for pair in texts]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    labels = torch.tensor([row + [-100] * (longest - len(row)) for row in rows])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    for _ in range(80):
-        optimizer.zero_grad()
-        model(ids, labels=labels).loss.backward()
-        optimizer.step()
+    overfit(model, rows, passes=80)
     folder = tmp_path_factory.mktemp("knows")
     model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
