@@ -19,6 +19,7 @@ from shared.config import as_dict, resolve, toml_of
 from shared.console import say
 from shared.errors import ConfigError, UserError
 from shared.settings import harmless
+from shared.study import MEASURES, PLACED, Study
 
 ERROR = "error: "
 
@@ -54,6 +55,14 @@ def resolved(kind: str, settings: Mapping[str, Any], *, what: str) -> dict[str, 
     except ConfigError as error:
         raise ConfigError(f"{what}: {str(error).removeprefix('command line: ')}") from None
     return {k: v for k, v in as_dict(config).items() if k not in harmless(config)}
+
+
+def check_measures(study: Study) -> None:
+    """Asks each command about what the study has it measure; the models come later. Raises ConfigError naming the file,
+    the table and the field."""
+    any_model = dict.fromkeys(PLACED, "-")
+    for name, settings in study.measures.items():
+        resolved(MEASURES[name][1], {**settings, **any_model}, what=f"{study.path}: {name}")
 
 
 @contextmanager

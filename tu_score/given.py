@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from shared.errors import ConfigError, DataError, StoreError, nearest, printable
 from shared.files.fs import open_regular
+from shared.settings import LARGEST_NUMBER
 from shared.store.pages import unpacked_sizes
 from shared.store.parts import LARGEST_PART, LARGEST_RATIO, flat, sha256
 from shared.store.rewrite import rewrite
@@ -28,8 +29,6 @@ from tu_score.recipe import put_importance
 IDS = "example_id"
 BYTES_A_TOKEN, BYTES_A_ROW = 64, 4096
 """of a file: more than the values of any store need"""
-LARGEST = 1e300
-"""a larger number is taken for infinity"""
 ByExample = Mapping[str, np.ndarray]
 """by example id, [values] float64, NaN where null"""
 
@@ -143,7 +142,7 @@ def _importance(table: pa.Table, values: ByExample, label: str, norm: NormName |
             raise DataError(f"{label}: {printable(name)} has {len(given)} values, expected {end - start}, one a token, or {len(at)}, "
                             "one a target token")  # fmt: skip
         own = given[at] if len(given) == end - start else given
-        wrong = np.flatnonzero(~(np.abs(own) <= LARGEST))
+        wrong = np.flatnonzero(~(np.abs(own) <= LARGEST_NUMBER))
         if len(wrong):
             raise DataError(f"{label}: {printable(name)} has null, NaN or infinity at token {at[wrong[0]]}, which is a target; "
                             "expected a number")  # fmt: skip

@@ -23,7 +23,7 @@ from shared.console import say
 from shared.errors import ConfigError, StoreError, UserError
 from shared.files.fs import write_text
 from shared.lm.models import model_fingerprint
-from shared.process import resolved, run_command
+from shared.process import check_measures, resolved, run_command
 from shared.records import INDEX
 from shared.study import MEASURES, Study, load_study
 from tu_eval.compare.comparison import Comparison, load_comparison
@@ -69,8 +69,7 @@ def measure_all(path: Path, out: Path, sets: tuple[str, ...] = ()) -> Outcome:
     study = load_study(path, out, sets)
     if not study.measures:
         raise ConfigError(f"{path}: measures nothing; add a table [eval], [benchmarks] or [choices]")
-    for name, settings in study.measures.items():
-        resolved(MEASURES[name][1], {**settings, "model": "-", "out": "-"}, what=f"{path}: {name}")
+    check_measures(study)
     subjects = _subjects(study, out)
     if not subjects:
         raise ConfigError(f"{path}: nothing to measure in {out}: no [models], and no finished run; start with tu-train many")

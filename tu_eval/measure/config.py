@@ -17,6 +17,11 @@ OF_SUITE = {
 """kind of suite -> the fields that it alone uses"""
 
 
+def kind_of_suite(name: str) -> str:
+    """A key of OF_SUITE."""
+    return "muse" if name.startswith("muse:") else "lume" if name == "lume" else "questions"
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(LayoutOptions, PrecisionOptions):
     """Evaluation. Raises ConfigError naming the field that is out of range."""
@@ -81,8 +86,7 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.template is None:
-            object.__setattr__(self, "template", "bare" if self.suite == "lume" else "model")
-        mine = "muse" if self.suite.startswith("muse:") else "lume" if self.suite == "lume" else "questions"
-        for name in (name for suite, names in OF_SUITE.items() for name in names if suite != mine):
+            object.__setattr__(self, "template", "bare" if kind_of_suite(self.suite) == "lume" else "model")
+        for name in (name for kind, names in OF_SUITE.items() for name in names if kind != kind_of_suite(self.suite)):
             if getattr(self, name) != getattr(EvalConfig, name):
                 raise ConfigError(f"{name}: --suite {self.suite} makes no use of it; leave it out")

@@ -4,12 +4,13 @@ end."""
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shared.config import as_dict
+from shared.data.examples import Example, data_fingerprint
 from shared.engines import vllm_setup
 from shared.engines.open import choose_engine
 from shared.errors import ConfigError
@@ -42,6 +43,18 @@ class Measured:
     engine: dict[str, Any]
     own_metrics: Mapping[str, str] = field(default_factory=dict)
     """column of rows.parquet -> the source that computed it"""
+
+
+def identity_of(config: EvalConfig, tokenizer: Any, measured: Iterable[Example], holdout: Sequence[Example]) -> dict[str, Any]:
+    """Fingerprints of what an evaluation reads, for `Subject.identity`; the suite's name stands before them."""
+    return {
+        "limit": config.limit,
+        "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
+        "vocabulary_fingerprint": models.vocabulary_fingerprint(tokenizer),
+        "template_fingerprint": models.template_fingerprint(tokenizer),
+        "data_fingerprint": data_fingerprint(measured),
+        "holdout_fingerprint": data_fingerprint(holdout) if holdout else None,
+    }
 
 
 def default_label(model: str) -> str:

@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shared.console import say
-from shared.data.examples import data_fingerprint
 from shared.data.layout import say_layout
 from shared.files.outputs import claims
 from shared.lm import models
 from tu_eval.measure.config import EvalConfig
-from tu_eval.measure.finish import Measured, finish, infer_membership, open_subjects
+from tu_eval.measure.finish import Measured, finish, identity_of, infer_membership, open_subjects
 from tu_eval.measure.lume_score import NO_MIA, read_mmlu, summarise
 from tu_eval.measure.membership import separations
 from tu_eval.measure.model_folder import find_model
@@ -50,12 +49,13 @@ def evaluate(config: EvalConfig) -> Results:
     stop = stop_ids(tokenizer, asked) if config.generate else []
     models.require_rows(f"--model {config.model}", folder, ((e.id, e.input_ids) for e in asked))
     mmlu = read_mmlu(config.mmlu, models.model_fingerprint(folder)) if config.mmlu else None
-    identity = _identity(config, tokenizer, parts, sides)
+    texts = [e for side in sides.values() for e in side]
+    identity = {"suite": config.suite, **identity_of(config, tokenizer, asked, texts)}
     retain = load_texts_retain(config.retain_results, identity) if config.retain_results else None
     subject, reference = open_subjects(config, folder, device.type, identity, ["completion_tokens"], sides)
     say_layout(tokenizer, config.model)
     say(f"evaluating {config.model} on lume: " + ", ".join(f"{p.set} {p.task} {p.form} {len(p.examples)}" for p in parts) + " rows")
-    scores, engine = score(subject, [*asked, *(e for side in sides.values() for e in side)], sides)
+    scores, engine = score(subject, [*asked, *texts], sides)
     decoding = Decoding(tokenizer, context, stop, config.completion_tokens)
     rows: dict[str, Rows] = {}
     for part in parts:
@@ -66,19 +66,6 @@ def evaluate(config: EvalConfig) -> Results:
     metrics, reasons = summarise(rows, leaks, mmlu, generated=config.generate)
     metrics, reasons = {**metrics, **leaks}, {**reasons, **why}
     return finish(config, subject, identity, measured, metrics, reasons, retain=retain, utility_parts=[], settings=SETTINGS)
-
-
-def _identity(config: EvalConfig, tokenizer: Any, parts: Sequence[LumePart], sides: Sides) -> dict[str, Any]:
-    texts = [e for side in sides.values() for e in side]
-    return {
-        "suite": config.suite,
-        "limit": config.limit,
-        "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
-        "vocabulary_fingerprint": models.vocabulary_fingerprint(tokenizer),
-        "template_fingerprint": models.template_fingerprint(tokenizer),
-        "data_fingerprint": data_fingerprint(e for part in parts for e in part.examples),
-        "holdout_fingerprint": data_fingerprint(texts) if texts else None,
-    }
 
 
 def _rows(part: LumePart, subject: Subject, decoding: Decoding, scores: Mapping[str, ResultRow]) -> Rows:

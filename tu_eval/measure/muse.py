@@ -16,16 +16,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.console import say
-from shared.data.examples import data_fingerprint
 from shared.data.layout import LayoutOptions, say_layout
 from shared.errors import ConfigError, nearest
 from shared.files.outputs import claims
 from shared.lm import models
 from tu_eval.measure.config import EvalConfig
-from tu_eval.measure.finish import Measured, finish, infer_membership, open_subjects
+from tu_eval.measure.finish import Measured, finish, identity_of, infer_membership, open_subjects
 from tu_eval.measure.membership import separations
 from tu_eval.measure.model_folder import find_model
-from tu_eval.measure.pieces import Decoding, Sides, Subject, generate, score, stop_ids
+from tu_eval.measure.pieces import Decoding, Subject, generate, score, stop_ids
 from tu_eval.measure.retain import load_texts_retain
 from tu_eval.measure.rows import Rows
 from tu_eval.measure.summary import Metrics, Reasons, leakage, mean
@@ -56,7 +55,7 @@ def evaluate(config: EvalConfig) -> Results:
     sides = {side: load_texts(corpus, side, tokenizer, **fitting) for side in ("forget", "holdout")}
     asked = [e for part in parts for e in part.examples]
     models.require_rows(f"--model {config.model}", folder, ((e.id, e.input_ids) for e in asked))
-    identity = _identity(config, tokenizer, parts, sides)
+    identity = {"suite": config.suite, **identity_of(config, tokenizer, [*asked, *sides["forget"]], sides["holdout"])}
     retain = load_texts_retain(config.retain_results, identity) if config.retain_results else None
     subject, reference = open_subjects(config, folder, device.type, identity, list(LENGTHS.values()), sides)
     counts = [f"{p.kind} {p.set} {len(p.examples)}" for p in parts] + [f"privleak {k} {len(v)}" for k, v in sides.items()]
@@ -75,18 +74,6 @@ def evaluate(config: EvalConfig) -> Results:
     return finish(
         config, subject, identity, measured, metrics, reasons, retain=retain, utility_parts=[], settings=list(LENGTHS.values())
     )  # fmt: skip
-
-
-def _identity(config: EvalConfig, tokenizer: Any, parts: Sequence[Part], sides: Sides) -> dict[str, Any]:
-    return {
-        "suite": config.suite,
-        "limit": config.limit,
-        "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
-        "vocabulary_fingerprint": models.vocabulary_fingerprint(tokenizer),
-        "template_fingerprint": models.template_fingerprint(tokenizer),
-        "data_fingerprint": data_fingerprint([*(e for part in parts for e in part.examples), *sides["forget"]]),
-        "holdout_fingerprint": data_fingerprint(sides["holdout"]),
-    }
 
 
 def _rows(part: Part, subject: Subject, decoding: Decoding) -> Rows:

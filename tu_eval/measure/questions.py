@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from shared.console import say
-from shared.data.examples import Example, data_fingerprint
+from shared.data.examples import Example
 from shared.data.layout import say_layout
 from shared.errors import DataError
 from shared.extensions import identity as code_of
 from shared.files.outputs import claims
 from shared.lm import models
 from tu_eval.measure.config import EvalConfig
-from tu_eval.measure.finish import Measured, finish, infer_membership, open_subjects
+from tu_eval.measure.finish import Measured, finish, identity_of, infer_membership, open_subjects
 from tu_eval.measure.membership import separations
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.own import OwnMetric, add_own, own_means, own_metrics
@@ -68,16 +68,9 @@ def _load(config: EvalConfig, suite: Suite, folder: Path) -> TokenisedSuite:
             say(f"{part.name}: {skipped} rows left out, longer than the model's context of {context} tokens (--long skip)")
         sets.append((part, variants))
     holdout, no_holdout = _holdout(config, suite, tokenizer, context)
-    identity = {
-        "suite": suite.name,
-        **({"suite_code": code} if (code := code_of(SUITE, config.suite)) else {}),
-        "limit": config.limit,
-        "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),
-        "vocabulary_fingerprint": models.vocabulary_fingerprint(tokenizer),
-        "template_fingerprint": models.template_fingerprint(tokenizer),
-        "data_fingerprint": data_fingerprint(e for _, rows in sets for v in rows for e in v.examples),
-        "holdout_fingerprint": data_fingerprint(holdout) if holdout else None,
-    }
+    asked = (e for _, rows in sets for v in rows for e in v.examples)
+    own = {"suite_code": code} if (code := code_of(SUITE, config.suite)) else {}
+    identity = {"suite": suite.name, **own, **identity_of(config, tokenizer, asked, holdout)}
     return TokenisedSuite(tokenizer, context, sets, holdout, no_holdout, identity)
 
 

@@ -86,13 +86,12 @@ def run_many(path: Path, out: Path, sets: Sequence[str] = ()) -> list[Run]:
     that fails."""
     study = load_study(path, out, sets)
     check_study(study)
-    if not study.steps:
-        return _run_all(_planned(study, out), out)
-    list(read_study(path, study.runs))  # what of the runs can be refused before their model is there
-    with _folder(out):
-        for number, step in enumerate(study.steps, 1):
-            say(f"step {number} of {len(study.steps)}: {step.name} ({step.command})")
-            run_step(study, step)
+    if study.steps:
+        list(read_study(path, study.runs))  # what of the runs can be refused before their model is there
+        with _folder(out):
+            for number, step in enumerate(study.steps, 1):
+                say(f"step {number} of {len(study.steps)}: {step.name} ({step.command})")
+                run_step(study, step)
     return _run_all(_planned(study, out), out)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shared.process import resolved, run_command
-from shared.study import MEASURES, PLACED, STEPS, Step, Study
+from shared.process import check_measures, resolved, run_command
+from shared.study import STEPS, Step, Study
 from tu_train.saving.working_folder import unfinished
 
 
@@ -15,9 +15,7 @@ def check_study(study: Study) -> None:
     file, the step and the field."""
     for step in study.steps:
         resolved(STEPS[step.command], step.settings, what=f"{study.path}: step {step.name}")
-    for name, settings in study.measures.items():
-        any_model = dict.fromkeys(PLACED, "-")
-        resolved(MEASURES[name][1], {**settings, **any_model}, what=f"{study.path}: {name}")
+    check_measures(study)
 
 
 def run_step(study: Study, step: Step) -> None:
