@@ -38,7 +38,7 @@ LOOKED_AT = 1 << 16
 def claimed_folder(path: Path, *, what: str) -> Iterator[None]:
     """`path` can become a folder of ours, and nobody else makes it during the block. Raises StoreError otherwise."""
     require_fresh(path, what=what)
-    with _locked(path):
+    with lock_beside(path):
         require_fresh(path, what=what)  # whoever held it may just have finished
         yield
 
@@ -69,7 +69,7 @@ def claimed_files(paths: dict[str, Path]) -> Iterator[None]:
         for flag, path in sorted(paths.items(), key=lambda item: item[1].absolute()):
             check_file(flag, path)
             try:
-                held.enter_context(_locked(path))
+                held.enter_context(lock_beside(path))
             except StoreError as error:
                 raise StoreError(f"{flag} {path}: {error}") from None
         yield
@@ -92,7 +92,8 @@ def check_file(flag: str, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def lock_beside(path: Path) -> Iterator[None]:
+    """Nobody else makes `path` during the block. Raises StoreError when somebody does already."""
     above = LocalPlace(path.absolute().parent)
     with above.made(), locked(above, f"{TEMPORARY}{short_name(path.name)}.lock"):
         yield

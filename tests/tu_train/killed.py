@@ -36,6 +36,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "sync": (os, "fsync"),
     "rename": (os, "replace"),
     "remove": (shutil, "rmtree"),
+    "unlink": (Path, "unlink"),
     "tear": (checkpoint, "save_file"),
 }
 """functions before which a signal may come; a torn file is cut in half first"""

@@ -141,9 +141,14 @@ def several(command, target, scores, tmp_path):
     return run
 
 
-def test_killed_after_its_end_it_is_finished(command, whole, tmp_path):
+@pytest.mark.parametrize(("at", "left"), [
+    (("unlink", "/.tmp-out.lock"), [".tmp-out.lock", "out.unfinished"]),
+    (("remove", "/out.unfinished"), ["out.unfinished"]),
+])  # fmt: skip
+def test_killed_after_its_end_it_is_finished(command, whole, tmp_path, at, left):
     out = tmp_path / "out"
-    assert command(out, at=("remove", "/out.unfinished")) == -signal.SIGKILL
+    assert command(out, at=at) == -signal.SIGKILL
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*left, "out", "out.said"])
     assert out.is_dir() and unfinished(out).is_dir()
     assert command(out) == 2 and "already holds files" in refusal(out)
     assert command(out, "--resume", clip=0.5) == 2

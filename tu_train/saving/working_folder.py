@@ -18,6 +18,7 @@ from shared.console import say
 from shared.errors import ConfigError, StoreError
 from shared.files.fs import fsync_folder
 from shared.files.lock import locked
+from shared.files.outputs import lock_beside
 from shared.files.storage import open_place
 from shared.records import RunRecord, TrainingRecord
 from tu_train.config import LoopConfig
@@ -107,7 +108,7 @@ def tidy(out: Path) -> None:
     """Removes what a run that was killed after its end left beside `out`."""
     folder = unfinished(out)
     if folder.is_dir() and not folder.is_symlink():
-        with locked(open_place(folder)):
+        with lock_beside(out), locked(open_place(folder)):
             shutil.rmtree(folder)
 
 
