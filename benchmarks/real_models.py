@@ -30,9 +30,9 @@ ROWS = {"tofu": 40, "lume": 120, "atlas": 60}
 """forget rows; as many retain rows"""
 TARGETS = ("q_proj", "v_proj", "down_proj")
 LEARN = {"epochs": 3, "learning_rate": 1e-3, "batch_size": 2, "lora": 16, "lora_targets": TARGETS, "dtype": "bfloat16"}
-UNLEARN = {"batch_size": 2, "method": "npo", "dtype": "bfloat16"}
+UNLEARN = {"batch_size": 1, "method": "npo", "dtype": "bfloat16"}
 WAYS: dict[str, dict[str, Any]] = {
-    "LoRA": {"epochs": 2, "lora": 16, "lora_targets": TARGETS, "learning_rate": 3e-4},
+    "LoRA": {"epochs": 2, "lora": 16, "lora_targets": TARGETS, "learning_rate": 5e-4},
     "full": {"epochs": 1, "learning_rate": 5e-5},
 }
 TOKENS = ("hard", "all")
