@@ -88,7 +88,7 @@ class PackedModel:
 
     def _packed(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[list[int]], list[int | None]]:
         """The same, and the windows that the blocks passed to the attention, one a call."""
-        scoring = not torch.is_grad_enabled() and self.model.dtype == torch.float32
+        scoring = not torch.is_grad_enabled() and self.model.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         forest = pack(sequences, self.model.device, alone=scoring and available())
         # A mask that is already four-dimensional keeps transformers from building its own; the forest's attention reads
         # none.
