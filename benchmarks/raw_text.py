@@ -4,10 +4,11 @@
     python -m benchmarks.raw_text --work FOLDER --page                       prints the tables from what is there
 
 SmolLM2 learns the documents of a small world. The forget documents are scored with the model before learning as base
-model, and unlearned by WGA with the most important tokens alone (hard) or with all of them, each until the facts are at
-LEVEL (`land`), so that both have forgotten equally much. Exams are multiple-choice
-questions that were never trained on: about the people to forget, about the others, and about the world. Every step is a
-folder, made once; several processes may work on different cells. About ten minutes a cell on one core.
+model; importance is then the default one with words that stand in many documents set back (`rare_words`), given as a
+file of one's own. UNDIAL unlearns the documents for STEPS steps, with the most important tokens alone (hard), with all
+of them, or with exactly the facts (given). Exams are multiple-choice questions that were never trained on: about the
+people to forget, about the others, and about the world. Every step is a folder, made once; several processes may work
+on different cells. About ten minutes a cell on one core.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import json
 import math
 import shutil
+from collections import Counter, defaultdict
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Literal
@@ -27,13 +29,16 @@ from benchmarks.study.commands import command, say, train
 WORLD = "people=12,facts_per_person=6,forget_people=4,documents=3"
 FORGET, RETAIN = f"atlas:documents-forget:{WORLD}", f"atlas:documents-retain:{WORLD}"
 EXAMS = ("forget", "retain", "world")
-CELLS = [f"{tokens}-{seed}" for tokens in ("hard", "all") for seed in range(3)]
+SOURCES = ("hard", "all", "given")
+CELLS = [f"{tokens}-{seed}" for seed in range(3) for tokens in SOURCES]
 LEARN = ["--epochs", "6", "--set", "batch_size=2", "--learning-rate", "3e-4", "--set", "batch_tokens=1024", "--set", "checkpointing=false"]
-UNLEARN = ["--method", "wga", "--epochs", "8", "--learning-rate", "2e-4", "--set", "batch_size=2", "--set", "batch_tokens=1024",
-           "--set", "schedule=constant", "--set", "warmup=0", "--set", "checkpointing=false", "--eval-every", "2",
-           "--set", "eval_rows=3", "--set", "eval_key=fact_spans", "--set", "land=true"]  # fmt: skip
-LEVEL = 2.0
-"""NLL of the facts in the forget documents at which unlearning ends, nats a token; before learning it is 4.4"""
+STEPS = 24
+UNLEARN = ["--method", "undial", "--epochs", "10", "--set", f"max_steps={STEPS}", "--learning-rate", "8e-5", "--set", "alpha=2",
+           "--set", "batch_size=2", "--set", "batch_tokens=1024", "--set", "schedule=constant", "--set", "warmup=0",
+           "--dtype", "bfloat16", "--set", "checkpointing=false"]  # fmt: skip
+KEEP = ["--keep", "0.5"]
+OFTEN, LITTLE = 0.125, 0.05
+"""share of the documents from which on a word is no longer rare, and what is left of its importance"""
 SIGNALS = {
     "base entropy": {}, "gain": {"alpha": 1, "knowledge": "gain"}, "entropy": {"uncertainty": "entropy"},
     "delta": {"alpha": 1, "knowledge": "absolute"}, "delta, taken away": {"alpha": 1, "knowledge": "positive"},
@@ -49,8 +54,38 @@ def prepare(work: Path) -> float:
     for name, model in (("base", "smollm2"), ("target", str(target))):
         exams(model, work / f"exams-{name}", log)
     store(work, "scores", ["--spans", "none"])
-    facts, _ = at_facts(work / "scores", ["base_logprob", "logprob"])
-    return -float(facts["base_logprob"].mean())
+    if not (work / "rare.parquet").exists():
+        store(work, "scores-rare", ["--spans", "none", "--set", "copies=keep"])
+        rare_words(work / "scores-rare", work / "rare.parquet")
+        command(["tu-score", "recipe", str(work / "scores-rare"), "--importance", str(work / "rare.parquet")], log)
+    columns, truth, _ = columns_of_store(work / "scores", ["base_logprob"])
+    return -float(columns["base_logprob"][truth].mean())
+
+
+def rare_words(folder: Path, out: Path) -> None:
+    """A file of importance: that of the store, LITTLE of it for words that stand in more than OFTEN of all
+    documents."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from shared.data.datasets import load_rows
+    from shared.data.words import WORD, plain
+    from shared.store.scores import open_store
+
+    texts = [row.answer for row in load_rows(f"atlas:documents:{WORLD}")]
+    held = Counter(word for text in texts for word in {plain(found.group()) for found in WORD.finditer(text)})
+    ids, values = [], []
+    for row in open_store(str(folder)).rows(("example_id", "tokens", "is_target", "word", "importance")):
+        spelt: dict[int, str] = defaultdict(str)
+        for token, word in zip(row["tokens"], row["word"], strict=True):
+            if word is not None:
+                spelt[word] += token
+        often = {word for word, text in spelt.items() if any(held[plain(m.group())] > OFTEN * len(texts) for m in WORD.finditer(text))}
+        at = [i for i, target in enumerate(row["is_target"]) if target]
+        rare = [row["word"][i] is not None and row["word"][i] not in often for i in at]
+        ids.append(row["example_id"])
+        values.append([row["importance"][i] * (1.0 if is_rare else LITTLE) for i, is_rare in zip(at, rare, strict=True)])
+    pq.write_table(pa.table({"example_id": ids, "importance": values}), out)
 
 
 def store(work: Path, name: str, words: list[str]) -> None:
@@ -72,20 +107,14 @@ def exams(model: str, out: Path, log: Path) -> None:
 def run(work: Path, cell: str) -> None:
     tokens, seed = cell.split("-")
     out = work / cell
-    train(["tu-train", "run", "--model", str(work / "target"), "--scores", str(work / "scores"), "--retain", RETAIN, "--tokens", tokens,
-           "--seed", seed, *UNLEARN, "--stop-when", f"forget_fact_nll>{LEVEL}"], out, work / f"{cell}.log")  # fmt: skip
+    train(["tu-train", "run", "--model", str(work / "target"), "--scores", str(work / "scores-rare"), "--retain", RETAIN,
+           "--tokens", tokens, "--seed", seed, *UNLEARN, *(KEEP if tokens == "hard" else [])], out, work / f"{cell}.log")  # fmt: skip
     exams(str(out), work / f"exams-{cell}", work / f"{cell}.log")
     say(f"{cell}: " + ", ".join(f"{exam} {share(work, cell, exam):.1%}" for exam in EXAMS))
 
 
 def share(work: Path, name: str, exam: str) -> float:
     return json.loads((work / f"exams-{name}" / exam / "choices.json").read_text())["metrics"]["accuracy"]
-
-
-def at_facts(folder: Path, names: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Columns at the target tokens of facts, and how many target tokens there are."""
-    columns, truth, _ = columns_of_store(folder, names)
-    return {name: values[truth] for name, values in columns.items()}, np.array(len(truth))
 
 
 def columns_of_store(folder: Path, names: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -130,7 +159,7 @@ def page(work: Path) -> None:
         if all((work / f"exams-{name}" / exam / "choices.json").exists() for exam in EXAMS):
             steps = json.loads((work / name / "training.json").read_text())["counts"]["steps"] if name in CELLS else ""
             print(f"| {name} | " + " | ".join(f"{100 * share(work, name, exam):.1f} %" for exam in EXAMS) + f" | {steps} |")
-    for tokens in ("hard", "all"):
+    for tokens in SOURCES:
         names = [c for c in CELLS if c.startswith(tokens) and (work / f"exams-{c}" / EXAMS[-1] / "choices.json").exists()]
         if names:
             means = [math.fsum(share(work, name, exam) for name in names) / len(names) for exam in EXAMS]

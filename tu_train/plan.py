@@ -8,6 +8,7 @@ from typing import Any
 
 from shared.console import say
 from shared.data.layout import say_layout
+from shared.errors import ConfigError
 from shared.records import RunRecord
 from shared.secret import without_secrets as shown
 from shared.settings import MANY
@@ -88,7 +89,12 @@ def _objective(config: UnlearnConfig, tokenizer: Any) -> Objective:
     assert gamma is not None and alpha is not None, "filled in by the method"
     assert not isinstance(gamma, tuple) and not isinstance(alpha, tuple), "the settings of one corpus"
     single = {option: value for option, value in options.items() if not isinstance(value, tuple)}
-    pad_id = tokenizer.eos_token_id or 0 if config.mean_over == "padded" else None
+    pad_id = None
+    if config.mean_over == "padded":
+        pad_id = tokenizer.eos_token_id
+        if pad_id is None:
+            raise ConfigError(f"mean_over=padded: the tokenizer of {config.model} has no end token, with which the published code pads; "
+                              "use mean_over=targets, or name an eos_token in its tokenizer_config.json")  # fmt: skip
     return Objective(find_method(config.method), single, gamma, alpha, term, pad_id=pad_id)
 
 

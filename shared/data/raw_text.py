@@ -3,7 +3,8 @@
 A piece begins as the whole text does, with the tokens that stand before every text of this model (if there are any),
 then reads again the last `overlap` tokens of what came before: context, and no targets. So the tokens of a text are
 targets once each, all but the first, which nothing comes before, and those that begin a piece are judged by what they
-follow. Costs are linear in the text; docs/raw_text.md has measurements.
+follow. Where nothing stands before the texts of a model and nothing is read again, nothing comes before the first token
+of any piece, and none of these is a target. Costs are linear in the text; docs/raw_text.md has measurements.
 """
 
 from __future__ import annotations

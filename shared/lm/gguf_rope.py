@@ -1,5 +1,6 @@
-"""Llama 3.1 and later read positions with frequencies scaled by wave length. A GGUF file holds the scale of each
-frequency (rope_freqs); transformers does not read it, and wants the rule that it was made by."""
+"""Some models read positions with scaled frequencies, which transformers does not read from a GGUF file: Llama 3.1 and
+later by wave length (the file holds the scale of each frequency, rope_freqs, and transformers wants the rule that it
+was made by), others by a rule that the file names (rope.scaling.type)."""
 
 from __future__ import annotations
 
@@ -18,12 +19,19 @@ CLOSE = 1e-4
 
 
 def put_scaling(name: str, config: Any, header: Header, file: Path) -> None:
-    """Writes Llama's rule into the configuration where the file's scales are those of the rule, and says so where they
-    are not."""
-    if not any(tensor.startswith("rope_") for tensor in header.elements):
+    """Writes Llama's rule into the configuration where the file's scales are those of the rule, and the linear rule
+    where the file names it; says that the rule is lost where it is another."""
+    kind, factor, rope = header.own("rope.scaling.type"), header.own("rope.scaling.factor"), getattr(config, "rope_parameters", None)
+    named = kind not in (None, "none")
+    if not named and not any(tensor.startswith("rope_") for tensor in header.elements):
         return
-    rope = getattr(config, "rope_parameters", None)
-    if SCALES in header.elements and isinstance(rope, dict) and rope.get("rope_type") == "default":
+    plain = isinstance(rope, dict) and rope.get("rope_type") == "default"
+    if named and isinstance(rope, dict) and rope.get("rope_type") == kind:
+        return  # transformers has read it
+    if kind == "linear" and plain and isinstance(factor, int | float) and factor > 0:
+        config.rope_parameters = {**rope, "rope_type": "linear", "factor": float(factor)}
+        return
+    if not named and SCALES in header.elements and plain:
         from gguf import GGUFReader
 
         scales = [float(value) for tensor in GGUFReader(file).tensors if tensor.name == SCALES for value in tensor.data]

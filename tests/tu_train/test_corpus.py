@@ -118,6 +118,8 @@ def test_lists_have_a_value_for_each_corpus_and_one_value_is_for_all():
     assert replace(config, options={**config.options, "seed": (7.0, 7.0)}).corpora[1].options["seed"] == 7
     single = replace(config, scores="a", retain="x", alpha=1.0, options={})
     assert single.corpora == (single,)
+    listed = replace(config, scores="a", retain=("x",), alpha=(1.0,), options={"steering": (4.0,)})
+    assert listed.corpora == (replace(single, options={"steering": 4.0}),)
 
 
 def test_a_step_has_the_numbers_of_its_corpus(unlearn, both):
@@ -253,5 +255,5 @@ def test_a_corpus_with_no_text_in_a_row_is_one_line(run_cli, target, tmp_path, t
 
 
 def test_forget_rows_of_any_corpus_are_no_retain_rows(target, both, capsys):
-    plan = plan_of(config_of(target, both, retain=(OTHER, FORGET)) if False else config_of(target, both, retain=f"atlas:full:{WORLD}"))
+    plan = plan_of(config_of(target, both, retain=f"atlas:full:{WORLD}"))
     assert plan.rows["retain_rows"] == 6 and "left out 6 retain rows that are forget rows too" in capsys.readouterr().err

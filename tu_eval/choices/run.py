@@ -85,6 +85,14 @@ def evaluate_choices(config: ChoicesConfig) -> dict[str, Any]:
     return write_folder(out, CHOICES_FOLDER, about, {ROWS: (schema(), rows)}, config)
 
 
+def fingerprint(config: ChoicesConfig) -> str:
+    """Of the questions that would be asked now, as `data_fingerprint` of choices.json."""
+    folder = find_model(config.model)
+    tokenizer, questions = models.load_laid_out(config.model, folder, config), read_questions(config)
+    examples = tokenised(questions, tokenizer, models.context_length(folder), config.long)
+    return data_fingerprint(e for q in questions if q.id in examples for e in examples[q.id])
+
+
 def read_questions(config: ChoicesConfig) -> list[Question]:
     """Raises DataError naming the row and the column that is wrong."""
     # Read as rows of text, whose text is the question: what `answer` holds is checked here.

@@ -125,12 +125,16 @@ class Comparison:
         return values[0] if self.columns[column].to_retain and len(values) == 1 else None
 
 
-def load_comparison(folders: Sequence[Path], index: Path | None = None, agreements: Sequence[Path] = ()) -> Comparison:
-    """Raises StoreError for a folder that is no finished result, whose metrics are not those of its rows, or that was
+def load_comparison(
+    folders: Sequence[Path], index: Path | None = None, agreements: Sequence[Path] = (), *, search: bool = True
+) -> Comparison:  # fmt: skip
+    """`search`: the results of the index's runs are compared too; else the index only says how runs were trained.
+
+    Raises StoreError for a folder that is no finished result, whose metrics are not those of its rows, or that was
     measured on another suite, data or tokenizer."""
     runs, agreed = read_index(index) if index else [], read_agreements(agreements)
     given = {folder.resolve() for folder in folders}
-    found = [place for run in runs for place in run.results if place.resolve() not in given]
+    found = [place for run in runs for place in run.results if search and place.resolve() not in given]
     results = [load_results(folder) for folder in [*folders, *found]]
     if not results:
         raise StoreError(

@@ -26,13 +26,16 @@ from shared.lm.models import model_fingerprint
 from shared.process import check_measures, resolved, run_command
 from shared.records import INDEX
 from shared.study import MEASURES, Study, load_study
+from tu_eval.choices.config import ChoicesConfig
+from tu_eval.choices.run import fingerprint as choices_fingerprint
 from tu_eval.compare.comparison import Comparison, load_comparison
 from tu_eval.compare.export import write_exports
 from tu_eval.compare.report import write_report
 from tu_eval.compare.training import read_index
-from tu_eval.measure.config import EvalConfig
+from tu_eval.measure.config import EvalConfig, kind_of_suite
 from tu_eval.measure.lume_score import BENCHMARKS, CHOICES, MMLU, read_mmlu
 from tu_eval.measure.model_folder import find_model
+from tu_eval.measure.questions import fingerprint as questions_fingerprint
 from tu_eval.measure.run import evaluate
 from tu_eval.results.columns import show
 from tu_eval.results.folder import CONFIG, FolderKind, read_folder
@@ -134,6 +137,8 @@ def _finished(subject: MeasuredModel, table: str, settings: Mapping[str, Any]) -
     fingerprint = model_fingerprint(find_model(subject.model))
     if summary["model_fingerprint"] != fingerprint:
         differ.append("the model")
+    if (data := _data_now(table, settings)) is not None and summary["data_fingerprint"] != data:
+        differ.append("the data")
     if table == "eval":
         retain = settings.get("retain_results")
         expected = load_results(Path(retain)).summary["rows_sha256"] if retain and Path(retain).is_dir() else None
@@ -146,11 +151,21 @@ def _finished(subject: MeasuredModel, table: str, settings: Mapping[str, Any]) -
     return True
 
 
+def _data_now(table: str, settings: Mapping[str, Any]) -> str | None:
+    """Fingerprint of what questions a measurement would ask now; None where that takes more than reading them: MUSE and
+    LUME, whose data is published, and benchmarks."""
+    if table == "choices":
+        return choices_fingerprint(resolve(ChoicesConfig, flags=settings))
+    if table == "eval" and kind_of_suite(settings["suite"]) not in ("muse", "lume"):
+        return questions_fingerprint(resolve(EvalConfig, flags=settings))
+    return None
+
+
 def _write_pages(study: Study, subjects: list[MeasuredModel], out: Path, outcome: Outcome) -> None:
     if "eval" in study.measures and subjects:
         index = out / INDEX if (out / INDEX).is_file() else None
-        named = [s.places["eval"] for s in subjects if s.label in study.models]
-        comparison = outcome.comparison = load_comparison(named, index)
+        # Those that were refused stand in the folders of their runs.
+        comparison = outcome.comparison = load_comparison([s.places["eval"] for s in subjects], index, search=False)
         page, table, numbers = (out / name for name in ("page.html", "table.md", "table.csv"))
         write_report(page, comparison)
         write_exports(comparison, to_markdown=table, to_csv=numbers, to_png=None)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shared.console import say
 from shared.data.lume import SPLITS, TASKS
 from shared.errors import StoreError
 from shared.files.shape import Named, Text
@@ -72,13 +73,18 @@ def summarise(
 
 
 def read_mmlu(place: str, fingerprint: str) -> float:
-    """Accuracy from a results folder of `tu-eval benchmarks` (its mmlu) or `tu-eval choices`. Raises StoreError for
-    another model's, or one without the number."""
+    """Accuracy from a results folder of `tu-eval benchmarks` (its mmlu) or `tu-eval choices`, whose data is said: it is
+    for the user to know that it is MMLU. Raises StoreError for another model's, one of a part of the questions, or one
+    without the number."""
     folder = Path(place)
     kind = CHOICES if (folder / CHOICES.summary).exists() else BENCHMARKS
     summary = read_folder(folder, kind).summary
     if summary["model_fingerprint"] != fingerprint:
         raise StoreError(f"mmlu {folder}: measured on another model ({summary['model_fingerprint'][:12]}, this one is {fingerprint[:12]})")
+    if (limit := (summary.get("settings") or {}).get("limit")) is not None:
+        raise StoreError(f"mmlu {folder}: measured with --limit {limit}, so on a part of it; ask all of it for the final score")
+    if kind is CHOICES:
+        say(f"mmlu {folder}: taken as MMLU is the accuracy of the choices in {summary.get('data')}")
     found: Any = summary["metrics"]
     value = (
         found.get("accuracy")

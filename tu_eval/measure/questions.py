@@ -59,6 +59,11 @@ def evaluate(config: EvalConfig) -> Results:
     )  # fmt: skip
 
 
+def fingerprint(config: EvalConfig) -> str:
+    """Of the rows that the suite asks now, as the summary of an evaluation has it."""
+    return _load(config, find_suite(config.suite), find_model(config.model)).identity["data_fingerprint"]
+
+
 def _load(config: EvalConfig, suite: Suite, folder: Path) -> TokenisedSuite:
     tokenizer, context = models.load_laid_out(config.model, folder, config), models.context_length(folder)
     sets = []

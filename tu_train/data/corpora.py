@@ -32,7 +32,8 @@ def one_each(config: Any) -> tuple[Any, ...]:
     scores = _listed(config.scores)
     _check_lengths(config, len(scores))
     if not isinstance(config.scores, tuple):
-        return (config,)
+        held = (*(getattr(config, name) for name in FIELDS), *config.options.values())
+        return (_of(config, 0, config.scores) if any(isinstance(value, tuple) for value in held) else config,)
     return tuple(_of(config, number, store) for number, store in enumerate(scores))
 
 

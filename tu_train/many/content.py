@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.config import as_dict
-from shared.data.datasets import Keys, load_rows
+from shared.data.datasets import Keys, Row, load_rows
+from shared.data.placed import system_of
 from shared.errors import ConfigError
 from shared.extensions import identity
 from shared.files.fs import hash_file, hash_json
@@ -76,7 +77,14 @@ def _hash_rows(spec: str, config: UnlearnConfig) -> str:
     """Of all that a run may read of them."""
     wanted = (config.given_key, config.alternate_key)
     rows = load_rows(spec, keys=config.keys, limit=config.limit)
-    return hash_json([[r.id, r.question, r.answer, *r.before, *(repr(r.extra.get(key)) for key in wanted if key)] for r in rows])
+    return hash_json([
+        [r.id, r.question, r.answer, *r.before, *_own_system(r), *(repr(r.extra.get(key)) for key in wanted if key)] for r in rows
+    ])
+
+
+def _own_system(row: Row) -> list[list[str]]:
+    """The system prompt of its column, where it has one: earlier versions read no such column."""
+    return [] if (system := system_of(row)) is None or row.before else [["system", system]]
 
 
 def columns_read(config: UnlearnConfig) -> list[str]:

@@ -237,6 +237,22 @@ def test_scaled_positions_of_llama_3_come_back_as_their_rule(tmp_path, capfd):
     assert "scales positions by a rule that transformers does not read" in capfd.readouterr().err
 
 
+def test_a_rule_of_scaling_that_the_file_names_is_put_in_or_said(tmp_path, capfd):
+    rope = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0}
+    model = write_gguf(tmp_path / "linear.gguf", "sentencepiece", rope=rope, ARCH__rope__scaling__type="linear",
+                       ARCH__rope__scaling__factor=8)  # fmt: skip
+    folder = locate(str(tmp_path / "linear.gguf"))
+    assert json.loads((folder / "config.json").read_text())["rope_parameters"] == rope
+    ids = list(range(300, 340)) * 3
+    assert torch.allclose(logits(loaded(folder), ids), logits(model, ids), atol=1e-6)
+    write_gguf(tmp_path / "none.gguf", "sentencepiece", ARCH__rope__scaling__type="none")
+    locate(str(tmp_path / "none.gguf"))
+    assert "scales positions" not in capfd.readouterr().err
+    write_gguf(tmp_path / "yarn.gguf", "sentencepiece", ARCH__rope__scaling__type="yarn", ARCH__rope__scaling__factor=4)
+    locate(str(tmp_path / "yarn.gguf"))
+    assert "scales positions by a rule that transformers does not read" in capfd.readouterr().err
+
+
 # --- parts
 
 

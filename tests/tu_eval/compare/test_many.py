@@ -76,6 +76,26 @@ def test_numbers_of_other_weights_are_not_taken_for_these(study, tmp_path, run_c
     assert code == 1 and re.search(r"failed: target: .*differs in the model; delete it to measure again", stdout)
 
 
+def test_numbers_of_other_questions_are_not_taken_for_these(study, tmp_path, run_cli, tiny_model):
+    """The same file, edited; of both kinds of data."""
+    rows = {"id": "1", "question": "Где живёт Аня?", "answer": "В Пскове.", "perturbed_answer": ["В Туле."]}
+    sets = [f'[[set]]\nname = "{name}"\ndata = "{name}.jsonl"\ngenerate = false\n' for name in ("forget", "retain")]
+    (tmp_path / "s.toml").write_text("\n".join(sets), encoding="utf-8")
+    for name in ("forget", "retain"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(rows) + "\n", encoding="utf-8")
+    path = study(SUITE.replace(f"atlas:{WORLD}", str(tmp_path / "s.toml")))
+    ran = ("tu-eval", "many", path, "--out", tmp_path / "o")
+    for _ in range(2):
+        code, _, err = run_cli(*ran)
+        assert code == 0, err
+    questions = (tmp_path / "q.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "q.jsonl").write_text(questions.replace("Псков", "Тула"), encoding="utf-8")
+    refused(run_cli(*ran), r"choices/retain: its numbers are of another run, which differs in the data; delete it to measure again")
+    (tmp_path / "q.jsonl").write_text(questions, encoding="utf-8")
+    (tmp_path / "forget.jsonl").write_text(json.dumps({**rows, "answer": "В Пскове, у реки."}) + "\n", encoding="utf-8")
+    refused(run_cli(*ran), r"results/retain: its numbers are of another run, which differs in the data; delete it to measure again")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "pattern"),
     [

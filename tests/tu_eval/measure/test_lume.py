@@ -93,13 +93,14 @@ def knows(tiny_model, tiny_tokenizer, tmp_path_factory):
     return folder
 
 
-def mmlu_folder(folder, model, accuracy, name="mmlu"):
+def mmlu_folder(folder, model, accuracy, name="mmlu", limit=None):
     """As `tu-eval benchmarks` leaves it."""
     import pyarrow
 
     from shared.lm.models import model_fingerprint
 
-    about = {"model": str(model), "model_fingerprint": model_fingerprint(model), "questions": 4, "metrics": {name: {"acc": accuracy}}}
+    about = {"model": str(model), "model_fingerprint": model_fingerprint(model), "questions": 4, "metrics": {name: {"acc": accuracy}},
+             "settings": {"limit": limit}}  # fmt: skip
     rows = [{"task": name, "acc": accuracy}]
     config = EvalConfig(model=str(model), suite="lume", out="-")
     write_folder(folder, BENCHMARKS_FOLDER, about, {ROWS: (pyarrow.Table.from_pylist(rows).schema, rows)}, config)
@@ -256,7 +257,7 @@ def test_compare_verify_and_retain_results_through_the_commands(run_cli, results
         "tu-eval", "run", "--model", tiny_base, "--suite", "lume", *small, "--out", tmp_path / "r", "--label", "retain"
     )
     assert code == 0, err
-    assert "mmlu=FOLDER" in stdout.replace("\n", "") or "mmlu" in stdout
+    assert "then --set mmlu=FOLDER" in " ".join(re.sub("[│┃]", " ", stdout).split())
     code, stdout, err = run_cli("tu-eval", "verify", tmp_path / "r")
     assert code == 0 and "the same" in stdout, err
     page, table = tmp_path / "p.html", tmp_path / "t.csv"
@@ -316,15 +317,16 @@ def test_settings_of_lume_are_for_lume(run_cli, tiny_model, tmp_path):
         (0.5, "wmdp", False, "holds no accuracy of mmlu"),
         (0.5, "mmlu", True, "measured on another model"),
         (7.0, "mmlu", False, "holds no acc"),
+        (0.25, "mmlu", False, "measured with --limit 10, so on a part of it"),
     ],
 )
 def test_mmlu_that_does_not_fit(run_cli, tiny_model, tiny_base, tmp_path, accuracy, name, other, pattern):
-    folder = mmlu_folder(tmp_path / "m", tiny_base if other else tiny_model, accuracy, name)
+    folder = mmlu_folder(tmp_path / "m", tiny_base if other else tiny_model, accuracy, name, 10 if "limit" in pattern else None)
     ran = run_cli("tu-eval", "run", "--model", tiny_model, "--suite", "lume", "--set", f"mmlu={folder}", "--out", tmp_path / "o")
     refused(ran, pattern)
 
 
-def test_mmlu_from_choices(run_cli, tiny_model, tmp_path):
+def test_mmlu_from_choices(run_cli, tiny_model, tmp_path, capsys):
     questions = [
         {"question": "Столица?", "choices": ["Псков", "Москва"], "answer": 1},
         {"question": "2 + 2?", "choices": ["4", "5"], "answer": 0},
@@ -336,6 +338,7 @@ def test_mmlu_from_choices(run_cli, tiny_model, tmp_path):
 
     accuracy = json.loads((tmp_path / "c" / "choices.json").read_text())["metrics"]["accuracy"]
     assert lume_score.read_mmlu(str(tmp_path / "c"), model_fingerprint(tiny_model)) == accuracy
+    assert f"taken as MMLU is the accuracy of the choices in {tmp_path / 'q.jsonl'}" in capsys.readouterr().err.replace("\n", "")
 
 
 @pytest.mark.parametrize("text", ["", '{"id": "1", "documnt": "x"}\n', '{"document": 5}\n'])
