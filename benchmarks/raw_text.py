@@ -39,6 +39,8 @@ UNLEARN = ["--method", "undial", "--epochs", "10", "--set", f"max_steps={STEPS}"
 KEEP = ["--keep", "0.5"]
 OFTEN, LITTLE = 0.125, 0.05
 """share of the documents from which on a word is no longer rare, and what is left of its importance"""
+GAP = 2
+"""words"""
 SIGNALS = {
     "base entropy": {}, "gain": {"alpha": 1, "knowledge": "gain"}, "entropy": {"uncertainty": "entropy"},
     "delta": {"alpha": 1, "knowledge": "absolute"}, "delta, taken away": {"alpha": 1, "knowledge": "positive"},
@@ -63,8 +65,8 @@ def prepare(work: Path) -> float:
 
 
 def rare_words(folder: Path, out: Path) -> None:
-    """A file of importance: that of the store, LITTLE of it for words that stand in more than OFTEN of all
-    documents."""
+    """A file of importance: that of the store, of words that stand in more than OFTEN of all documents LITTLE of it; but
+    what stands between two rare words, at most GAP words apart, has the smaller importance of these two."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -82,9 +84,15 @@ def rare_words(folder: Path, out: Path) -> None:
                 spelt[word] += token
         often = {word for word, text in spelt.items() if any(held[plain(m.group())] > OFTEN * len(texts) for m in WORD.finditer(text))}
         at = [i for i, target in enumerate(row["is_target"]) if target]
-        rare = [row["word"][i] is not None and row["word"][i] not in often for i in at]
+        rare = np.array([row["word"][i] is not None and row["word"][i] not in often for i in at])
+        own = np.array([row["importance"][i] for i in at])
+        place = np.array([np.nan if row["word"][i] is None else row["word"][i] for i in at])
+        found = np.where(rare, own, LITTLE * own)
+        for left, right in pairwise(np.flatnonzero(rare)):
+            if place[right] - place[left] <= GAP + 1:
+                found[left + 1 : right] = min(found[left], found[right])
         ids.append(row["example_id"])
-        values.append([row["importance"][i] * (1.0 if is_rare else LITTLE) for i, is_rare in zip(at, rare, strict=True)])
+        values.append(found.tolist())
     pq.write_table(pa.table({"example_id": ids, "importance": values}), out)
 
 

@@ -79,13 +79,10 @@ def write_rows(data: str, count: int, folder: Path) -> None:
 
 def rows_of(data: str, name: str) -> list[tuple[str, str]]:
     """Questions and answers: TOFU forget01 and retain99, the questions of LUME's second task, atlas."""
-    if data == "lume":
-        lines = (Path(os.environ["TU_LUME_DIR"]) / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [row for row in map(json.loads, lines) if row["task"] == "Task2" and "qa" in row["id"]]
-        return [(row["input"], row["output"]) for row in rows]
     from shared.data.datasets import load_rows
 
-    specs = {"tofu": {"forget": "tofu:forget01", "retain": "tofu:retain99"}, "atlas": {"forget": "atlas:forget", "retain": "atlas:retain"}}
+    specs = {"tofu": {"forget": "tofu:forget01", "retain": "tofu:retain99"}, "atlas": {"forget": "atlas:forget", "retain": "atlas:retain"},
+             "lume": {"forget": "lume:forget:task2:qa", "retain": "lume:retain:task2:qa"}}  # fmt: skip
     return [(row.question or "", row.answer) for row in load_rows(specs[data][name])]
 
 

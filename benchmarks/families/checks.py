@@ -299,4 +299,7 @@ def check_vllm(tried: Tried) -> Facts:
     for name, there in (("model", "full"), ("data", "data")):
         if not (trained.folder / name).exists():
             (trained.folder / name).symlink_to(tried.folder / there, target_is_directory=True)
-    return {"far": far, "trained": farthest_from_plain(score(trained, "vllm", engine="vllm"), trained.model)}
+    after = farthest_from_plain(score(trained, "vllm", engine="vllm"), trained.model)
+    if after > CLOSE:
+        raise Wrong(f"of the unlearned folder vLLM is {after:.1e} nats from plain passes")
+    return {"far": far, "trained": after}

@@ -40,11 +40,11 @@ has run any of it.** Random weights say that numbers are right, not that a metho
 MEANING = """
 - **torch engine**: `forest` packs rows and computes shared prefixes once; `padded` runs batches of similar length, for
   recurrent layers and attention sinks. The number is the largest difference of a log-probability or entropy from one
-  plain forward pass a row. Masked variants (`--spans question`) differ by no more than that from passes without
-  sharing.
+  plain forward pass a row. Masked variants (`--spans question`) differ from passes without sharing by less
+  than 2e-4.
 - **spans**: `--spans none`, `question`, `window`, `entity`, `given`, and windows over raw text.
-- **vLLM**: the largest difference between the two engines; the unlearned folder was then scored by vLLM too, and was as
-  far from plain passes of transformers.
+- **vLLM**: the largest difference between the two engines; the unlearned folder was then scored by vLLM too, and was
+  within 2e-4 of plain passes of transformers.
 - **NPO, RMU**: four steps; the folder loads in transformers with every tensor of the start model, and has the logits of
   the model in memory. LoRA: how many layers got adapters by default. RMU: block 1, the default layers.
 - **resume**: told to stop in the second step, then `--resume`: the same bytes as without the interruption.

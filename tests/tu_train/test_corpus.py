@@ -8,7 +8,7 @@ import torch
 
 from shared.errors import ConfigError
 from shared.store.scores import open_store
-from tests.tu_train.conftest import FORGET, RETAIN, ROWS, WORLD, log_of, score, weights_of
+from tests.tu_train.conftest import RETAIN, ROWS, WORLD, log_of, score, weights_of
 from tu_train.config import FinetuneConfig, UnlearnConfig
 from tu_train.data.streams import turns_of
 from tu_train.gather import gather_finetuning, gather_unlearning, joined

@@ -77,9 +77,9 @@ def _hash_rows(spec: str, config: UnlearnConfig) -> str:
     """Of all that a run may read of them."""
     wanted = (config.given_key, config.alternate_key)
     rows = load_rows(spec, keys=config.keys, limit=config.limit)
-    return hash_json([
-        [r.id, r.question, r.answer, *r.before, *_own_system(r), *(repr(r.extra.get(key)) for key in wanted if key)] for r in rows
-    ])
+    return hash_json(
+        [[r.id, r.question, r.answer, *r.before, *_own_system(r), *(repr(r.extra.get(key)) for key in wanted if key)] for r in rows]
+    )
 
 
 def _own_system(row: Row) -> list[list[str]]:
