@@ -76,7 +76,14 @@ def _hash_rows(spec: str, config: UnlearnConfig) -> str:
     """Of all that a run may read of them."""
     wanted = (config.given_key, config.alternate_key)
     rows = load_rows(spec, keys=config.keys, limit=config.limit)
-    return hash_json([[r.id, r.question, r.answer, *r.before, *(repr(r.extra.get(key)) for key in wanted if key)] for r in rows])
+    # The column system stands there only where a row has one: other rows keep the hash of earlier versions.
+    said = [[["system", system]] if isinstance(system := r.extra.get("system"), str) and system.strip() else [] for r in rows]
+    return hash_json(
+        [
+            [r.id, r.question, r.answer, *r.before, *own, *(repr(r.extra.get(key)) for key in wanted if key)]
+            for r, own in zip(rows, said, strict=True)
+        ]
+    )
 
 
 def columns_read(config: UnlearnConfig) -> list[str]:

@@ -321,6 +321,19 @@ def test_an_edited_earlier_turn_of_a_conversation_makes_another_run(study, tmp_p
     assert content("Ann is a baker.") == content("Ann is a baker.") != content("Ann is a smith.")
 
 
+def test_an_edited_system_prompt_of_a_retain_row_makes_another_run(study, tmp_path, trained):
+    data, path = tmp_path / "retain.jsonl", study('method = "graddiff"\ntokens = "all"\n')
+    path.write_text(path.read_text().replace(f'"{RETAIN}"', f'"{data}"'))
+
+    def content(**more: object) -> str:
+        data.write_text(json.dumps({"question": "Who is Ann?", "answer": "Ann is a baker.", **more}))
+        (run,) = many.plan(path, tmp_path / "out")
+        return run.content
+
+    assert content() == content(system=None) == content(system="  ") == content(other="x")
+    assert len({content(), content(system="Be brief."), content(system="Be long.")}) == 3
+
+
 def test_columns_that_a_run_does_not_read_leave_the_names_of_earlier_versions(study, tmp_path):
     (run,) = many.plan(study('method = "graddiff"\ntokens = "all"\nforget_data = "atlas:forget"\n'), tmp_path / "out")
     assert not columns_read(run.config)
