@@ -36,7 +36,7 @@ STEPS = 24
 UNLEARN = ["--method", "undial", "--epochs", "10", "--set", f"max_steps={STEPS}", "--learning-rate", "8e-5", "--set", "alpha=2",
            "--set", "batch_size=2", "--set", "batch_tokens=1024", "--set", "schedule=constant", "--set", "warmup=0",
            "--dtype", "bfloat16", "--set", "checkpointing=false"]  # fmt: skip
-KEEP = ["--keep", "0.5"]
+KEEP = ["--keep", "0.6"]
 OFTEN, LITTLE = 0.125, 0.05
 """share of the documents from which on a word is no longer rare, and what is left of its importance"""
 GAP = 2
@@ -65,8 +65,9 @@ def prepare(work: Path) -> float:
 
 
 def rare_words(folder: Path, out: Path) -> None:
-    """A file of importance: that of the store, of words that stand in more than OFTEN of all documents LITTLE of it; but
-    what stands between two rare words, at most GAP words apart, has the smaller importance of these two."""
+    """A file of importance: that of the store, and LITTLE of it for words that stand in more than OFTEN of all
+    documents; but what stands between two rare words, at most GAP words apart, has the smaller importance of the
+    two."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

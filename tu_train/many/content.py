@@ -84,7 +84,8 @@ def _hash_rows(spec: str, config: UnlearnConfig) -> str:
 
 def _own_system(row: Row) -> list[list[str]]:
     """The system prompt of its column, where it has one: earlier versions read no such column."""
-    return [] if (system := system_of(row)) is None or row.before else [["system", system]]
+    system = system_of(row)
+    return [] if system is None or ("system", system) in row.before else [["system", system]]
 
 
 def columns_read(config: UnlearnConfig) -> list[str]:

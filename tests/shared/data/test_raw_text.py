@@ -48,7 +48,9 @@ def test_pieces_of_a_text_hold_its_tokens_behind_their_own_beginning(any_tokeniz
         assert [i for ids in own for i in ids] in (whole, whole[:-1])
     else:  # nothing comes before the first token of a piece
         firsts = [int(piece.id.split("#")[1].split("-")[0]) for piece in pieces]
-        assert [i for ids in own for i in ids] == [i for place, i in enumerate(whole) if place == 0 or place not in firsts][: sum(map(len, own))]
+        assert [i for ids in own for i in ids] == [i for place, i in enumerate(whole) if place == 0 or place not in firsts][
+            : sum(map(len, own))
+        ]
     for piece in pieces[1:]:
         start, end = map(int, piece.id.split("#")[1].split("-"))
         read = whole[:begins] + whole[max(start - known, begins) : end]

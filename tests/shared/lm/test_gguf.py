@@ -16,9 +16,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from shared.errors import ModelError
 from shared.lm import gguf as gguf_module
 from shared.lm.gguf import FORMAT, gguf_folder
-from shared.lm.gguf_files import content_hash
+from shared.lm.gguf_files import cache_folder, content_hash
 from shared.lm.models import load_model, load_tokenizer, locate, model_fingerprint
 from tests.conftest import CHATML, build_sentencepiece, build_tokenizer
 
@@ -285,6 +286,13 @@ def test_a_folder_with_one_gguf_file_is_that_file(tmp_path):
     assert locate(str(tmp_path / "model")) == locate(str(tmp_path / "model" / "tiny.gguf"))
 
 
+def test_a_part_of_something_else_beside_the_file_is_none_of_the_model(tmp_path):
+    (tmp_path / "model").mkdir()
+    write_gguf(tmp_path / "model" / "tiny.gguf")
+    (tmp_path / "model" / "notes.part1").write_text("half of another file")
+    assert locate(str(tmp_path / "model")) == locate(str(tmp_path / "model" / "tiny.gguf"))
+
+
 def test_a_folder_of_transformers_stays_one_where_a_gguf_lies_in_it(tiny_model, tmp_path):
     import shutil
 
@@ -467,6 +475,38 @@ def test_a_full_disk_is_one_line(tmp_path, run_cli, monkeypatch):
     refused(run_cli, tmp_path / "tiny.gguf", r"cannot be converted \(there: No space left on device\); make room")
 
 
+# --- what happens to the cache
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "config.json", "tokenizer.json", "model.safetensors"])
+def test_a_converted_folder_that_lost_a_file_is_not_used(file, tmp_path, cache, run_cli):
+    write_gguf(tmp_path / "tiny.gguf")
+    folder = locate(str(tmp_path / "tiny.gguf"))
+    (folder / file).unlink()
+    command = ("tu-score", "run", "--model", tmp_path / "tiny.gguf", "--data", "atlas:forget", "--out", tmp_path / "scores")
+    code, _, err = run_cli(*command)
+    assert code == 2 and len(err.splitlines()) == 1 and f"({file} is gone); delete {folder}, it is made again" in err
+
+
+def test_a_converted_folder_with_a_cut_file_is_not_used_and_one_of_an_earlier_version_is(tmp_path):
+    write_gguf(tmp_path / "tiny.gguf")
+    folder = locate(str(tmp_path / "tiny.gguf"))
+    note = gguf_module.made_note(folder)
+    note.rename(tmp_path / "note")
+    assert locate(str(tmp_path / "tiny.gguf")) == folder
+    (tmp_path / "note").rename(note)
+    os.truncate(folder / "tokenizer.json", 100)
+    with pytest.raises(ModelError, match=r"tokenizer.json is 100 bytes long, \d+ were written\); delete"):
+        locate(str(tmp_path / "tiny.gguf"))
+
+
+@pytest.mark.parametrize(("value", "place"), [("", "xdg/token-unlearn"), ("~/tu", "home/tu")])
+def test_the_cache_is_never_in_the_folder_of_the_command(value, place, tmp_path, monkeypatch):
+    for name, path in (("TU_CACHE_DIR", value), ("XDG_CACHE_HOME", str(tmp_path / "xdg")), ("HOME", str(tmp_path / "home"))):
+        monkeypatch.setenv(name, path)
+    assert cache_folder() == tmp_path / place
+
+
 # --- two at once, and one that is killed
 
 
@@ -492,4 +532,4 @@ def test_of_two_that_convert_at_once_the_first_to_finish_wins(tmp_path, cache, m
 
     monkeypatch.setattr(gguf_module, "_write", with_another_inside)
     gguf_module.convert(name, files, folder)
-    assert loaded(folder) and [path.name for path in cache.iterdir()] == ["made"]
+    assert loaded(folder) and {path.name for path in cache.iterdir()} == {"made", "hashes"}

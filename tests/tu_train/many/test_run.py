@@ -321,15 +321,16 @@ def test_an_edited_earlier_turn_of_a_conversation_makes_another_run(study, tmp_p
     assert content("Ann is a baker.") == content("Ann is a baker.") != content("Ann is a smith.")
 
 
-def test_an_edited_system_prompt_of_retain_rows_makes_another_run(study, tmp_path, trained):
-    data, path = tmp_path / "asked.jsonl", study('method = "graddiff"\ntokens = "all"\n')
+def test_an_edited_system_prompt_of_a_retain_row_makes_another_run(study, tmp_path, trained):
+    data, path = tmp_path / "retain.jsonl", study('method = "graddiff"\ntokens = "all"\n')
     path.write_text(path.read_text().replace(f'"{RETAIN}"', f'"{data}"'))
 
-    def content(**system: str) -> str:
-        data.write_text(json.dumps({"question": "Кто такая Аня?", "answer": "Она пекарь.", **system}))
+    def content(**more: object) -> str:
+        data.write_text(json.dumps({"question": "Кто такая Аня?", "answer": "Она пекарь.", **more}))
         (run,) = many.plan(path, tmp_path / "out")
         return run.content
 
+    assert content() == content(system=None) == content(system="  ") == content(other="x")
     assert len({content(), content(system="Отвечай кратко."), content(system="Отвечай подробно.")}) == 3
 
 
