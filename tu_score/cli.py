@@ -44,7 +44,8 @@ def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
     print(f"scores: {where}  ({len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts)")
     print(f"self-check: ok, {gap} (bound {check['bound_nats']:g})")
     print(f"next: tu-score inspect {where} --html heatmap.html")
-    print(f"      tu-train run --model {settings.model} --scores {where} --retain DATA --method npo --tokens hard --out FOLDER")
+    method = "undial" if settings.text_key else "npo"  # docs/raw_text.md
+    print(f"      tu-train run --model {settings.model} --scores {where} --retain DATA --method {method} --tokens hard --out FOLDER")
 
 
 @command(app, arguments=arguments.Inspect)

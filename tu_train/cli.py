@@ -5,6 +5,7 @@ Flags and their help stand in config.py, diagnose/config.py and arguments.py.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,8 @@ def run(settings: UnlearnConfig) -> None:
         from tu_train.model.lora import WARNING
 
         print(f"{folder / 'adapter'}: {WARNING}")
-    print(f"unlearned model: {folder}\nnext: tu-eval run --model {folder} --suite SUITE --out results/{folder.name}")
+    layout = "".join(f" --{name} {shlex.quote(value)}" for name in ("template", "system") if (value := getattr(settings, name)) is not None)
+    print(f"unlearned model: {folder}\nnext: tu-eval run --model {folder} --suite SUITE{layout} --out results/{folder.name}")
 
 
 @command(app)

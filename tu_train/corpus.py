@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shared.console import say
 from shared.data.examples import Example
 from shared.errors import ConfigError
 from shared.files.fs import hash_json
@@ -70,6 +71,9 @@ def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: di
     about: dict[str, Any] = {"store": store.sha256, "forget_data": store.fingerprints["data"]}
     if given is not None:
         about["given_tokens"] = hash_json({name: sorted(positions) for name, positions in given.items()})
+        targets, rows = sum(len(example.targets) for example in examples), sum(map(bool, given.values()))
+        say(f"{config.blocklist or config.given_key}: names {sum(map(len, given.values())):,} of {targets:,} target tokens, in {rows:,} of "
+            f"{len(examples):,} rows")  # fmt: skip
     forget = read_forget(store, make, selection=config.selection, where=shown(where), limit=config.limit,
                          evaluated=config.eval_rows if config.eval_every else 0)  # fmt: skip
     corpus, context = Corpus(config, forget, about), context_length(folder)

@@ -182,7 +182,7 @@ def say_layout(tokenizer: Any, model: str) -> None:
     form = "as they stand, question and answer" if layout.plain == BARE else "as plain text (Question: …, Answer: …)"
     parts = ["in the model's chat template" if layout.template else form]
     if layout.system is not None:
-        parts.append(f"system prompt {layout.system[:40]!r}{'…' if len(layout.system) > 40 else ''}")
+        parts.append(f"system prompt {layout.system[:40]!r}{'…' if len(layout.system) > 40 else ''} where a row has none of its own")
     if layout.writes_date:
         parts.append(f"date {layout.date}")
     parts += [f"{name}={value!r}" for name, value in layout.options.items()]

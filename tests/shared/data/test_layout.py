@@ -330,7 +330,8 @@ def test_what_follows_a_store_reads_as_it_did():
 def test_the_line_at_the_start_says_how_rows_are_laid_out(capsys):
     say_layout(laid(build_tokenizer(DATED), system="Be brief."), "org/m")
     assert capsys.readouterr().err == (
-        "org/m: rows are laid out in the model's chat template, system prompt 'Be brief.', date 2024-07-26, texts begin with <|im_start|>\n"
+        "org/m: rows are laid out in the model's chat template, system prompt 'Be brief.' where a row has none of its own,"
+        " date 2024-07-26, texts begin with <|im_start|>\n"
     )
     say_layout(laid(build_sentencepiece(None)), "m")
     assert capsys.readouterr().err == "m: rows are laid out as plain text (Question: …, Answer: …), texts begin with <s>\n"
