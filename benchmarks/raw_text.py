@@ -36,7 +36,7 @@ STEPS = 24
 UNLEARN = ["--method", "undial", "--epochs", "10", "--set", f"max_steps={STEPS}", "--learning-rate", "8e-5", "--set", "alpha=2",
            "--set", "batch_size=2", "--set", "batch_tokens=1024", "--set", "schedule=constant", "--set", "warmup=0",
            "--dtype", "bfloat16", "--set", "checkpointing=false"]  # fmt: skip
-KEEP = ["--keep", "0.6"]
+KEEP = ["--keep", "0.5"]
 OFTEN, LITTLE = 0.125, 0.05
 """share of the documents from which on a word is no longer rare, and what is left of its importance"""
 GAP = 2
