@@ -18,7 +18,7 @@ import json
 import math
 import shutil
 from collections import Counter, defaultdict
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 from pathlib import Path
 from typing import Literal
 
@@ -144,8 +144,8 @@ def columns_of_store(folder: Path, names: list[str]) -> tuple[dict[str, np.ndarr
     return {name: np.concatenate([part.columns[name] for part in parts]) for name in names}, truth, starts
 
 
-def agreement(folder: Path, copies: Literal["keep", "drop"]) -> dict[str, dict[str, float]]:
-    """How well each recipe finds the tokens of facts: mean figures over documents, phrases as unit."""
+def agreement(folder: Path, unit: Literal["token", "word", "phrase"], copies: Literal["keep", "drop"]) -> dict[str, dict[str, float]]:
+    """How well each recipe finds the tokens of facts: mean figures over documents."""
     from shared.weighting.importance import READABLE, Recipe, importance
     from tu_score.agree import compare
 
@@ -153,7 +153,7 @@ def agreement(folder: Path, copies: Literal["keep", "drop"]) -> dict[str, dict[s
     held = {name for name, values in columns.items() if not np.isnan(values).all()}
     out = {}
     for name, fields in SIGNALS.items():
-        recipe = Recipe(**{"uncertainty": "base_entropy", "copies": copies, **fields})
+        recipe = Recipe(**{"uncertainty": "base_entropy", "unit": unit, "copies": copies, **fields})
         if held.issuperset(recipe.columns()):
             out[name] = importance(columns, starts, recipe)
     answers = [slice(a, b) for a, b in pairwise(starts)]
@@ -174,10 +174,12 @@ def page(work: Path) -> None:
             means = [math.fsum(share(work, name, exam) for name in names) / len(names) for exam in EXAMS]
             print(f"| {tokens}, mean of {len(names)} | " + " | ".join(f"{100 * mean:.1f} %" for mean in means) + " | |")
     for name in ("scores", "scores-window", "scores-entity"):
-        for copies in ("keep", "drop"):
-            if (work / name / "_manifest.json").exists():
-                for signal, figures in agreement(work / name, copies).items():
-                    print(f"| {name} | {signal} | {copies} | " + " | ".join(f"{figures[f]:.3f}" for f in ("auc", "ap", "p_30")) + " |")
+        if (work / name / "_manifest.json").exists():
+            print(f"\n{name}\n\n| Signal | Unit | Copies | AUC | first 10 % | first 20 % | first 30 % |\n|---|---|---|---:|---:|---:|---:|")
+            for unit, copies in product(("token", "word", "phrase"), ("keep", "drop")):
+                for signal, found in agreement(work / name, unit, copies).items():
+                    numbers = " | ".join(f"{found[f]:.2f}" for f in ("auc", "p_10", "p_20", "p_30"))
+                    print(f"| {signal} | {unit} | {copies} | {numbers} |")
 
 
 def main() -> None:
