@@ -1,0 +1,1 @@
+def rows(*_): raise NotImplementedError
