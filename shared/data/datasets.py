@@ -5,6 +5,8 @@ atlas:forget             the embedded generator (shared/data/atlas.py): full, fo
                          sizes may follow, the same for every command: atlas:forget:people=12,facts_per_person=4,seed=1
 atlas:documents-forget   raw text about the same people, and atlas:choices-forget, multiple-choice questions on it
                          (shared/data/atlas_documents.py)
+atlas:forget:prose=1     the same in prose like that of people and chat models (shared/data/atlas_prose.py), and
+                         atlas:forget:language=zh in another language: es, ar or zh
 lume:forget:task2:qa     LUME: forget, retain or full, all of it or one task (task1 to task3), all of that or its
                          completions (sc) or questions (qa); the folder in TU_LUME_DIR, else the hub set
 path/to/file.jsonl       JSONL, JSON, CSV, TSV (also .gz, .xz, .bz2, .zst) or Parquet, a path or an fsspec URL, with

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 SIZE = AtlasSize(people=9, facts_per_person=8, forget_people=2, holdout_people=3, documents=2, prose=1)
 SPEC = ":people=9,facts_per_person=8,forget_people=2,holdout_people=3,documents=2,prose=1"
 KINDS = tuple(book_of(SIZE).recipes)
-LARGE = AtlasSize(people=50, facts_per_person=len(KINDS), forget_people=8, holdout_people=10, prose=1)
+LARGE = AtlasSize(people=36, facts_per_person=len(KINDS), forget_people=8, holdout_people=8, prose=1)
 SPLITS = ("full", "forget", "retain", "holdout", *atlas_documents.DOCUMENTS)
 WORLD_SHA256 = "?"
 ORDERED_DATE = re.compile(r"\b\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b|\b\d{1,2}(st|nd|rd|th)\b|\b(January|February|October|December) \d")
