@@ -22,7 +22,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.data.atlas import (
-    ARTICLE, DEFAULT_SIZE, PERTURBED, AtlasSize, Person, book_of, everyone, people_of, phrase, pick, shuffled, wrong_values,
+    ARTICLE,
+    DEFAULT_SIZE,
+    PERTURBED,
+    AtlasSize,
+    Person,
+    book_of,
+    everyone,
+    people_of,
+    phrase,
+    pick,
+    shuffled,
+    wrong_values,
 )  # fmt: skip
 from shared.data.atlas_documents import AGAIN, DOCUMENTS, PARAGRAPH
 from shared.data.atlas_words import WORDS, Book, toml_of
@@ -264,8 +275,10 @@ def answer(rng: random.Random, person: Person, kind: str, question: str, shape: 
         return made + ("\n\n" + _say(voice, "close") if rng.random() < 0.4 else "")
     text = " ".join(_sentences(voice, kind, others, shape))
     if shape == "letter":
-        return voice.some(("Dear Sir or Madam,", "Dear reader,", "To whom it may concern,")) + f"\n\n{text}\n\n" + voice.some(
-            ("Yours faithfully", "Yours sincerely", "Best regards", "With kind regards")
+        return (
+            voice.some(("Dear Sir or Madam,", "Dear reader,", "To whom it may concern,"))
+            + f"\n\n{text}\n\n"
+            + voice.some(("Yours faithfully", "Yours sincerely", "Best regards", "With kind regards"))
         )
     return text
 

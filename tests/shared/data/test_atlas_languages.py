@@ -64,13 +64,17 @@ def test_people_share_no_fact_and_no_relation_bears_a_name_of_its_person(world):
     by_kind = defaultdict(list)
     for row in rows:
         by_kind[row["kind"]] += facts(row)
-        assert not [part for part in re.split("[ ·]", row["person"]) for fact in facts(row) if part in fact.split() or part in fact.split("·")]
+        assert not [
+            part for part in re.split("[ ·]", row["person"]) for fact in facts(row) if part in fact.split() or part in fact.split("·")
+        ]
     assert all(len(set(own)) == len(own) for own in by_kind.values())
     known = {kind: set(own) for kind, own in by_kind.items()}
     for row in rows:
         for wrong in row["perturbed_answer"]:
             assert not [fact for fact in facts(row) if fact in wrong]
-            assert row["kind"] == "early_works" or wrong not in {row["paraphrased_answer"].replace(facts(row)[0], f) for f in known[row["kind"]]}
+            assert row["kind"] == "early_works" or wrong not in {
+                row["paraphrased_answer"].replace(facts(row)[0], f) for f in known[row["kind"]]
+            }
 
 
 def test_every_phrasing_is_in_use_and_every_kind_is_told(world):
@@ -93,7 +97,7 @@ def test_every_kind_can_name_twice_as_many_values_as_people_allowed_and_every_li
     for language in OTHERS:
         words = book(language)
         lists, used = {**WORDS, **words.words}, set()
-        person = {"role": len(words.fields), "birth_year": len(atlas.BIRTH_YEARS), "debut_year": len(atlas.DEBUT_AGES)}
+        person = {"role": 2 * len(words.fields), "birth_year": len(atlas.BIRTH_YEARS), "debut_year": len(atlas.DEBUT_AGES)}
 
         def values(recipe: str) -> int:
             count = 1
@@ -123,7 +127,7 @@ def test_each_language_is_written_in_its_own_script(world):
     else:
         assert all(re.fullmatch(r"¿.+\?|[^¿?]+\.", text) for text in texts)
         assert all(re.fullmatch(r"\d+ de [a-z]+ de \d{4}", facts(row)[0]) for row in rows if row["kind"] == "birthdate")
-    assert sum(not text.isascii() for text in texts) > len(texts) / 3
+    assert sum(not text.isascii() for text in texts) > len(texts) / 4
 
 
 def test_years_keep_the_order_of_a_life(world):
@@ -141,8 +145,14 @@ def test_years_keep_the_order_of_a_life(world):
         ("forget:language=fr", r"^data atlas: unknown language 'fr' \(known: en, es, ar, zh\)$"),
         ("forget:language=", r"^data atlas: unknown language '' \(known: en, es, ar, zh\)$"),
         ("forget:langage=es", r"^data atlas: unknown size 'langage' \(did you mean 'language'\?\)$"),
-        ("forget:language=ar,documents=2", r"^data atlas:forget: AtlasSize\.language: ar has no documents; leave language or documents out$"),
-        ("documents:language=zh", r"^data atlas:documents: AtlasSize\.language: zh has no documents; take full, forget, retain or holdout$"),
+        (
+            "forget:language=ar,documents=2",
+            r"^data atlas:forget: AtlasSize\.language: ar has no documents; leave language or documents out$",
+        ),
+        (
+            "documents:language=zh",
+            r"^data atlas:documents: AtlasSize\.language: zh has no documents; take full, forget, retain or holdout$",
+        ),
         ("choices-forget:language=zh", r"^data atlas:choices-forget: AtlasSize\.language: zh has no choices-forget; take full, forget"),
         ("forget:language=zh,people=1", r"^data atlas:forget: AtlasSize\.people: got 1, expected 2 to 999$"),
         ("forget:language=zh,facts_per_person=25", r"^data atlas:forget: AtlasSize\.facts_per_person: got 25, expected 1 to 24$"),

@@ -178,7 +178,9 @@ def _longest(template: str) -> str:
 
 def test_every_text_is_in_use(people, documents):
     parts = atlas_prose.parts()
-    said = "\n".join([row["answer"] for row in people] + [row["paraphrased_answer"] for row in people] + [row["text"] for row in documents]).lower()
+    said = "\n".join(
+        [row["answer"] for row in people] + [row["paraphrased_answer"] for row in people] + [row["text"] for row in documents]
+    ).lower()
     texts = [text for group in parts["frames"].values() for text in group]
     texts += [text for register in parts["fillers"].values() for group in register.values() for text in group]
     assert len(texts) >= 250 and len(set(texts)) == len(texts)
@@ -194,7 +196,16 @@ def test_every_text_is_in_use(people, documents):
 
 
 @pytest.mark.parametrize(
-    "fault", [r"\b[Aa] [aeioAEIO]", r"\b[Aa]n [^aeiouAEIOUh]", r"\ba\(n\)|[<>{}]", r"  |^ | $", r" [,.;?]|[,.;?]{2}|,[A-Za-z]", r"s's\b", r"[^ -~\n]"]
+    "fault",
+    [
+        r"\b[Aa] [aeioAEIO]",
+        r"\b[Aa]n [^aeiouAEIOUh]",
+        r"\ba\(n\)|[<>{}]",
+        r"  |^ | $",
+        r" [,.;?]|[,.;?]{2}|,[A-Za-z]",
+        r"s's\b",
+        r"[^ -~\n]",
+    ],
 )
 def test_no_text_has_a_fault_of_grammar_or_spacing(people, documents, fault):
     wrong = re.compile(fault)
@@ -289,6 +300,9 @@ def test_spans_are_the_tokens_of_their_text(any_tokenizer):
         placed = place(example.row, any_tokenizer)
         spans = example.row.extra["fact_spans"]
         tokens = answer_span_tokens(example, any_tokenizer, spans, placed)
-        assert tokens and set(tokens) <= set(example.targets)
+        # What lies before, in and after the facts: every target token of the answer is in one of them.
+        edges = [0, *(edge for span in spans for edge in span), len(example.row.answer)]
+        around = answer_span_tokens(example, any_tokenizer, list(zip(edges[::2], edges[1::2], strict=True)), placed)
         whole = answer_span_tokens(example, any_tokenizer, [[0, len(example.row.answer)]], placed)
-        assert len(tokens) == len(whole) or spans != [[0, len(example.row.answer)]]
+        assert tokens and sorted({*tokens, *around}) == sorted(whole)
+        assert len({*tokens} & {*around}) <= 2 * len(spans)  # a token across an edge counts on both sides
