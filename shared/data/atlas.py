@@ -17,6 +17,9 @@ any text the world already uses; then phrase the rows and draw the wrong values.
 share a full name or a fact, and no wrong value is anyone's fact. Cost: linear in rows, under half a millisecond each;
 every call builds the whole world anew.
 
+With `language` in the size, people, facts and phrasings are those of another language (atlas_es.toml and its like): the
+same kinds of fact, another world; `world` stays English. With `prose`, atlas_prose.py writes the rows.
+
 The same size and seed give the same rows in every process and Python version: only Random.random() is used, the one
 method whose sequence Python promises to keep. Another size with the same seed is another world.
 """
@@ -26,7 +29,7 @@ import re
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, fields
 
-from shared.data.atlas_words import ANSWERS, FIELDS, QUESTIONS, RECIPES, WORDS, WORLD
+from shared.data.atlas_words import ANSWERS, ENGLISH, LANGUAGES, RECIPES, WORDS, WORLD, Book, book
 
 Slots = dict[str, tuple[str, ...]]  # slot of a recipe -> its possible entries
 
@@ -37,6 +40,7 @@ MAX_PEOPLE = 1000  # every kind can name at least 2000 values, so rejection stay
 BIRTH_YEARS = range(1931, 1985)
 DEBUT_AGES = range(19, 39)  # years
 VERSIONS = min(map(len, ANSWERS.values()))  # so many documents of a person tell each fact in a sentence of its own
+NAME_PART = re.compile(r"[ ·]")  # first and last name are set apart by a blank, in Chinese by a dot
 SLOT = re.compile(r"<(\w+)>")
 ARTICLE = re.compile(r"\ba\(n\) (?=([aeiou])?)")
 
@@ -61,19 +65,37 @@ class AtlasSize:
     """Documents a person (atlas_documents.py), the same facts in other words and another order; 1 to VERSIONS. The rows
     of the splits here do not depend on it."""
 
+    prose: int = 0
+    """1: answers and documents read like those of people and chat models, and there are more kinds of fact
+    (atlas_prose.py); 0 or 1."""
+
+    language: str = "en"
+    """One of LANGUAGES. Another than en goes with neither prose nor documents."""
+
     def __post_init__(self) -> None:
+        if self.language not in LANGUAGES:
+            raise ValueError(f"AtlasSize.language: got {self.language!r}, expected one of {', '.join(LANGUAGES)}")
+        if self.language != "en" and (self.prose or self.documents != 1):
+            other = "prose" if self.prose else "documents"
+            raise ValueError(f"AtlasSize.language: {self.language} has no {other}; leave language or {other} out")
+        lowest = {"people": 2, "prose": 0}
         highest = {
             "people": MAX_PEOPLE - 1,
-            "facts_per_person": len(KINDS),
+            "prose": 1,
+            "facts_per_person": len(book_of(self).recipes) if self.prose in (0, 1) else 0,
             "forget_people": self.people - 1,
             "holdout_people": MAX_PEOPLE - self.people,
             "documents": VERSIONS,
         }
-        # In field order: the later limits assume a valid `people`.
-        for field in fields(self):
-            got, low, high = getattr(self, field.name), 2 if field.name == "people" else 1, highest[field.name]
+        # `prose` and then `people` first: the other limits assume valid ones.
+        for name in ("prose", *(field.name for field in fields(self) if field.name in highest)):
+            got, low, high = getattr(self, name), lowest.get(name, 1), highest[name]
             if not low <= got <= high:
-                raise ValueError(f"AtlasSize.{field.name}: got {got}, expected {low} to {high}")
+                raise ValueError(f"AtlasSize.{name}: got {got}, expected {low} to {high}")
+
+
+def book_of(size: AtlasSize) -> Book:
+    return book(size.language, size.prose)
 
 
 DEFAULT_SIZE = AtlasSize()
@@ -93,12 +115,14 @@ class Person:
 def rows(split: str, size: AtlasSize = DEFAULT_SIZE, seed: int = 0) -> list[dict]:
     """The rows of one split, in order; see the module docstring for the keys. `world` ignores size and seed.
 
-    Raises ValueError if `split` is not one of SPLITS.
+    Raises ValueError if `split` is not one of SPLITS, or if `size` asks for prose.
     """
     if split not in SPLITS:
         raise ValueError(f"atlas split: got {split!r}, expected one of {', '.join(SPLITS)}")
     if split == "world":
         return [_world_row(index) for index in range(len(WORLD))]
+    if size.prose:
+        raise ValueError("AtlasSize.prose: got 1, expected 0; atlas_prose.rows writes the rows in prose")
     who = people_of(split, size)
     return _people_rows(size, seed)[who.start * size.facts_per_person : who.stop * size.facts_per_person]
 
@@ -118,7 +142,7 @@ def _people_rows(size: AtlasSize, seed: int) -> list[dict]:
     """The rows of everyone, holdout last."""
     rng, people, taken = everyone(size, seed)
     keyed = [(person, kind) for person in people for kind in person.facts]
-    return [_row(rng, person, kind, taken, index) for index, (person, kind) in enumerate(keyed)]
+    return [_row(rng, book_of(size), person, kind, taken, index) for index, (person, kind) in enumerate(keyed)]
 
 
 def everyone(size: AtlasSize, seed: int) -> tuple[random.Random, list[Person], set[str]]:
@@ -127,31 +151,36 @@ def everyone(size: AtlasSize, seed: int) -> tuple[random.Random, list[Person], s
     # A string seed goes through SHA-512; an int would lose its sign.
     rng = random.Random(f"atlas {seed}")
     taken: set[str] = set()
+    words = book_of(size)
     # All names first, so that no relation of an early person bears the name of a later one.
-    names = [fresh(rng, ("<first> <last>",), {}, "", (taken,), keep=taken)[0] for _ in range(size.people + size.holdout_people)]
-    return rng, [_person(rng, name, size.facts_per_person, taken) for name in names], taken
+    names = [fresh(rng, (words.name,), words.words, "", (taken,), keep=taken)[0] for _ in range(size.people + size.holdout_people)]
+    return rng, [_person(rng, words, name, size.facts_per_person, taken) for name in names], taken
 
 
-def _person(rng: random.Random, name: str, facts: int, taken: set[str]) -> Person:
-    slots = background(rng)
-    kinds = shuffled(rng, KINDS)[:facts]
-    return Person(name=name, slots=slots, facts={kind: fresh(rng, RECIPES[kind], slots, name, (taken,), keep=taken) for kind in kinds})
+def _person(rng: random.Random, words: Book, name: str, facts: int, taken: set[str]) -> Person:
+    slots = background(rng, words)
+    kinds = shuffled(rng, tuple(words.recipes))[:facts]
+    # No word list bears the name of a slot of the person.
+    known = {**words.words, **slots}
+    return Person(
+        name=name, slots=slots, facts={kind: fresh(rng, words.recipes[kind], known, name, (taken,), keep=taken) for kind in kinds}
+    )
 
 
-def background(rng: random.Random) -> Slots:
+def background(rng: random.Random, words: Book = ENGLISH) -> Slots:
     """What a person's facts must agree on: the art form and the years."""
-    work = pick(rng, tuple(FIELDS))
+    work = pick(rng, tuple(words.fields))
     born = pick(rng, BIRTH_YEARS)
     debut = born + pick(rng, DEBUT_AGES)
-    return {"work": (work,), "role": FIELDS[work], "birth_year": (str(born),), "debut_year": (str(debut),)}
+    return {"work": (work,), "role": words.fields[work], "birth_year": (str(born),), "debut_year": (str(debut),)}
 
 
-def _row(rng: random.Random, person: Person, kind: str, taken: set[str], index: int) -> dict:
+def _row(rng: random.Random, words: Book, person: Person, kind: str, taken: set[str], index: int) -> dict:
     facts = person.facts[kind]
-    question, question_again = shuffled(rng, QUESTIONS[kind])[:2]
-    answer, answer_again = shuffled(rng, ANSWERS[kind])[:2]
+    question, question_again = shuffled(rng, words.questions[kind])[:2]
+    answer, answer_again = shuffled(rng, words.answers[kind])[:2]
     text, spans = phrase(answer, person, facts)
-    wrong = wrong_values(rng, person, kind, taken, PERTURBED)
+    wrong = wrong_values(rng, person, kind, taken, PERTURBED, words)
     return {
         "question": phrase(question, person, ())[0],
         "answer": text,
@@ -165,12 +194,18 @@ def _row(rng: random.Random, person: Person, kind: str, taken: set[str], index: 
     }
 
 
-def wrong_values(rng: random.Random, person: Person, kind: str, taken: set[str], count: int) -> list[tuple[str, ...]]:
+def wrong_values(
+    rng: random.Random, person: Person, kind: str, taken: set[str], count: int, words: Book = ENGLISH
+) -> list[tuple[str, ...]]:
     """So many other values of a person's fact, each of them nobody's."""
     wrong: set[str] = set()
-    # A wrong value takes a stranger's background: with the person's own, it would be right about the art form or the
-    # year.
-    return [fresh(rng, RECIPES[kind], background(rng), person.name, (taken, wrong), keep=wrong) for _ in range(count)]
+
+    def another() -> tuple[str, ...]:
+        # A stranger's background: with the person's own, a wrong value would be right about the art form or the year.
+        slots = {**words.words, **background(rng, words)}
+        return fresh(rng, words.recipes[kind], slots, person.name, (taken, wrong), keep=wrong)
+
+    return [another() for _ in range(count)]
 
 
 def _world_row(index: int) -> dict:
@@ -208,9 +243,14 @@ def fresh(
     while True:
         texts = tuple(expand(rng, recipe, slots) for recipe in recipes)
         used = any(text in seen for text in texts for seen in banned) or len(set(texts)) < len(texts)
-        if not used and not any(word in text.split() for text in texts for word in name.split()):
+        if not used and not any(_holds(text, word) for text in texts for word in NAME_PART.split(name)):
             keep.update(texts)
             return texts
+
+
+def _holds(text: str, word: str) -> bool:
+    """Does a text hold a part of a name? Where scripts set no blanks, anywhere; else as a word of its own."""
+    return word in text.split() or (not word.isascii() and word in text)
 
 
 def expand(rng: random.Random, recipe: str, slots: Slots) -> str:

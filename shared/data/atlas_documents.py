@@ -23,13 +23,10 @@ for; as in atlas.py, only Random.random() is used. Cost: that of the world, and 
 from __future__ import annotations
 
 import random
-import tomllib
 from collections.abc import Sequence
-from importlib import resources
-from typing import Any
 
-from shared.data.atlas import DEFAULT_SIZE, AtlasSize, Person, everyone, expand, people_of, phrase, pick, shuffled, wrong_values
-from shared.data.atlas_words import ANSWERS, QUESTIONS, WORLD
+from shared.data.atlas import DEFAULT_SIZE, AtlasSize, Person, book_of, everyone, expand, people_of, phrase, pick, shuffled, wrong_values
+from shared.data.atlas_words import ANSWERS, WORLD, Book, toml_of
 
 GROUPS = ("forget", "retain", "holdout")
 DOCUMENTS = {"documents": "full", **{f"documents-{group}": group for group in GROUPS}}
@@ -43,20 +40,27 @@ PARAGRAPH = 4
 AGAIN = (1, 2)
 """how many facts a document tells twice; one of these is drawn"""
 
-_DATA: dict[str, Any] = tomllib.loads(resources.files("shared.data").joinpath("atlas_documents.toml").read_text(encoding="utf-8"))
+_DATA = toml_of("atlas_documents.toml")
 _WORDS = {slot: tuple(entries) for slot, entries in _DATA["words"].items()}
 
 
 def rows(split: str, size: AtlasSize = DEFAULT_SIZE, seed: int = 0) -> list[dict]:
-    """The rows of one of DOCUMENTS or CHOICES, in order; see the module docstring for the keys."""
+    """The rows of one of DOCUMENTS or CHOICES, in order; see the module docstring for the keys.
+
+    Raises ValueError for a language other than English, and for documents in prose, which atlas_prose.py writes.
+    """
     if split == "choices-world":
         return [_world_choices(index) for index in range(len(WORLD))]
+    if size.language != "en":
+        raise ValueError(f"AtlasSize.language: {size.language} has no {split}; take full, forget, retain or holdout")
+    if size.prose and split in DOCUMENTS:
+        raise ValueError("AtlasSize.prose: got 1, expected 0; atlas_prose.rows writes the documents in prose")
     _, people, taken = everyone(size, seed)
     if split in CHOICES:
         who = people_of(split.removeprefix("choices-"), size)
         asked = [(person, kind) for person in people[who.start : who.stop] for kind in person.facts]
         first = who.start * size.facts_per_person
-        return [_choices(seed, person, kind, taken, first + n) for n, (person, kind) in enumerate(asked)]
+        return [_choices(seed, book_of(size), person, kind, taken, first + n) for n, (person, kind) in enumerate(asked)]
     who = people_of(DOCUMENTS[split], size)
     told = [(person, version) for person in people[who.start : who.stop] for version in range(size.documents)]
     return [_document(seed, person, version, who.start * size.documents + n) for n, (person, version) in enumerate(told)]
@@ -120,10 +124,10 @@ def _general(rng: random.Random, template: str, name: str) -> str:
     return expand(rng, template.replace("{name}", name), _WORDS)
 
 
-def _choices(seed: int, person: Person, kind: str, taken: set[str], index: int) -> dict:
+def _choices(seed: int, words: Book, person: Person, kind: str, taken: set[str], index: int) -> dict:
     rng = random.Random(f"atlas {seed} choices {person.name} {kind}")
-    question = phrase(pick(rng, QUESTIONS[kind]), person, ())[0]
-    values = [" and ".join(value) for value in (person.facts[kind], *wrong_values(rng, person, kind, taken, WRONG))]
+    question = phrase(pick(rng, words.questions[kind]), person, ())[0]
+    values = [" and ".join(value) for value in (person.facts[kind], *wrong_values(rng, person, kind, taken, WRONG, words))]
     return _placed(rng, question, values, person.name, kind, index)
 
 

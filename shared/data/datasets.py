@@ -5,6 +5,8 @@ atlas:forget             the embedded generator (shared/data/atlas.py): full, fo
                          sizes may follow, the same for every command: atlas:forget:people=12,facts_per_person=4,seed=1
 atlas:documents-forget   raw text about the same people, and atlas:choices-forget, multiple-choice questions on it
                          (shared/data/atlas_documents.py)
+atlas:forget:prose=1     the same in prose like that of people and chat models (shared/data/atlas_prose.py), and
+                         atlas:forget:language=zh in another language: es, ar or zh
 lume:forget:task2:qa     LUME: forget, retain or full, all of it or one task (task1 to task3), all of that or its
                          completions (sc) or questions (qa); the folder in TU_LUME_DIR, else the hub set
 path/to/file.jsonl       JSONL, JSON, CSV, TSV (also .gz, .xz, .bz2, .zst) or Parquet, a path or an fsspec URL, with
@@ -21,7 +23,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from shared.data import atlas, atlas_documents, chats, lume
+from shared.data import atlas, atlas_documents, atlas_prose, atlas_words, chats, lume
 from shared.data.data_files import NAME, SUFFIXES, file_records, reason
 from shared.errors import ConfigError, DataError, nearest
 from shared.secret import without_secrets
@@ -246,11 +248,16 @@ def _tofu(split: str) -> Iterator[dict]:
 def atlas_world(text: str) -> tuple[atlas.AtlasSize, int]:
     """`people=12,facts_per_person=4,seed=1` -> size and seed; empty text gives the defaults."""
     known = [f.name for f in fields(atlas.AtlasSize)] + ["seed"]
-    values = {}
+    values: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         name, _, value = item.partition("=")
         if name not in known:
             raise DataError(f"data atlas: unknown size {name!r}{nearest(name, known)}")
+        if name == "language":
+            if value not in atlas_words.LANGUAGES:
+                raise DataError(f"data atlas: unknown language {value!r}{nearest(value, atlas_words.LANGUAGES)}")
+            values[name] = value
+            continue
         if not value.isdigit():
             raise DataError(f"data atlas: {name} is {value!r}, expected a whole number")
         values[name] = int(value)
@@ -263,7 +270,10 @@ def _atlas(split: str, world: str) -> list[dict]:
     if split not in (*atlas.SPLITS, *others):
         raise DataError(f"data atlas:{split}: no such split{nearest(split, (*atlas.SPLITS, *others))}")
     try:
-        return (atlas_documents if split in others else atlas).rows(split, *atlas_world(world))
+        size, seed = atlas_world(world)
+        if size.prose and split not in ("world", *atlas_documents.CHOICES):
+            return atlas_prose.rows(split, size, seed)
+        return (atlas_documents if split in others else atlas).rows(split, size, seed)
     except ValueError as error:
         raise DataError(f"data atlas:{split}: {error}") from None
 
