@@ -51,13 +51,16 @@ SIGNALS = {
 
 def prepare(work: Path) -> float:
     """Target, its store, the exams before; -> NLL of the facts before learning, nats."""
+    from shared.store.scores import open_store
+    from shared.weighting.importance import FILE
+
     target, log = work / "target", work / "prepare.log"
     train(["tu-train", "finetune", "--model", "smollm2", "--data", f"atlas:documents:{WORLD}", *LEARN], target, log)
     for name, model in (("base", "smollm2"), ("target", str(target))):
         exams(model, work / f"exams-{name}", log)
     store(work, "scores", ["--spans", "none"])
-    if not (work / "rare.parquet").exists():
-        store(work, "scores-rare", ["--spans", "none", "--set", "copies=keep"])
+    store(work, "scores-rare", ["--spans", "none", "--set", "copies=keep"])
+    if FILE not in open_store(str(work / "scores-rare")).manifest["recipe"]:  # still the importance that it was scored with
         rare_words(work / "scores-rare", work / "rare.parquet")
         command(["tu-score", "recipe", str(work / "scores-rare"), "--importance", str(work / "rare.parquet")], log)
     columns, truth, _ = columns_of_store(work / "scores", ["base_logprob"])

@@ -16,8 +16,8 @@ from shared.data import atlas
 from shared.data.atlas import AtlasSize
 from shared.data.atlas_words import LANGUAGES, WORDS, book
 from shared.data.datasets import load_rows
-from shared.data.examples import answer_span_tokens, make_examples, place
 from shared.errors import DataError
+from tests.shared.data.atlas_checks import check_span_tokens
 
 ROOT = Path(__file__).parents[3]
 OTHERS = LANGUAGES[1:]
@@ -193,13 +193,4 @@ def test_the_same_rows_come_in_every_process(language):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_spans_are_the_tokens_of_their_text_in_all_four_scripts(any_tokenizer, language):
     rows = load_rows(f"atlas:forget:people=6,forget_people=2,language={language}")
-    for example in make_examples(rows, any_tokenizer, context=None):
-        answer, spans = example.row.answer, example.row.extra["fact_spans"]
-        placed = place(example.row, any_tokenizer)
-        tokens = answer_span_tokens(example, any_tokenizer, spans, placed)
-        # What lies before, in and after the facts: every target token of the answer is in one of them.
-        edges = [0, *(edge for span in spans for edge in span), len(answer)]
-        around = answer_span_tokens(example, any_tokenizer, list(zip(edges[::2], edges[1::2], strict=True)), placed)
-        whole = answer_span_tokens(example, any_tokenizer, [[0, len(answer)]], placed)
-        assert tokens and sorted({*tokens, *around}) == sorted(whole) and len(tokens) < len(whole)
-        assert len({*tokens} & {*around}) <= 2 * len(spans)  # a token across an edge counts on both sides
+    check_span_tokens(rows, any_tokenizer, some_apart=True)

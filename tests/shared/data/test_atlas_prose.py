@@ -16,8 +16,8 @@ import pytest
 from shared.data import atlas, atlas_documents, atlas_prose
 from shared.data.atlas import AtlasSize, book_of
 from shared.data.datasets import load_rows
-from shared.data.examples import answer_span_tokens, make_examples, place
 from shared.errors import DataError
+from tests.shared.data.atlas_checks import check_span_tokens, check_that_every_kind_can_name_enough
 
 ROOT = Path(__file__).parents[3]
 SIZE = AtlasSize(people=9, facts_per_person=8, forget_people=2, holdout_people=3, documents=2, prose=1)
@@ -111,17 +111,7 @@ def test_no_two_people_share_a_fact():
 
 
 def test_every_kind_can_name_twice_as_many_values_as_people_allowed():
-    words = book_of(SIZE)
-    person = {"role": 3 * len(words.fields), "birth_year": len(atlas.BIRTH_YEARS), "debut_year": len(atlas.DEBUT_AGES)}
-
-    def count(recipe: str) -> int:
-        made = 1
-        for slot in atlas.SLOT.findall(recipe):
-            made *= person.get(slot) or sum(count(entry) for entry in words.words[slot])
-        return made
-
-    few = {kind: [count(recipe) for recipe in recipes] for kind, recipes in words.recipes.items()}
-    assert {kind: counts for kind, counts in few.items() if min(counts) < 2 * atlas.MAX_PEOPLE} == {}
+    check_that_every_kind_can_name_enough(book_of(SIZE))
 
 
 def test_wrong_answers_are_the_paraphrase_with_another_value_in_every_place(people):
@@ -297,14 +287,4 @@ def test_a_row_does_not_depend_on_the_split_nor_on_documents():
 
 
 def test_spans_are_the_tokens_of_their_text(any_tokenizer):
-    rows = load_rows("atlas:forget" + SPEC)
-    for example in make_examples(rows, any_tokenizer, context=None):
-        placed = place(example.row, any_tokenizer)
-        spans = example.row.extra["fact_spans"]
-        tokens = answer_span_tokens(example, any_tokenizer, spans, placed)
-        # What lies before, in and after the facts: every target token of the answer is in one of them.
-        edges = [0, *(edge for span in spans for edge in span), len(example.row.answer)]
-        around = answer_span_tokens(example, any_tokenizer, list(zip(edges[::2], edges[1::2], strict=True)), placed)
-        whole = answer_span_tokens(example, any_tokenizer, [[0, len(example.row.answer)]], placed)
-        assert tokens and sorted({*tokens, *around}) == sorted(whole)
-        assert len({*tokens} & {*around}) <= 2 * len(spans)  # a token across an edge counts on both sides
+    check_span_tokens(load_rows("atlas:forget" + SPEC), any_tokenizer)
