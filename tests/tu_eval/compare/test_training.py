@@ -17,6 +17,14 @@ def index_of(study, *names):
     return study / "index.json"
 
 
+def test_only_what_is_named_is_compared_where_nothing_is_searched(tmp_path):
+    """tu-eval many names what it measured; what it refused lies in the folders of the runs too."""
+    index = index_of(tmp_path, "measured", "refused")
+    measured, refused = (make_results(tmp_path / name / "results", name, seed=k) for k, name in enumerate(("measured", "refused")))
+    assert load_comparison([measured], index, search=False).labels == ["measured"]
+    assert load_comparison([measured], index).labels == ["measured", "refused"] and refused.is_dir()
+
+
 def test_results_lie_in_a_runs_folder_or_in_a_folder_in_it(tmp_path):
     index = index_of(tmp_path, "ניסוי-1", "b", "c", "d")
     places = [make_results(tmp_path / place, label, seed=k) for k, (place, label) in enumerate((("ניסוי-1/results", "x"), ("b", "y")))]
