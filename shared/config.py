@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from shared.errors import ConfigError, StoreError, nearest
 from shared.files.fs import open_regular, write_text
 from shared.secret import without_secrets_in
-from shared.settings import one_or_more
+from shared.settings import one_or_more, words_of
 
 T = TypeVar("T")
 LISTED = "the _config.toml beside every output shows those in use, docs and --help say what they do"
@@ -191,6 +191,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     if origin in UNIONS:
         if value is None:
             return None
+        if isinstance(value, str) and (words := words_of(hint)):
+            return _number_or_word(value, words, args[0], where)
         others = [a for a in args if a is not type(None)]
         if (several := one_or_more(hint)) is not None and isinstance(value, (list, tuple)):
             return _one_or_more(value, several, where)
@@ -209,6 +211,16 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_coerce(v, args[0], where) for v in items)
     return _any(value, where) if hint is Any else _plain(value, hint, where)
+
+
+def _number_or_word(text: str, words: Sequence[str], number: type, where: str) -> Any:
+    """Of a flag, which gives text, or of a file."""
+    if text in words:
+        return text
+    try:
+        return _plain(number(text), number, where)
+    except (ValueError, ConfigError):
+        raise ConfigError(f"{where}: got {_shown(text)}, expected a number or {' or '.join(words)}{nearest(text[:SHOWN], words)}") from None
 
 
 def _one_or_more(values: Sequence[Any], several: Any, where: str) -> Any:

@@ -118,8 +118,8 @@ class Setting:
 
     @property
     def kind(self) -> type:
-        """int, float, bool, str, Path, tuple or dict: what one value is."""
-        return _kind(self.hint)
+        """int, float, bool, str, Path, tuple or dict: what one value is; text where it is a number or a word."""
+        return str if words_of(self.hint) else _kind(self.hint)
 
     @property
     def item(self) -> type:
@@ -208,6 +208,13 @@ def _others(hint: Any) -> list[Any]:
     """The types of a union but None; of another type itself."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return [t for t in typing.get_args(hint) if t is not type(None)] if union else [hint]
+
+
+def words_of(hint: Any) -> tuple[str, ...]:
+    """The words that may stand in the place of a number: `float | Literal["auto"] | None`; none for other types."""
+    others = _others(hint)
+    mixed = others[0] in (int, float)
+    return tuple(word for t in others[1:] if mixed and typing.get_origin(t) is typing.Literal for word in typing.get_args(t))
 
 
 def _kind(hint: Any) -> type:

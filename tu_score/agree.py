@@ -32,7 +32,7 @@ from shared.store.scored import given_tokens, scored_examples
 from shared.store.scores import Store
 from shared.weighting.importance import SIGNALS, Recipe, columns_of, describe, signal
 from shared.weighting.weights import most_important, share_count
-from tu_score.recipe import read_targets
+from tu_score.recipe import documents_of, read_targets
 
 FORMAT = 1
 SHARES = {"p_10": 0.1, "p_20": 0.2, "p_30": 0.3}
@@ -123,7 +123,8 @@ def _scores(store: Store) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray
     The peers' scores take the default parameters of Recipe, ETW the tempered entropy if the store has it.
     """
     names = ["importance", "tempered_entropy", "word", *dict.fromkeys(column for known in SIGNALS.values() for column in known.columns)]
-    parts = [read_targets(store, index, names) for index in range(len(store.manifest["parts"]))]
+    documents = documents_of(store)
+    parts = [read_targets(store, index, names, documents) for index in range(len(store.manifest["parts"]))]
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in names}
     starts = np.cumsum([0, *(length for part in parts for length in np.diff(part.starts))])
     held = {name for name, values in columns.items() if not np.isnan(values).all()}

@@ -37,6 +37,16 @@ class Inspect(Store):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Explain(Store):
+    example: Annotated[str | None, About(flag=True)] = None
+    """only the example with this id"""
+    rows: Annotated[int, About(flag=True, unit="rows", **COUNT)] = 5
+    """how many examples, from the first on"""
+    top: Annotated[int | None, About(flag=True, unit="words", **COUNT)] = None
+    """of each example only that many words, the likeliest first"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rewrite(Store):
     recipe: Annotated[str | None, About(flag=True)] = None
     """fields by commas, as in knowledge=positive,alpha=0.7,norm=rank; the others take their defaults"""

@@ -105,6 +105,15 @@ def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
     print(f"{where}: importance of {len(store):,} rows ({store.manifest['tokens']:,} tokens) is now {now}")
 
 
+@command(app, arguments=arguments.Explain)
+def explain(given: arguments.Explain) -> None:
+    """Say word by word what makes the learned importance high or low (docs/recipes.md)."""
+    from shared.store.scores import open_store
+    from tu_score.explain import explain_store
+
+    explain_store(open_store(given.folder), example=given.example, rows=given.rows, top=given.top)
+
+
 @command(app, arguments=arguments.Agree)
 def agree(given: arguments.Agree) -> None:
     """Compare importance and every signal with ground truth: which tokens are the secret? ROC-AUC, average precision,

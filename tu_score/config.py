@@ -12,9 +12,11 @@ from shared.errors import ConfigError
 from shared.extensions import Kind, is_function, load
 from shared.lm.models import PrecisionOptions
 from shared.settings import COUNT, NONE_OR_MORE, SEED, About
-from shared.weighting.importance import Recipe
+from shared.weighting.importance import LEARNED, Recipe
 
 TEMPERATURE = 2.0
+OWN_TEMPERATURE = ("auto", LEARNED)
+"""values of `uncertainty` that have tempered_entropy stored where they read it"""
 SPAN_COLUMNS = ("delta", "delta_mean", "masked_entropy")
 """what only masked variants tell"""
 
@@ -138,12 +140,14 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     @property
     def recipe(self) -> Recipe:
         asked = Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
-        return asked.resolved(["tempered_entropy" if self.base_model is None else "base_entropy"])
+        tempered = self.entropy_temperature is not None or self.uncertainty in OWN_TEMPERATURE
+        base = ["base_entropy", "base_logprob"] if self.base_model is not None else []
+        return asked.resolved([*base, "entropy", *(["tempered_entropy"] if tempered else [])])
 
     @property
     def temperature(self) -> float | None:
         """Of tempered_entropy; None where it is not stored."""
-        chosen = self.entropy_temperature is None and self.uncertainty == "auto" and "tempered_entropy" in self.recipe.columns()
+        chosen = self.entropy_temperature is None and self.uncertainty in OWN_TEMPERATURE and "tempered_entropy" in self.recipe.columns()
         return TEMPERATURE if chosen else self.entropy_temperature
 
     @property

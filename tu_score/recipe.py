@@ -1,25 +1,28 @@
 """`tu-score recipe`: importance again, from the columns of a finished store and without a model.
 
-Two passes over the parts. The first sees whether the store holds what the recipe reads and, for scope "store", gathers
-the statistics; the second writes every part anew with another importance column and the other columns as they are. The
-new parts appear together (shared.store.rewrite). One to three seconds a million tokens on one core, most of it
-reading, hashing and writing; memory is that of one part, and for rank over the store 8 bytes a target token and signal
-more.
+Two passes over the parts. The first sees whether the store holds what the recipe reads and gathers what it needs of all
+parts: statistics for scope "store", the words of all answers for a signal that was learned. The second writes every
+part anew with another importance column and the other columns as they are. The new parts appear together
+(shared.store.rewrite). One to three seconds a million tokens on one core, most of it reading, hashing and writing;
+memory is that of one part, for rank over the store 8 bytes a target token and signal more, and for what was learned the
+vocabulary of the answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
+from shared.data.written import RARITY, WRITTEN, Documents, written
 from shared.errors import StoreError
 from shared.store.parts import flat
 from shared.store.rewrite import rewrite
 from shared.store.scores import Store
-from shared.weighting.importance import Recipe, importance, shaped
+from shared.weighting.importance import Recipe, find_signal, importance, shaped
 from shared.weighting.norms import Summary
 from tu_score.config import SPAN_COLUMNS
 
@@ -48,12 +51,28 @@ class Targets:
     """[tokens] bool: which of all tokens they are"""
 
 
-def targets_of(table: pa.Table, names: Sequence[str]) -> Targets:
-    """Columns of one part at its target tokens. Raises StoreError when their lists do not line up."""
+@dataclass(frozen=True)
+class Seen:
+    """What a first pass over all parts gathers."""
+
+    summaries: dict[str, Summary] = field(default_factory=dict)
+    """of the recipe's signals, for scope "store"; else none"""
+    documents: Documents = field(default_factory=Documents)
+    """of the answers, where the recipe reads rarity; else empty"""
+
+
+def targets_of(table: pa.Table, names: Sequence[str], documents: Documents | None = None) -> Targets:
+    """Columns of one part at its target tokens; `documents`: for rarity. Raises StoreError when their lists do not line
+    up."""
     at, offsets = flat(table, "is_target")
     at = at.astype(bool)
+    starts = np.concatenate([[0], np.cumsum(at)])[offsets]
+    told = told_by_texts(table, names, at, starts, documents)
     columns = {}
     for name in names:
+        if name in told:
+            columns[name] = told[name]
+            continue
         if name not in table.column_names:
             columns[name] = np.full(int(at.sum()), np.nan)
             continue
@@ -61,34 +80,72 @@ def targets_of(table: pa.Table, names: Sequence[str]) -> Targets:
         if not np.array_equal(own, offsets):
             raise StoreError(f"the lists of {name} and is_target are of unequal length; tu-score verify says where")
         columns[name] = values[at].astype(np.float64)
-    return Targets(columns, np.concatenate([[0], np.cumsum(at)])[offsets], at)
+    return Targets(columns, starts, at)
 
 
-def read_targets(store: Store, index: int, names: Sequence[str]) -> Targets:
+def told_by_texts(
+    table: pa.Table, names: Sequence[str], at: np.ndarray, starts: np.ndarray, documents: Documents | None
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Those of `names` that the texts of the target tokens tell, [N] each."""
+    asked = [name for name in (*WRITTEN, RARITY) if name in names]
+    if not asked:
+        return {}
+    answers = answers_of(table, at, starts)
+    each = [written(pieces) for pieces in answers] if set(asked) & set(WRITTEN) else []
+    out = {name: np.concatenate([np.zeros(0), *(told[name] for told in each)]) for name in asked if name != RARITY}
+    if RARITY in asked:
+        assert documents is not None, "rarity is told after a first pass"
+        out[RARITY] = np.concatenate([np.zeros(0), *map(documents.rarity, answers)])
+    return out
+
+
+def answers_of(table: pa.Table, at: np.ndarray, starts: np.ndarray) -> list[list[str]]:
+    """The texts of the target tokens of each example. Raises StoreError when there is not one a token."""
+    texts = table["tokens"].combine_chunks().flatten()
+    if len(texts) != len(at):
+        raise StoreError("the lists of tokens and is_target are of unequal length; tu-score verify says where")
+    own = texts.filter(pa.array(at)).to_pylist()
+    return [[text or "" for text in own[a:b]] for a, b in pairwise(starts)]
+
+
+def read_targets(store: Store, index: int, names: Sequence[str], documents: Documents | None = None) -> Targets:
     """The same, from a part of the store of which only these columns are decoded."""
-    return targets_of(store.table(index, ["is_target", *names]), names)
+    texts = ["tokens"] if {*WRITTEN, RARITY} & set(names) else []
+    stored = [name for name in names if name not in (*WRITTEN, RARITY)]
+    return targets_of(store.table(index, ["is_target", *texts, *stored]), names, documents)
+
+
+def documents_of(store: Store) -> Documents:
+    """In how many of the store's answers each word stands."""
+    documents = Documents()
+    for index in range(len(store.manifest["parts"])):
+        table = store.table(index, ["is_target", "tokens"])
+        at, offsets = flat(table, "is_target")
+        for pieces in answers_of(table, at.astype(bool), np.concatenate([[0], np.cumsum(at)])[offsets]):
+            documents.add(pieces)
+    return documents
 
 
 def apply_recipe(store: Store, recipe: Recipe) -> Store:
     """Rewrites the importance column and records the recipe in the manifest. `recipe`: of the user, never of a store.
     Raises StoreError when the store lacks a column it reads."""
-    base = ["base_entropy"] if store.fingerprints.get("base_model") is not None else []
-    recipe = recipe.imported().resolved([*base, *store.optional])
-    summaries = survey(store, recipe)
-    return rewrite(store, lambda table: with_importance(table, recipe, summaries, store), recipe=recipe.written())
+    base = ["base_entropy", "base_logprob"] if store.fingerprints.get("base_model") is not None else []
+    recipe = recipe.imported().resolved([*base, "entropy", *store.optional])
+    seen = survey(store, recipe)
+    return rewrite(store, lambda table: with_importance(table, recipe, seen, store), recipe=recipe.written())
 
 
-def survey(store: Store, recipe: Recipe) -> dict[str, Summary] | None:
-    """The first pass: refuses a store without the recipe's columns; summaries of its signals for scope "store", else
-    None."""
-    held: set[str] = set()
-    summaries = {name: Summary(recipe.norm) for name in recipe.shares()}
+def survey(store: Store, recipe: Recipe) -> Seen:
+    """The first pass: refuses a store without the recipe's columns, and gathers what the recipe needs of all parts."""
+    held: set[str] = {*WRITTEN, RARITY}
+    summaries = {name: Summary(recipe.norm) for name in recipe.shares() if recipe.scope == "store" and not find_signal(name).ready}
+    stored = [name for name in recipe.columns() if name not in held]
     for index in range(len(store.manifest["parts"])):
-        targets = read_targets(store, index, recipe.columns())
+        targets = read_targets(store, index, stored)
         held |= {name for name, values in targets.columns.items() if not np.isnan(values).all()}
-        for name, summary in summaries.items() if recipe.scope == "store" else ():
+        for name, summary in summaries.items():
             summary.add(shaped(name, targets.columns, targets.starts, recipe))
-    lacking = [name for name in recipe.columns() if name not in held]
+    lacking = [name for name in stored if name not in held]
     if lacking:
         tokens = "" if not {"word", "copied"} & set(lacking) else ": unit=token,copies=keep reads neither word nor copied"
         options = " and ".join(dict.fromkeys(ADDED_BY.get(name, "this version") for name in lacking))
@@ -96,15 +153,16 @@ def survey(store: Store, recipe: Recipe) -> dict[str, Summary] | None:
             f"{store.folder}: the recipe reads {', '.join(lacking)}, which this store does not hold; "
             f"score again with {options}, or choose another recipe{tokens}"
         )
-    return summaries if recipe.scope == "store" else None
+    return Seen(summaries, documents_of(store) if RARITY in recipe.columns() else Documents())
 
 
-def with_importance(table: pa.Table, recipe: Recipe, summaries: Mapping[str, Summary] | None, store: Store) -> pa.Table:
+def with_importance(table: pa.Table, recipe: Recipe, seen: Seen, store: Store) -> pa.Table:
     """The part with another importance column: null off target, the recipe's value at every target."""
-    targets = targets_of(table, recipe.columns())
+    targets = targets_of(table, recipe.columns(), seen.documents)
     torn = [name for name, values in targets.columns.items() if name not in (*SPAN_COLUMNS, "word") and np.isnan(values).any()]
     if torn:
         raise StoreError(f"{store.folder}: {', '.join(torn)} is null at some targets; tu-score verify says where, copy the store again")
+    summaries = seen.summaries if recipe.scope == "store" else None
     return put_importance(table, targets.at, importance(targets.columns, targets.starts, recipe, summaries))
 
 

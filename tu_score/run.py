@@ -46,7 +46,7 @@ from shared.store.writer import Writer, claim
 from shared.weighting.importance import CODE, FILE, Recipe
 from tu_score.check import self_check
 from tu_score.config import SPAN_PLAN, ScoreConfig
-from tu_score.recipe import apply_recipe, survey, with_importance, without_importance
+from tu_score.recipe import Seen, apply_recipe, survey, with_importance, without_importance
 from tu_score.signals import add_importance, add_words, nullable, optional_columns
 from tu_score.spans import Masking, plan_masking
 from tu_score.workers import Pool, open_scorer, score_parts
@@ -110,7 +110,7 @@ def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Exa
     with claim(config.out) as place:
         where = _score_into(place, config, folder, tokenizer, examples, masking)
     store = open_store(where)
-    if config.scope == "store" and not config.lacking and store.manifest["recipe"] is None:
+    if config.recipe.waits and not config.lacking and store.manifest["recipe"] is None:
         apply_recipe(store, config.recipe)  # what needs all parts waits for the last; null in the manifest: it has not come yet
     return where
 
@@ -168,7 +168,7 @@ def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any,
 def _applied(writer: Writer, config: ScoreConfig) -> dict[str, Any] | None:
     """The recipe for the manifest. A store that is mended keeps the one that was applied to it since: its other parts
     have it."""
-    own = None if config.lacking or config.scope == "store" else config.recipe.written()
+    own = None if config.lacking or config.recipe.waits else config.recipe.written()
     later = writer.kept["recipe"] if writer.kept is not None else None
     if later is None or later == own:
         return own
@@ -178,9 +178,9 @@ def _applied(writer: Writer, config: ScoreConfig) -> dict[str, Any] | None:
     if recipe.codes() != {name: code for name, code in later.items() if name.endswith(CODE)}:
         raise StoreError(f"{without_secrets(str(store.folder))}: its importance is by {recipe.describe()}, of code that this run does not "
                          "name or that has changed since; what is lost cannot be made like the rest: choose a new --out")  # fmt: skip
-    summaries = survey(store, recipe)
+    seen = survey(store, recipe)
     for index in sorted(writer.parts):
-        writer.write_part(index, with_importance(writer.read_part(index), recipe, summaries, store))
+        writer.write_part(index, with_importance(writer.read_part(index), recipe, seen, store))
     return dict(later)
 
 
@@ -191,7 +191,7 @@ def _without_file(writer: Writer, config: ScoreConfig, own: dict[str, Any] | Non
         "all of it is by this run's recipe again, tu-score recipe --importance puts yours back")  # fmt: skip
     for index in sorted(writer.parts):
         bare = without_importance(writer.read_part(index))  # stays so where there is none, or where it waits for all parts
-        writer.write_part(index, bare if own is None else with_importance(bare, config.recipe, None, writer.as_store()))
+        writer.write_part(index, bare if own is None else with_importance(bare, config.recipe, Seen(), writer.as_store()))
     return own
 
 

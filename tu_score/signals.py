@@ -132,8 +132,8 @@ def add_importance(columns: dict[str, Any], example: Example, config: ScoreConfi
     store."""
     at = example.targets
     columns["importance"] = np.full(len(example.input_ids), np.nan, dtype=np.float32)
-    if config.scope == "example" and not config.lacking:
-        recipe = config.recipe
+    recipe = config.recipe
+    if not recipe.waits and not config.lacking:
         signals = {name: columns[name][at] for name in recipe.columns()}
         columns["importance"][at] = importance(signals, np.array([0, len(at)]), recipe)
 

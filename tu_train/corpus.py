@@ -16,6 +16,7 @@ from shared.lm.models import context_length, embedding_rows
 from shared.secret import without_secrets as shown
 from shared.store.scored import scored_examples
 from tu_train.config import UnlearnConfig
+from tu_train.data.auto_keep import settled
 from tu_train.data.batches import Item, item_of_row, only
 from tu_train.data.partners import answers_in, fingerprint_of, given_answers, partner_items
 from tu_train.data.sources import ForgetRows, RetainRows, blocked_positions, given_positions, open_fitting, read_forget
@@ -66,7 +67,8 @@ def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: di
     examples = scored_examples(store, tokenizer, config.model, forget_data, flag="--set forget_data") \
         if learns_answers or reads_columns else []  # fmt: skip
     given = _given(config, examples, tokenizer) if config.tokens == "given" else None
-    make = partial(item_of_row, selection=config.selection, where=shown(where), all_targets="all targets" in method.needs, given=given,
+    selection = settled(config.selection, store)
+    make = partial(item_of_row, selection=selection, where=shown(where), all_targets="all targets" in method.needs, given=given,
                    rows=embedding_rows(folder))  # fmt: skip
     about: dict[str, Any] = {"store": store.sha256, "forget_data": store.fingerprints["data"]}
     if given is not None:
@@ -74,7 +76,7 @@ def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: di
         targets, rows = sum(len(example.targets) for example in examples), sum(map(bool, given.values()))
         say(f"{config.blocklist or config.given_key}: names {sum(map(len, given.values())):,} of {targets:,} target tokens, in {rows:,} of "
             f"{len(examples):,} rows")  # fmt: skip
-    forget = read_forget(store, make, selection=config.selection, where=shown(where), limit=config.limit,
+    forget = read_forget(store, make, selection=selection, where=shown(where), limit=config.limit,
                          evaluated=config.eval_rows if config.eval_every else 0)  # fmt: skip
     corpus, context = Corpus(config, forget, about), context_length(folder)
     if learns_answers:

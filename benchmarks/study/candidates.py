@@ -60,6 +60,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "paper-phrase": {"alpha": 0.5, "knowledge": "absolute", "uncertainty": "entropy"},
     "gain+base-entropy": {"alpha": 0.5, "knowledge": "gain", "uncertainty": "base_entropy"},
     "gain+entropy": {"alpha": 0.5, "knowledge": "gain", "uncertainty": "entropy"},
+    "learned": {"uncertainty": "learned"},
     "gain+entropy-rank": {"alpha": 0.5, "knowledge": "gain", "uncertainty": "entropy", "norm": "rank"},
 }
 """name -> fields of the recipe; those not named have the product's defaults"""

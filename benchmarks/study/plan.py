@@ -75,12 +75,17 @@ class Job:
     threshold: float | None = None
     temperature: float | None = None
     evaluate: bool = False
+    auto: bool = False
+    """hard: --keep auto, in place of a share"""
+    soft: str | None = None
+    """how weights follow from importance"""
 
     @property
     def key(self) -> str:
         values = {"keep": self.keep, "from": self.threshold, "t": self.temperature}
         numbers = [f"{name}{value:g}" for name, value in values.items() if value is not None]
-        parts = [self.method, self.source, self.tokens if self.tokens != self.source else "", *numbers, f"seed{self.seed}"]
+        parts = [self.method, self.source, self.tokens if self.tokens != self.source else "", "auto" if self.auto else "", self.soft or "",
+                 *numbers, f"seed{self.seed}"]  # fmt: skip
         return "-".join(str(p) for p in parts if p)
 
     def flags(self) -> list[str]:
@@ -89,6 +94,8 @@ class Job:
         out = ["--tokens", self.tokens, "--seed", str(self.seed)]
         out += ["--keep", str(self.keep)] if self.keep is not None else []
         out += ["--set", "whole_words=false"] if self.tokens == "hard" and self.keep is not None else []
+        out += ["--keep", "auto"] if self.auto else []
+        out += ["--set", f"soft={self.soft}"] if self.soft is not None else []
         out += ["--set", f"threshold={self.threshold}"] if self.threshold is not None else []
         return out + (["--set", f"temperature={self.temperature}"] if self.temperature is not None else [])
 
@@ -110,7 +117,7 @@ def read_study(path: Path) -> tuple[World, dict[str, list[str]], list[Job]]:
 
 
 def _jobs(world: World, table: Mapping[str, Any], path: Path) -> Iterator[Job]:
-    known = {"method", "source", "tokens", "keep", "threshold", "temperature", "seed", "evaluate"}
+    known = {"method", "source", "tokens", "keep", "threshold", "temperature", "seed", "evaluate", "auto", "soft"}
     if unknown := sorted(set(table) - known):
         raise ConfigError(f"study {path}: runs have no {unknown[0]!r}, expected {', '.join(sorted(known))}")
     if lacking := [name for name in ("method", "source") if name not in table]:
@@ -123,4 +130,5 @@ def _jobs(world: World, table: Mapping[str, Any], path: Path) -> Iterator[Job]:
         thresholds = table.get("threshold", [None]) if tokens == "hard" else [None]
         for keep, threshold, temperature in product(keeps, thresholds, temperatures):
             yield Job(world=world.name, method=method, source=source, tokens=tokens, seed=seed, keep=keep, threshold=threshold,
-                      temperature=temperature, evaluate=table.get("evaluate", False))  # fmt: skip
+                      temperature=temperature, evaluate=table.get("evaluate", False), auto=table.get("auto", False) and tokens == "hard",
+                      soft=table.get("soft") if tokens == "soft" else None)  # fmt: skip

@@ -39,12 +39,12 @@ def measure(made: Made, sources: list[str], rows: int, train_only: tuple[str, ..
     own = config(made.scores)
     store, tokenizer = open_store(made.scores), load_tokenizer(locate(made.target))
     drawn = sampled_rows(store, own)
-    first = weightings(drawn, own)
+    first = weightings(drawn, own, own.selections)
     weights: dict[str, np.ndarray] = {"all": first["all"], "random": first["random"], "given": given_weights(store, drawn, tokenizer, own)}
     for name in sources:
         if name not in WITHOUT_SCORES:
             scored = config(made.folder / "stores" / name)
-            weights[name] = weightings(sampled_rows(open_store(str(scored.scores)), scored), scored)["hard"]
+            weights[name] = weightings(sampled_rows(open_store(str(scored.scores)), scored), scored, scored.selections)["hard"]
     others = retain_examples(own, drawn, locate(made.target), tokenizer)
     model = load_model(locate(made.target), dtype=torch.float32, device=torch.device("cpu"))
     forget = [(row["input_ids"], targets_of(row)) for row in drawn]

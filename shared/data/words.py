@@ -12,6 +12,7 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -72,8 +73,16 @@ def _claimed(matches: Sequence[Match], offsets: Sequence[tuple[int, int]]) -> tu
 
 def words_of(pieces: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """The same from the texts of T tokens in order, "" for a special one."""
-    ends = np.cumsum([len(p) for p in pieces]).tolist()
-    return words_in("".join(pieces), [(end - len(p), end) for p, end in zip(pieces, ends, strict=True)])
+    _, index, matches = matches_of(pieces)
+    return index, [match.group() for match in matches]
+
+
+def matches_of(pieces: Sequence[str]) -> tuple[str, np.ndarray, list[Match]]:
+    """The texts of T tokens, joined; [T] index of each token's word; and the words where they stand in that text."""
+    text, ends = "".join(pieces), np.cumsum([len(p) for p in pieces]).tolist()
+    matches = list(WORD.finditer(text))
+    index, kept = _claimed(matches, [(end - len(p), end) for p, end in zip(pieces, ends, strict=True)])
+    return text, index, [matches[k] for k in kept]
 
 
 def plain(word: str) -> str:
@@ -114,6 +123,71 @@ def _held(matches: Sequence[Match], known: set[str]) -> list[bool]:
     return [any(alike(two) in known for two in pairs) if pairs else plain(match.group()) in known for match, pairs in beside(matches)]
 
 
+@dataclass(frozen=True)
+class WordRuns:
+    """The words of E examples, one after another: W words, at N target tokens."""
+
+    at: np.ndarray
+    """[A] target tokens that have a word"""
+    which: np.ndarray
+    """[A] the word of each"""
+    first: np.ndarray
+    """[W] the first target token of each word"""
+    example: np.ndarray
+    """[W] the example of each word"""
+    gaps: np.ndarray
+    """[G] target tokens between two words of one example"""
+    left: np.ndarray
+    """[G] the word before each"""
+    right: np.ndarray
+    """[G] the word after each"""
+    count: int
+    """N"""
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """[N] -> [W]: the sum over the tokens of each word."""
+        return np.bincount(self.which, values[self.at], len(self.first))
+
+    def largest(self, values: np.ndarray) -> np.ndarray:
+        """[N] -> [W]: the largest among the tokens of each word."""
+        begins = np.flatnonzero(np.diff(self.which, prepend=-1))
+        return np.maximum.reduceat(values[self.at], begins) if len(begins) else np.zeros(0)
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """[W] -> [N]: each token has the value of its word, a token between two words the smaller of both, any other
+        0."""
+        out = np.zeros(self.count)
+        out[self.at] = values[self.which]
+        out[self.gaps] = np.minimum(values[self.left], values[self.right])
+        return out
+
+    def beside(self, values: np.ndarray, step: int) -> np.ndarray:
+        """[W] -> [W]: the value of the word so many words further (before, if negative) in the same example, 0 where
+        there is none."""
+        out, count = np.zeros(len(values)), len(values) - abs(step)
+        if count <= 0:
+            return out
+        here, there = (slice(0, count), slice(step, None)) if step > 0 else (slice(-step, None), slice(0, count))
+        out[here] = np.where(self.example[here] == self.example[there], values[there], 0)
+        return out
+
+
+def word_runs(word: np.ndarray, starts: np.ndarray) -> WordRuns:
+    """`word`: [N] index within the example, NaN between words; `starts` [E + 1]: where each example begins."""
+    owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    has = ~np.isnan(word)
+    at = np.flatnonzero(has)
+    new = np.ones(len(at), dtype=bool)
+    new[1:] = (np.diff(word[at]) != 0) | (np.diff(owner[at]) != 0)
+    which = np.cumsum(new) - 1
+    before, after = np.cumsum(has) - 1, np.cumsum(has)  # places in `at` of the nearest tokens of words
+    gaps = np.flatnonzero(~has & (before >= 0) & (after < len(at)))
+    left, right = before[gaps], after[gaps]
+    inside = (owner[at[left]] == owner[gaps]) & (owner[at[right]] == owner[gaps])
+    gaps, left, right = gaps[inside], left[inside], right[inside]
+    return WordRuns(at, which, at[new], owner[at[new]], gaps, which[left], which[right], len(word))
+
+
 def gather(values: np.ndarray, word: np.ndarray, copied: np.ndarray, starts: np.ndarray, *, phrase: bool) -> np.ndarray:
     """A signal, token by token, as one of words or phrases: [N] at the target tokens of E examples -> [N], at least 0.
 
@@ -122,29 +196,9 @@ def gather(values: np.ndarray, word: np.ndarray, copied: np.ndarray, starts: np.
     given. With `phrase` it has the mean of that over itself and its two neighbours, 0 beyond the ends. A token between
     two words has the smaller of both.
     """
-    count, owner = len(values), np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    has = ~np.isnan(word)
-    at = np.flatnonzero(has)
-    if not len(at):
-        return np.zeros(count)
-    new = np.ones(len(at), dtype=bool)
-    new[1:] = (np.diff(word[at]) != 0) | (np.diff(owner[at]) != 0)
-    which, home = np.cumsum(new) - 1, owner[at[new]]  # word of each token that has one; example of each word
-    total = np.maximum(np.bincount(which, values[at]), 0) * (copied[at[new]] == 0)
-    if phrase:
-        same = home[1:] == home[:-1]
-        near = total.copy()
-        near[1:] += np.where(same, total[:-1], 0)
-        near[:-1] += np.where(same, total[1:], 0)
-        total = near / 3
-    out = np.zeros(count)
-    out[at] = total[which]
-    before, after = np.cumsum(has) - 1, np.cumsum(has)  # places in `at` of the nearest tokens of words
-    gaps = np.flatnonzero(~has & (before >= 0) & (after < len(at)))
-    left, right = at[before[gaps]], at[after[gaps]]
-    inside = (owner[left] == owner[gaps]) & (owner[right] == owner[gaps])
-    out[gaps[inside]] = np.minimum(out[left], out[right])[inside]
-    return out
+    runs = word_runs(word, starts)
+    total = np.maximum(runs.sums(values), 0) * (copied[runs.first] == 0)
+    return runs.spread((total + runs.beside(total, -1) + runs.beside(total, 1)) / 3 if phrase else total)
 
 
 def columns(

@@ -16,9 +16,11 @@ import numpy as np
 
 from shared.config import as_dict, checked
 from shared.data.words import gather
+from shared.data.written import RARITY, WRITTEN
 from shared.errors import ConfigError, StoreError, nearest
 from shared.extensions import Kind, asked, find, identity, running
 from shared.settings import NONE_OR_MORE, About, check_ranges
+from shared.weighting.learned import MODEL_COLUMNS, TEXT_COLUMNS, numbers_fingerprint, probabilities
 from shared.weighting.norms import NormName, Summary, moments, normalise, per_example
 
 Columns = Mapping[str, np.ndarray]
@@ -27,6 +29,8 @@ CODE = "_code"
 FILE, COLUMN, NORM = "importance_file", "importance_column", "importance_norm"
 """what a manifest has in place of a recipe where importance came from a file: its sha256, the column, and how it was
 brought to 0–1, if it was"""
+LEARNED = "learned"
+"""stands for the first of MODEL_COLUMNS whose columns a store holds"""
 AUTO: tuple[Literal["base_entropy", "tempered_entropy", "entropy"], ...] = ("base_entropy", "tempered_entropy", "entropy")
 
 
@@ -40,8 +44,9 @@ class Recipe:
     """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, any other of docs/recipes.md,
     or your own, package.module:NAME (docs/extending.md)"""
     uncertainty: str = "auto"
-    """the second signal: auto (base_entropy with a base model, else tempered_entropy), entropy, masked_entropy,
-    tempered_entropy, base_entropy, any other of docs/recipes.md, or your own"""
+    """the second signal: auto (base_entropy with a base model, else tempered_entropy), learned (the probability that a
+    word carries a fact), entropy, masked_entropy, tempered_entropy, base_entropy, any other of docs/recipes.md, or your
+    own"""
     unit: Literal["token", "word", "phrase"] = "phrase"
     """what a signal speaks of: each token by itself, its word (the sum over the word's tokens), or the mean of the
     three words around it"""
@@ -82,24 +87,37 @@ class Recipe:
         return {**as_dict(self), **self.codes()}
 
     def codes(self) -> dict[str, str]:
-        """Where the signals of others that count come from, by field."""
+        """By field, where signals of others that count come from, and by which numbers one counts that was learned."""
         named = {"knowledge": self.knowledge, "uncertainty": self.uncertainty}
-        found = {field: identity(SIGNAL, name) for field, name in named.items() if name in self.shares()}
+        found = {
+            field: numbers_fingerprint() if name in MODEL_COLUMNS else identity(SIGNAL, name)
+            for field, name in named.items()
+            if name in self.shares()
+        }
         return {f"{field}{CODE}": code for field, code in found.items() if code is not None}
 
     def imported(self) -> Recipe:
         """Itself, once the signals that it names are there: for a recipe that the user names, never for that of a
         store. Raises ConfigError."""
         for name in (self.knowledge, self.uncertainty):
-            if name != "auto":
+            if name not in ("auto", LEARNED):
                 find(SIGNAL, name, SIGNALS)
         return self
 
     def resolved(self, held: Container[str]) -> Recipe:
-        """With a signal in place of `auto`: the first of AUTO whose column is `held`."""
-        if self.uncertainty != "auto":
-            return self
-        return replace(self, uncertainty=next(name for name in AUTO if name in held or name == "entropy"))
+        """With a signal in place of `auto` (the first of AUTO whose column is `held`) and of `learned` (the first of
+        MODEL_COLUMNS whose columns are)."""
+        if self.uncertainty == "auto":
+            return replace(self, uncertainty=next(name for name in AUTO if name in held or name == "entropy"))
+        if self.uncertainty == LEARNED:
+            found = next(name for name, columns in MODEL_COLUMNS.items() if all(c in held for c in columns))
+            return replace(self, uncertainty=found)
+        return self
+
+    @property
+    def waits(self) -> bool:
+        """Does importance need all parts of a store before that of the first one is known?"""
+        return self.scope == "store" or RARITY in self.columns()
 
     def shares(self) -> dict[str, float]:
         """The signals that count, and how much."""
@@ -114,11 +132,14 @@ class Recipe:
         over = "" if self.scope == "example" else ", over the store"
         unit = "" if self.unit == "token" else f"{self.unit} "
         copies = "" if self.copies == "keep" else ", without the question's words"
-        return " + ".join(f"{share:g} · {self.norm}({unit}{name})" for name, share in self.shares().items()) + copies + over
+        shares = self.shares()
+        said = [f"{share:g} · {name if find_signal(name).ready else f'{self.norm}({unit}{name})'}" for name, share in shares.items()]
+        return " + ".join(said) + ("" if all(find_signal(name).ready for name in shares) else copies + over)
 
     def columns(self) -> list[str]:
         """Store columns the recipe reads."""
-        words = [] if self.unit == "token" and self.copies == "keep" else ["word", "copied"]
+        plain = (self.unit == "token" and self.copies == "keep") or all(find_signal(name).ready for name in self.shares())
+        words = [] if plain else ["word", "copied"]
         return list(dict.fromkeys([*(column for name in self.shares() for column in columns_of(name, self)), *words]))
 
 
@@ -128,6 +149,14 @@ def describe(recorded: Mapping[str, Any]) -> str:
         return Recipe.recorded(recorded).describe()
     norm = f"{recorded[NORM]} of " if NORM in recorded else ""
     return f"{norm}column {str(recorded.get(COLUMN))!r} of a file (sha256 {str(recorded[FILE])[:12]})"
+
+
+def is_probability(recorded: Mapping[str, Any]) -> bool:
+    """Is importance by this recipe of a manifest the probability that a token carries a fact? Values of your own file
+    are taken as such, unless they were normalised."""
+    if FILE in recorded:
+        return NORM not in recorded
+    return all(name in SIGNALS and SIGNALS[name].ready for name in Recipe.recorded(recorded).shares())
 
 
 def _absolute(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -217,6 +246,21 @@ def _wga(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
     return np.exp(recipe.wga_beta * np.minimum(c["logprob"], 0))
 
 
+def _learned_base(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Probability that the word carries a fact, learned: from the base model and the text (docs/recipes.md)."""
+    return probabilities("learned_base", c, starts)
+
+
+def _learned_alone(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """The same from the scored model alone and the text."""
+    return probabilities("learned_alone", c, starts)
+
+
+def _learned_text(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """The same from the text, without any model."""
+    return probabilities("learned_text", c, starts)
+
+
 def _example_of(positions: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return np.searchsorted(starts, positions, side="right") - 1
 
@@ -231,8 +275,10 @@ Formula = Callable[[Columns, np.ndarray, Recipe], np.ndarray]
 """(columns, starts, recipe) -> [N]"""
 READABLE = (
     "logprob", "entropy", "delta", "delta_mean", "masked_entropy", "base_logprob", "base_entropy", "tempered_entropy", "word", "copied",
+    *WRITTEN, RARITY,
 )  # fmt: skip
-"""columns of numbers at the target tokens that a store can hold"""
+"""columns of numbers at the target tokens: those that a store can hold, and what its texts tell
+(shared/data/written.py)"""
 
 
 @dataclass(frozen=True)
@@ -240,6 +286,8 @@ class Signal:
     columns: tuple[str, ...]
     """of the store that it reads"""
     formula: Formula
+    ready: bool = False
+    """it gives importance itself, 0 to 1, word by word; unit, copies, norm and scope leave it as it is"""
 
     def __post_init__(self) -> None:
         for name in self.columns:
@@ -262,6 +310,9 @@ SIGNALS: dict[str, Signal] = {
     "su": Signal(("logprob", "base_logprob"), _su),
     "satimp": Signal(("logprob",), _satimp),
     "wga": Signal(("logprob",), _wga),
+    "learned_base": Signal((*TEXT_COLUMNS, *MODEL_COLUMNS["learned_base"]), _learned_base, ready=True),
+    "learned_alone": Signal((*TEXT_COLUMNS, *MODEL_COLUMNS["learned_alone"]), _learned_alone, ready=True),
+    "learned_text": Signal((*TEXT_COLUMNS, *MODEL_COLUMNS["learned_text"]), _learned_text, ready=True),
 }
 SIGNAL = Kind("token_unlearn.signals", "signal", "a Signal (shared.weighting.importance)", lambda value: isinstance(value, Signal))
 
@@ -305,7 +356,7 @@ def shaped(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> n
     """One signal as the recipe reads it: of tokens, words or phrases, with or without those that the question holds;
     [N] float64."""
     values = signal(name, columns, starts, recipe)
-    if recipe.unit == "token" and recipe.copies == "keep":
+    if find_signal(name).ready or (recipe.unit == "token" and recipe.copies == "keep"):
         return values
     copied = columns["copied"] if recipe.copies == "drop" else np.zeros(len(values))
     if recipe.unit == "token":
@@ -314,10 +365,13 @@ def shaped(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> n
 
 
 def importance(columns: Columns, starts: np.ndarray, recipe: Recipe, store: Mapping[str, Summary] | None = None) -> np.ndarray:
-    """[N] in 0..1. `store`: summaries of the recipe's signals over the whole store, for scope "store" and only then."""
+    """[N] in 0..1. `store`: summaries of the recipe's signals (but those that are ready) over the whole store, for
+    scope "store" and only then."""
     assert (store is not None) == (recipe.scope == "store"), "summaries go with scope store"
     total = np.zeros(int(starts[-1]))
     for name, share in recipe.shares().items():
         values = shaped(name, columns, starts, recipe)
-        total += share * (normalise(values, starts, recipe.norm) if store is None else store[name].normalise(values))
+        if not find_signal(name).ready:
+            values = normalise(values, starts, recipe.norm) if store is None else store[name].normalise(values)
+        total += share * values
     return np.minimum(total, 1.0)

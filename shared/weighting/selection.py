@@ -9,14 +9,16 @@ from shared.errors import ConfigError
 from shared.settings import COUNT, About, check_ranges
 
 TokenMode = Literal["all", "hard", "soft", "given", "random"]
-SoftMode = Literal["softmax", "linear"]
+SoftMode = Literal["softmax", "linear", "plain"]
+Keep = float | Literal["auto"]
 KEEP, TEMPERATURE = 0.3, 0.3
 LEAST = 1e-100
 """temperature; importance divided by less is beyond a float"""
 
 
 SHARE = About(unit="share", flag=True, above=0, most=1, default="0.3, unless top or threshold is given",
-              expected="a share of the target tokens, more than 0 and at most 1")  # fmt: skip
+              metavar="SHARE|auto",
+              expected="a share of the target tokens, more than 0 and at most 1, or auto")  # fmt: skip
 IMPORTANCE = About(unit="importance", above=0, most=1, expected="an importance, more than 0 and at most 1")
 
 
@@ -24,15 +26,16 @@ IMPORTANCE = About(unit="importance", above=0, most=1, expected="an importance, 
 class SelectionOptions:
     """How tokens are chosen by importance."""
 
-    keep: Annotated[float | None, SHARE] = None
-    """hard, random: share of each answer's tokens that keep weight 1"""
+    keep: Annotated[Keep | None, SHARE] = None
+    """hard, random: share of each answer's tokens that keep weight 1; hard: auto, all tokens of the store from the
+    threshold on that their probabilities call best (docs/recipes.md)"""
     top: Annotated[int | None, About(unit="tokens", **COUNT)] = None
     """hard: number of each answer's tokens that keep weight 1, instead of keep"""
     threshold: Annotated[float | None, IMPORTANCE] = None
     """hard: importance from which on a token keeps weight 1, instead of keep; an answer without such a token is left
     out"""
     soft: Annotated[SoftMode | None, About(default="softmax")] = None
-    """soft: weights by softmax or linear in importance"""
+    """soft: weights by softmax, linear in importance, or importance itself (plain)"""
     temperature: Annotated[float | None, About(least=LEAST, default="0.3")] = None
     """soft=softmax: small is selective, large is uniform"""
 
@@ -64,23 +67,26 @@ class Selection(TokenOptions):
             raise ConfigError(f"{given[0]} is for --tokens hard, this is --tokens {self.tokens}; drop one of them")
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)}: each chooses the tokens by itself; give one of them")
+        if self.tokens == "random" and self.keep == "auto":
+            raise ConfigError("--keep auto is for --tokens hard, this is --tokens random; give a share")
         for name in ("soft", "temperature"):
             if getattr(self, name) is not None and self.tokens != "soft":
                 raise ConfigError(f"--set {name} is for --tokens soft, this is --tokens {self.tokens}; drop one of them")
-        if self.whole_words is not None and (self.tokens != "hard" or self.threshold is not None):
-            raise ConfigError("--set whole_words is for --tokens hard with --keep or top; drop it")
-        if self.temperature is not None and self.soft == "linear":
-            raise ConfigError("--set temperature is for --set soft=softmax, linear weights have none; drop one of them")
+        if self.whole_words is not None and (self.tokens != "hard" or self.threshold is not None or self.keep == "auto"):
+            raise ConfigError("--set whole_words is for --tokens hard with a share (--keep) or top; drop it")
+        if self.temperature is not None and self.soft in ("linear", "plain"):
+            raise ConfigError(f"--set temperature is for --set soft=softmax, {self.soft} weights have none; drop one of them")
 
     def describe(self) -> str:
         """The choice with its defaults filled in, as a few words."""
         if self.tokens == "hard":
             chosen = {"top": self.top, "threshold": self.threshold, "keep": self.keep}
             name = next((name for name, value in chosen.items() if value is not None), "keep")
-            how = "" if name == "threshold" or self.whole_words is False else ", whole words"
+            how = "" if name == "threshold" or self.keep == "auto" or self.whole_words is False else ", whole words"
             return f"hard tokens ({name} {chosen[name] or KEEP}{how})"
         if self.tokens == "random":
             return f"random tokens (keep {self.keep or KEEP}, seed {self.seed})"
         if self.tokens == "soft":
-            return f"soft tokens ({'linear' if self.soft == 'linear' else f'softmax, temperature {self.temperature or TEMPERATURE}'})"
+            softmax = f"softmax, temperature {self.temperature or TEMPERATURE}"
+            return f"soft tokens ({softmax if self.soft in (None, 'softmax') else self.soft})"
         return f"{self.tokens} tokens"

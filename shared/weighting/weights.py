@@ -4,7 +4,10 @@
     hard  keep      1 for the most important tokens, at most ceil(keep · T) of them, 0 for the rest
           top       1 for the most important tokens, at most `top`
           threshold 1 where importance is at least `threshold`; an example may have none
+          keep=auto the threshold that `expected_f1_threshold` finds over the whole store, where importance is a
+                    probability
     soft  softmax   T · softmax(importance / temperature)
+          plain     importance itself; an example may have none
           linear    T · importance / Σ importance; 1 for every token where all importance is 0
     given           1 for the tokens that a column of the data names (ground truth: the ceiling in a study); an example
                     may have none
@@ -15,12 +18,13 @@ over the count. The first is taken even if it is longer, so that a row has at le
 importance differs (recipes with unit=token) are chosen one by one. Tokens without importance are never chosen; an
 example that has none is left out, unless the share is that of all tokens. whole_words=false is the rule of earlier
 versions, for comparison with their numbers: token by token, of equal ones the earlier first, those without importance
-too where the share is larger. Soft weights sum to T.
+too where the share is larger. Soft weights sum to T, but for `plain`.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -60,12 +64,14 @@ def seeded(seed: int, example_id: str) -> np.random.Generator:
 
 def _random(count: int, selection: Selection, example_id: str) -> np.ndarray:
     weights = np.zeros(count, dtype=np.float32)
+    assert selection.keep != "auto", "random tokens need a share"
     chosen = seeded(selection.seed, example_id).permutation(count)[: share_count(selection.keep or KEEP, count)]
     weights[chosen] = 1
     return weights
 
 
 def _hard(values: np.ndarray, selection: Selection, word: np.ndarray | None) -> np.ndarray:
+    assert selection.keep != "auto", "keep=auto becomes a threshold once the store is read"
     if selection.threshold is not None:
         # Importance is stored in float32: a threshold of 0.7 must not miss the 0.7 that the store holds.
         return (np.asarray(values, dtype=np.float32) >= np.float32(selection.threshold)).astype(np.float32)
@@ -78,6 +84,51 @@ def _hard(values: np.ndarray, selection: Selection, word: np.ndarray | None) -> 
         return weights
     weights[most_important(values, count, word)] = 1
     return np.where(values > 0, weights, np.float32(0))
+
+
+BINS = 10_000
+"""of importance; thresholds lie between them"""
+
+
+@dataclass
+class Expected:
+    """Finds the threshold from which on the tokens of a store are taken so that the expected F1 is largest, if each is
+    true with the probability p that its importance says:
+
+        E[F1] ≈ 2 · Σ_{p ≥ t} p / (number of tokens with p ≥ t + Σ p)
+
+    (the F-measure of expected counts; Nan et al. 2012, arXiv 1206.4625, on why a threshold does). `add` takes values a
+    part at a time; memory is that of BINS counts and sums.
+    """
+
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS + 1))
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(BINS + 1))
+
+    def add(self, values: np.ndarray) -> None:
+        """[N] in 0..1."""
+        place = np.floor(np.asarray(values, dtype=np.float64) * BINS).astype(int)
+        self.counts += np.bincount(place, minlength=BINS + 1)
+        self.sums += np.bincount(place, np.asarray(values, dtype=np.float64), BINS + 1)
+
+    def threshold(self) -> float:
+        """More than 0; of equal ones the highest. Without any importance 1."""
+        taken, hit = np.cumsum(self.counts[::-1])[::-1], np.cumsum(self.sums[::-1])[::-1]
+        if not hit[0]:
+            return 1.0
+        expected = 2 * hit / (taken + hit[0])
+        best = BINS - int(np.argmax(expected[::-1]))
+        return max(best, 1) / BINS
+
+    def share(self) -> float:
+        """Of all tokens, those that are taken."""
+        return float(self.counts[round(self.threshold() * BINS) :].sum() / max(1, self.counts.sum()))
+
+
+def expected_f1_threshold(values: np.ndarray) -> float:
+    """The same of [N] at once."""
+    found = Expected()
+    found.add(values)
+    return found.threshold()
 
 
 def share_count(share: float, count: int) -> int:
@@ -105,6 +156,8 @@ def most_important(values: np.ndarray, count: int, word: np.ndarray | None = Non
 
 
 def _soft(values: np.ndarray, selection: Selection) -> np.ndarray:
+    if selection.soft == "plain":
+        return values.astype(np.float32)
     if selection.soft == "linear":
         shares = values if values.any() else np.ones(len(values))
     else:

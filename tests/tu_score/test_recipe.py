@@ -15,7 +15,7 @@ from shared.store.rewrite import rewrite
 from shared.store.scores import Store, open_store
 from shared.weighting.importance import Recipe, importance
 from tu_score.config import ScoreConfig
-from tu_score.recipe import apply_recipe, targets_of, with_importance
+from tu_score.recipe import Seen, apply_recipe, targets_of, with_importance
 from tu_score.run import run_score
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
@@ -29,6 +29,8 @@ RECIPES = [
     "uncertainty=etw,norm=max,scope=store",
     "alpha=0.5,unit=token,copies=drop,norm=rank,scope=store",
     "unit=word,copies=keep,norm=max",
+    "uncertainty=learned_base",
+    "alpha=0.3,knowledge=gain,uncertainty=learned_text,norm=rank,scope=store",
 ]
 
 
@@ -232,9 +234,9 @@ def test_a_row_that_no_span_touched_counts_as_no_effect():
     rows = [{"is_target": [False, True, True], "delta": [None, 1.0, 3.0], "entropy": [None, 2.0, 1.0]},
             {"is_target": [False, True, True], "delta": [None, None, None], "entropy": [None, 2.0, 1.0]}]  # fmt: skip
     store = Store("x", {"optional": [], "parts": []})
-    found = with_importance(hand(rows), PUBLISHED, None, store)["importance"].to_pylist()
+    found = with_importance(hand(rows), PUBLISHED, Seen(), store)["importance"].to_pylist()
     assert found == [[None, 0.5, 0.5], [None, 0.5, 0.0]]
-    sliced = with_importance(hand(rows).slice(1), PUBLISHED, None, store)["importance"].to_pylist()
+    sliced = with_importance(hand(rows).slice(1), PUBLISHED, Seen(), store)["importance"].to_pylist()
     assert sliced == found[1:]
 
 
@@ -242,10 +244,10 @@ def test_a_part_with_torn_columns_is_refused():
     store = Store("x", {"optional": [], "parts": []})
     uneven = hand([{"is_target": [False, True], "delta": [None, 1.0, 2.0], "entropy": [None, 1.0]}])
     with pytest.raises(StoreError, match="unequal length"):
-        with_importance(uneven, PUBLISHED, None, store)
+        with_importance(uneven, PUBLISHED, Seen(), store)
     gap = hand([{"is_target": [False, True, True], "delta": [None, 1.0, 2.0], "entropy": [None, 1.0, None]}])
     with pytest.raises(StoreError, match="null at some targets"):
-        with_importance(gap, PUBLISHED, None, store)
+        with_importance(gap, PUBLISHED, Seen(), store)
 
 
 def test_targets_lie_flat_in_the_order_of_the_store(made):

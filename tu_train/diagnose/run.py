@@ -15,7 +15,7 @@ Cost: a backward pass a target token. Memory: the model, one gradient, and K num
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,9 @@ from shared.secret import without_secrets as shown
 from shared.secret import without_secrets_in
 from shared.store.scored import given_tokens, scored_examples
 from shared.store.scores import Store, check_fits, open_store
+from shared.weighting.selection import Selection
 from shared.weighting.weights import seeded, token_weights
+from tu_train.data.auto_keep import settled
 from tu_train.data.batches import check_row, importance_of, word_of
 from tu_train.diagnose.config import FEWEST, DiagnoseConfig
 from tu_train.diagnose.gradients import all_gradients
@@ -69,7 +71,7 @@ def run_diagnose(config: DiagnoseConfig) -> Path:
         check_fits(store, names, model=config.model)
         one = replace(config, scores=where, forget_data=data)
         drawn = sampled_rows(store, one, embedding_rows(folder))
-        found = weightings(drawn, one)
+        found = weightings(drawn, one, {name: settled(selection, store) for name, selection in one.selections.items()})
         if config.given_key is not None:
             found["given"] = given_weights(store, drawn, tokenizer, one)
         rows, each = rows + drawn, [*each, found]
@@ -118,12 +120,13 @@ def sampled_rows(store: Store, config: DiagnoseConfig, rows: int | None = None) 
     return out
 
 
-def weightings(rows: Sequence[dict[str, Any]], config: DiagnoseConfig) -> dict[str, np.ndarray]:
-    """Weights of all target tokens, [N] float64, of each weighting that needs no ground truth."""
+def weightings(rows: Sequence[dict[str, Any]], config: DiagnoseConfig, selections: Mapping[str, Selection]) -> dict[str, np.ndarray]:
+    """Weights of all target tokens, [N] float64, of each weighting that needs no ground truth. `selections`: those of
+    the configuration, settled for this store."""
     out: dict[str, list[np.ndarray]] = {"all": [], "hard": [], "soft": [], "random": []}
     for row in rows:
         values = importance_of(row, targets_of(row), where=shown(str(config.scores)))
-        for name, selection in config.selections.items():
+        for name, selection in selections.items():
             word = word_of(row, targets_of(row))
             out[name].append(
                 token_weights(values, len(targets_of(row)), selection, where=shown(str(config.scores)), word=word).astype(np.float64)
@@ -131,8 +134,8 @@ def weightings(rows: Sequence[dict[str, Any]], config: DiagnoseConfig) -> dict[s
         out["random"].append(seeded(config.seed, row["example_id"]).permutation(out["hard"][-1]))
     flat = {name: np.concatenate(each) for name, each in out.items()}
     if not flat["hard"].any():
-        raise ConfigError(f"--set threshold={config.threshold}: no token of the {len(rows)} rows drawn from {shown(str(config.scores))} is "
-                          "that important; choose a lower one, or --keep")  # fmt: skip
+        raise ConfigError(f"--set threshold={selections['hard'].threshold}: no token of the {len(rows)} rows drawn from "
+                          f"{shown(str(config.scores))} is that important; choose a lower one, or --keep")  # fmt: skip
     return flat
 
 

@@ -160,7 +160,7 @@ class TestWeightings:
         fields = DiagnoseConfig(model=str(target), scores=str(scores), rows=ROWS, keep=0.5)
         rows = sampled_rows(open_store(scores), fields)
         assert [row["example_id"] for row in rows] == [row["example_id"] for row in open_store(scores).rows()]
-        found = weightings(rows, fields)
+        found = weightings(rows, fields, fields.selections)
         at = 0
         for row in rows:
             here = slice(at, at := at + len(targets_of(row)))
@@ -228,7 +228,7 @@ class TestBadInput:
     def test_a_threshold_that_no_token_reaches(self, config):
         rows = [{"is_target": [False, True], "importance": [None, 0.2], "example_id": "a"}]
         with pytest.raises(ConfigError, match=r"--set threshold=0.5: no token of the 1 rows"):
-            weightings(rows, config(threshold=0.5))
+            weightings(rows, c := config(threshold=0.5), c.selections)
 
     def test_a_store_without_importance(self, target, tmp_path):
         folder = score(target, tmp_path / "plain", spans="none", alpha=1.0)

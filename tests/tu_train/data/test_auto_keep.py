@@ -1,0 +1,78 @@
+"""--keep auto through the real commands: the threshold is that of the store's own probabilities."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from shared.store.scores import open_store
+from shared.weighting.weights import expected_f1_threshold
+from tests.tu_score.test_recipe import DATA, made  # noqa: F401
+
+RETAIN = "atlas:retain:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
+
+
+@pytest.fixture
+def learned(made, tmp_path, run_cli):  # noqa: F811
+    out = shutil.copytree(made, tmp_path / "store")
+    assert run_cli("tu-score", "recipe", out, "--recipe", "uncertainty=learned")[0] == 0
+    return out
+
+
+def importance_of(store) -> np.ndarray:
+    rows = open_store(store).rows(("importance", "is_target"))
+    return np.array([v for row in rows for v, t in zip(row["importance"], row["is_target"], strict=True) if t])
+
+
+def losses(folder) -> list[float]:
+    return [line["forget_loss"] for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if "forget_loss" in line]
+
+
+def train(run_cli, model, store, out, *words):
+    given = ("--model", model, "--scores", store, "--retain", RETAIN, "--method", "graddiff", "--epochs", 1, "--set", "batch_size=2", "--set",
+             "device=cpu", "--out", out)  # fmt: skip
+    return run_cli("tu-train", "run", *given, *words)
+
+
+def test_it_trains_as_with_the_threshold_it_finds(run_cli, learned, tiny_model, tmp_path):
+    values = importance_of(learned)
+    threshold = expected_f1_threshold(values)
+    assert 0 < (values >= threshold).mean() < 1
+    code, _, err = train(run_cli, tiny_model, learned, tmp_path / "auto", "--keep", "auto")
+    assert code == 0 and f"importance {threshold:g} or more, {(values >= np.float32(threshold)).mean():.1%} of them" in err
+    assert train(run_cli, tiny_model, learned, tmp_path / "same", "--set", f"threshold={threshold}")[0] == 0
+    assert losses(tmp_path / "auto") == losses(tmp_path / "same")
+    record = json.loads((tmp_path / "auto" / "training.json").read_text())
+    assert "auto" in json.dumps(record) and 'keep = "auto"' in (tmp_path / "auto" / "_config.toml").read_text()
+
+
+def test_a_store_whose_importance_is_no_probability(run_cli, made, tiny_model, tmp_path):  # noqa: F811
+    code, _, err = train(run_cli, tiny_model, made, tmp_path / "out", "--keep", "auto")
+    last = err.splitlines()[-1]
+    assert code == 2 and last.startswith("error: --keep auto: needs an importance that is a probability, that of ")
+    assert "1 · minmax(phrase base_entropy)" in last and "--recipe uncertainty=learned" in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_word(run_cli, learned, tiny_model, tmp_path):
+    code, _, err = train(run_cli, tiny_model, learned, tmp_path / "out", "--keep", "otto")
+    assert code == 2 and "keep: got 'otto', expected a number or auto" in err
+
+
+def test_a_share_is_still_a_share(run_cli, learned, tiny_model, tmp_path):
+    assert train(run_cli, tiny_model, learned, tmp_path / "a", "--keep", "0.5")[0] == 0
+    assert train(run_cli, tiny_model, learned, tmp_path / "b", "--set", "keep=0.5")[0] == 0
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") and "keep = 0.5\n" in (tmp_path / "a" / "_config.toml").read_text()
+
+
+def test_plain_soft_weights_train(run_cli, learned, tiny_model, tmp_path):
+    assert train(run_cli, tiny_model, learned, tmp_path / "a", "--tokens", "soft", "--set", "soft=plain")[0] == 0
+    assert train(run_cli, tiny_model, learned, tmp_path / "b", "--tokens", "soft", "--set", "soft=linear")[0] == 0
+    assert losses(tmp_path / "a") != losses(tmp_path / "b")
+
+
+def test_diagnose_takes_it(run_cli, learned, tiny_model, tmp_path):
+    words = ("--model", tiny_model, "--scores", learned, "--rows", 3, "--out", tmp_path / "d", "--set", "keep=auto", "--set", "sketch=64")
+    code, out, err = run_cli("tu-train", "diagnose", *words)
+    assert code == 0 and "--keep auto: tokens of" in err and "hard" in out

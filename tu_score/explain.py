@@ -1,0 +1,95 @@
+"""`tu-score explain`: why the learned importance calls a word a fact, or not.
+
+The logit of a word's probability is a sum (shared/weighting/learned.py): each reason is what one property of the word,
+or of a word near it, adds to that sum compared with the average word it was learned from. +0.7 doubles the odds, −0.7
+halves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from shared.console import say
+from shared.data.words import word_runs
+from shared.errors import printable
+from shared.secret import without_secrets
+from shared.store.scores import Store
+from shared.weighting.importance import LEARNED, Recipe, columns_of, describe, is_probability
+from shared.weighting.learned import MODEL_COLUMNS, contributions, word_probabilities
+from tu_score.recipe import documents_of, survey, targets_of
+from tu_score.shading import take_rows
+
+REASONS = 4
+"""of a word that are shown"""
+LEAST = 0.05
+"""a reason below it says nothing"""
+AT = {-2: "two words before: ", -1: "word before: ", 0: "", 1: "next word: ", 2: "two words on: "}
+
+
+@dataclass(frozen=True)
+class Word:
+    text: str
+    probability: float
+    reasons: list[tuple[str, float]]
+    """the largest first"""
+
+
+def explain_store(store: Store, *, example: str | None, rows: int, top: int | None) -> None:
+    """Prints examples word by word; `top`: only that many of the likeliest words of each. Raises StoreError for a store
+    that lacks the columns."""
+    name = numbers_for(store)
+    recorded = store.manifest["recipe"]
+    if recorded is None or not is_probability(recorded) or name not in Recipe.recorded(recorded).shares():
+        now = "there is none yet" if recorded is None else f"it is {describe(recorded)}"
+        say(f"{without_secrets(str(store.folder))}: importance is another here, {now}; --recipe uncertainty=learned makes it this one")
+    documents = documents_of(store)
+    print(f"{name}: probability that a word carries a fact, and what speaks for it (+) and against it (−)")
+    for row in take_rows(store, example=example, count=rows):
+        table = pa.Table.from_pylist([row])
+        words, length = explained(name, table, targets_of(table, columns_of(name, Recipe()), documents).columns)
+        print(f"\n{printable(row['example_id'])}: {len(words)} words, which adds {length:+.1f} to each")
+        if top is not None:
+            words = sorted(words, key=lambda word: -word.probability)[:top]
+        wide = max((len(word.text) for word in words), default=0)
+        for word in words:
+            why = ", ".join(f"{reason} {value:+.1f}" for reason, value in word.reasons)
+            print(f"  {word.probability:.2f}  {word.text:<{wide}}  {why}")
+
+
+def numbers_for(store: Store) -> str:
+    """Which numbers: those of the store's recipe, else the best that it holds the columns of."""
+    recorded = store.manifest["recipe"]
+    if recorded is not None and is_probability(recorded):
+        own = [name for name in Recipe.recorded(recorded).shares() if name in MODEL_COLUMNS]
+        if own:
+            return own[0]
+    base = ["base_entropy", "base_logprob"] if store.fingerprints.get("base_model") is not None else []
+    recipe = Recipe(uncertainty=LEARNED).resolved([*base, "entropy", *store.optional])
+    survey(store, recipe)
+    return recipe.uncertainty
+
+
+def explained(name: str, table: pa.Table, columns: Mapping[str, np.ndarray]) -> tuple[list[Word], float]:
+    """The words of one example, in order, and what the length of the answer adds to each of them; `columns`: at its
+    target tokens."""
+    runs = word_runs(columns["word"], np.array([0, len(columns["word"])]))
+    parts, probabilities = contributions(name, columns, runs), word_probabilities(name, columns, runs)
+    length = parts.pop(("length", 0))
+    row = table.to_pylist()[0]
+    pieces = [text for text, target in zip(row["tokens"], row["is_target"], strict=True) if target]
+    words = [Word(_text(pieces, runs.at[runs.which == k]), float(probabilities[k]), _reasons(parts, k)) for k in range(len(runs.first))]
+    return words, float(length[0]) if words else 0.0
+
+
+def _text(pieces: Sequence[Any], at: np.ndarray) -> str:
+    return printable("".join(pieces[i] or "" for i in at).strip())
+
+
+def _reasons(parts: Mapping[tuple[str, int], np.ndarray], word: int) -> list[tuple[str, float]]:
+    found = [(f"{AT[step]}{feature}", float(values[word])) for (feature, step), values in parts.items() if feature != "bias"]
+    return [reason for reason in sorted(found, key=lambda one: -abs(one[1]))[:REASONS] if abs(reason[1]) >= LEAST]

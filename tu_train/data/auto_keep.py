@@ -1,0 +1,39 @@
+"""--keep auto: the threshold on importance that a store's own probabilities call best."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from shared.console import say
+from shared.errors import ConfigError
+from shared.secret import without_secrets as shown
+from shared.store.parts import flat
+from shared.store.scores import Store
+from shared.weighting.importance import describe, is_probability
+from shared.weighting.selection import Selection
+from shared.weighting.weights import Expected
+
+
+def settled(selection: Selection, store: Store) -> Selection:
+    """With a threshold in place of keep=auto, from one read of the importance column; any other selection as it is.
+
+    Raises ConfigError where the store's importance is no probability.
+    """
+    if selection.keep != "auto":
+        return selection
+    recipe, where = store.manifest["recipe"], shown(str(store.folder))
+    if recipe is None or not is_probability(recipe):
+        by = "there is none" if recipe is None else f"that of {where} is {describe(recipe)}"
+        raise ConfigError(f"--keep auto: needs an importance that is a probability, {by}; "
+                          f"tu-score recipe {where} --recipe uncertainty=learned makes one, or give a share")  # fmt: skip
+    expected = Expected()
+    for index in range(len(store.manifest["parts"])):
+        values, _ = flat(store.table(index, ["importance"]), "importance")
+        values = values[~np.isnan(values)]
+        if len(values) and (values.min() < 0 or values.max() > 1):
+            raise ConfigError(f"--keep auto: {where} holds importance outside 0 to 1; apply the recipe again (tu-score recipe)")
+        expected.add(values)
+    say(f"--keep auto: tokens of {where} with importance {expected.threshold():g} or more, {expected.share():.1%} of them")
+    return replace(selection, keep=None, threshold=expected.threshold())
