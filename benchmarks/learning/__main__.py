@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.learning.regression import as_text, figures, learn
-from benchmarks.learning.worlds import HELD_OUT, LEARNED, Scored, read, score, write_rows
+from benchmarks.learning.worlds import HELD_OUT, LEARNED, TIMES, Scored, read, score, write_rows
 from shared.weighting.learned import NUMBERS, numbers
 
 BASE = "smollm2"
@@ -60,7 +60,7 @@ def main() -> None:
         return
     plain = stores(given.work, BASE, [*LEARNED, *HELD_OUT])
     owned = learned_by_a_target(given.work)
-    teaching, alone = [plain[name] for name in LEARNED], [owned[name] for name in SOME if name in LEARNED]
+    teaching, alone = ([worlds[name] for name in worlds if name in LEARNED for _ in range(TIMES.get(name, 1))] for worlds in (plain, owned))
     sets = {"learned_base": teaching, "learned_alone": alone, "learned_text": teaching}
     text = as_text({name: learn(name, worlds) for name, worlds in sets.items()})
     if given.check:

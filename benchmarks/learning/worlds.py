@@ -33,6 +33,8 @@ LEARNED = {
     "LUME, retain": ("lume:retain:task2", 300),
 }
 """world -> data, and how many rows of it are drawn"""
+TIMES = {"Spanish": 4, "Arabic": 4, "Chinese": 4}
+"""how often the words of a world count; once where nothing is said"""
 HELD_OUT = {
     "other prose": (f"atlas:full:{PROSE},people=20,seed=102", 150),
     "other plain": ("atlas:full:people=24,facts_per_person=5,seed=102", 80),

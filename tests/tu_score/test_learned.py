@@ -56,9 +56,9 @@ def sentencepiece_model(make_tiny, tmp_path_factory):
 def test_importance_is_the_formula_over_what_the_store_holds(world, tokenizer, tiny_model, sentencepiece_model, tmp_path):
     model = tiny_model if tokenizer == "byte level" else sentencepiece_model
     out = make(tmp_path / "store", model, model, data=WORLDS[world], uncertainty="learned", spans="none")
-    store = open_store(out)
-    assert store.manifest["recipe"]["uncertainty"] == "learned_base" and len(store.manifest["parts"]) > 1
-    rows = list(store.rows())
+    found = open_store(out)
+    assert found.manifest["recipe"]["uncertainty"] == "learned_base" and len(found.manifest["parts"]) > 1
+    rows = list(found.rows())
     columns, starts = told(rows)
     found = [row["importance"][i] for row in rows for i, t in enumerate(row["is_target"]) if t]
     assert found == pytest.approx(one_by_one("learned_base", columns, starts), abs=1e-6)
@@ -77,9 +77,8 @@ def test_learned_takes_the_best_that_the_store_holds(run_cli, store, bare, tmp_p
 
 
 def test_a_run_without_a_base_model_stores_what_it_reads(tiny_model, tmp_path):
-    out = run_score(
-        ScoreConfig(model=str(tiny_model), data=WORLDS["plain"], out=str(tmp_path / "s"), uncertainty="learned", engine="torch", device="cpu")
-    )
+    fields = {"data": WORLDS["plain"], "uncertainty": "learned", "engine": "torch", "device": "cpu"}
+    out = run_score(ScoreConfig(model=str(tiny_model), out=str(tmp_path / "s"), **fields))
     assert open_store(out).manifest["recipe"]["uncertainty"] == "learned_alone" and "tempered_entropy" in open_store(out).optional
 
 

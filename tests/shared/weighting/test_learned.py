@@ -2,6 +2,7 @@
 every one."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,16 @@ from shared.data.words import word_runs
 from shared.data.written import RARITY, WRITTEN
 from shared.errors import ConfigError
 from shared.weighting.importance import SIGNALS, Recipe, importance, is_probability
-from shared.weighting.learned import LONGEST, MODEL_COLUMNS, NEIGHBOURS, TEXT_COLUMNS, contributions, numbers, probabilities, word_probabilities
+from shared.weighting.learned import (
+    LONGEST,
+    MODEL_COLUMNS,
+    NEIGHBOURS,
+    TEXT_COLUMNS,
+    contributions,
+    numbers,
+    probabilities,
+    word_probabilities,
+)
 from shared.weighting.weights import BINS, Expected, Selection, expected_f1_threshold, token_weights
 
 NAMES = tuple(MODEL_COLUMNS)
@@ -45,7 +55,7 @@ def drawn(seed: int, lengths: list[int]) -> tuple[dict[str, np.ndarray], np.ndar
 def one_by_one(name: str, columns: dict[str, np.ndarray], starts: np.ndarray) -> list[float]:
     """The formula, word by word."""
     model, out = numbers(name), []
-    for a, b in zip(starts[:-1], starts[1:], strict=True):
+    for a, b in pairwise(starts):
         groups: list[list[int]] = []
         for i in range(a, b):
             w = columns["word"][i]
@@ -117,7 +127,7 @@ def test_the_file_has_numbers_for_what_is_told_and_nothing_else(name):
 def test_an_answer_does_not_depend_on_its_neighbours():
     columns, starts = drawn(6, [11, 17, 8])
     whole = probabilities("learned_base", columns, starts)
-    for a, b in zip(starts[:-1], starts[1:], strict=True):
+    for a, b in pairwise(starts):
         alone = probabilities("learned_base", {k: v[a:b] for k, v in columns.items()}, np.array([0, b - a]))
         assert alone.tolist() == whole[a:b].tolist()
 

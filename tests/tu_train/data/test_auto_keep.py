@@ -30,8 +30,8 @@ def losses(folder) -> list[float]:
 
 
 def train(run_cli, model, store, out, *words):
-    given = ("--model", model, "--scores", store, "--retain", RETAIN, "--method", "graddiff", "--epochs", 1, "--set", "batch_size=2", "--set",
-             "device=cpu", "--out", out)  # fmt: skip
+    given = ("--model", model, "--scores", store, "--retain", RETAIN, "--method", "graddiff", "--epochs", 1, "--out", out)
+    given += ("--set", "batch_size=2", "--set", "device=cpu")
     return run_cli("tu-train", "run", *given, *words)
 
 
