@@ -73,11 +73,13 @@ def main() -> None:
 
 
 def show(title: str, name: str, worlds: dict[str, Scored]) -> None:
-    print(f"\n| {title} | answers | ROC-AUC | true share | auto share | F1 of auto | largest distance in a tenth |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"\n| {title} | answers | ROC-AUC | not learned | true share | auto share | F1 of auto | largest distance in a tenth |")
+    print("|---|---|---|---|---|---|---|---|")
     for world, scored in worlds.items():
         f = figures(name, scored)
-        print(f"| {world} | {f['answers']:.0f} | {f['auc']:.3f} | {f['true']:.2f} | {f['auto']:.2f} | {f['f1']:.2f} | {f['off']:.2f} |")
+        print(
+            f"| {world} | {f['answers']:.0f} | {f['auc']:.3f} | {f['without']:.3f} | {f['true']:.2f} | {f['auto']:.2f} | {f['f1']:.2f} | {f['off']:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from benchmarks.learning.worlds import Scored
+from shared.weighting.importance import Recipe, importance
 from shared.weighting.learned import NEIGHBOURS, Learned, features, probabilities
 from shared.weighting.weights import expected_f1_threshold
 from tu_score.agree import roc_auc
 
 ALONE = ("place", "length", "initial", "comma")
 """features of which only the word's own is read"""
+WITHOUT = {"learned_base": "base_entropy", "learned_alone": "tempered_entropy", "learned_text": "tempered_entropy"}
+"""the signal of the recipe that each is compared with, over phrases and without copies"""
 PENALTY = 100.0
 """of the squared weights of standardised features, beside the summed log loss"""
 
@@ -66,16 +69,23 @@ def as_text(sets: dict[str, Learned]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def auc(values: np.ndarray, true: np.ndarray, answers: Sequence[slice]) -> float:
+    """Mean over the answers."""
+    return float(np.mean([roc_auc(values[one], true[one]) for one in answers]))
+
+
 def figures(name: str, world: Scored) -> dict[str, float]:
-    """Of the numbers in the package: mean AUC of an answer, share of true tokens and of those that --keep auto takes,
-    their F1, and the largest distance in the bins of tenths that hold 30 tokens or more."""
+    """Of the numbers in the package: mean AUC of an answer, beside that of the recipe without learning; share of true
+    tokens and of those that --keep auto takes, their F1, and the largest distance in the bins of tenths that hold 30
+    tokens or more."""
     p = probabilities(name, world.columns, world.starts)
-    aucs = [roc_auc(p[a:b], world.true[a:b]) for a, b in pairwise(world.starts) if 0 < world.true[a:b].sum() < b - a]
+    other = importance(world.columns, world.starts, Recipe(uncertainty=WITHOUT[name]))
+    cut = [slice(a, b) for a, b in pairwise(world.starts) if 0 < world.true[a:b].sum() < b - a]
     taken = p >= expected_f1_threshold(p)
     hit = (taken & world.true).sum()
     bins = np.minimum((p * 10).astype(int), 9)
     off = [abs(p[bins == k].mean() - world.true[bins == k].mean()) for k in range(10) if (bins == k).sum() >= 30]
     return {
-        "answers": len(aucs), "auc": float(np.mean(aucs)), "true": float(world.true.mean()), "auto": float(taken.mean()),
+        "answers": len(cut), "auc": auc(p, world.true, cut), "without": auc(other, world.true, cut), "true": float(world.true.mean()), "auto": float(taken.mean()),
         "f1": float(2 * hit / (taken.sum() + world.true.sum())), "off": float(max(off)),
     }  # fmt: skip
