@@ -77,9 +77,8 @@ def show(title: str, name: str, worlds: dict[str, Scored]) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for world, scored in worlds.items():
         f = figures(name, scored)
-        print(
-            f"| {world} | {f['answers']:.0f} | {f['auc']:.3f} | {f['without']:.3f} | {f['true']:.2f} | {f['auto']:.2f} | {f['f1']:.2f} | {f['off']:.2f} |"
-        )
+        shares = " | ".join(f"{f[of]:.2f}" for of in ("true", "auto", "f1", "off"))
+        print(f"| {world} | {f['answers']:.0f} | {f['auc']:.3f} | {f['without']:.3f} | {shares} |")
 
 
 if __name__ == "__main__":

@@ -86,6 +86,6 @@ def figures(name: str, world: Scored) -> dict[str, float]:
     bins = np.minimum((p * 10).astype(int), 9)
     off = [abs(p[bins == k].mean() - world.true[bins == k].mean()) for k in range(10) if (bins == k).sum() >= 30]
     return {
-        "answers": len(cut), "auc": auc(p, world.true, cut), "without": auc(other, world.true, cut), "true": float(world.true.mean()), "auto": float(taken.mean()),
-        "f1": float(2 * hit / (taken.sum() + world.true.sum())), "off": float(max(off)),
+        "answers": len(cut), "auc": auc(p, world.true, cut), "without": auc(other, world.true, cut), "true": float(world.true.mean()),
+        "auto": float(taken.mean()), "f1": float(2 * hit / (taken.sum() + world.true.sum())), "off": float(max(off)),
     }  # fmt: skip
