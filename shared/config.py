@@ -218,9 +218,10 @@ def _number_or_word(text: str, words: Sequence[str], number: type, where: str) -
     if text in words:
         return text
     try:
-        return _plain(number(text), number, where)
-    except (ValueError, ConfigError):
-        raise ConfigError(f"{where}: got {_shown(text)}, expected a number or {' or '.join(words)}{nearest(text[:SHOWN], words)}") from None
+        value = number(text)
+    except ValueError:
+        raise ConfigError(f"{where}: got {_shown(text)}, expected a number or {' or '.join(words)}") from None
+    return _plain(value, number, where)
 
 
 def _one_or_more(values: Sequence[Any], several: Any, where: str) -> Any:

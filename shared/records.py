@@ -42,6 +42,8 @@ class RunRecord:
     """of the rows that were scored"""
     weights: str | None = None
     """which tokens are pushed, in words"""
+    threshold: float | None = None
+    """that --keep auto found: importance from which on tokens are pushed (of several corpora the mean)"""
     method_code: str | None = None
     """of a method that is no part of tu_train: where it comes from, and its version or hash"""
     layout: Names | None = None

@@ -25,14 +25,16 @@ import numpy as np
 
 from shared.data.examples import Example
 from shared.data.layout import LayoutOptions, as_scored
+from shared.data.written import RARITY
 from shared.errors import ConfigError, DataError, StoreError
 from shared.lm.finished import check_output
 from shared.lm.models import load_laid_out, locate
 from shared.store.scored import given_tokens, scored_examples
 from shared.store.scores import Store
 from shared.weighting.importance import SIGNALS, Recipe, columns_of, describe, signal
+from shared.weighting.learned import MODEL_COLUMNS
 from shared.weighting.weights import most_important, share_count
-from tu_score.recipe import documents_of, read_targets
+from tu_score.recipe import documents_of, read_targets, tempered_as_learned
 
 FORMAT = 1
 SHARES = {"p_10": 0.1, "p_20": 0.2, "p_30": 0.3}
@@ -122,15 +124,18 @@ def _scores(store: Store) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray
 
     The peers' scores take the default parameters of Recipe, ETW the tempered entropy if the store has it.
     """
-    names = ["importance", "tempered_entropy", "word", *dict.fromkeys(column for known in SIGNALS.values() for column in known.columns)]
-    documents = documents_of(store)
+    known = {name: found for name, found in SIGNALS.items() if name not in MODEL_COLUMNS or {"word", "copied"} <= set(store.optional)}
+    if not tempered_as_learned(store):
+        known.pop("learned_alone", None)
+    names = ["importance", "tempered_entropy", "word", *dict.fromkeys(column for found in known.values() for column in found.columns)]
+    documents = documents_of(store) if RARITY in names else None
     parts = [read_targets(store, index, names, documents) for index in range(len(store.manifest["parts"]))]
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in names}
     starts = np.cumsum([0, *(length for part in parts for length in np.diff(part.starts))])
     held = {name for name, values in columns.items() if not np.isnan(values).all()}
     recipe = Recipe(etw_entropy="tempered_entropy" if "tempered_entropy" in held else "entropy")
     out = {"importance": columns["importance"]}
-    out |= {name: signal(name, columns, starts, recipe) for name in SIGNALS if held.issuperset(columns_of(name, recipe))}
+    out |= {name: signal(name, columns, starts, recipe) for name in known if held.issuperset(columns_of(name, recipe))}
     answer = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     word = columns["word"] + answer * (np.diff(starts).max() + 1) if "word" in held else None  # no two answers share a word
     return {name: values for name, values in out.items() if not np.isnan(values).any()}, starts, word

@@ -13,6 +13,7 @@ from shared.extensions import Kind, is_function, load
 from shared.lm.models import PrecisionOptions
 from shared.settings import COUNT, NONE_OR_MORE, SEED, About
 from shared.weighting.importance import LEARNED, Recipe
+from shared.weighting.learned import TEMPERATURE as LEARNED_AT
 
 TEMPERATURE = 2.0
 OWN_TEMPERATURE = ("auto", LEARNED)
@@ -79,7 +80,7 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     """also store what each span's masking takes from each token, as column span_deltas"""
     entropy_temperature: Annotated[float | None, About(above=0, default="2 or not stored, as the recipe needs it")] = None
     """also store the entropy at this softmax temperature, as column tempered_entropy; 2 where the recipe is the default
-    one and there is no base model"""
+    one, or learned, and there is no base model"""
     topk: Annotated[int, About(unit="tokens", flag=True, **NONE_OR_MORE)] = 0
     """also store this many likeliest tokens at each target, as columns top_ids and top_logprobs"""
     seed: Annotated[int, About(flag=True, least=0, most=SEED)] = 0
@@ -118,6 +119,10 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
         reads = self.recipe.columns()
         if self.base_model is None and any(c.startswith("base_") for c in reads):
             raise ConfigError(f"the recipe reads {', '.join(reads)}; add --base-model, the model before it learned the data")
+        if "learned_alone" in self.recipe.shares() and self.temperature not in (None, LEARNED_AT):
+            raise ConfigError(
+                f"the recipe reads the entropy at temperature {LEARNED_AT:g}; leave entropy_temperature out, or take learned_text"
+            )
         if self.temperature is None and "tempered_entropy" in reads:
             raise ConfigError("the recipe reads tempered_entropy; add --set entropy_temperature=2 (or another), or choose another signal")
 
@@ -140,7 +145,8 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     @property
     def recipe(self) -> Recipe:
         asked = Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
-        tempered = self.entropy_temperature is not None or self.uncertainty in OWN_TEMPERATURE
+        own = self.uncertainty == LEARNED and self.entropy_temperature not in (None, LEARNED_AT)
+        tempered = not own and (self.entropy_temperature is not None or self.uncertainty in OWN_TEMPERATURE)
         base = ["base_entropy", "base_logprob"] if self.base_model is not None else []
         return asked.resolved([*base, "entropy", *(["tempered_entropy"] if tempered else [])])
 

@@ -19,9 +19,9 @@ from shared.data.words import word_runs
 from shared.errors import printable
 from shared.secret import without_secrets
 from shared.store.scores import Store
-from shared.weighting.importance import LEARNED, Recipe, columns_of, describe, is_probability
-from shared.weighting.learned import MODEL_COLUMNS, contributions, word_probabilities
-from tu_score.recipe import documents_of, survey, targets_of
+from shared.weighting.importance import LEARNED, Recipe, columns_of, describe, learned_of
+from shared.weighting.learned import contributions, word_probabilities
+from tu_score.recipe import documents_of, held_for_learned, survey, targets_of
 from tu_score.shading import take_rows
 
 REASONS = 4
@@ -42,10 +42,12 @@ class Word:
 def explain_store(store: Store, *, example: str | None, rows: int, top: int | None) -> None:
     """Prints examples word by word; `top`: only that many of the likeliest words of each. Raises StoreError for a store
     that lacks the columns."""
-    name = numbers_for(store)
     recorded = store.manifest["recipe"]
-    if recorded is None or not is_probability(recorded) or name not in Recipe.recorded(recorded).shares():
+    name = learned_of(recorded)
+    if name is None:
+        name = apt(store)
         now = "there is none yet" if recorded is None else f"it is {describe(recorded)}"
+        now += ", by other numbers" if recorded is not None and name in now else ""
         say(f"{without_secrets(str(store.folder))}: importance is another here, {now}; --recipe uncertainty=learned makes it this one")
     documents = documents_of(store)
     print(f"{name}: probability that a word carries a fact, and what speaks for it (+) and against it (−)")
@@ -61,15 +63,9 @@ def explain_store(store: Store, *, example: str | None, rows: int, top: int | No
             print(f"  {word.probability:.2f}  {word.text:<{wide}}  {why}")
 
 
-def numbers_for(store: Store) -> str:
-    """Which numbers: those of the store's recipe, else the best that it holds the columns of."""
-    recorded = store.manifest["recipe"]
-    if recorded is not None and is_probability(recorded):
-        own = [name for name in Recipe.recorded(recorded).shares() if name in MODEL_COLUMNS]
-        if own:
-            return own[0]
-    base = ["base_entropy", "base_logprob"] if store.fingerprints.get("base_model") is not None else []
-    recipe = Recipe(uncertainty=LEARNED).resolved([*base, "entropy", *store.optional])
+def apt(store: Store) -> str:
+    """The numbers that `learned` would take. Raises StoreError for a store that lacks what they read."""
+    recipe = Recipe(uncertainty=LEARNED).resolved(held_for_learned(store))
     survey(store, recipe)
     return recipe.uncertainty
 
@@ -82,7 +78,13 @@ def explained(name: str, table: pa.Table, columns: Mapping[str, np.ndarray]) -> 
     length = parts.pop(("length", 0))
     row = table.to_pylist()[0]
     pieces = [text for text, target in zip(row["tokens"], row["is_target"], strict=True) if target]
-    words = [Word(_text(pieces, runs.at[runs.which == k]), float(probabilities[k]), _reasons(parts, k)) for k in range(len(runs.first))]
+    there = {step: runs.beside(np.ones(len(runs.first)), step) > 0 for step in AT if step} | {0: np.ones(len(runs.first), dtype=bool)}
+    words = []
+    for k in range(len(runs.first)):
+        own = {place: float(values[k]) for place, values in parts.items() if there[place[1]][k]}
+        beyond = sum(float(values[k]) for place, values in parts.items() if not there[place[1]][k])
+        reasons = _reasons(own | ({("where the answer ends", 0): beyond} if beyond else {}))
+        words.append(Word(_text(pieces, runs.at[runs.which == k]), float(probabilities[k]), reasons))
     return words, float(length[0]) if words else 0.0
 
 
@@ -90,6 +92,6 @@ def _text(pieces: Sequence[Any], at: np.ndarray) -> str:
     return printable("".join(pieces[i] or "" for i in at).strip())
 
 
-def _reasons(parts: Mapping[tuple[str, int], np.ndarray], word: int) -> list[tuple[str, float]]:
-    found = [(f"{AT[step]}{feature}", float(values[word])) for (feature, step), values in parts.items() if feature != "bias"]
+def _reasons(parts: Mapping[tuple[str, int], float]) -> list[tuple[str, float]]:
+    found = [(f"{AT[step]}{feature}", value) for (feature, step), value in parts.items() if feature != "bias"]
     return [reason for reason in sorted(found, key=lambda one: -abs(one[1]))[:REASONS] if abs(reason[1]) >= LEAST]

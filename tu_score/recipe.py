@@ -3,9 +3,9 @@
 Two passes over the parts. The first sees whether the store holds what the recipe reads and gathers what it needs of all
 parts: statistics for scope "store", the words of all answers for a signal that was learned. The second writes every
 part anew with another importance column and the other columns as they are. The new parts appear together
-(shared.store.rewrite). One to three seconds a million tokens on one core, most of it reading, hashing and writing;
-memory is that of one part, for rank over the store 8 bytes a target token and signal more, and for what was learned the
-vocabulary of the answers.
+(shared.store.rewrite). One to three seconds a million tokens on one core, most of it reading, hashing and writing, and
+about six more for what was learned, which reads the texts. Memory is that of one part, for rank over the store 8 bytes
+a target token and signal more, and for what was learned the vocabulary of the answers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from shared.errors import StoreError
 from shared.store.parts import flat
 from shared.store.rewrite import rewrite
 from shared.store.scores import Store
-from shared.weighting.importance import Recipe, find_signal, importance, shaped
+from shared.weighting.importance import LEARNED, Recipe, importance, is_ready, shaped
+from shared.weighting.learned import TEMPERATURE
 from shared.weighting.norms import Summary
 from tu_score.config import SPAN_COLUMNS
 
@@ -90,13 +91,9 @@ def told_by_texts(
     asked = [name for name in (*WRITTEN, RARITY) if name in names]
     if not asked:
         return {}
-    answers = answers_of(table, at, starts)
-    each = [written(pieces) for pieces in answers] if set(asked) & set(WRITTEN) else []
-    out = {name: np.concatenate([np.zeros(0), *(told[name] for told in each)]) for name in asked if name != RARITY}
-    if RARITY in asked:
-        assert documents is not None, "rarity is told after a first pass"
-        out[RARITY] = np.concatenate([np.zeros(0), *map(documents.rarity, answers)])
-    return out
+    assert documents is not None or RARITY not in asked, "rarity is told after a first pass"
+    each = [written(pieces, documents) for pieces in answers_of(table, at, starts)]
+    return {name: np.concatenate([np.zeros(0), *(told[name] for told in each)]) for name in asked}
 
 
 def answers_of(table: pa.Table, at: np.ndarray, starts: np.ndarray) -> list[list[str]]:
@@ -119,18 +116,38 @@ def documents_of(store: Store) -> Documents:
     """In how many of the store's answers each word stands."""
     documents = Documents()
     for index in range(len(store.manifest["parts"])):
-        table = store.table(index, ["is_target", "tokens"])
-        at, offsets = flat(table, "is_target")
-        for pieces in answers_of(table, at.astype(bool), np.concatenate([[0], np.cumsum(at)])[offsets]):
-            documents.add(pieces)
+        add_answers(documents, store.table(index, ["is_target", "tokens"]))
     return documents
+
+
+def add_answers(documents: Documents, table: pa.Table) -> None:
+    at, offsets = flat(table, "is_target")
+    for pieces in answers_of(table, at.astype(bool), np.concatenate([[0], np.cumsum(at)])[offsets]):
+        documents.add(pieces)
+
+
+def held_for_learned(store: Store) -> list[str]:
+    """Columns of the store that `auto` and `learned` may choose by; tempered entropy only if it is that of the numbers
+    that were learned."""
+    base = ["base_entropy", "base_logprob"] if store.fingerprints.get("base_model") is not None else []
+    return [*base, "entropy", *(name for name in store.optional if name != "tempered_entropy" or tempered_as_learned(store))]
+
+
+def tempered_as_learned(store: Store) -> bool:
+    return store.manifest["options"].get("entropy_temperature") in (None, TEMPERATURE)
 
 
 def apply_recipe(store: Store, recipe: Recipe) -> Store:
     """Rewrites the importance column and records the recipe in the manifest. `recipe`: of the user, never of a store.
     Raises StoreError when the store lacks a column it reads."""
-    base = ["base_entropy", "base_logprob"] if store.fingerprints.get("base_model") is not None else []
-    recipe = recipe.imported().resolved([*base, "entropy", *store.optional])
+    recipe = recipe.imported()
+    held = held_for_learned(store)
+    recipe = recipe.resolved(held if recipe.uncertainty == LEARNED else [*held, *store.optional])
+    if "learned_alone" in recipe.shares() and not tempered_as_learned(store):
+        raise StoreError(
+            f"{store.folder}: learned_alone reads the entropy at temperature {TEMPERATURE:g}, this store holds that at "
+            f"{store.manifest['options']['entropy_temperature']:g}; score again with --set entropy_temperature=2, or take learned_text"
+        )
     seen = survey(store, recipe)
     return rewrite(store, lambda table: with_importance(table, recipe, seen, store), recipe=recipe.written())
 
@@ -138,22 +155,27 @@ def apply_recipe(store: Store, recipe: Recipe) -> Store:
 def survey(store: Store, recipe: Recipe) -> Seen:
     """The first pass: refuses a store without the recipe's columns, and gathers what the recipe needs of all parts."""
     held: set[str] = {*WRITTEN, RARITY}
-    summaries = {name: Summary(recipe.norm) for name in recipe.shares() if recipe.scope == "store" and not find_signal(name).ready}
-    stored = [name for name in recipe.columns() if name not in held]
+    summaries = {name: Summary(recipe.norm) for name in recipe.shares() if recipe.scope == "store" and not is_ready(name)}
+    stored, rarity, documents = [name for name in recipe.columns() if name not in held], RARITY in recipe.columns(), Documents()
+    held |= {"word", "copied"} & set(store.optional)  # answers without a word have null in every place
     for index in range(len(store.manifest["parts"])):
-        targets = read_targets(store, index, stored)
+        table = store.table(index, ["is_target", *(["tokens"] if rarity else []), *stored])
+        targets = targets_of(table, stored)
+        if rarity:
+            add_answers(documents, table)
         held |= {name for name, values in targets.columns.items() if not np.isnan(values).all()}
         for name, summary in summaries.items():
             summary.add(shaped(name, targets.columns, targets.starts, recipe))
     lacking = [name for name in stored if name not in held]
     if lacking:
-        tokens = "" if not {"word", "copied"} & set(lacking) else ": unit=token,copies=keep reads neither word nor copied"
+        gathered = not all(is_ready(name) for name in recipe.shares())
+        tokens = "" if not (gathered and {"word", "copied"} & set(lacking)) else ": unit=token,copies=keep reads neither word nor copied"
         options = " and ".join(dict.fromkeys(ADDED_BY.get(name, "this version") for name in lacking))
         raise StoreError(
             f"{store.folder}: the recipe reads {', '.join(lacking)}, which this store does not hold; "
             f"score again with {options}, or choose another recipe{tokens}"
         )
-    return Seen(summaries, documents_of(store) if RARITY in recipe.columns() else Documents())
+    return Seen(summaries, documents)
 
 
 def with_importance(table: pa.Table, recipe: Recipe, seen: Seen, store: Store) -> pa.Table:

@@ -37,9 +37,37 @@ LARGEST = 1_000_000
 """words that are counted at a time"""
 
 
-def written(pieces: Sequence[str]) -> dict[str, np.ndarray]:
-    """Texts of the T target tokens of one answer, in order -> each of WRITTEN, [T] float64 of 0 and 1; 0 between
-    words."""
+@dataclass
+class Documents:
+    """In how many answers each word stands.
+
+    Memory grows with the vocabulary up to LARGEST words: then those that stand in less than a hundredth of the answers
+    so far are forgotten, which is far below SMALLEST. (Of less than a hundred answers none can be.)
+    """
+
+    count: int = 0
+    held: Counter[str] = field(default_factory=Counter)
+    room: int = LARGEST
+    """words that there may be before the next are forgotten"""
+
+    def add(self, pieces: Sequence[str]) -> None:
+        """One more answer, the texts of its target tokens."""
+        self.count += 1
+        self.held.update({plain(match.group()) for match in matches_of(pieces)[2]})
+        if len(self.held) > self.room:
+            self.held = Counter({word: count for word, count in self.held.items() if count * 100 >= self.count})
+            self.room = len(self.held) + LARGEST
+
+    def rarity(self, words: Sequence[str]) -> np.ndarray:
+        """Words of an answer that was added, as `plain` has them -> [W] float64."""
+        others = np.array([self.held[word] for word in words], dtype=np.float64) - 1
+        share = (np.maximum(others, 0) + PRIOR * PRIOR_SHARE) / (self.count - 1 + PRIOR)
+        return -np.log(np.clip(share, SMALLEST, 1))
+
+
+def written(pieces: Sequence[str], documents: Documents | None = None) -> dict[str, np.ndarray]:
+    """Texts of the T target tokens of one answer, in order -> each of WRITTEN, [T] float64 of 0 and 1, 0 between words;
+    with the `documents` that the answer was added to also RARITY."""
     text, index, matches = matches_of(pieces)
     told = {name: np.zeros(len(matches) + 1) for name in WRITTEN}  # the last entry is for tokens between words
     known: set[str] = set()
@@ -54,33 +82,7 @@ def written(pieces: Sequence[str]) -> dict[str, np.ndarray]:
         told["repeated"][k] = plain(bare) in known
         known.add(plain(bare))
         end = match.end()
+    if documents is not None:
+        told[RARITY] = np.append(documents.rarity([plain(match.group()) for match in matches]), 0)
     place = np.where(index == NONE, len(matches), index)
     return {name: values[place] for name, values in told.items()}
-
-
-@dataclass
-class Documents:
-    """In how many answers each word stands.
-
-    Memory grows with the vocabulary up to LARGEST words: then those that stand in less than a hundredth of the answers
-    so far are forgotten, which is far below SMALLEST.
-    """
-
-    count: int = 0
-    held: Counter[str] = field(default_factory=Counter)
-
-    def add(self, pieces: Sequence[str]) -> None:
-        """One more answer, the texts of its target tokens."""
-        self.count += 1
-        self.held.update({plain(match.group()) for match in matches_of(pieces)[2]})
-        if len(self.held) > LARGEST:
-            self.held = Counter({word: count for word, count in self.held.items() if count * 100 >= self.count})
-
-    def rarity(self, pieces: Sequence[str]) -> np.ndarray:
-        """Texts of the T target tokens of an answer that was added -> [T] float64, 0 between words."""
-        _, index, matches = matches_of(pieces)
-        others = np.array([self.held[plain(match.group())] for match in matches] + [1], dtype=np.float64) - 1
-        share = (np.maximum(others, 0) + PRIOR * PRIOR_SHARE) / (self.count - 1 + PRIOR)
-        values = -np.log(np.clip(share, SMALLEST, 1))
-        values[-1] = 0
-        return values[np.where(index == NONE, len(matches), index)]

@@ -133,12 +133,12 @@ class Recipe:
         unit = "" if self.unit == "token" else f"{self.unit} "
         copies = "" if self.copies == "keep" else ", without the question's words"
         shares = self.shares()
-        said = [f"{share:g} · {name if find_signal(name).ready else f'{self.norm}({unit}{name})'}" for name, share in shares.items()]
-        return " + ".join(said) + ("" if all(find_signal(name).ready for name in shares) else copies + over)
+        said = [f"{share:g} · {name if is_ready(name) else f'{self.norm}({unit}{name})'}" for name, share in shares.items()]
+        return " + ".join(said) + ("" if all(is_ready(name) for name in shares) else copies + over)
 
     def columns(self) -> list[str]:
         """Store columns the recipe reads."""
-        plain = (self.unit == "token" and self.copies == "keep") or all(find_signal(name).ready for name in self.shares())
+        plain = (self.unit == "token" and self.copies == "keep") or all(is_ready(name) for name in self.shares())
         words = [] if plain else ["word", "copied"]
         return list(dict.fromkeys([*(column for name in self.shares() for column in columns_of(name, self)), *words]))
 
@@ -151,12 +151,23 @@ def describe(recorded: Mapping[str, Any]) -> str:
     return f"{norm}column {str(recorded.get(COLUMN))!r} of a file (sha256 {str(recorded[FILE])[:12]})"
 
 
+def learned_of(recorded: Mapping[str, Any] | None) -> str | None:
+    """The set of numbers that made the importance of a manifest: an entry of MODEL_COLUMNS, alone and as this package
+    has it; else None."""
+    if recorded is None or FILE in recorded:
+        return None
+    recipe = Recipe.recorded(recorded)
+    names = list(recipe.shares())
+    same = recipe.codes().items() <= recorded.items()
+    return names[0] if len(names) == 1 and names[0] in MODEL_COLUMNS and same else None
+
+
 def is_probability(recorded: Mapping[str, Any]) -> bool:
     """Is importance by this recipe of a manifest the probability that a token carries a fact? Values of your own file
     are taken as such, unless they were normalised."""
     if FILE in recorded:
         return NORM not in recorded
-    return all(name in SIGNALS and SIGNALS[name].ready for name in Recipe.recorded(recorded).shares())
+    return all(is_ready(name) for name in Recipe.recorded(recorded).shares())
 
 
 def _absolute(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -330,6 +341,12 @@ def find_signal(name: str) -> Signal:
     return found.object
 
 
+def is_ready(name: str) -> bool:
+    """Does a signal give importance itself? Of one that only a store names, and nobody has imported, no."""
+    imported = None if name in SIGNALS else asked(SIGNAL, name)
+    return SIGNALS[name].ready if name in SIGNALS else imported is not None and imported.object.ready
+
+
 def columns_of(name: str, recipe: Recipe) -> tuple[str, ...]:
     """Store columns that a signal reads."""
     return (recipe.etw_entropy,) if name == "etw" else find_signal(name).columns
@@ -356,7 +373,7 @@ def shaped(name: str, columns: Columns, starts: np.ndarray, recipe: Recipe) -> n
     """One signal as the recipe reads it: of tokens, words or phrases, with or without those that the question holds;
     [N] float64."""
     values = signal(name, columns, starts, recipe)
-    if find_signal(name).ready or (recipe.unit == "token" and recipe.copies == "keep"):
+    if is_ready(name) or (recipe.unit == "token" and recipe.copies == "keep"):
         return values
     copied = columns["copied"] if recipe.copies == "drop" else np.zeros(len(values))
     if recipe.unit == "token":
@@ -371,7 +388,7 @@ def importance(columns: Columns, starts: np.ndarray, recipe: Recipe, store: Mapp
     total = np.zeros(int(starts[-1]))
     for name, share in recipe.shares().items():
         values = shaped(name, columns, starts, recipe)
-        if not find_signal(name).ready:
+        if not is_ready(name):
             values = normalise(values, starts, recipe.norm) if store is None else store[name].normalise(values)
         total += share * values
     return np.minimum(total, 1.0)

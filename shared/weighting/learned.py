@@ -30,6 +30,8 @@ from shared.data.written import RARITY, WRITTEN
 
 NUMBERS = Path(__file__).with_name("learned.toml")
 NEIGHBOURS = (-2, -1, 1, 2)
+TEMPERATURE = 2.0
+"""of the tempered entropy that learned_alone was learned with"""
 LONGEST = 60
 """words; place and length of longer answers count as this many"""
 TEXT_COLUMNS = ("word", "copied", *WRITTEN, RARITY)

@@ -106,7 +106,8 @@ class Expected:
 
     def add(self, values: np.ndarray) -> None:
         """[N] in 0..1."""
-        place = np.floor(np.asarray(values, dtype=np.float64) * BINS).astype(int)
+        # A thousandth of a bin is about the precision of float32: 0.7 belongs to the bin that begins at 0.7.
+        place = np.minimum(np.floor(np.asarray(values, dtype=np.float64) * BINS + 1e-3).astype(int), BINS)
         self.counts += np.bincount(place, minlength=BINS + 1)
         self.sums += np.bincount(place, np.asarray(values, dtype=np.float64), BINS + 1)
 

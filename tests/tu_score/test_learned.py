@@ -4,10 +4,13 @@ import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import tu_score.run
 from shared.data.written import Documents, written
+from shared.errors import ConfigError
 from shared.store.scores import open_store
 from shared.weighting import importance, learned
 from shared.weighting.learned import TEXT_COLUMNS
@@ -33,7 +36,7 @@ def told(rows: list[dict]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     for each in pieces:
         documents.add(each)
     for row, at, each in zip(rows, own, pieces, strict=True):
-        texts = {**written(each), "rarity": documents.rarity(each)}
+        texts = written(each, documents)
         for name in (*TEXT_COLUMNS, "base_entropy", "base_logprob", "tempered_entropy", "entropy"):
             values = texts[name] if name in texts else [np.nan if row.get(name, row["logprob"])[i] is None else row[name][i] for i in at]
             out.setdefault(name, []).extend(float(v) for v in values)
@@ -146,6 +149,21 @@ class TestExplain:
         for word in words:
             logit = learned.numbers("learned_base").bias + length + sum(value for _, value in word.reasons)
             assert 1 / (1 + np.exp(-logit)) == pytest.approx(word.probability)
+        said = [[reason for reason, _ in word.reasons] for word in words]
+        assert not any("next word" in reason or "two words on" in reason for reason in said[-1]) and "where the answer ends" in said[-1]
+        assert any("next word" in reason for reason in said[0]) and not any("before" in reason for reason in said[0])
+
+    def test_importance_of_ones_own_or_by_other_numbers(self, run_cli, store, tmp_path, monkeypatch):  # noqa: F811
+        rows = list(open_store(store).rows())
+        table = {"example_id": [r["example_id"] for r in rows], "importance": [[0.5] * len(r["input_ids"]) for r in rows]}
+        pq.write_table(pa.table(table), tmp_path / "mine.parquet")
+        assert run_cli("tu-score", "recipe", store, "--importance", tmp_path / "mine.parquet")[0] == 0
+        code, _, err = run_cli("tu-score", "explain", store, "--rows", 1)
+        assert code == 0 and "it is column 'importance' of a file" in err
+        assert run_cli("tu-score", "recipe", store, "--recipe", "uncertainty=learned")[0] == 0
+        monkeypatch.setattr(importance, "numbers_fingerprint", lambda: "learned.toml@other")
+        code, _, err = run_cli("tu-score", "explain", store, "--rows", 1)
+        assert code == 0 and "it is 1 · learned_base, by other numbers" in err
 
     def test_an_example_that_is_not_there(self, run_cli, store):  # noqa: F811
         assert "no example 'x'" in one_line_of(run_cli("tu-score", "explain", store, "--example", "x"))
@@ -172,3 +190,32 @@ def test_nothing_but_the_answers_is_read(tiny_model, tmp_path):
         row = next(open_store(out).rows())
         found.append([row["importance"][i] for i, t in enumerate(row["is_target"]) if t])
     assert found[0] == found[1]
+
+
+def test_another_temperature_is_not_what_was_learned(run_cli, tiny_model, tmp_path):
+    fields = {"data": WORLDS["plain"], "engine": "torch", "device": "cpu", "model": str(tiny_model), "entropy_temperature": 5.0}
+    out = run_score(ScoreConfig(out=str(tmp_path / "s"), uncertainty="learned", **fields))
+    assert open_store(out).manifest["recipe"]["uncertainty"] == "learned_text"
+    assert "is now 1 · learned_text" in run_cli("tu-score", "recipe", out, "--recipe", "uncertainty=learned")[1]
+    err = one_line(run_cli("tu-score", "recipe", out, "--recipe", "uncertainty=learned_alone"))
+    assert "learned_alone reads the entropy at temperature 2, this store holds that at 5" in err
+    code, table, _ = run_cli("tu-score", "agree", out, "--model", tiny_model)
+    assert code == 0 and "learned_text" in table and "learned_alone" not in table
+    with pytest.raises(ConfigError, match="at temperature 2"):
+        ScoreConfig(out="x", uncertainty="learned_alone", **fields)
+
+
+def test_answers_without_a_word_have_no_importance(run_cli, tiny_model, tmp_path):
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"question": "Who?", "answer": "! ?"}\n')
+    fields = {"data": str(data), "engine": "torch", "device": "cpu", "model": str(tiny_model)}
+    out = run_score(ScoreConfig(out=str(tmp_path / "s"), uncertainty="learned", **fields))
+    row = next(open_store(out).rows())
+    assert {v for v, t in zip(row["importance"], row["is_target"], strict=True) if t} == {0.0}
+    code, said, _ = run_cli("tu-score", "explain", out)
+    assert code == 0 and "0 words" in said
+
+
+def test_a_recipe_of_a_signal_that_nobody_has_imported_is_still_told():
+    recorded = {"alpha": 1.0, "knowledge": "not_here:twice", "unit": "token", "copies": "keep"}
+    assert importance.describe(recorded) == "1 · minmax(not_here:twice)" and not importance.is_probability(recorded)

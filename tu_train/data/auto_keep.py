@@ -31,9 +31,8 @@ def settled(selection: Selection, store: Store) -> Selection:
     expected = Expected()
     for index in range(len(store.manifest["parts"])):
         values, _ = flat(store.table(index, ["importance"]), "importance")
-        values = values[~np.isnan(values)]
-        if len(values) and (values.min() < 0 or values.max() > 1):
-            raise ConfigError(f"--keep auto: {where} holds importance outside 0 to 1; apply the recipe again (tu-score recipe)")
-        expected.add(values)
+        expected.add(values[~np.isnan(values)])
+    if not expected.share():
+        raise ConfigError(f"--keep auto: no token of {where} has any importance; another recipe (tu-score recipe) may give some")
     say(f"--keep auto: tokens of {where} with importance {expected.threshold():g} or more, {expected.share():.1%} of them")
     return replace(selection, keep=None, threshold=expected.threshold())

@@ -56,7 +56,11 @@ def _combinations(axes: Mapping[str, list[Any]], study: Path) -> list[Values]:
     out: list[Values] = []
     refused: dict[tuple[str, Any], str] = {}
     for chosen in product(*axes.values()):
-        out.append(_usable(dict(zip(axes, chosen, strict=True)), refused))
+        values = dict(zip(axes, chosen, strict=True))
+        if values.get("tokens") == "random" and values.get("keep") == "auto":
+            refused["keep", "auto"] = "random tokens need a share"  # left out whole: without it they would take the default share
+            continue
+        out.append(_usable(values, refused))
     used = {item for values in out for item in values.items()}
     for (name, value), why in refused.items():
         if (name, value) not in used:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.data.words import word_runs
@@ -168,6 +168,7 @@ def expected_f1(values: list[float], threshold: float) -> float:
 
 
 @given(st.lists(st.integers(0, BINS).map(lambda k: k / BINS), min_size=1, max_size=40).filter(any))
+@example([2 / BINS, 2 / BINS, 3 / BINS])
 def test_the_threshold_has_the_largest_expected_f1(values):
     found = expected_f1_threshold(np.array(values))
     best = max(expected_f1(values, p) for p in values if p > 0)

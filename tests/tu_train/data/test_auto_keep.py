@@ -4,6 +4,8 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from shared.store.scores import open_store
@@ -43,6 +45,7 @@ def test_it_trains_as_with_the_threshold_it_finds(run_cli, learned, tiny_model, 
     assert code == 0 and f"importance {threshold:g} or more, {(values >= np.float32(threshold)).mean():.1%} of them" in err
     assert train(run_cli, tiny_model, learned, tmp_path / "same", "--set", f"threshold={threshold}")[0] == 0
     assert losses(tmp_path / "auto") == losses(tmp_path / "same")
+    assert json.loads((tmp_path / "auto" / "training.json").read_text())["threshold"] == threshold
     record = json.loads((tmp_path / "auto" / "training.json").read_text())
     assert "auto" in json.dumps(record) and 'keep = "auto"' in (tmp_path / "auto" / "_config.toml").read_text()
 
@@ -76,3 +79,19 @@ def test_diagnose_takes_it(run_cli, learned, tiny_model, tmp_path):
     words = ("--model", tiny_model, "--scores", learned, "--rows", 3, "--out", tmp_path / "d", "--set", "keep=auto", "--set", "sketch=64")
     code, out, err = run_cli("tu-train", "diagnose", *words)
     assert code == 0 and "--keep auto: tokens of" in err and "hard" in out
+
+
+def test_a_store_without_any_importance(run_cli, learned, tiny_model, tmp_path):
+    rows = list(open_store(learned).rows())
+    table = {"example_id": [r["example_id"] for r in rows], "importance": [[0.0] * len(r["input_ids"]) for r in rows]}
+    pq.write_table(pa.table(table), tmp_path / "none.parquet")
+    assert run_cli("tu-score", "recipe", learned, "--importance", tmp_path / "none.parquet")[0] == 0
+    code, _, err = train(run_cli, tiny_model, learned, tmp_path / "out", "--keep", "auto")
+    assert code == 2 and err.splitlines()[-1].startswith("error: --keep auto: no token of")
+
+
+def test_a_sweep_gives_random_tokens_no_auto(tmp_path):
+    from tu_train.many.study import _combinations
+
+    axes = {"tokens": ["hard", "random"], "keep": [0.1, "auto"]}
+    assert [tuple(v.values()) for v in _combinations(axes, tmp_path)] == [("hard", 0.1), ("hard", "auto"), ("random", 0.1)]
