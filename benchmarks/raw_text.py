@@ -135,16 +135,15 @@ def columns_of_store(folder: Path, names: list[str]) -> tuple[dict[str, np.ndarr
     from shared.lm.models import load_laid_out, locate
     from shared.store.scored import given_tokens, scored_examples
     from shared.store.scores import open_store
-    from tu_score.recipe import read_targets
+    from tu_score.recipe import documents_of, whole_targets
 
     found = open_store(str(folder))
     tokenizer = load_laid_out("smollm2", locate("smollm2"), as_scored(LayoutOptions(), found.manifest["options"]))
     examples = scored_examples(found, tokenizer, "smollm2", None)
     given = [(example, set(tokens)) for example, tokens in given_tokens(examples, tokenizer, "fact_spans", flag="--truth-key")]
     truth = np.array(list(chain.from_iterable([i in tokens for i in example.targets] for example, tokens in given)))
-    parts = [read_targets(found, index, names) for index in range(len(found.manifest["parts"]))]
-    starts = np.cumsum([0, *(length for part in parts for length in np.diff(part.starts))])
-    return {name: np.concatenate([part.columns[name] for part in parts]) for name in names}, truth, starts
+    targets = whole_targets(found, names, documents_of(found))
+    return targets.columns, truth, targets.starts
 
 
 def agreement(folder: Path, unit: Literal["token", "word", "phrase"], copies: Literal["keep", "drop"]) -> dict[str, dict[str, float]]:

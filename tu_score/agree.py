@@ -34,7 +34,7 @@ from shared.store.scores import Store
 from shared.weighting.importance import SIGNALS, Recipe, columns_of, describe, signal
 from shared.weighting.learned import MODEL_COLUMNS
 from shared.weighting.weights import most_important, share_count
-from tu_score.recipe import documents_of, read_targets, tempered_as_learned
+from tu_score.recipe import documents_of, tempered_as_learned, whole_targets
 
 FORMAT = 1
 SHARES = {"p_10": 0.1, "p_20": 0.2, "p_30": 0.3}
@@ -129,9 +129,8 @@ def _scores(store: Store) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray
         known.pop("learned_alone", None)
     names = ["importance", "tempered_entropy", "word", *dict.fromkeys(column for found in known.values() for column in found.columns)]
     documents = documents_of(store) if RARITY in names else None
-    parts = [read_targets(store, index, names, documents) for index in range(len(store.manifest["parts"]))]
-    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in names}
-    starts = np.cumsum([0, *(length for part in parts for length in np.diff(part.starts))])
+    targets = whole_targets(store, names, documents)
+    columns, starts = targets.columns, targets.starts
     held = {name for name, values in columns.items() if not np.isnan(values).all()}
     recipe = Recipe(etw_entropy="tempered_entropy" if "tempered_entropy" in held else "entropy")
     out = {"importance": columns["importance"]}

@@ -112,6 +112,14 @@ def read_targets(store: Store, index: int, names: Sequence[str], documents: Docu
     return targets_of(store.table(index, ["is_target", *texts, *stored]), names, documents)
 
 
+def whole_targets(store: Store, names: Sequence[str], documents: Documents | None = None) -> Targets:
+    """The same of all parts as one."""
+    parts = [read_targets(store, index, names, documents) for index in range(len(store.manifest["parts"]))]
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in names}
+    starts = np.cumsum([0, *(length for part in parts for length in np.diff(part.starts))])
+    return Targets(columns, starts, np.concatenate([part.at for part in parts]))
+
+
 def documents_of(store: Store) -> Documents:
     """In how many of the store's answers each word stands."""
     documents = Documents()

@@ -71,7 +71,7 @@ def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: di
     make = partial(item_of_row, selection=selection, where=shown(where), all_targets="all targets" in method.needs, given=given,
                    rows=embedding_rows(folder))  # fmt: skip
     about: dict[str, Any] = {"store": store.sha256, "forget_data": store.fingerprints["data"]}
-    if selection.threshold is not None and config.keep == "auto":
+    if config.keep == "auto":
         about["threshold"] = selection.threshold
     if given is not None:
         about["given_tokens"] = hash_json({name: sorted(positions) for name, positions in given.items()})

@@ -20,7 +20,7 @@ from shared.store.scores import open_store
 from shared.weighting.learned import TEXT_COLUMNS
 from shared.weighting.weights import seeded
 from tu_score.agree import true_tokens
-from tu_score.recipe import documents_of, read_targets
+from tu_score.recipe import documents_of, whole_targets
 
 PROSE = "prose=1,facts_per_person=39"
 LEARNED = {
@@ -99,10 +99,8 @@ def read(store: Path, model: str) -> Scored:
     found, tokenizer = open_store(store), load_tokenizer(locate(model))
     true = true_tokens(scored_examples(found, tokenizer, model, None), tokenizer, "fact_spans")
     documents, names = documents_of(found), [*COLUMNS, *TEXT_COLUMNS]
-    parts = [read_targets(found, index, names, documents) for index in range(len(found.manifest["parts"]))]
-    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in names}
-    starts = np.cumsum([0, *(length for part in parts for length in np.diff(part.starts))])
-    return Scored(as_base(columns), starts, true)
+    targets = whole_targets(found, names, documents)
+    return Scored(as_base(targets.columns), targets.starts, true)
 
 
 def as_base(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -30,7 +30,7 @@ from shared.store.scores import Store, open_store
 from shared.weighting.importance import Recipe
 from shared.weighting.norms import normalise
 from tu_score.agree import compare, true_tokens
-from tu_score.recipe import Targets, apply_recipe, put_importance, read_targets, targets_of
+from tu_score.recipe import Targets, apply_recipe, put_importance, targets_of, whole_targets
 from tu_train.diagnose.token_classes import FUNCTION_WORDS
 
 TOKEN = {"unit": "token", "copies": "keep"}
@@ -78,12 +78,12 @@ class Context:
 
     @cached_property
     def own(self) -> Targets:
-        return targets(open_store(self.made.scores), COLUMNS)
+        return whole_targets(open_store(self.made.scores), COLUMNS)
 
     def other(self, words: Sequence[str], column: str, *, model: str | None = None) -> np.ndarray:
         """A column of the same data scored otherwise."""
         path = store(self.made.folder.parent / "made", Path(model or self.made.target), self.made.forget, list(words), self.made.folder)
-        return targets(open_store(path), [column]).columns[column]
+        return whole_targets(open_store(path), [column]).columns[column]
 
     @cached_property
     def texts(self) -> list[str]:
@@ -177,14 +177,6 @@ OTHERS: dict[str, Callable[[Context], np.ndarray]] = {
 """name -> a value for each target token, before min-max within each answer"""
 
 
-def targets(scores: Store, names: Sequence[str]) -> Targets:
-    """All parts as one."""
-    parts = [read_targets(scores, index, list(names)) for index in range(len(scores.manifest["parts"]))]
-    starts = np.cumsum([0, *(length for part in parts for length in np.diff(part.starts))])
-    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in names}
-    return Targets(columns, starts, np.concatenate([part.at for part in parts]))
-
-
 def write_stores(made: Made, names: Sequence[str]) -> None:
     """A store for each candidate that is named, in the world's folder."""
     context = Context(made)
@@ -222,8 +214,8 @@ def agreement(made: Made, names: Sequence[str]) -> dict[str, Mapping[str, float]
     write_stores(made, names)
     tokenizer, own = load_tokenizer(locate(made.target)), open_store(made.scores)
     true = true_tokens(scored_examples(own, tokenizer, made.target, made.forget), tokenizer, str(made.world.facts))
-    found = {name: targets(open_store(made.folder / "stores" / name), ["importance"]) for name in names}
-    starts = targets(own, []).starts
+    found = {name: whole_targets(open_store(made.folder / "stores" / name), ["importance"]) for name in names}
+    starts = whole_targets(own, []).starts
     figures = compare({n: t.columns["importance"] for n, t in found.items()}, true, [slice(a, b) for a, b in pairwise(starts)])["signals"]
     return {
         name: {f"{part}_{figure}": figures[name][part][figure] for part in ("per_answer", "pooled") for figure in ("auc", "ap", "p_30")}

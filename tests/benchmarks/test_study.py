@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, targets, write_stores
+from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, write_stores
 from benchmarks.study.gate import gate_values
 from benchmarks.study.matched import UTILITY, at_level, rest_of_utility, retain_utility, weights_on_tofu
 from benchmarks.study.plan import World, read_study
@@ -23,6 +23,7 @@ from shared.data.words import vocabulary
 from shared.errors import ConfigError
 from shared.store.scores import open_store
 from tu_score.config import ScoreConfig
+from tu_score.recipe import whole_targets
 from tu_score.run import run_score
 
 WORLD = "people=4,facts_per_person=3,forget_people=2,holdout_people=1"
@@ -147,7 +148,7 @@ def test_rarity_is_the_share_of_retain_answers_that_hold_the_word(made):
 
 def test_what_is_put_into_a_store_is_what_it_holds(made, tmp_path):
     folder = shutil.copytree(made.scores, tmp_path / "store")
-    before, own = open_store(folder), targets(open_store(folder), ["entropy"])
+    before, own = open_store(folder), whole_targets(open_store(folder), ["entropy"])
     assert own.columns["entropy"].tolist() == at_targets(folder, "entropy")
     rows = [sum(row["is_target"]) for row in before.rows()]
     assert [b - a for a, b in pairwise(own.starts)] == rows
