@@ -6,15 +6,35 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from benchmarks.study.after import attacked
 from benchmarks.study.candidates import OTHERS, RECIPES, agreement, write_stores
 from benchmarks.study.commands import say
-from benchmarks.study.plan import WITHOUT_SCORES, read_study
-from benchmarks.study.prepare import prepare
+from benchmarks.study.plan import WITHOUT_SCORES, Job, read_study
+from benchmarks.study.prepare import Made, prepare
 from benchmarks.study.results import RESULTS, collect
 from benchmarks.study.runs import evaluate, result_of, run_alone
+
+
+def ends(made: Made, wanted: Sequence[Job]) -> str | None:
+    """Measures target and retain model as the runs are measured; returns the results of the latter, for forget
+    quality."""
+    found: dict[str, dict[str, float | None]] = {"retain": {}, "target": {}}
+    reference, log = None, made.folder / "prepare.log"
+    if any(job.evaluate for job in wanted):
+        say(f"{made.world.name}: evaluating target and retain model")
+        found["retain"] |= evaluate(made, made.retain_model, "retain", None, log)
+        reference = str(made.folder / "results" / "retain")
+        found["target"] |= evaluate(made, made.target, "target", reference, log)
+    if any(job.attack for job in wanted):
+        say(f"{made.world.name}: attacking target and retain model")
+        found["retain"] |= {f"after_{k}": v for k, v in attacked(made, made.retain_model, "retain", log).items()}
+        found["target"] |= {f"after_{k}": v for k, v in attacked(made, made.target, "target", log).items()}
+    (made.folder / "ends.json").write_text(json.dumps(found), encoding="utf-8")
+    return reference
 
 
 def study(path: Path, work: Path, jobs: int) -> list[str]:
@@ -22,13 +42,7 @@ def study(path: Path, work: Path, jobs: int) -> list[str]:
     world, methods, wanted = read_study(path)
     made = prepare(world, work)
     write_stores(made, [j.source for j in wanted if j.source not in WITHOUT_SCORES])
-    reference = None
-    if any(job.evaluate for job in wanted):
-        say(f"{world.name}: evaluating target and retain model")
-        ends = {"retain": evaluate(made, made.retain_model, "retain", None, made.folder / "prepare.log")}
-        reference = str(made.folder / "results" / "retain")
-        ends["target"] = evaluate(made, made.target, "target", reference, made.folder / "prepare.log")
-        (made.folder / "ends.json").write_text(json.dumps(ends), encoding="utf-8")
+    reference = ends(made, wanted)
     waiting = [job for job in wanted if not result_of(made, job).exists()]
     say(f"{world.name}: {len(wanted)} runs, {len(wanted) - len(waiting)} of them finished")
     threads, failed, started = max(1, (os.cpu_count() or 1) // jobs), [], time.monotonic()

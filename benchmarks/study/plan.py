@@ -12,6 +12,8 @@ forget = "atlas:forget:people=24,seed=1"
 known = ["tofu:real_authors"]         # target and retain model learn these rows too; unlearning never sees them
 learning = ["--epochs", "4"]          # of tu-train finetune
 unlearning = ["--epochs", "10"]       # of tu-train run
+evaluating = ["--limit", "20"]        # of tu-eval run
+attacking = ["--limit", "20"]         # of tu-eval attack
 scoring = ["--set", "entropy_temperature=2"]
 
 [cut]                                 # instead of learn, retain and forget: row ranges of one data spec
@@ -28,7 +30,9 @@ tokens = ["hard"]                     # of sources that are scores: hard or soft
 keep = [0.3]                          # hard, random
 temperature = [0.3]                   # soft
 seed = [0, 1, 2]
+auto = true                           # hard tokens of sources that are scores: --keep auto, in place of a share
 evaluate = true                       # also tu-eval run, at the point of matched forgetting
+attack = true                         # also tu-eval attack, there: relearning, rounding, sampling
 """
 
 from __future__ import annotations
@@ -60,6 +64,7 @@ class World:
     unlearning: tuple[str, ...] = ()
     scoring: tuple[str, ...] = ()
     evaluating: tuple[str, ...] = ()
+    attacking: tuple[str, ...] = ()
     cut: dict[str, Any] = field(default_factory=dict)
 
 
@@ -75,6 +80,7 @@ class Job:
     threshold: float | None = None
     temperature: float | None = None
     evaluate: bool = False
+    attack: bool = False
     auto: bool = False
     """hard: --keep auto, in place of a share"""
     soft: str | None = None
@@ -109,7 +115,7 @@ def read_study(path: Path) -> tuple[World, dict[str, list[str]], list[Job]]:
     named: dict[str, Job] = {}
     for job in (job for table in runs for job in _jobs(world, table, path)):
         earlier = named.setdefault(job.key, job)
-        named[job.key] = replace(earlier, evaluate=earlier.evaluate or job.evaluate)
+        named[job.key] = replace(earlier, evaluate=earlier.evaluate or job.evaluate, attack=earlier.attack or job.attack)
     jobs = list(named.values())
     if lacking := sorted({job.method for job in jobs} - set(methods)):
         raise ConfigError(f"study {path}: no flags for method {lacking[0]}; add it to [methods]")
@@ -117,7 +123,7 @@ def read_study(path: Path) -> tuple[World, dict[str, list[str]], list[Job]]:
 
 
 def _jobs(world: World, table: Mapping[str, Any], path: Path) -> Iterator[Job]:
-    known = {"method", "source", "tokens", "keep", "threshold", "temperature", "seed", "evaluate", "auto", "soft"}
+    known = {"method", "source", "tokens", "keep", "threshold", "temperature", "seed", "evaluate", "attack", "auto", "soft"}
     if unknown := sorted(set(table) - known):
         raise ConfigError(f"study {path}: runs have no {unknown[0]!r}, expected {', '.join(sorted(known))}")
     if lacking := [name for name in ("method", "source") if name not in table]:
@@ -130,5 +136,6 @@ def _jobs(world: World, table: Mapping[str, Any], path: Path) -> Iterator[Job]:
         thresholds = table.get("threshold", [None]) if tokens == "hard" else [None]
         for keep, threshold, temperature in product(keeps, thresholds, temperatures):
             yield Job(world=world.name, method=method, source=source, tokens=tokens, seed=seed, keep=keep, threshold=threshold,
-                      temperature=temperature, evaluate=table.get("evaluate", False), auto=table.get("auto", False) and tokens == "hard",
+                      temperature=temperature, evaluate=table.get("evaluate", False), attack=table.get("attack", False),
+                      auto=table.get("auto", False) and tokens == "hard",
                       soft=table.get("soft") if tokens == "soft" else None)  # fmt: skip

@@ -36,6 +36,8 @@ class Made:
     """NLL of the facts (else of the forget answers) under the retain model: matched forgetting is where a run comes to
     it"""
     suite: str | None
+    probes: str | None = None
+    """a suite whose forget set marks its facts, which attacks look for"""
 
     @property
     def rule(self) -> list[str]:
@@ -67,7 +69,7 @@ def prepare(world: World, work: Path) -> Made:
     other = store(shelf, retain_model, forget, ["--spans", "none"], folder)
     level = nll(open_store(other), forget, world.facts, str(retain_model))
     suite = suite_of(world, folder, retain)
-    made = Made(world, folder, learn, retain, forget, str(target), str(retain_model), scores, level, suite)
+    made = Made(world, folder, learn, retain, forget, str(target), str(retain_model), scores, level, suite, probes_of(world, folder))
     start = nll(open_store(scores), forget, world.facts, str(target))
     facts = {"level_nll": level, "start_nll": start, "target": model_fingerprint(target), "retain": model_fingerprint(retain_model)}
     whole = {} if world.facts is None else {"answer_level_nll": nll(open_store(other), forget, None, str(retain_model))}
@@ -110,7 +112,7 @@ def spec_of(world: World, name: str, folder: Path) -> str:
     path = folder / f"{name}.jsonl"
     rows = load_rows(world.cut["data"])[start:end]
     if world.facts is not None:
-        rows = [replace(row, extra={**row.extra, world.facts: fact_spans(row)}) for row in rows]
+        rows = [row if world.facts in row.extra else replace(row, extra={**row.extra, world.facts: fact_spans(row)}) for row in rows]
     write_rows(path, rows)
     return str(path)
 
@@ -129,7 +131,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 def suite_of(world: World, folder: Path, retain: str) -> str | None:
     """The suite of a world that is cut out of TOFU: its own forget and retain rows, and the first rows about the
     world."""
-    if not world.cut:
+    if "suite_rows" not in world.cut:
         return world.suite
     sets = []
     tables = {"forget": (str(folder / "forget.jsonl"), "paraphrase = true\ngenerate = false"), "retain": (retain, "paraphrase = true"),
@@ -144,6 +146,16 @@ def suite_of(world: World, folder: Path, retain: str) -> str | None:
     suite = folder / f"{world.name}.toml"
     suite.write_text("".join(f'[[set]]\nname = "{n}"\ndata = "{d}"\n{flags}\n\n' for n, d, flags in sets), encoding="utf-8")
     return str(suite)
+
+
+def probes_of(world: World, folder: Path) -> str | None:
+    """The suite that attacks read: of a world that is cut out, all its forget rows with their facts."""
+    if not world.cut:
+        return world.suite
+    path, marked = folder / "probes.toml", {"forget": "true", "retain": "false"}
+    tables = [f'[[set]]\nname = "{name}"\ndata = "{name}.jsonl"\nfacts = {flag}\n' for name, flag in marked.items()]
+    path.write_text("\n".join(tables), encoding="utf-8")
+    return str(path)
 
 
 def nll(scores: Store, data: str, facts: str | None, model: str) -> float:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.study.after import attacked
 from benchmarks.study.commands import command, dropped, train
 from benchmarks.study.plan import WITHOUT_SCORES, Job, World
 from benchmarks.study.prepare import Made
@@ -58,6 +59,8 @@ def run(made: Made, flags: list[str], job: Job, reference: str | None) -> dict[s
                   "curve": [{k: line[k] for k in ("step", *(f"eval_{n}" for n in NUMBERS)) if k in line} for line in curve]}  # fmt: skip
         if job.evaluate and result["reached"]:
             result |= {f"suite_{k}": v for k, v in evaluate(made, str(model), job.key, reference, log).items()}
+        if job.attack and result["reached"]:
+            result |= {f"after_{k}": v for k, v in attacked(made, str(model), job.key, log).items()}
         result["seconds"] = time.monotonic() - started
         write_json(out, result)
     return result

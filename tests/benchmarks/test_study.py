@@ -4,6 +4,7 @@ tables."""
 import json
 import math
 import shutil
+from dataclasses import replace
 from itertools import pairwise, product
 from statistics import harmonic_mean
 
@@ -11,17 +12,22 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.study.after import NUMBERS, attacked
 from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, write_stores
 from benchmarks.study.gate import gate_values
 from benchmarks.study.matched import UTILITY, at_level, rest_of_utility, retain_utility, weights_on_tofu
 from benchmarks.study.plan import World, read_study
-from benchmarks.study.prepare import Made, beside
+from benchmarks.study.prepare import Made, beside, probes_of, spec_of, suite_of
 from benchmarks.study.results import DEFAULT, TRIED, Study, paired
 from benchmarks.study.tables import recovered
 from shared.data.datasets import load_rows
+from shared.data.examples import answer_span_tokens
 from shared.data.words import vocabulary
 from shared.errors import ConfigError
+from shared.lm.models import load_tokenizer, locate
+from shared.store.scored import scored_examples
 from shared.store.scores import open_store
+from tu_eval.suites.suites import find_suite
 from tu_score.config import ScoreConfig
 from tu_score.recipe import whole_targets
 from tu_score.run import run_score
@@ -120,6 +126,34 @@ def test_every_source_of_the_own_store_gives_each_target_token_a_number(made):
         seen.add(tuple(values))
     assert len(seen) >= len(OWN) - 2, "the sources are hardly different"
     assert not [p for p in (made.folder / "stores").iterdir() if p.name.startswith(".")]
+
+
+def test_what_attacks_get_is_measured_on_the_facts_of_the_forget_set(made, tmp_path):
+    world = replace(made.world, attacking=("--limit", "5"))
+    asked = replace(made, world=world, folder=tmp_path, probes=f"atlas:{WORLD}")
+    found = attacked(asked, str(made.target), "one", tmp_path / "log")
+    assert set(found) == set(NUMBERS) and all(0 <= value <= 1 for value in found.values())
+    store, tokenizer = open_store(made.scores), load_tokenizer(locate(str(made.target)))
+    expected = []
+    examples = scored_examples(store, tokenizer, str(made.target), FORGET)
+    for example, row in list(zip(examples, store.rows(("logprob",)), strict=True))[:5]:
+        at = answer_span_tokens(example, tokenizer, example.row.extra["fact_spans"])
+        expected.append(math.exp(sum(row["logprob"][i] for i in at) / len(at)))
+    assert found["facts"] == pytest.approx(sum(expected) / 5, rel=1e-4)
+    assert found["relearned_shown"] > found["facts"], "twenty steps on these rows teach something"
+    assert found == attacked(asked, str(made.target), "one", tmp_path / "log")
+    assert [p.name for p in (tmp_path / "attacked").iterdir()] == ["one"]
+
+
+def test_rows_that_are_cut_out_keep_the_facts_that_they_mark(tmp_path):
+    cut = {"data": FORGET, "learn": [0, 3], "retain": [1, 3], "forget": [0, 1]}
+    world = World(name="w", facts="fact_spans", cut=cut)
+    marked = [row.extra["fact_spans"] for row in load_rows(FORGET)]
+    assert [row.extra["fact_spans"] for row in load_rows(spec_of(world, "retain", tmp_path))] == marked[1:3]
+    spec_of(world, "forget", tmp_path)
+    probes = find_suite(probes_of(world, tmp_path))
+    assert [(s.name, s.facts, len(load_rows(s.data))) for s in probes.sets] == [("forget", True, 1), ("retain", False, 2)]
+    assert suite_of(world, tmp_path, "") is None and probes_of(World(name="w", suite="atlas"), tmp_path) == "atlas"
 
 
 def test_the_gate_is_read_as_it_stood_with_its_model(made):
