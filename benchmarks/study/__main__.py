@@ -60,8 +60,9 @@ def study(path: Path, work: Path, jobs: int) -> list[str]:
                 f"{result['retain_nll']:.3f}, {result['steps']:.1f} steps{'' if utility is None else f', utility {utility:.3f}'}, "
                 f"{result['seconds']:.0f} s, {time.monotonic() - started:.0f} s so far")  # fmt: skip
     if world.facts is not None and not (made.folder / "agreement.json").exists():
-        say(f"{world.name}: comparing {len(RECIPES) + len(OTHERS)} candidates with the true spans")
-        (made.folder / "agreement.json").write_text(json.dumps(agreement(made, [*RECIPES, *OTHERS])), encoding="utf-8")
+        tried = [*RECIPES, *OTHERS] if world.candidates else list(dict.fromkeys(j.source for j in wanted if j.source not in WITHOUT_SCORES))
+        say(f"{world.name}: comparing {len(tried)} candidates with the true spans")
+        (made.folder / "agreement.json").write_text(json.dumps(agreement(made, tried)), encoding="utf-8")
     return failed
 
 

@@ -15,6 +15,7 @@ unlearning = ["--epochs", "10"]       # of tu-train run
 evaluating = ["--limit", "20"]        # of tu-eval run
 attacking = ["--limit", "20"]         # of tu-eval attack
 scoring = ["--set", "entropy_temperature=2"]
+candidates = true                     # compare every candidate with the facts, not only the sources that runs name
 
 [cut]                                 # instead of learn, retain and forget: row ranges of one data spec
 data = "tofu:forget10_perturbed"
@@ -65,6 +66,7 @@ class World:
     scoring: tuple[str, ...] = ()
     evaluating: tuple[str, ...] = ()
     attacking: tuple[str, ...] = ()
+    candidates: bool = False
     cut: dict[str, Any] = field(default_factory=dict)
 
 
