@@ -58,6 +58,8 @@ class Selection(TokenOptions):
 
     seed: int = 0
     """random: another seed draws other tokens"""
+    at_least_a_word: bool = False
+    """with threshold, of keep=auto: an answer that has no such token keeps its most important word"""
 
     def __post_init__(self) -> None:
         check_ranges(self)

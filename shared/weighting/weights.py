@@ -5,7 +5,7 @@
           top       1 for the most important tokens, at most `top`
           threshold 1 where importance is at least `threshold`; an example may have none
           keep=auto the threshold that `expected_f1_threshold` finds over the whole store, where importance is a
-                    probability
+                    probability; an example that has no such token keeps its most important word
     soft  softmax   T · softmax(importance / temperature)
           plain     importance itself; an example may have none
           linear    T · importance / Σ importance; 1 for every token where all importance is 0
@@ -74,7 +74,10 @@ def _hard(values: np.ndarray, selection: Selection, word: np.ndarray | None) -> 
     assert selection.keep != "auto", "keep=auto becomes a threshold once the store is read"
     if selection.threshold is not None:
         # Importance is stored in float32: a threshold of 0.7 must not miss the 0.7 that the store holds.
-        return (np.asarray(values, dtype=np.float32) >= np.float32(selection.threshold)).astype(np.float32)
+        chosen = np.asarray(values, dtype=np.float32) >= np.float32(selection.threshold)
+        if selection.at_least_a_word and not chosen.any():
+            chosen[most_important(values, 1, word)] = True
+        return (chosen & (values > 0)).astype(np.float32)
     count = selection.top or share_count(selection.keep or KEEP, len(values))
     if count >= len(values):
         return np.ones(len(values), dtype=np.float32)

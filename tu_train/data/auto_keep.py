@@ -18,6 +18,7 @@ from shared.weighting.weights import Expected
 
 def settled(selection: Selection, store: Store) -> Selection:
     """With a threshold in place of keep=auto, from one read of the importance column; any other selection as it is.
+    Every answer keeps a word: what its owner wants forgotten must not be left alone since other answers hold more.
 
     Raises ConfigError where the store's importance is no probability.
     """
@@ -35,4 +36,4 @@ def settled(selection: Selection, store: Store) -> Selection:
     if not expected.share():
         raise ConfigError(f"--keep auto: no token of {where} has any importance; another recipe (tu-score recipe) may give some")
     say(f"--keep auto: tokens of {where} with importance {expected.threshold():g} or more, {expected.share():.1%} of them")
-    return replace(selection, keep=None, threshold=expected.threshold())
+    return replace(selection, keep=None, threshold=expected.threshold(), at_least_a_word=True)

@@ -9,8 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.store.scores import open_store
-from shared.weighting.weights import expected_f1_threshold
+from shared.weighting.selection import Selection
+from shared.weighting.weights import expected_f1_threshold, token_weights
 from tests.tu_score.test_recipe import DATA, made  # noqa: F401
+from tu_train.data.auto_keep import settled
+from tu_train.data.batches import word_of
 
 RETAIN = "atlas:retain:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 
@@ -43,11 +46,34 @@ def test_it_trains_as_with_the_threshold_it_finds(run_cli, learned, tiny_model, 
     assert 0 < (values >= threshold).mean() < 1
     code, _, err = train(run_cli, tiny_model, learned, tmp_path / "auto", "--keep", "auto")
     assert code == 0 and f"importance {threshold:g} or more, {(values >= np.float32(threshold)).mean():.1%} of them" in err
+    rows = [[v for v in row["importance"] if v is not None] for row in open_store(learned).rows(("importance",))]
+    assert all(max(values) >= threshold for values in rows), "then no answer needs a word beside the threshold"
     assert train(run_cli, tiny_model, learned, tmp_path / "same", "--set", f"threshold={threshold}")[0] == 0
     assert losses(tmp_path / "auto") == losses(tmp_path / "same")
     assert json.loads((tmp_path / "auto" / "training.json").read_text())["threshold"] == threshold
     record = json.loads((tmp_path / "auto" / "training.json").read_text())
     assert "auto" in json.dumps(record) and 'keep = "auto"' in (tmp_path / "auto" / "_config.toml").read_text()
+
+
+def test_every_answer_keeps_a_word(run_cli, learned, tiny_model, tmp_path):
+    """The first answer's facts are made unlikely: by the threshold alone nothing of it would be pushed."""
+    rows = list(open_store(learned).rows())
+    values = [[v or 0.0 for v in row["importance"]] for row in rows]
+    values[0] = [v / 100 for v in values[0]]
+    pq.write_table(pa.table({"example_id": [r["example_id"] for r in rows], "importance": values}), tmp_path / "low.parquet")
+    assert run_cli("tu-score", "recipe", learned, "--importance", tmp_path / "low.parquet")[0] == 0
+    store = open_store(learned)
+    found = settled(Selection(keep="auto"), store)
+    row = next(iter(store.rows()))
+    targets = [t for t, own in enumerate(row["is_target"]) if own]
+    own, word = np.array([row["importance"][t] for t in targets]), word_of(row, targets)
+    weights = token_weights(own, len(own), found, where="", word=word)
+    assert own.max() < found.threshold and set(np.flatnonzero(weights)) <= set(np.flatnonzero(own == own.max()))
+    assert weights.sum() >= 1 and len({word[t] for t in np.flatnonzero(weights)}) == 1
+    code, _, err = train(run_cli, tiny_model, learned, tmp_path / "auto", "--keep", "auto")
+    assert code == 0 and "left out" not in err
+    code, _, err = train(run_cli, tiny_model, learned, tmp_path / "by-number", "--set", f"threshold={found.threshold}")
+    assert code == 0 and f"1 of {len(rows)} forget rows have no token that important" in err
 
 
 def test_a_store_whose_importance_is_no_probability(run_cli, made, tiny_model, tmp_path):  # noqa: F811
