@@ -7,48 +7,38 @@ depend on nothing but its own rows: a resumed store equals an undisturbed one.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from shared.budget import within_budget
 from shared.config import as_dict, as_toml
 from shared.console import progress, readable_bytes, say
-from shared.data.datasets import load_rows
-from shared.data.examples import Example, data_fingerprint, examples_of
+from shared.data.examples import DataHash, data_fingerprint
 from shared.data.layout import dated, layout_of, say_layout
 from shared.engines.interface import Engine
-from shared.errors import ModelError, StoreError
+from shared.errors import StoreError
 from shared.extensions import identity
+from shared.files.fs import json_text
 from shared.files.storage import Place, open_place
-from shared.lm.models import (
-    context_length,
-    load_laid_out,
-    load_tokenizer,
-    locate,
-    model_fingerprint,
-    require_rows,
-    template_fingerprint,
-    tokenizer_names,
-    vocabulary_fingerprint,
-)
+from shared.lm.models import context_length, load_laid_out, locate, model_fingerprint, template_fingerprint, tokenizer_names
 from shared.secret import without_secrets, without_secrets_in
 from shared.store.files import PLAN
-from shared.store.parts import schema
-from shared.store.scores import open_store
+from shared.store.scores import Store, open_store
 from shared.store.writer import Writer, claim
 from shared.weighting.importance import CODE, FILE, Recipe
 from tu_score.check import self_check
 from tu_score.config import SPAN_PLAN, ScoreConfig
+from tu_score.count import BaseLimits, Counts, counted, require_some
+from tu_score.part import BaseSignals, PartScorer
 from tu_score.recipe import Seen, apply_recipe, survey, with_importance, without_importance
-from tu_score.signals import add_importance, add_words, nullable, optional_columns
-from tu_score.spans import Masking, plan_masking
+from tu_score.replace import choose_replacement
+from tu_score.source import Cut, Source
+from tu_score.spans import plan_masking
 from tu_score.workers import Pool, open_scorer, score_parts
 
 BASE = "_base"
@@ -62,7 +52,8 @@ def run_score(config: ScoreConfig) -> Path | str:
     """Scores a data set; returns the folder (or URL) of the finished store. Raises UserError for everything a user can
     mend."""
     config = settled(config)
-    return _score(config, *prepare(config))
+    ready = prepare(config)
+    return _score(config, ready, counted(ready.source, ready.cut, ready.base))
 
 
 def settled(config: ScoreConfig) -> ScoreConfig:
@@ -91,78 +82,118 @@ def _options(config: ScoreConfig) -> dict[str, Any]:
     return without_secrets_in(known)
 
 
-def prepare(config: ScoreConfig) -> tuple[Path, Any, list[Example]]:
-    """The model's folder, its tokenizer, and what is to be scored."""
+@dataclass(frozen=True)
+class Prepared:
+    """What is to be scored, before a model is loaded."""
+
+    folder: Path
+    """the model's"""
+    source: Source
+    cut: Cut
+    base: BaseLimits | None
+
+
+def prepare(config: ScoreConfig) -> Prepared:
+    """Raises UserError for settings, a model or rows that do not fit."""
     folder = locate(config.model)
     tokenizer = load_laid_out(config.model, folder, config)
-    context = context_length(folder)
-    rows = load_rows(config.data, keys=config.keys, limit=config.limit)
-    examples = examples_of(rows, tokenizer, config, context=context)
-    _say_long(len({r.id for r in rows}) - len({e.row.id for e in examples}), examples, context, config)
-    if config.base_model is not None:
-        _check_base(config.base_model, tokenizer, examples)
-    return folder, tokenizer, examples
+    source = Source(config, tokenizer, context_length(folder))
+    plan_masking(config, tokenizer, [], source.context)  # refuses settings
+    base = None if config.base_model is None else BaseLimits.of(config.base_model, tokenizer)
+    return Prepared(folder, source, source.cut(), base)
 
 
-def _score(config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Example]) -> Path | str:
-    """Scores these very examples, whatever the model's own template would make of the rows."""
-    masking = plan_masking(config, tokenizer, examples, context_length(folder))  # also refuses rows that cannot be masked, before any work
+def _score(config: ScoreConfig, ready: Prepared, counts: Counts | None) -> Path | str:
+    """Scores these very rows, whatever the model's own template would make of them."""
     with claim(config.out) as place:
-        where = _score_into(place, config, folder, tokenizer, examples, masking)
+        where = _score_into(place, config, ready, counts)
     store = open_store(where)
     if config.recipe.waits and not config.lacking and store.manifest["recipe"] is None:
         apply_recipe(store, config.recipe)  # what needs all parts waits for the last; null in the manifest: it has not come yet
     return where
 
 
-def _score_into(place: Place, config: ScoreConfig, folder: Path, tokenizer: Any, examples: list[Example], masking: Masking) -> Path | str:
-    parts = within_budget([len(e.input_ids) for e in examples], config.part_tokens)
+def _plan(config: ScoreConfig, ready: Prepared, engine: Engine | Pool) -> dict[str, Any]:
+    """What is fixed before the first part."""
+    tokenizer = ready.source.tokenizer
     fingerprints = {
-        "model": model_fingerprint(folder),
+        "model": model_fingerprint(ready.folder),
         **tokenizer_names(tokenizer),
         "chat_template": template_fingerprint(tokenizer),
-        "data": data_fingerprint(examples),
+        "rows": ready.cut.sha256,
         "base_model": model_fingerprint(locate(config.base_model)) if config.base_model else None,
         **config.recipe.codes(),
         **({"spans_code": code} if (code := identity(SPAN_PLAN, config.spans)) else {}),
     }
+    return {
+        "options": _options(config) | dated(tokenizer),
+        "fingerprints": fingerprints,
+        "engine": engine.describe(),
+        "replacement": choose_replacement(config.replacement, tokenizer, seed=config.seed).describe(),
+        "vocabulary_size": layout_of(tokenizer).rows or len(tokenizer),
+        "optional": config.optional,
+        "row_ranges": [list(rows) for rows in ready.cut.ranges],
+    }
+
+
+def _score_into(place: Place, config: ScoreConfig, ready: Prepared, counts: Counts | None) -> Path | str:
+    name = without_secrets(str(place.where))
     with ExitStack() as at_end:
-        engine = _opened(at_end, config, folder, masking)
-        plan = {
-            "options": _options(config) | dated(tokenizer),
-            "fingerprints": fingerprints,
-            "engine": engine.describe(),
-            **masking.describe(),
-            "vocabulary_size": layout_of(tokenizer).rows or len(tokenizer),
-            "optional": config.optional,
-            "part_rows": [list(p) for p in parts],
-        }
-        writer = Writer(place.where, plan)
+        scorer = PartScorer(config, ready.source, ready.base if counts is None else None)
+        engine = _opened(at_end, config, ready.folder, scorer)
+        writer = Writer(place.where, _plan(config, ready, engine))
         if writer.finished:
+            require_same_data(writer, ready.source)
             _tidy(writer)
-            say(f"{without_secrets(str(place.where))}: this store is finished, and its parts are whole; nothing to do")
+            say(f"{name}: this store is finished, and its parts are whole; nothing to do")
             return place.where
         if writer.damage is not None:
-            say(f"{without_secrets(str(place.where))}: {writer.damage}; what is lost is scored again")
+            say(f"{name}: {writer.damage}; what is lost is scored again")
         place.write("_config.toml", as_toml(config).encode())
         base = None
         if config.base_model is not None:
             at_end.close()  # one model in memory at a time
-            base = _base_signals(config, tokenizer, examples)
-            engine = _opened(at_end, config, folder, masking)
-        masked = sum(map(len, masking.spans.values()))
-        tokens = sum(len(e.input_ids) for e in examples)
-        say_layout(tokenizer, config.model)
-        say(f"{len(examples)} rows, {tokens:,} tokens, {masked} masked variants, {len(parts)} parts, {about(engine)}")
-        _require_no_others(writer, len(parts))
-        _score_parts(examples, parts, writer, engine, config, masking, tokenizer, base)
-        check = self_check(examples, parts, writer, engine, config, masking)
+            base = _base_store(config, ready, counts)
+            engine = _opened(at_end, config, ready.folder, scorer)
+        say_layout(ready.source.tokenizer, config.model)
+        say(f"{_amount(counts, ready.cut)}, {len(ready.cut.ranges)} parts, {about(engine)}")
+        _require_no_others(writer, len(ready.cut.ranges))
+        _score_parts(ready, counts, writer, engine, scorer, base)
+        require_some(sum(entry["rows"] for entry in writer.parts.values()))
+        check = self_check(ready.source, ready.cut, writer, engine, config)
     if config.lacking:
         say(f"no importance was written: the recipe reads {', '.join(config.lacking)}, and --spans {config.spans} gives none of it")
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    writer.finish(self_check=check, recipe=_applied(writer, config), created_at=now)
+    writer.finish(**whole(writer), self_check=check, recipe=_applied(writer, config), created_at=now)
     _tidy(writer)
     return place.where
+
+
+def _amount(counts: Counts | None, cut: Cut) -> str:
+    if counts is None:
+        return f"{cut.rows:,} rows, {readable_bytes(cut.bytes)} of text"
+    return f"{sum(counts.examples)} rows, {sum(counts.tokens):,} tokens, {sum(counts.variants)} masked variants"
+
+
+def whole(writer: Writer) -> dict[str, Any]:
+    """What a manifest says of all parts together: the fingerprint of the data, and the masked variants. One part is in
+    memory at a time."""
+    data, spans, variants = DataHash(), hashlib.sha256(), 0
+    for index in sorted(writer.parts):
+        for row in writer.read_part(index, ["example_id", "input_ids", "is_target", "spans"]).to_pylist():
+            data.add(row["example_id"], row["input_ids"], row["is_target"])
+            spans.update(json_text([row["example_id"], [[s["start"], s["end"]] for s in row["spans"]]]).encode())
+            variants += len(row["spans"])
+    fingerprints = {**writer.plan["fingerprints"], "data": data.hexdigest()}
+    return {"fingerprints": fingerprints, "spans": {"variants": variants, "sha256": spans.hexdigest()}}
+
+
+def require_same_data(writer: Writer, source: Source) -> None:
+    """A store of an earlier version knows its data by their tokens alone. Raises StoreError where they are others."""
+    assert writer.kept is not None
+    known = writer.kept["fingerprints"]
+    if "rows" not in known and known["data"] != data_fingerprint(e for row in source.rows() for e in source.examples([row])):
+        raise StoreError(f"{without_secrets(str(writer.folder))}: holds another run: it was scored from other data; choose a new --out")
 
 
 def _applied(writer: Writer, config: ScoreConfig) -> dict[str, Any] | None:
@@ -201,8 +232,8 @@ def _require_no_others(writer: Writer, parts: int) -> None:
         raise StoreError(f"{writer.folder}: holds part {beyond[0]}, and this run has {parts}; delete the folder, or choose a new --out")
 
 
-def _opened(at_end: ExitStack, config: ScoreConfig, folder: Path, masking: Masking) -> Engine | Pool:
-    engine = open_scorer(config, folder, masking)
+def _opened(at_end: ExitStack, config: ScoreConfig, folder: Path, scorer: PartScorer) -> Engine | Pool:
+    engine = open_scorer(config, folder, scorer)
     at_end.callback(engine.close)
     return engine
 
@@ -213,81 +244,48 @@ def _tidy(writer: Writer) -> None:
     writer.tidy()
 
 
-def _say_long(skipped: int, examples: list[Example], context: int | None, config: ScoreConfig) -> None:
-    if skipped:
-        say(f"--long skip: {skipped} rows left out, they are longer than the model's context of {context} tokens")
-    full = sum(len(e.input_ids) == context for e in examples)
-    if config.long == "truncate" and full:
-        say(f"--long truncate: {full} examples fill the model's context of {context} tokens, cut there if they were longer")
-
-
 def about(engine: Engine | Pool) -> str:
     about = engine.describe()
     return f"{about['name']} engine, {about['dtype']} on {about['device']}"
 
 
 def _score_parts(
-    examples, parts, writer: Writer, engine: Engine | Pool, config: ScoreConfig, masking: Masking, tokenizer: Any, base
+    ready: Prepared, counts: Counts | None, writer: Writer, engine: Engine | Pool, scorer: PartScorer, base: Store | None
 ) -> None:
-    groups = {index: examples[start:end] for index, (start, end) in enumerate(parts)}
-    missing = {index: group for index, group in groups.items() if index not in writer.parts}
-    with progress("scoring", sum(map(masking.work, examples)), "tokens") as bar:
-        bar.note = _so_far(writer, examples, masking, groups)
-        bar.advance(sum(masking.work(e) for index in writer.parts for e in groups[index]))
-        for index, scored in score_parts(engine, missing, config, masking, bar.advance):
-            add_words(scored, groups[index], tokenizer, copies=config.text_copies)
-            for example, columns in zip(groups[index], scored, strict=True):
-                add_base(columns, example, base)
-                add_importance(columns, example, config)
-            writer.write_part(index, part_table(groups[index], scored, config.optional))
-            bar.note = _so_far(writer, examples, masking, groups)
+    """Progress is in tokens where they were counted, else in bytes of text, a part at a time."""
+    missing = [index for index in range(len(ready.cut.ranges)) if index not in writer.parts]
+    amounts, unit = (ready.cut.sizes, "bytes") if counts is None else (counts.work, "tokens")
+    tasks = ((index, rows, base_signals(base, index)) for index, rows in ready.source.parts(ready.cut, missing))
+    with progress("scoring", sum(amounts), unit) as bar:
+        bar.note = _so_far(writer, counts)
+        bar.advance(sum(amounts[index] for index in writer.parts))
+        for index, table in score_parts(engine, tasks, scorer, bar.advance if counts is not None else lambda tokens: None):
+            writer.write_part(index, table)
+            if counts is None:
+                bar.advance(amounts[index])
+            bar.note = _so_far(writer, counts)
 
 
-def _so_far(writer: Writer, examples: Sequence[Example], masking: Masking, groups: dict[int, list[Example]]) -> str:
+def _so_far(writer: Writer, counts: Counts | None) -> str:
     """What is written of what the run holds, for the progress line."""
-    done = [e for index in writer.parts for e in groups[index]]
-    variants = [sum(len(masking.spans[e.id]) for e in which) for which in (done, examples)]
     size = readable_bytes(sum(entry["bytes"] for entry in writer.parts.values()))
-    return f"({len(done):,}/{len(examples):,} rows, {variants[0]:,}/{variants[1]:,} masked variants, {size} written)"
+    done = sum(entry["rows"] for entry in writer.parts.values())
+    if counts is None:
+        return f"({done:,} rows, {size} written)"
+    variants = sum(counts.variants[index] for index in writer.parts)
+    return f"({done:,}/{sum(counts.examples):,} rows, {variants:,}/{sum(counts.variants):,} masked variants, {size} written)"
 
 
-def add_base(columns: dict[str, Any], example: Example, base: dict[str, tuple[np.ndarray, np.ndarray]] | None) -> None:
-    """Adds the base model's two signals, null where there is no base model."""
-    columns["base_logprob"], columns["base_entropy"] = base[example.id] if base else (np.full(len(example.input_ids), np.nan),) * 2
+def base_signals(store: Store | None, index: int) -> BaseSignals | None:
+    """What the base model says of the examples of a part; its store is cut as this one is."""
+    if store is None:
+        return None
+    rows = store.part(index, ["example_id", "logprob", "entropy"])
+    return [(row["example_id"], _floats(row["logprob"]), _floats(row["entropy"])) for row in rows]
 
 
-def part_table(group: Sequence[Example], scored: list[dict[str, Any]], optional: Sequence[str]) -> pa.Table:
-    """A part from the columns of its examples."""
-    table: dict[str, list] = {
-        "example_id": [e.id for e in group],
-        "input_ids": [e.input_ids for e in group],
-        "tokens": [c["tokens"] for c in scored],
-        "is_target": [e.is_target for e in group],
-        "spans": [c["spans"] for c in scored],
-    }
-    for name in ("logprob", "entropy", "delta", "delta_mean", "masked_entropy", "base_logprob", "base_entropy", "delta_span", "importance"):
-        table[name] = [nullable(c[name]) for c in scored]
-    return pa.table(table | optional_columns(scored, optional), schema=schema(optional))
-
-
-def _check_base(name: str, tokenizer: Any, examples: Sequence[Example]) -> None:
-    folder = locate(name)
-    base = load_tokenizer(folder)
-    if vocabulary_fingerprint(base) != vocabulary_fingerprint(tokenizer):
-        raise ModelError(
-            f"--base-model {name}: its tokenizer differs from the model's, so their tokens cannot be compared; "
-            "use the checkpoint before fine-tuning"
-        )
-    require_rows(f"--base-model {name}", folder, ((e.id, e.input_ids) for e in examples))
-    context, longest = context_length(folder), max(len(e.input_ids) for e in examples)
-    if context is not None and longest > context:
-        raise ModelError(
-            f"--base-model {name}: its context holds {context} tokens, the longest example has {longest}; use another base model"
-        )
-
-
-def _base_signals(config: ScoreConfig, tokenizer: Any, examples: list[Example]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Scores the same data under the base model into a store inside this one; parts and resume are those of any
+def _base_store(config: ScoreConfig, ready: Prepared, counts: Counts | None) -> Store:
+    """Scores the same rows under the base model into a store inside this one; parts and resume are those of any
     store."""
     assert config.base_model is not None
     if (inner := Path(config.out, BASE)).is_symlink():
@@ -308,9 +306,9 @@ def _base_signals(config: ScoreConfig, tokenizer: Any, examples: list[Example]) 
         entropy_temperature=None,
         topk=0,
     )
-    store = open_store(_score(plain, locate(config.base_model), tokenizer, examples))
-    rows = store.rows(("example_id", "logprob", "entropy"))
-    return {row["example_id"]: (_floats(row["logprob"]), _floats(row["entropy"])) for row in rows}
+    inside = replace(ready, folder=locate(config.base_model))
+    none = None if counts is None else Counts(counts.examples, counts.tokens, [0] * len(counts.tokens), counts.tokens)
+    return open_store(_score(plain, inside, none))
 
 
 def _floats(values: Any) -> np.ndarray:

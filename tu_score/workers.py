@@ -1,7 +1,7 @@
 """Who scores parts: this process, or `--workers` processes with an engine each.
 
 A part's values depend on its rows alone, so any worker can score any part and the store's bytes are the same. The
-parent owns the store: it hands out parts, completes and writes what comes back, in whatever order that is. On CUDA each
+parent owns the store: it hands out the rows of parts and writes what comes back, in whatever order that is. On CUDA each
 worker sees one device of its own. With vLLM this is data parallelism, one engine a process: its offline LLM() takes no
 data_parallel_size and wants a process a rank as well.
 """
@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -22,14 +22,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from shared.data.examples import Example
+import pyarrow as pa
+
+from shared.data.datasets import Row
 from shared.engines.interface import Engine, Request, TokenScores
 from shared.engines.open import open_engine
 from shared.errors import ConfigError, UserError
 from shared.lm.logprobs import HeadOptions
 from tu_score.config import ScoreConfig
-from tu_score.signals import score_examples
-from tu_score.spans import Masking
+from tu_score.part import Advance, BaseSignals, PartScorer
 
 PATIENCE_S = 5.0
 BEAT_S = 5.0
@@ -43,12 +44,12 @@ START_S = 480.0
 STUCK_S = 3600.0
 """after so long without a forward pass that ended a worker counts as lost, though it lives"""
 
-Scored = list[dict[str, Any]]
-Advance = Callable[[int], None]
+Task = tuple[int, Sequence[Row], BaseSignals | None]
+"""index, rows, and what the base model says of their examples"""
 
 
-def open_scorer(config: ScoreConfig, folder: Path, masking: Masking) -> Engine | Pool:
-    return Pool(config, folder, masking) if config.workers > 1 else open_one(config, folder)
+def open_scorer(config: ScoreConfig, folder: Path, scorer: PartScorer) -> Engine | Pool:
+    return Pool(config, folder, scorer) if config.workers > 1 else open_one(config, folder)
 
 
 def open_one(config: ScoreConfig, folder: Path) -> Engine:
@@ -59,15 +60,14 @@ def open_one(config: ScoreConfig, folder: Path) -> Engine:
     )  # fmt: skip
 
 
-def score_parts(
-    scorer: Engine | Pool, parts: Mapping[int, Sequence[Example]], config: ScoreConfig, masking: Masking, advance: Advance
-) -> Iterator[tuple[int, Scored]]:
-    """Each part's index and what `score_examples` says of it; with a pool in the order in which they are done."""
-    if isinstance(scorer, Pool):
-        yield from scorer.parts(parts, advance)
+def score_parts(engine: Engine | Pool, tasks: Iterable[Task], scorer: PartScorer, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
+    """Each part's index and its columns; with a pool in the order in which they are done. A task is taken from `tasks`
+    when somebody is free for it."""
+    if isinstance(engine, Pool):
+        yield from engine.parts(tasks, advance)
         return
-    for index, examples in parts.items():
-        yield index, score_examples(examples, scorer, config, masking, advance)
+    for index, rows, base in tasks:
+        yield index, scorer(rows, base, engine, advance)
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Worker:
 class Pool:
     """Worker processes behind the interface of one engine, and `parts` for whole parts."""
 
-    def __init__(self, config: ScoreConfig, folder: Path, masking: Masking):
+    def __init__(self, config: ScoreConfig, folder: Path, scorer: PartScorer):
         """Starts the workers; they load the model at the same time. Raises what a worker raises, and UserError when one
         dies."""
         import torch
@@ -94,7 +94,7 @@ class Pool:
         for number in range(config.workers):
             ours, theirs = context.Pipe()
             # As many threads as this process has: the order of sums in a matrix product is part of the bytes.
-            arguments = (theirs, config, folder, masking, devices and devices[number], torch.get_num_threads(), BEAT_S)
+            arguments = (theirs, config, folder, scorer, devices and devices[number], torch.get_num_threads(), BEAT_S)
             process = context.Process(target=work, args=arguments)  # no daemon: vLLM starts processes of its own
             process.start()
             theirs.close()
@@ -115,10 +115,10 @@ class Pool:
         self._send(self.workers[0], ("requests", list(requests)))
         return self._receive(self.workers[0])[1]
 
-    def parts(self, parts: Mapping[int, Sequence[Example]], advance: Advance) -> Iterator[tuple[int, Scored]]:
+    def parts(self, tasks: Iterable[Task], advance: Advance) -> Iterator[tuple[int, pa.Table]]:
         """A worker has one part at a time: with another part in the pipe it and the parent could wait for each other to
         read."""
-        waiting = iter(parts.items())
+        waiting = iter(tasks)
         busy = [worker for worker in self.workers if self._hand_out(worker, waiting)]
         while busy:
             for worker in self._heard(busy, STUCK_S):
@@ -154,7 +154,7 @@ class Pool:
             "command again, with fewer --workers if memory ran out"
         )
 
-    def _hand_out(self, worker: Worker, waiting: Iterator[tuple[int, Sequence[Example]]]) -> bool:
+    def _hand_out(self, worker: Worker, waiting: Iterator[Task]) -> bool:
         part = next(waiting, None)
         if part is not None:
             worker.silent_s = worker.stuck_s = 0.0
@@ -258,7 +258,7 @@ class Line:
                 time.sleep(every_s)
 
 
-def work(pipe: Connection, config: ScoreConfig, folder: Path, masking: Masking, device: str | None, threads: int, beat_s: float) -> None:
+def work(pipe: Connection, config: ScoreConfig, folder: Path, scorer: PartScorer, device: str | None, threads: int, beat_s: float) -> None:
     """A worker's life: load the engine, answer until the parent closes the pipe."""
     connection = Line(pipe)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -271,23 +271,23 @@ def work(pipe: Connection, config: ScoreConfig, folder: Path, masking: Masking, 
     try:
         with closing(open_one(config, folder)) as engine:
             connection.send(("ready", engine.describe()))
-            _serve(connection, engine, config, masking)
+            _serve(connection, engine, scorer)
     except UserError as error:
         connection.send(("refused", error))
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):  # the parent has what it wants, or is gone
         pass
 
 
-def _serve(connection: Line, engine: Engine, config: ScoreConfig, masking: Masking) -> None:
+def _serve(connection: Line, engine: Engine, scorer: PartScorer) -> None:
     """Until the pipe is closed, which is an EOFError."""
     while True:
         kind, asked = connection.recv()
         if kind == "requests":
             connection.send(("scores", engine.score(asked)))
         else:
-            index, examples = asked
-            scored = score_examples(examples, engine, config, masking, lambda tokens: connection.send(("tokens", tokens)))
-            connection.send(("part", (index, scored)))
+            index, rows, base = asked
+            table = scorer(rows, base, engine, lambda tokens: connection.send(("tokens", tokens)))
+            connection.send(("part", (index, table)))
 
 
 def _end_with_parent() -> None:

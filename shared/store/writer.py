@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from shared.store.scores import Store, open_store
 
 ADDED = ("fingerprints.vocabulary", "vocabulary_size")
 """fields of a plan that earlier versions did not write, and that others say already"""
+FOUND = ("fingerprints.data",)
+"""fields of a manifest that no plan has"""
 HARMLESS = (LOCK, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}")
 """beginnings of what a run leaves that was killed before its plan was there"""
 
@@ -127,8 +129,8 @@ class Writer:
             earlier = {"format": None}
         earlier = without_secrets_in(earlier)  # earlier versions wrote them down
         for field in sorted({*_flat(earlier), *_flat(self.plan)}):
-            if field in ADDED and field not in _flat(earlier):
-                continue  # an earlier version began this run
+            if (field in ADDED and field not in _flat(earlier)) or field in FOUND:
+                continue  # an earlier version began this run; or it was known at its end alone
             was, now = _flat(earlier).get(field), _flat(self.plan).get(field)
             if was != now:
                 raise StoreError(
@@ -168,11 +170,9 @@ class Writer:
         return done
 
     def _planned(self, index: int, entry: dict[str, Any]) -> bool:
-        """Is it the part of that number, with the rows that the plan gives it?"""
-        parts = self.plan.get("part_rows")
-        if entry["file"] != part_name(index):
-            return False
-        return parts is None or (0 <= index < len(parts) and parts[index][1] - parts[index][0] == entry["rows"])
+        """Is it the part of that number, and one of the plan?"""
+        parts = self.plan.get("row_ranges")
+        return entry["file"] == part_name(index) and (parts is None or 0 <= index < len(parts))
 
     @property
     def finished(self) -> bool:
@@ -206,8 +206,8 @@ class Writer:
         self.place.write(f"{PROGRESS}/{index:05d}.json", json_bytes(entry))
         self.parts[index] = entry
 
-    def read_part(self, index: int) -> pa.Table:
-        return verified(self.place, self.parts[index], expected=self.schema)
+    def read_part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        return verified(self.place, self.parts[index], columns, self.schema)
 
     def finish(self, **more: Any) -> None:
         """Writes the manifest; the store is complete from then on."""

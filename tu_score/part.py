@@ -1,0 +1,69 @@
+"""One part: rows -> the columns of the store. Its bytes depend on its rows and the run's settings alone, so anybody may
+make it, in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from shared.data.datasets import Row
+from shared.data.examples import Example
+from shared.engines.interface import Engine
+from shared.store.parts import schema
+from tu_score.config import ScoreConfig
+from tu_score.count import BaseLimits
+from tu_score.signals import add_importance, add_words, nullable, optional_columns, score_examples
+from tu_score.source import Source
+from tu_score.spans import plan_masking
+
+Advance = Callable[[int], None]
+BaseSignals = Sequence[tuple[str, np.ndarray, np.ndarray]]
+"""example id, log-probability and entropy under the base model, [T] each, for the examples of a part in order"""
+
+
+@dataclass(frozen=True)
+class PartScorer:
+    """What is the same for all parts; can be sent to another process."""
+
+    config: ScoreConfig
+    source: Source
+    base: BaseLimits | None = None
+    """checked where the rows were not counted before"""
+
+    def __call__(self, rows: Sequence[Row], base: BaseSignals | None, engine: Engine, advance: Advance) -> pa.Table:
+        """Raises DataError, ConfigError and ModelError naming the row."""
+        config, tokenizer = self.config, self.source.tokenizer
+        examples = self.source.examples(rows)
+        if self.base is not None:
+            self.base.check(examples)
+        masking = plan_masking(config, tokenizer, examples, self.source.context)
+        scored = score_examples(examples, engine, config, masking, advance)
+        add_words(scored, examples, tokenizer, copies=config.text_copies)
+        for k, (example, columns) in enumerate(zip(examples, scored, strict=True)):
+            add_base(columns, example, None if base is None else base[k])
+            add_importance(columns, example, config)
+        return part_table(examples, scored, config)
+
+
+def add_base(columns: dict[str, Any], example: Example, base: tuple[str, np.ndarray, np.ndarray] | None) -> None:
+    """Adds the base model's two signals, null where there is no base model."""
+    assert base is None or base[0] == example.id, "both runs cut the same rows into the same examples"
+    columns["base_logprob"], columns["base_entropy"] = (np.full(len(example.input_ids), np.nan),) * 2 if base is None else base[1:]
+
+
+def part_table(group: Sequence[Example], scored: list[dict[str, Any]], config: ScoreConfig) -> pa.Table:
+    """A part from the columns of its examples."""
+    table: dict[str, list] = {
+        "example_id": [e.id for e in group],
+        "input_ids": [e.input_ids for e in group],
+        "tokens": [c["tokens"] for c in scored],
+        "is_target": [e.is_target for e in group],
+        "spans": [c["spans"] for c in scored],
+    }
+    for name in ("logprob", "entropy", "delta", "delta_mean", "masked_entropy", "base_logprob", "base_entropy", "delta_span", "importance"):
+        table[name] = [nullable(c[name]) for c in scored]
+    return pa.table(table | optional_columns(scored, config.optional), schema=schema(config.optional))
