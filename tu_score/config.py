@@ -145,10 +145,10 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     @property
     def recipe(self) -> Recipe:
         asked = Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
-        own = self.uncertainty == LEARNED and self.entropy_temperature not in (None, LEARNED_AT)
-        tempered = not own and (self.entropy_temperature is not None or self.uncertainty in OWN_TEMPERATURE)
+        tempered = self.entropy_temperature is not None or self.uncertainty in OWN_TEMPERATURE
         base = ["base_entropy", "base_logprob"] if self.base_model is not None else []
-        return asked.resolved([*base, "entropy", *(["tempered_entropy"] if tempered else [])])
+        held = [*base, "entropy", *(["tempered_entropy"] if tempered else [])]
+        return asked.resolved(held, as_learned=self.entropy_temperature in (None, LEARNED_AT))
 
     @property
     def temperature(self) -> float | None:

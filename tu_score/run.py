@@ -30,7 +30,7 @@ from shared.secret import without_secrets, without_secrets_in
 from shared.store.files import PLAN
 from shared.store.scores import Store, open_store
 from shared.store.writer import Writer, claim
-from shared.weighting.importance import CODE, FILE, Recipe
+from shared.weighting.importance import AUTO, CODE, FILE, Recipe
 from tu_score.check import self_check
 from tu_score.config import SPAN_PLAN, ScoreConfig
 from tu_score.count import BaseLimits, Counts, counted, require_some
@@ -58,11 +58,12 @@ def run_score(config: ScoreConfig) -> Path | str:
 
 def settled(config: ScoreConfig) -> ScoreConfig:
     """A store that an earlier version began goes on with the defaults of that version."""
-    if not config.left_open:
+    if not config.left_open and config.uncertainty != "auto":
         return config
     was_default = "spans" in config.left_open and config.spans == "none"
     try:
-        begun = json.loads(open_place(config.out).read(PLAN))["options"]
+        plan = json.loads(open_place(config.out).read(PLAN))
+        begun, learned = plan["options"], f"uncertainty{CODE}" in plan["fingerprints"]
         spans, lacking = begun["spans"], {name: value for name, value in AS_BEFORE.items() if name in config.left_open - begun.keys()}
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StoreError):
         return config  # nothing there, or what the writer refuses with a message of its own
@@ -70,6 +71,12 @@ def settled(config: ScoreConfig) -> ScoreConfig:
         say(f"{without_secrets(config.out)}: was begun by an earlier version; this run goes on with "
             + " and ".join(f"{name}={value}" for name, value in lacking.items()))  # fmt: skip
         config = replace(config, spans=config.spans, **lacking)
+    if config.uncertainty == begun.get("uncertainty") == "auto" and not learned and config.recipe.codes():
+        earlier = next(name for name in AUTO if name != "base_entropy" or config.base_model is not None)
+        say(f"{without_secrets(config.out)}: was begun by an earlier version; this run goes on with uncertainty={earlier}")
+        open_now = {"uncertainty", *(["entropy_temperature"] if config.entropy_temperature is None else [])}
+        config = replace(config, uncertainty=earlier, entropy_temperature=config.temperature, spans=config.spans)
+        object.__setattr__(config, "left_open", config.left_open | open_now)
     if was_default and spans == "question":
         say(f"{without_secrets(config.out)}: was begun with --spans question; this run goes on with it")
         config = replace(config, spans="question")
@@ -79,7 +86,8 @@ def settled(config: ScoreConfig) -> ScoreConfig:
 def _options(config: ScoreConfig) -> dict[str, Any]:
     """What the plan says of the settings. Those of earlier versions, which did not know them, go without saying."""
     known = {k: v for k, v in as_dict(config).items() if k not in ELSEWHERE and not (k in AS_BEFORE and v == AS_BEFORE[k])}
-    return without_secrets_in(known)
+    as_given = {"uncertainty": "auto", "entropy_temperature": None}
+    return without_secrets_in(known | {name: value for name, value in as_given.items() if name in config.left_open})
 
 
 @dataclass(frozen=True)
