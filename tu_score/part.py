@@ -41,7 +41,11 @@ class PartScorer:
         if self.base is not None:
             self.base.check(examples)
         masking = plan_masking(config, tokenizer, examples, self.source.context)
-        scored = score_examples(examples, engine, config, masking, advance)
+        return self.table(examples, score_examples(examples, engine, config, masking, advance), base)
+
+    def table(self, examples: Sequence[Example], scored: list[dict[str, Any]], base: BaseSignals | None) -> pa.Table:
+        """The part of what an engine said of these examples, which come in the order of their rows."""
+        config, tokenizer = self.config, self.source.tokenizer
         add_words(scored, examples, tokenizer, copies=config.text_copies)
         for k, (example, columns) in enumerate(zip(examples, scored, strict=True)):
             add_base(columns, example, None if base is None else base[k])

@@ -22,6 +22,8 @@ from tu_score.config import PLANS, ScoreConfig
 
 TOKEN_BYTES = 4
 """of UTF-8 that count as one token where rows are cut into parts: English has about so many, Chinese three"""
+ROW_BYTES = 96
+"""that the template of a question and its answer counts for"""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Source:
         budget, start, size, digest = self.config.part_tokens * TOKEN_BYTES, 0, 0, hashlib.sha256()
         at = 0
         for at, row in enumerate(self.rows()):
-            own = text_bytes(row)
+            own = text_bytes(row) + (ROW_BYTES if row.question is not None else 0)
             if at > start and size + own > budget:
                 _close(found, start, at, size, digest)
                 start, size, digest = at, 0, hashlib.sha256()
@@ -92,8 +94,10 @@ class Source:
             for row in own:
                 digest.update(self._told(row))
             if len(own) != end - start or digest.hexdigest() != cut.hashes[index]:
-                raise DataError(f"data {without_secrets(self.config.data)}: changed while it was scored, in rows {start} to {end - 1} "
-                                f"(part {index}); put it back as it was and give the same command again, or choose a new --out")  # fmt: skip
+                raise DataError(
+                    f"data {without_secrets(self.config.data)}: changed while it was scored, in rows {start} to {end - 1} (part {index}); "
+                    "put it back as it was and give the same command again, or choose a new --out"
+                )
             yield index, own
 
     def _told(self, row: Row) -> bytes:

