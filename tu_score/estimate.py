@@ -19,11 +19,11 @@ from shared.store.parts import encode, schema
 from shared.store.writer import refuse_foreign
 from tu_score.config import ScoreConfig
 from tu_score.count import count
-from tu_score.part import PartScorer
-from tu_score.run import Prepared, about, prepare
+from tu_score.part import PartScorer, open_one
+from tu_score.plan import Prepared, prepare
+from tu_score.run import about
 from tu_score.signals import score_examples
 from tu_score.spans import plan_masking
-from tu_score.workers import open_one
 
 TIMED_ROWS = 8
 """evenly spaced; those whose duration and bytes stand for all"""

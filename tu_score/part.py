@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import pyarrow as pa
 from shared.data.datasets import Row
 from shared.data.examples import Example
 from shared.engines.interface import Engine
+from shared.engines.open import open_engine
+from shared.lm.logprobs import HeadOptions
 from shared.store.parts import schema
 from tu_score.config import ScoreConfig
 from tu_score.count import BaseLimits
@@ -23,6 +26,18 @@ from tu_score.spans import plan_masking
 Advance = Callable[[int], None]
 BaseSignals = Sequence[tuple[str, np.ndarray, np.ndarray]]
 """example id, log-probability and entropy under the base model, [T] each, for the examples of a part in order"""
+
+
+Task = tuple[int, Sequence[Row], BaseSignals | None]
+"""index, rows, and what the base model says of their examples"""
+
+
+def open_one(config: ScoreConfig, folder: Path) -> Engine:
+    head = HeadOptions(config.head_mib, temperature=config.temperature, top_k=config.topk)
+    return open_engine(
+        config.engine, folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens, head=head,
+        tensor_parallel=config.tensor_parallel,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

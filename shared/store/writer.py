@@ -37,7 +37,9 @@ from shared.store.scores import Store, open_store
 
 ADDED = ("fingerprints.vocabulary", "vocabulary_size")
 """fields of a plan that earlier versions did not write, and that others say already"""
-HARMLESS = (LOCK, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}")
+SHARDS = "_shards"
+"""folder of what shards of a run have scored (tu_score/shards.py)"""
+HARMLESS = (LOCK, SHARDS, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}")
 """beginnings of what a run leaves that was killed before its plan was there"""
 
 
@@ -221,6 +223,13 @@ class Writer:
         table = columns if isinstance(columns, pa.Table) else pa.table(columns, schema=self.schema)
         data = encode(table, self.schema)
         entry = describe(index, table, data)
+        self.place.write(entry["file"], data)
+        self.place.write(f"{PROGRESS}/{index:05d}.json", json_bytes(entry))
+        self.parts[index] = entry
+
+    def take_part(self, index: int, entry: dict[str, Any], data: bytes) -> None:
+        """A part that was written elsewhere, as it is; `entry`: what is recorded of it, which the caller has
+        verified."""
         self.place.write(entry["file"], data)
         self.place.write(f"{PROGRESS}/{index:05d}.json", json_bytes(entry))
         self.parts[index] = entry
