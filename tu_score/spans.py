@@ -206,6 +206,8 @@ def _copy_kinds(tokenizer: Any, examples: Sequence[Example]) -> dict[int, int]:
     Tokens without such a text (white space alone, a part of a character) are copies of the same id only.
     """
     ids = sorted({token for example in examples for token in example.input_ids})
+    if not ids:
+        return {}
     texts = [text.strip().casefold() for text in tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)]
     least: dict[str, int] = {}
     return {i: least.setdefault(text, i) if text and "\ufffd" not in text else i for i, text in zip(ids, texts, strict=True)}

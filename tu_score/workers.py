@@ -15,6 +15,7 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -76,10 +77,14 @@ class Scorer:
         self.node = platform.node()
         for name, version in versions().items():
             if version != expected[name]:
-                raise ConfigError(f"node {self.node}: has {name} {version or 'not installed'}, the driver {expected[name] or 'not installed'}; "
-                                  "install the same versions on all nodes")  # fmt: skip
+                raise ConfigError(f"node {self.node}: has {name} {version or 'not installed'}, the driver "
+                                  f"{expected[name] or 'not installed'}; install the same versions on all nodes")  # fmt: skip
         # As many threads as the driver has: the order of sums in a matrix product is part of the bytes.
         torch.set_num_threads(threads)
+
+    def name(self) -> tuple[str, int]:
+        """Node and process."""
+        return self.node, os.getpid()
 
     def open(self, config: ScoreConfig, folder: Path, scorer: PartScorer) -> dict[str, Any]:
         """Loads the model; returns what the engine says of itself."""
@@ -121,6 +126,7 @@ class Session:
             self.kind = self.ray.remote(Scorer).options(max_restarts=0, max_task_retries=0, **options)
             self.arguments = (torch.get_num_threads(), versions())
             self.actors = [self.start() for _ in range(self.count)]
+            self.names = [self.get(actor.name.remote()) for actor in self.actors]
         except BaseException:
             self.end()
             raise
@@ -174,6 +180,15 @@ class Session:
             raise UserError(f"a worker ended while it loaded the model ({_first_line(error)}); give the same command again, with fewer "
                             "--workers if memory ran out") from None  # fmt: skip
 
+    def kill(self, place: int) -> None:
+        """Whatever it is doing; one that was stopped hears nothing of Ray."""
+        node, process = self.names[place]
+        if node == platform.node():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(Exception):  # it ended, or is to end
+            self.ray.kill(self.actors[place])
+
     def end(self) -> None:
         for actor in self.actors:
             with contextlib.suppress(Exception):  # already gone
@@ -204,7 +219,8 @@ class Crew:
             _session = Session(config)
         self.session, self.ray = _session, _session.ray
         self.opened = (replace(config, shard=None), folder.absolute(), self.ray.put(scorer))
-        self.about = [self.session.get(reference) for reference in [actor.open.remote(*self.opened) for actor in self.session.actors]][0]
+        opening = [actor.open.remote(*self.opened) for actor in self.session.actors]
+        self.about = [self.session.get(reference) for reference in opening].pop()
 
     def describe(self) -> dict[str, Any]:
         return self.about
@@ -231,11 +247,14 @@ class Crew:
             for reference in [*done, *lost]:
                 place, task, tries, _ = busy.pop(reference)
                 if reference in lost:
-                    self.ray.kill(actors[place])
+                    self.session.kill(place)
+                    self._replace(place, task[0], tries + 1, f"finished nothing for {STUCK_S:.0f} s")
+                    hand_out(place, task, tries + 1)
+                    continue
                 try:
                     table, tokens = self.ray.get(reference)
                 except self.ray.exceptions.RayActorError as error:
-                    self._replace(place, task[0], tries + 1, _first_line(error))
+                    self._replace(place, task[0], tries + 1, f"ended: {_first_line(error)}")
                     hand_out(place, task, tries + 1)
                     continue
                 except self.ray.exceptions.RayTaskError as error:
@@ -246,13 +265,16 @@ class Crew:
 
     def _replace(self, place: int, index: int, tries: int, why: str) -> None:
         """Another actor in place of a dead one. Raises UserError when a part has had enough of them."""
+        node, process = self.session.names[place]
+        who = f"worker {place} (process {process} on {node})"
         if tries > RETRIES:
             raise UserError(
-                f"part {index}: {tries} workers ended while they scored it ({why}); finished parts are kept: see what they said, "
-                "then give the same command again, with fewer --workers if memory ran out"
+                f"part {index}: {tries} workers were lost over it, the last one, {who}, {why}; finished parts are kept: see what it "
+                "said, then give the same command again, with fewer --workers if memory ran out"
             )
-        say(f"worker {place} ended while it scored part {index} ({why}); another takes it, try {tries + 1} of {RETRIES + 1}")
+        say(f"{who} {why}; another takes part {index}, try {tries + 1} of {RETRIES + 1}")
         self.session.actors[place] = self.session.start()
+        self.session.names[place] = self.session.get(self.session.actors[place].name.remote())
         self.session.get(self.session.actors[place].open.remote(*self.opened))
 
     def close(self) -> None:

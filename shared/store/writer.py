@@ -136,7 +136,7 @@ class Writer:
             self._check_same_run(earlier)
             return
         for field in sorted({*_flat(earlier), *_flat(self.plan)}):
-            if (field in ADDED and field not in _flat(earlier)) or field in FOUND:
+            if (field in ADDED and field not in _flat(earlier)) or (field in FOUND and field not in _flat(self.plan)):
                 continue  # an earlier version began this run; or it was known at its end alone
             was, now = _flat(earlier).get(field), _flat(self.plan).get(field)
             if was != now:
