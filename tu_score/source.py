@@ -36,6 +36,8 @@ class Cut:
     """bytes of text of each part"""
     hashes: list[str]
     """of the rows of each part"""
+    sha256: str
+    """of all rows, however they are cut"""
 
     @property
     def rows(self) -> int:
@@ -44,11 +46,6 @@ class Cut:
     @property
     def bytes(self) -> int:
         return sum(self.sizes)
-
-    @property
-    def sha256(self) -> str:
-        """Of all rows."""
-        return hashlib.sha256("".join(self.hashes).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -69,18 +66,24 @@ class Source:
 
     def cut(self) -> Cut:
         """Reads all rows once. Raises DataError for the first that is none."""
-        found = Cut([], [], [])
-        budget, start, size, digest = self.config.part_tokens * TOKEN_BYTES, 0, 0, hashlib.sha256()
-        at = 0
+        ranges, sizes, hashes, whole = [], [], [], hashlib.sha256()
+        budget, start, size, digest, at = self.config.part_tokens * TOKEN_BYTES, 0, 0, hashlib.sha256(), 0
+
+        def close(end: int) -> None:
+            ranges.append((start, end))
+            sizes.append(size)
+            hashes.append(digest.hexdigest())
+
         for at, row in enumerate(self.rows()):
-            own = text_bytes(row) + (ROW_BYTES if row.question is not None else 0)
+            own, told = text_bytes(row) + (ROW_BYTES if row.question is not None else 0), self._told(row)
             if at > start and size + own > budget:
-                _close(found, start, at, size, digest)
+                close(at)
                 start, size, digest = at, 0, hashlib.sha256()
             size += own
-            digest.update(self._told(row))
-        _close(found, start, at + 1, size, digest)
-        return found
+            digest.update(told)
+            whole.update(told)
+        close(at + 1)
+        return Cut(ranges, sizes, hashes, whole.hexdigest())
 
     def parts(self, cut: Cut, wanted: Iterable[int]) -> Iterator[tuple[int, list[Row]]]:
         """The rows of some parts, in order, from one walk over the data that ends with the last of them. Raises
@@ -107,12 +110,6 @@ class Source:
             extra = {name: extra.get(name) for name in ("system", config.span_key) if name is not None and name in extra}
         told = [row.id, row.question, row.answer, row.before, extra]
         return json.dumps(told, ensure_ascii=False, default=str).encode(errors="surrogatepass") + b"\n"
-
-
-def _close(found: Cut, start: int, end: int, size: int, digest: Any) -> None:
-    found.ranges.append((start, end))
-    found.sizes.append(size)
-    found.hashes.append(digest.hexdigest())
 
 
 def text_bytes(row: Row) -> int:
