@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from shared.data.datasets import Row
-from shared.data.examples import Example
+from shared.data.examples import Example, Memo
 from shared.engines.interface import Engine
 from shared.engines.open import open_engine
 from shared.lm.logprobs import HeadOptions
@@ -52,16 +52,19 @@ class PartScorer:
     def __call__(self, rows: Sequence[Row], base: BaseSignals | None, engine: Engine, advance: Advance) -> pa.Table:
         """Raises DataError, ConfigError and ModelError naming the row."""
         config, tokenizer = self.config, self.source.tokenizer
-        examples = self.source.examples(rows)
+        memo: Memo = {}
+        examples = self.source.examples(rows, memo)
         if self.base is not None:
             self.base.check(examples)
         masking = plan_masking(config, tokenizer, examples, self.source.context)
-        return self.table(examples, score_examples(examples, engine, config, masking, advance), base)
+        return self.table(examples, score_examples(examples, engine, config, masking, advance), base, memo)
 
-    def table(self, examples: Sequence[Example], scored: list[dict[str, Any]], base: BaseSignals | None) -> pa.Table:
+    def table(
+        self, examples: Sequence[Example], scored: list[dict[str, Any]], base: BaseSignals | None, memo: Memo | None = None
+    ) -> pa.Table:
         """The part of what an engine said of these examples, which come in the order of their rows."""
         config, tokenizer = self.config, self.source.tokenizer
-        add_words(scored, examples, tokenizer, copies=config.text_copies)
+        add_words(scored, examples, tokenizer, copies=config.text_copies, memo=memo)
         for k, (example, columns) in enumerate(zip(examples, scored, strict=True)):
             add_base(columns, example, None if base is None else base[k])
             add_importance(columns, example, config)

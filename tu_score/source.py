@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from shared.data.datasets import Row, iter_rows
-from shared.data.examples import Example, iter_examples
+from shared.data.examples import Example, Memo, iter_examples
 from shared.errors import DataError
 from shared.secret import without_secrets
 from tu_score.config import PLANS, ScoreConfig
@@ -60,9 +60,9 @@ class Source:
     def rows(self) -> Iterator[Row]:
         return iter_rows(self.config.data, keys=self.config.keys, limit=self.config.limit)
 
-    def examples(self, rows: Iterable[Row]) -> list[Example]:
+    def examples(self, rows: Iterable[Row], memo: Memo | None = None) -> list[Example]:
         """Of a part; there may be none. Raises DataError naming the row."""
-        return list(iter_examples(rows, self.tokenizer, self.config, context=self.context))
+        return list(iter_examples(rows, self.tokenizer, self.config, context=self.context, memo=memo))
 
     def cut(self) -> Cut:
         """Reads all rows once. Raises DataError for the first that is none."""

@@ -30,6 +30,10 @@ TURNS = {"system_prompt", "instruction", "input", "context", "history", "message
 """columns that elsewhere hold turns of a conversation; nothing here reads them"""
 
 
+Memo = dict[int, Placed]
+"""id() of a row that is kept meanwhile -> how it was laid out"""
+
+
 @dataclass(frozen=True)
 class Example:
     """Token ids with their readings. All token positions are indices into `input_ids`; spans are end-exclusive."""
@@ -112,12 +116,26 @@ def examples_of(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *,
     return out
 
 
-def iter_examples(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None) -> Iterator[Example]:
-    """The same one after another; there may be none."""
-    return (example for example in _made(rows, tokenizer, options, context) if example is not None)
+def iter_examples(
+    rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None, memo: Memo | None = None
+) -> Iterator[Example]:
+    """The same one after another; there may be none. `memo` is given the rows as they were laid out, for whoever needs
+    them next."""
+    return (example for example in _made(rows, tokenizer, options, context, memo) if example is not None)
 
 
-def _made(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, context: int | None) -> Iterator[Example | None]:
+def placed_once(row: Row, tokenizer: Any, memo: Memo | None) -> Placed:
+    """`place`, or what a memo has of this very row."""
+    if memo is None:
+        return place(row, tokenizer)
+    if id(row) not in memo:
+        memo[id(row)] = place(row, tokenizer)
+    return memo[id(row)]
+
+
+def _made(
+    rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, context: int | None, memo: Memo | None = None
+) -> Iterator[Example | None]:
     """Examples of the rows; None in place of one that is left out."""
     length, overlap = options.text_length, options.text_overlap or 0
     if options.long not in LONG:
@@ -130,7 +148,7 @@ def _made(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, context:
     for row in rows:
         unread |= {name for name in row.extra if name.lower() in TURNS}
         asks = row.question is not None
-        made = [qa_example(row, tokenizer)] if asks else islice(text_examples(row, tokenizer, size, overlap), last)
+        made = [qa_example(row, tokenizer, memo)] if asks else islice(text_examples(row, tokenizer, size, overlap, memo), last)
         yield from (fit(example, context, options.long) for example in made)
     if unread:
         _say_unread(tuple(sorted(unread)))
@@ -157,12 +175,12 @@ def fit(example: Example, context: int | None, long: str) -> Example | None:
     return replace(example, input_ids=example.input_ids[:context], is_target=example.is_target[:context])
 
 
-def qa_example(row: Row, tokenizer: Any) -> Example:
+def qa_example(row: Row, tokenizer: Any, memo: Memo | None = None) -> Example:
     """One question-answer row. Raises DataError naming the row."""
     question, answer = (row.question or "").strip(), row.answer.strip()
     if not question or not answer:
         raise DataError(f"{row.id}: its {'answer' if question else 'question'} is empty; remove the row or fill it")
-    placed = place(row, tokenizer)
+    placed = placed_once(row, tokenizer, memo)
     ids, offsets, question_at, answer_at = placed.ids, placed.offsets, placed.question_at, placed.answer_at
     special = special_ids(tokenizer)
     answer_end = answer_at + len(answer)
@@ -318,10 +336,10 @@ def context_span_tokens(example: Example, placed: Placed, spans: Iterable[Sequen
     return out
 
 
-def text_examples(row: Row, tokenizer: Any, length: int, overlap: int = 0) -> Iterator[Example]:
+def text_examples(row: Row, tokenizer: Any, length: int, overlap: int = 0, memo: Memo | None = None) -> Iterator[Example]:
     """Raw text in pieces of at most `length` tokens (shared/data/raw_text.py). A piece is named by the tokens that are
     its own, not by those that it reads again."""
-    placed = place(row, tokenizer)
+    placed = placed_once(row, tokenizer, memo)
     ids, special = placed.ids, special_ids(tokenizer)
     if len(ids) < 2:
         raise DataError(f"{row.id}: its text has {len(ids)} tokens, at least 2 are needed")

@@ -84,7 +84,10 @@ def kill(*_, **__):
     raise Kill
 
 
-@pytest.mark.parametrize("where", ["tu_score.check.score_examples", "tu_score.run.write_shard", "tu_score.run.Writer.write_part"])
+KILLED = ["tu_score.check.score_examples", "tu_score.run.write_shard", "tu_score.run.Writer.write_part"]
+
+
+@pytest.mark.parametrize("where", KILLED)
 def test_a_shard_that_was_killed_goes_on(where, scored, config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Kill):
         patch.setattr(where, kill)
@@ -98,10 +101,11 @@ def test_a_shard_that_was_killed_goes_on(where, scored, config, tmp_path, monkey
     assert_same(tmp_path / "store", scored / "one")
 
 
-@pytest.mark.parametrize(
-    "where", ["shared.store.writer.Writer.take_part", "tu_score.shards.whole", "tu_score.shards.apply_recipe", "shared.store.rewrite.settle",
-              "shared.files.storage.LocalPlace.clear"],
-)  # fmt: skip
+STEPS = ["shared.store.writer.Writer.take_part", "tu_score.shards.whole", "tu_score.shards.apply_recipe", "shared.store.rewrite.settle",
+         "shared.files.storage.LocalPlace.clear"]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", STEPS)
 def test_a_merge_that_was_killed_goes_on(where, parted, scored, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Kill):
         patch.setattr(where, kill)
