@@ -67,7 +67,7 @@ def test_kill_at_each_step_and_at_random_moments_then_resume(trial, tmp_path, ti
     assert contents(again / "store") == expected
     assert len(expected[1]["parts"]) == 2
     steps = (whole / "steps").read_text().splitlines()
-    named = ("_plan.json", "_config.toml", "_base/_manifest.json", "part-00001.parquet", "_progress/00001.json", "store/_manifest.json")
+    named = ("_plan.json", "_config.toml", "_base/part-00001.parquet", "part-00001.parquet", "_progress/00001.json", "store/_manifest.json")
     assert all(any(s.startswith("replace") and s.endswith(name) for s in steps) for name in named)
     assert len(steps) + RANDOM_KILLS >= 50
     generator, killed_at_random, unfinished = random.Random(7), 0, 0
