@@ -81,7 +81,7 @@ def came_back(studies: Mapping[str, Study]) -> str:
             for title, runs in chosen(study, method).items():
                 if any(run.get("after_facts") is not None for run in runs):
                     rows.append([world, method, title, *(mean_of(reached(runs, attacked(column))) for column in BACK)])
-    return markdown(["World", "Method", "tokens", *BACK.values()], rows)
+    return markdown(["World", "Method", "tokens", *BACK.values()], rows) if rows else "Not run yet."
 
 
 def attacked(name: str) -> Measure:
