@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def correlations(found: dict[str, Any], kept: dict[str, float | None]) -> str:
         pairs = [(value, k) for name, n in found.items() if (k := kept[name]) is not None and (value := number(n, key)) is not None]
         first, second = ([pair[k] for pair in pairs] for k in (0, 1))
         lines.append(f"{title} {np.corrcoef(rankdata(first), rankdata(second))[0, 1]:.2f} ({len(pairs)} sources)")
-    return "Rank correlation with the retain probability: " + ", ".join(lines) + "."
+    return textwrap.fill("Rank correlation with the retain probability: " + ", ".join(lines) + ".", 119)
 
 
 def arrived(dev: Study, name: str) -> Run | None:
