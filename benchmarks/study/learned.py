@@ -60,7 +60,7 @@ def kept(studies: Mapping[str, Study]) -> str:
             runs = chosen(study, method)
             cells = [f"{spread(reached(runs[title], value))}; {steps(runs[title])}" if title in runs else "" for title in CHOICES]
             less = [spread(paired(runs.get(OURS, []), runs.get(other, []), value)) for other in LESS]
-            ways = [share(*(runs[t] for t in (title, WORST, BEST)), value) if {title, WORST, BEST} <= set(runs) else "—" for title in WAYS]
+            ways = [share(runs[title], runs[WORST], runs[BEST], value) if {title, WORST, BEST} <= set(runs) else "—" for title in WAYS]
             rows.append([name.removeprefix("learned-"), method, *cells, *less, *ways])
     head = ["World", "Method", *(f"{title}; steps" for title in CHOICES), *(f"learned − {title}" for title in LESS),
             *(f"recovered, {title}" for title in WAYS)]  # fmt: skip
