@@ -26,6 +26,7 @@ from shared.data.layout import dated, layout_of, say_layout
 from shared.engines.interface import Engine
 from shared.errors import ModelError, StoreError
 from shared.extensions import identity
+from shared.files.remote import Unreachable
 from shared.files.storage import Place, open_place
 from shared.lm.models import (
     context_length,
@@ -73,6 +74,8 @@ def settled(config: ScoreConfig) -> ScoreConfig:
     try:
         begun = json.loads(open_place(config.out).read(PLAN))["options"]
         spans, lacking = begun["spans"], {name: value for name, value in AS_BEFORE.items() if name in config.left_open - begun.keys()}
+    except Unreachable:
+        raise
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StoreError):
         return config  # nothing there, or what the writer refuses with a message of its own
     if lacking:

@@ -58,6 +58,8 @@ def refuse_foreign(place: Place) -> None:
     """Raises StoreError when the place holds anything but a score store or the beginning of one."""
     if isinstance(place.where, Path) and place.where.exists() and not place.where.is_dir():
         raise StoreError(f"{place.where}: is a file; --out wants a folder")
+    if place.exists(PLAN) or place.exists(MANIFEST):  # by name: a listing may lag behind, and be long
+        return
     names = place.names()
     if not {PLAN, MANIFEST} & set(names) and not all(name.startswith(HARMLESS) for name in names):
         raise StoreError(f"{place.where}: already holds files that are not a score store; choose a new --out")
@@ -218,9 +220,10 @@ class Writer:
         """Removes what only an unfinished run needs, and what a kill left half-written; carries a committed rewrite to
         its end."""
         self.place.clear(PROGRESS)
-        for name in leftovers(self.place.names()):
-            if not name.startswith(f"{TEMPORARY}{LOCK}"):  # the holder's own sign of life, where flock does not work
-                self.place.delete(name)
+        if isinstance(self.place.where, Path):  # an object is there as a whole, or not at all
+            for name in leftovers(self.place.names()):
+                if not name.startswith(f"{TEMPORARY}{LOCK}"):  # the holder's own sign of life, where flock does not work
+                    self.place.delete(name)
         settle(self.place)
 
 
