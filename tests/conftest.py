@@ -245,11 +245,8 @@ def s3(s3_server, monkeypatch, tmp_path):
     s3_server.reset()
     for name in NO_CREDENTIALS:
         monkeypatch.delenv(name, raising=False)
-    elsewhere = {
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": tmp_path / "none",
-        "AWS_SHARED_CREDENTIALS_FILE": tmp_path / "none",
-    }
+    nowhere = tmp_path / "no-credentials"
+    elsewhere = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": nowhere, "AWS_SHARED_CREDENTIALS_FILE": nowhere}
     for name, value in {**ADMIN, "AWS_ENDPOINT_URL": s3_server.url, "AWS_ALLOW_HTTP": "true", **elsewhere}.items():
         monkeypatch.setenv(name, str(value))
     s3fs.S3FileSystem.clear_instance_cache()  # it holds credentials of the test before

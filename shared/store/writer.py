@@ -42,7 +42,7 @@ HARMLESS = (LOCK, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}")
 
 @contextmanager
 def claim(where: str | Path) -> Iterator[Place]:
-    """The place of a store that is to be written: it can be reached, holds nothing or a store, and is nobody else's
+    """The place of a store that is to be written: it can be written, holds nothing or a store, and is nobody else's
     during the block.
 
     Raises StoreError otherwise, and ConfigError for a URL of an unknown kind; a folder that was made for nothing is
