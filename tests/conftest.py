@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from shared.data import atlas
+from tests.s3 import ADMIN, NO_CREDENTIALS, S3Server, require
 
 MAX_THREADS = 2
 CONTEXT = 512
@@ -223,3 +224,31 @@ def _data_folder(variable: str, file: str, what: str) -> Path:
     if os.environ.get("TU_REQUIRE_DATA") == "1":
         pytest.fail(problem)
     pytest.skip(problem)
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """A real S3 server on loopback, for all tests of a session (tests/s3.py)."""
+    require("moto.server", "s3fs")
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch, tmp_path):
+    """The server, which answers well again, with the credentials of its owner in the environment."""
+    import s3fs
+
+    if s3_server.server is None:
+        s3_server.start()
+    s3_server.reset()
+    for name in NO_CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+    nowhere = tmp_path / "no-credentials"
+    elsewhere = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": nowhere, "AWS_SHARED_CREDENTIALS_FILE": nowhere}
+    for name, value in {**ADMIN, "AWS_ENDPOINT_URL": s3_server.url, "AWS_ALLOW_HTTP": "true", **elsewhere}.items():
+        monkeypatch.setenv(name, str(value))
+    s3fs.S3FileSystem.clear_instance_cache()  # it holds credentials of the test before
+    yield s3_server
+    s3fs.S3FileSystem.clear_instance_cache()

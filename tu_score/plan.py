@@ -15,6 +15,7 @@ from shared.console import say
 from shared.data.layout import dated, layout_of
 from shared.errors import StoreError
 from shared.extensions import identity
+from shared.files.remote import Unreachable
 from shared.files.storage import open_place
 from shared.lm.models import context_length, load_laid_out, locate, model_fingerprint, template_fingerprint, tokenizer_names
 from shared.secret import without_secrets, without_secrets_in
@@ -41,6 +42,8 @@ def settled(config: ScoreConfig) -> ScoreConfig:
         plan = json.loads(open_place(config.out).read(PLAN))
         begun, learned = plan["options"], f"uncertainty{CODE}" in plan["fingerprints"]
         spans, lacking = begun["spans"], {name: value for name, value in AS_BEFORE.items() if name in config.left_open - begun.keys()}
+    except Unreachable:
+        raise
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StoreError):
         return config  # nothing there, or what the writer refuses with a message of its own
     if lacking:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TextIO
 
 from shared.data.json_records import json_records
 from shared.errors import DataError, UserError, nearest
-from shared.files.storage import find_files, is_url, reached
+from shared.files.remote import find_files, is_url, reached
 from shared.secret import without_secrets
 
 KINDS = ("tofu:", "atlas:", "lume:", "hub:")

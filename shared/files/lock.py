@@ -3,8 +3,9 @@
 Locally the kernel holds the lock (flock) and lets go of it when the process ends, however it ends, so a dead holder is
 no obstacle. Where flock does not work (some network file systems, URLs) the file is a sign of life that the holder
 renews every BEAT_S seconds: one that is not renewed while we look on for STALE_S, or is of a dead process of this
-machine, is taken over. No clock is compared with another's. Object stores have no compare-and-swap here: of two that
-start within SETTLE_S the later put wins, and the other sees that.
+machine, is taken over. No clock is compared with another's. Of two that start in the same moment one alone can create
+the file where the store has conditional puts (S3, GCS). Elsewhere, and when two take over from the same dead holder,
+the later put within SETTLE_S wins, and the other sees that.
 """
 
 from __future__ import annotations
@@ -105,24 +106,46 @@ def _alive(place: Place, name: str) -> Iterator[None]:
     holder = _read(place, name)
     if _lives(place, name, holder):
         raise StoreError(_busy(place, holder))
-    _take_over(place, holder)
-    token, done = secrets.token_hex(8), threading.Event()
-    place.write(name, _record(token).encode())
+    token, done, quick = secrets.token_hex(8), threading.Event(), place.at_once()
+    _create(place, name, holder, _record(token).encode())
     time.sleep(SETTLE_S)
     if (holder := _read(place, name)).get("token") != token:
         raise StoreError(_busy(place, holder))
-    thread = threading.Thread(target=_beat, args=(place, name, token, done), daemon=True)
+    thread = threading.Thread(target=_beat, args=(quick, name, token, done), daemon=True)
     thread.start()
     try:
         yield
         if (holder := _read(place, name)).get("token") != token:
             raise StoreError(f"{place.where}: another process has written here meanwhile ({holder.get('host', 'its lock file is gone')}); "
                              "check what lies there, or write it again to a new --out")  # fmt: skip
-    finally:
-        done.set()
-        thread.join()
-        if _read(place, name).get("token") == token:
-            place.delete(name)
+    except BaseException:
+        _end(thread, done)
+        with contextlib.suppress(StoreError):  # the place may be what went away; our lock is then that of a dead process
+            _remove(quick, name, token)
+        raise
+    _end(thread, done)
+    _remove(place, name, token)
+
+
+def _create(place: Place, name: str, holder: dict[str, Any], record: bytes) -> None:
+    """The lock file in the place of a dead holder's. Raises StoreError when somebody else was faster."""
+    if not place.create(name, record):
+        if (now := _read(place, name)) != holder:
+            raise StoreError(_busy(place, now))
+        _take_over(place, holder)
+        place.delete(name)
+        if not place.create(name, record):
+            raise StoreError(_busy(place, _read(place, name)))
+
+
+def _end(thread: threading.Thread, done: threading.Event) -> None:
+    done.set()
+    thread.join()
+
+
+def _remove(place: Place, name: str, token: str) -> None:
+    if _read(place, name).get("token") == token:
+        place.delete(name)
 
 
 def _beat(place: Place, name: str, token: str, done: threading.Event) -> None:

@@ -1,5 +1,4 @@
-"""Where files live: a local folder, or a folder behind an fsspec URL (s3://, gs://, hf://, memory://, ...), with the
-same few calls.
+"""Where files live: a local folder, or a folder behind an fsspec URL (shared/files/remote.py), with the same few calls.
 
 A write is atomic on both: locally a temporary file, fsync, rename, fsync of the folder; behind a URL one put of a whole
 object. Names are relative to the place, parts of it joined by `/`. A file that is not there is FileNotFoundError;
@@ -11,16 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
-from shared.errors import ConfigError, StoreError, UserError
+from shared.errors import ConfigError, StoreError
 from shared.files.fs import LARGEST_JSON, TEMPORARY, atomic_file, fsync_folder, open_regular, refuse_link, remove
-
-T = TypeVar("T")
-PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs"}
-"""what to install for a kind of URL"""
+from shared.files.remote import UrlPlace, is_url
 
 
 class Place(Protocol):
@@ -39,6 +35,12 @@ class Place(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """Replaces the file, or leaves it as it was."""
+        ...
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes the file where there is none of that name; False: there is one, of other bytes. Of two that create it
+        in the same moment one alone is told True by an object store with conditional puts (S3, GCS), and by nothing
+        else: whoever needs to know looks again (shared/files/lock.py)."""
         ...
 
     def exists(self, name: str) -> bool: ...
@@ -61,7 +63,12 @@ class Place(Protocol):
         ...
 
     def made(self) -> contextlib.AbstractContextManager[None]:
-        """The folder exists in the block; folders made for that and still empty at its end are removed."""
+        """The folder exists in the block, and can be written; folders made for that and still empty at its end are
+        removed."""
+        ...
+
+    def at_once(self) -> Place:
+        """The same place, where nothing is tried a second time."""
         ...
 
 
@@ -90,8 +97,15 @@ class LocalPlace:
             with atomic_file(path) as temporary:
                 temporary.write_bytes(data)
 
+    def create(self, name: str, data: bytes) -> bool:
+        if self.exists(name):
+            return False
+        self.write(name, data)
+        return True
+
     def exists(self, name: str) -> bool:
-        return (self.where / name).exists()
+        with self._named(name, "looked up"):
+            return (self.where / name).exists()
 
     def names(self, below: str = "") -> list[str]:
         try:
@@ -133,6 +147,9 @@ class LocalPlace:
                 for folder in new:
                     folder.rmdir()
 
+    def at_once(self) -> LocalPlace:
+        return self
+
     @contextlib.contextmanager
     def _named(self, name: str, done: str) -> Iterator[None]:
         try:
@@ -144,97 +161,6 @@ class LocalPlace:
                 f"{self.label(name)}: cannot be {done}: {error.strerror}; what was finished before is kept: mend this, then give the same "
                 "command again"
             ) from None
-
-
-class UrlPlace:
-    """A folder behind a URL. Listings are never taken from fsspec's cache: another machine may have written since."""
-
-    def __init__(self, url: str):
-        self.where = url.rstrip("/")
-        self.files, self.root = find_files(self.where)
-
-    def label(self, name: str) -> str:
-        return f"{self.where}/{name}"
-
-    def read(self, name: str) -> bytes:
-        return self._reached(name, "read", lambda path: self.files.cat_file(path))
-
-    def write(self, name: str, data: bytes) -> None:
-        self._reached(name, "written", lambda path: self.files.pipe_file(path, data))
-
-    def exists(self, name: str) -> bool:
-        try:
-            self.files.invalidate_cache()
-            self._reached(name, "looked up", lambda path: self.files.info(path))  # fs.exists() says False to every error
-        except FileNotFoundError:
-            return False
-        return True
-
-    def names(self, below: str = "") -> list[str]:
-        self.files.invalidate_cache()
-        try:
-            found = self._reached(below, "listed", lambda path: self.files.ls(path, detail=False))
-        except FileNotFoundError:
-            return []
-        return sorted({entry.rstrip("/").rsplit("/", 1)[-1] for entry in found})
-
-    def move(self, old: str, new: str) -> None:
-        self._reached(new, "written", lambda path: self.files.cp_file(self._path(old), path))
-        self.delete(old)
-
-    def delete(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._reached(name, "deleted", lambda path: self.files.rm_file(path))
-
-    def clear(self, below: str) -> None:
-        self.files.invalidate_cache()
-        with contextlib.suppress(FileNotFoundError):
-            self._reached(below, "deleted", lambda path: self.files.rm(path, recursive=True))
-
-    def made(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()  # an object store has no folders
-
-    def _path(self, name: str) -> str:
-        return f"{self.root}/{name}" if name else self.root
-
-    def _reached(self, name: str, done: str, call: Callable[[str], T]) -> T:
-        return reached(self.label(name), done, lambda: call(self._path(name)))
-
-
-def reached(label: str, done: str, call: Callable[[], T]) -> T:
-    """`call()`, with what a remote file system raises turned into a StoreError; FileNotFoundError and a UserError
-    stay."""
-    try:
-        return call()
-    except (FileNotFoundError, UserError):
-        raise
-    except Exception as error:  # each file system has its own: botocore's, aiohttp's, huggingface_hub's
-        reason = str(error).splitlines()[0][:200] if str(error) else ""
-        raise StoreError(
-            f"{label}: cannot be {done}: {type(error).__name__}: {reason}; check the URL, the network and your credentials, then give the "
-            "same command again"
-        ) from None
-
-
-def find_files(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it. Raises ConfigError for a kind of URL that is unknown or not
-    installed."""
-    from fsspec.core import url_to_fs
-
-    kind = url.partition("://")[0]
-    try:
-        files, root = url_to_fs(url)
-    except ImportError:
-        raise ConfigError(f"{url}: {kind}:// URLs need a package that is not installed: pip install {PACKAGES.get(kind, kind)}") from None
-    except Exception as error:  # as in `reached`; ValueError is fsspec's for a protocol that it does not know
-        raise ConfigError(
-            f"{url}: cannot be used: {str(error).splitlines()[0][:200]}; known are paths, {', '.join(PACKAGES)} URLs"
-        ) from None
-    return files, str(root).rstrip("/")
-
-
-def is_url(where: str | Path) -> bool:
-    return isinstance(where, str) and "://" in where
 
 
 def open_place(where: str | Path) -> Place:

@@ -8,6 +8,7 @@ a kill at any moment leaves the old state or the new one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -59,9 +60,9 @@ def settle(place: Place) -> None:
     if manifest is None:
         abandon(place)
         return
-    waiting = set(place.names(NEXT))
-    for name in [entry["file"] for entry in manifest["parts"] if entry["file"] in waiting] + [MANIFEST]:
-        place.move(f"{NEXT}/{name}", name)
+    for name in [*(entry["file"] for entry in manifest["parts"]), MANIFEST]:
+        with suppress(FileNotFoundError):  # moved before a kill; asked by name, because a listing may lag behind
+            place.move(f"{NEXT}/{name}", name)
     place.clear(NEXT)
 
 

@@ -45,7 +45,7 @@ HARMLESS = (LOCK, SHARDS, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}")
 
 @contextmanager
 def claim(where: str | Path) -> Iterator[Place]:
-    """The place of a store that is to be written: it can be reached, holds nothing or a store, and is nobody else's
+    """The place of a store that is to be written: it can be written, holds nothing or a store, and is nobody else's
     during the block.
 
     Raises StoreError otherwise, and ConfigError for a URL of an unknown kind; a folder that was made for nothing is
@@ -61,6 +61,8 @@ def refuse_foreign(place: Place) -> None:
     """Raises StoreError when the place holds anything but a score store or the beginning of one."""
     if isinstance(place.where, Path) and place.where.exists() and not place.where.is_dir():
         raise StoreError(f"{place.where}: is a file; --out wants a folder")
+    if place.exists(PLAN) or place.exists(MANIFEST):  # by name: a listing may lag behind, and be long
+        return
     names = place.names()
     if not {PLAN, MANIFEST} & set(names) and not all(name.startswith(HARMLESS) for name in names):
         raise StoreError(f"{place.where}: already holds files that are not a score store; choose a new --out")
@@ -246,9 +248,10 @@ class Writer:
         """Removes what only an unfinished run needs, and what a kill left half-written; carries a committed rewrite to
         its end."""
         self.place.clear(PROGRESS)
-        for name in leftovers(self.place.names()):
-            if not name.startswith(f"{TEMPORARY}{LOCK}"):  # the holder's own sign of life, where flock does not work
-                self.place.delete(name)
+        if isinstance(self.place.where, Path):  # an object is there as a whole, or not at all
+            for name in leftovers(self.place.names()):
+                if not name.startswith(f"{TEMPORARY}{LOCK}"):  # the holder's own sign of life, where flock does not work
+                    self.place.delete(name)
         settle(self.place)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from shared.engines import torch as engine_module
+from shared.errors import UserError
 from shared.lm import models
 from tu_score import count, part, plan, run
 from tu_score.config import ScoreConfig
@@ -52,6 +53,19 @@ def trial(folder: str, config: ScoreConfig, step: int | None, delay: float | Non
         threading.Thread(target=lambda: (time.sleep(delay), die()), daemon=True).start()
     run.run_score(config)
     Path("steps").write_text("\n".join(steps))
+
+
+def plain(environment: dict[str, str], folder: str, config: ScoreConfig) -> None:
+    """A run to its end or to an error, whose line stands in the file `said`; exit code 2 then. `environment`: variables
+    of the test, which the fork server has not."""
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.stderr = open("said", "w")  # noqa: SIM115 - until the process ends
+    try:
+        run.run_score(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
 
 
 def _counted(call, name: str, steps: list[str], step: int | None):

@@ -15,7 +15,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from shared.files import lock
+from shared.files import lock, remote
 from shared.files.storage import open_place
 from shared.store.files import MANIFEST
 from shared.store.scores import open_store
@@ -225,7 +225,8 @@ def test_an_output_that_cannot_be_reached_is_refused_before_a_model_is_loaded(co
     monkeypatch.setattr("tu_score.run.open_scorer", load)
     code, lines = command(out="nosuch://bucket/store")
     assert code == 2 and len(lines) == 1 and "nosuch://bucket/store: cannot be used" in lines[0]
-    monkeypatch.setattr(type(fsspec.filesystem("shelf")), "ls", unreachable)
+    monkeypatch.setattr(remote, "TRY_S", 0.0)
+    monkeypatch.setattr(type(fsspec.filesystem("shelf")), "info", unreachable)
     code, lines = command(out="shelf://bucket/store")
     assert code == 2 and len(lines) == 1 and "shelf://bucket/store" in lines[0] and "the endpoint does not answer" in lines[0]
 

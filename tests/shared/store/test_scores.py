@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from shared.errors import ConfigError, StoreError
-from shared.files import lock
+from shared.files import lock, remote
 from shared.files.storage import LocalPlace, open_place
 from shared.store import files, scores, writer
 from shared.store.files import UPGRADES, Upgrade
@@ -558,13 +558,14 @@ def test_files_behind_a_url_that_cannot_be_had_are_named(monkeypatch, memory):
     with pytest.raises(ConfigError, match=r"nosuch://x: cannot be used"):
         open_place("nosuch://x")
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ConfigError, match=r"s3://bucket/store: s3:// URLs need .*: pip install s3fs"):
+    with pytest.raises(ConfigError, match=r's3://bucket/store: s3:// URLs need .*: pip install "token-unlearn\[s3\]"'):
         open_place("s3://bucket/store")
 
     def unreachable(*arguments, **more):
         raise TimeoutError("the endpoint does not answer")
 
-    monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", unreachable)
+    monkeypatch.setattr(remote, "TRY_S", 0.0)
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "info", unreachable)
     with pytest.raises(StoreError, match=r"memory://bucket/store.*: TimeoutError: the endpoint does not answer"), claim(memory):
         pass
 
