@@ -27,7 +27,11 @@ ROOT = Path(__file__).parents[1]
 TOKENS = {"hf_owner": {"org/gated"}, "hf_stranger": set()}
 """tokens that the hub knows -> gated repositories whose conditions their owners accepted"""
 LFS = (".safetensors", ".parquet")
-VARIABLES = ("HF_", "HUGGING", "TRANSFORMERS_", "TU_", "XDG_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")  # fmt: skip
+VARIABLES = (
+    "HF_", "HUGGING", "TRANSFORMERS_", "TU_", "XDG_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy",
+    "https_proxy", "all_proxy",
+)  # fmt: skip
+"""what the environments of commands do not take over"""
 
 
 def blob_id(data: bytes) -> str:
@@ -196,7 +200,9 @@ class Handler(BaseHTTPRequestHandler):
                 continue
             data = files[path]
             lfs = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
-            out.append({"type": "file", "path": path, "size": len(data), "oid": blob_id(data)} | ({"lfs": lfs} if path.endswith(LFS) else {}))
+            out.append(
+                {"type": "file", "path": path, "size": len(data), "oid": blob_id(data)} | ({"lfs": lfs} if path.endswith(LFS) else {})
+            )
         return out
 
     def file(self, kind: str, name: str, revision: str, path: str) -> None:
@@ -249,7 +255,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(401, None, "Invalid username or password.")
         asked = json.loads(self.body)
         kind, name = f"{asked.get('type', 'model')}s", f"{asked['organization']}/{asked['name']}"
-        repo = self.server.repos.setdefault(f"{kind}/{name}", Repo(private=asked.get("visibility") == "private" or bool(asked.get("private"))))
+        repo = self.server.repos.setdefault(
+            f"{kind}/{name}", Repo(private=asked.get("visibility") == "private" or bool(asked.get("private")))
+        )
         if not repo.commits:
             repo.commit({".gitattributes": b"*.safetensors filter=lfs\n*.parquet filter=lfs\n"})
         self.say({"url": f"{self.server.url}/{'' if kind == 'models' else kind + '/'}{name}", "name": name})
@@ -317,8 +325,9 @@ class Answer:
         assert self.code == 2, f"exit code {self.code}: {self.out}{self.err}"
         assert "Traceback" not in self.err, self.err
         lines = self.err.strip().splitlines()
-        assert len(lines) == 1, self.err
-        return lines[0]
+        told = [line for line in lines if line.startswith("error: ")]
+        assert told == lines[-1:] and not self.out, self.err
+        return told[0].removeprefix("error: ")
 
 
 def start(hub: Hub, home: Path, *commands: list, **more: str) -> subprocess.Popen:

@@ -1,6 +1,6 @@
 """`python -m tests.hub_commands JSON`: commands one after another in one process, each answered with a line of JSON.
 
-No name of another machine is looked up: a test that asks for one has it refused.
+No name of another machine is looked up: a test that asks for one has it refused. Waits between attempts are cut short.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import io
 import json
 import socket
 import sys
+import time
 
-look_up = socket.getaddrinfo
+look_up, wait = socket.getaddrinfo, time.sleep
 MODULES = {"hf": "huggingface_hub.cli.hf", "python": "tests.hub_commands"}
 
 
@@ -41,5 +42,6 @@ def answer(command: list[str]) -> dict:
 
 if __name__ == "__main__":
     socket.getaddrinfo = on_this_machine
+    time.sleep = lambda seconds: wait(min(seconds, 0.05))
     for line in json.loads(sys.argv[1]):
         print(json.dumps(answer(line)), flush=True)

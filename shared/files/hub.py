@@ -97,7 +97,9 @@ def _gated(kind: Kind, repo: str, *, known: bool) -> str:
 
     page = f"{constants.ENDPOINT}/{'' if kind == 'model' else 'datasets/'}{repo}"
     if known:
-        return f"it is gated, and your account has no access yet; accept its conditions on {page} (some owners agree by hand: wait for that)"
+        return (
+            f"it is gated, and your account has no access yet; accept its conditions on {page} (some owners agree by hand: wait for that)"
+        )
     return f"it is gated; accept its conditions on {page}, then log in with hf auth login, or set HF_TOKEN"
 
 
