@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,6 +202,20 @@ def run_cli(monkeypatch) -> Callable[..., tuple[int, str, str]]:
         return 0 if code is None else code if isinstance(code, int) else 1, out.getvalue(), err.getvalue()
 
     return run
+
+
+@pytest.fixture
+def hub():
+    """A hub on loopback (tests/hub.py), empty."""
+    from tests.hub import Hub
+
+    server = Hub()
+    serving = threading.Thread(target=server.serve_forever, args=(0.05,))
+    serving.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    serving.join()
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,13 @@ lume:forget:task2:qa     LUME: forget, retain or full, all of it or one task (ta
                          completions (sc) or questions (qa); the folder in TU_LUME_DIR, else the hub set
 path/to/file.jsonl       JSONL, JSON, CSV, TSV (also .gz, .xz, .bz2, .zst) or Parquet, a path or an fsspec URL, with
                          --question-key/--answer-key, --messages-key or --text-key
-hub:org/name:config:split  any hub set (config may be empty)
+hub:org/name:config:split  any hub set (config may be empty; @revision may follow the name)
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import chain, islice
@@ -24,8 +25,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from shared.data import atlas, atlas_documents, atlas_prose, atlas_words, chats, lume
-from shared.data.data_files import NAME, SUFFIXES, file_records, reason
+from shared.data.data_files import NAME, SUFFIXES, file_records
 from shared.errors import ConfigError, DataError, nearest
+from shared.files import hub
 from shared.secret import without_secrets
 from shared.settings import COUNT, MANY, NONE_OR_MORE, About
 
@@ -304,20 +306,36 @@ def _lume(spec: str) -> list[dict]:
 
 def _hub(spec: str) -> tuple[str, Iterator[dict]]:
     parts = spec.split(":")
-    if len(parts) != 4 or parts[1].count("/") != 1 or not parts[3]:
-        raise DataError(f"data {spec}: expected hub:org/name:config:split (config may be empty)")
-    _, repo, config, split = parts
-    return f"{repo.replace('/', '--')}/{split}", hub_records(repo, config or None, split, spec, LOCAL)
+    repo, _, revision = parts[1].partition("@")
+    if len(parts) != 4 or repo.count("/") != 1 or not parts[3]:
+        raise DataError(f"data {spec}: expected hub:org/name:config:split (config may be empty, @revision may follow the name)")
+    return f"{repo.replace('/', '--')}/{parts[3]}", hub_records(repo, parts[2] or None, parts[3], spec, LOCAL, revision)
 
 
-def hub_records(repo: str, config: str | None, split: str, spec: str, hint: str) -> Iterator[dict]:
-    """Records of a split as they are. Raises DataError naming `spec` and ending in `hint`, what else the user can
-    do."""
+def hub_records(repo: str, config: str | None, split: str, spec: str, hint: str, revision: str = "") -> Iterator[dict]:
+    """Records of a split as they are. Raises DataError naming `spec` and ending in `hint`, what else the user can do.
+
+    `revision`: a branch, tag or commit; empty for the newest.
+    """
     import datasets
     from datasets.exceptions import DatasetsError
 
+    if revision and not hub.COMMIT.fullmatch(revision) and hub.offline():
+        raise DataError(f"data {spec}: the hub is not asked (HF_HUB_OFFLINE is set), so nobody knows which commit {revision!r} is; "
+                        f"name the commit itself{hint}")  # fmt: skip
+    hub.quiet_downloads()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     try:
-        rows: Any = datasets.load_dataset(repo, config, split=split)
-        return iter(rows)
-    except (OSError, ValueError, DatasetsError) as error:  # offline, no such set or split, a set of another form
-        raise DataError(f"data {spec}: cannot be had from the hub: {reason(error)}{hint}") from None
+        commit = hub.commit_of(repo, revision) if revision else None
+        rows: Any = datasets.load_dataset(repo, config, split=split, **({"revision": commit} if commit else {}))
+    except (*hub.failures(), DatasetsError) as error:  # offline, no such set or split, a set of another form
+        told = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        words = " ".join(str(told).partition("Example of usage")[0].split())[:300].rstrip(".")
+        said = hub.why(error, "data set", repo, revision) or without_secrets(words) or type(told).__name__
+        raise DataError(f"data {spec}: cannot be had from the hub: {said}{hint}") from None
+    # Where the hub is not reached, datasets takes the newest copy of its cache, whatever revision that is of.
+    if commit is not None and not all(commit in Path(file["filename"]).parts for file in rows.cache_files):
+        raise DataError(f"data {spec}: cannot be had from the hub: it cannot be reached, and the copy in its cache is of another "
+                        f"commit than {commit}{hint}")  # fmt: skip
+    return iter(rows)

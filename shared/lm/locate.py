@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import ModelError, UserError, nearest
+from shared.files import hub
 from shared.files.fs import read_json
 from shared.lm.gguf import gguf_folder
 from shared.lm.model_files import READ, check_weights, refuse_pointer, require_inside, weight_files
@@ -33,7 +34,7 @@ def locate(name: str) -> Path:
             raise ModelError(
                 f"model {name}: no such file{nearest(name, known) if known else ''}; name a GGUF file, or the folder of its parts"
             )
-        if not name.strip() or name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
+        if not name.strip() or name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") != 1 or folder.exists():
             known = ["smollm2", *(str(p.parent) for p in Path(name).parent.glob("*/config.json"))]
             what = "is a file" if folder.is_file() else "no such folder"
             raise ModelError(f"model {name}: {what}{nearest(name, known)}; a model is a local folder, org/name[@revision], or smollm2")
@@ -100,39 +101,19 @@ def _adapter(folder: Path) -> str:
 
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repo, _, revision = name.partition("@")
+    hub.quiet_downloads()
     try:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(READ)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-        said = " (HF_HUB_OFFLINE is set)" if offline else ""
-        reason = _why(error, offline=offline)
-    raise ModelError(f"model {name}: neither a local folder nor to be had from the hub{said}: {reason}") from None
+    except hub.failures() as error:
+        reason = hub.why(error, "model", repo, revision) or " ".join(str(error).split())[:300] or type(error).__name__
+    said = " (HF_HUB_OFFLINE is set)" if hub.offline() else ""
+    raise ModelError(f"model {name}: neither a local folder nor to be had from the hub{said}: {reason}{_local(reason)}") from None
 
 
-def _why(error: Exception, *, offline: bool) -> str:
-    """In our words: the hub library's own message goes over many lines."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    if isinstance(error, HFValidationError):
-        return "no model of the hub can have this name; a model is a local folder, org/name[@revision], or smollm2"
-    if isinstance(error, GatedRepoError):
-        return "its owners ask you to accept their terms first; do that on its page, then log in with hf auth login"
-    if isinstance(error, RevisionNotFoundError):
-        return "the hub has the model, but not this revision"
-    if isinstance(error, RepositoryNotFoundError):
-        return "the hub has no such model, or it is private; check the name, or log in with hf auth login"
-    if offline or isinstance(error, LocalEntryNotFoundError):
-        missing = (
-            "the hub is not asked, and no copy is in its cache" if offline else "the hub cannot be reached, and no copy is in its cache"
-        )
-        return f"{missing}; name a local folder"
-    return " ".join(str(error).split()) or type(error).__name__
+def _local(reason: str) -> str:
+    """What else the user can do, where nobody needs to be asked."""
+    if "can have this name" in reason:
+        return "; a model is a local folder, org/name[@revision], or smollm2"
+    return "; name a local folder" if reason.endswith("in its cache") else ""
