@@ -35,7 +35,20 @@ def command(run_cli, tiny_model):
     """`command(out, ...)` -> exit code and the lines on stderr of a scoring run in three parts or so."""
 
     def run(out, *arguments):
-        options = ("--data", DATA, "--out", out, "--limit", "6", "--device", "cpu", "--set", "part_tokens=100")
+        options = (
+            "--data",
+            DATA,
+            "--out",
+            out,
+            "--limit",
+            "6",
+            "--device",
+            "cpu",
+            "--set",
+            "part_tokens=100",
+            "--set",
+            "uncertainty=entropy",
+        )
         code, _, err = run_cli("tu-score", "run", "--model", tiny_model, *options, *arguments)
         return code, err.splitlines()
 
@@ -48,7 +61,7 @@ def whole(tiny_model, tmp_path_factory):
     from tu_score.run import run_score
 
     out = tmp_path_factory.mktemp("whole") / "store"
-    run_score(ScoreConfig(model=str(tiny_model), data=DATA, out=str(out), limit=6, device="cpu", part_tokens=100))
+    run_score(ScoreConfig(model=str(tiny_model), data=DATA, out=str(out), limit=6, device="cpu", part_tokens=100, uncertainty="entropy"))
     return sorted_out({str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()})
 
 
@@ -111,7 +124,7 @@ def start(tiny_model):
 
 
 def config(tiny_model, out, limit=6):
-    return ScoreConfig(model=str(tiny_model), data=DATA, out=out, limit=limit, device="cpu", part_tokens=100)
+    return ScoreConfig(model=str(tiny_model), data=DATA, out=out, limit=limit, device="cpu", part_tokens=100, uncertainty="entropy")
 
 
 def finished(process, seconds=120):
