@@ -23,6 +23,10 @@ DATA = "atlas:forget:people=6,facts_per_person=4,forget_people=3,holdout_people=
 CHANGING = ("PUT", "POST", "DELETE")
 
 
+OPTIONS = ("--set", "part_tokens=100", "--set", "uncertainty=entropy")
+"""several parts, and importance that does not wait for all of them"""
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(lock, "SETTLE_S", 0.0)

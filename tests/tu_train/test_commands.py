@@ -199,6 +199,26 @@ def test_a_store_behind_a_url_trains_to_the_same_bits(run, scores, tmp_path):
     assert weights_of(tmp_path / "here") == weights_of(tmp_path / "there")
 
 
+def test_a_store_on_s3_trains_to_the_same_bits(run, scores, tmp_path, s3):
+    url = s3.bucket("trains") + "/store"
+    for path in scores.iterdir():
+        s3.client().put_object(Bucket="trains", Key=f"store/{path.name}", Body=path.read_bytes())
+    before, asked = s3.contents("trains"), len(s3.asked)
+    for out, where in ((tmp_path / "here", scores), (tmp_path / "there", url)):
+        assert run(out=out, scores=where)[0] == 0
+    assert weights_of(tmp_path / "here") == weights_of(tmp_path / "there")
+    assert s3.contents("trains") == before and all(request.startswith(("GET", "HEAD")) for request in s3.asked[asked:])
+
+
+def test_a_store_on_s3_that_cannot_be_had_is_refused_in_one_line(refused, s3, monkeypatch):
+    url = s3.bucket("refuses") + "/store"
+    assert f"{url}: no score store here" in refused(scores=url)
+    assert "s3://no-bucket/store: no score store here" in refused(scores="s3://no-bucket/store")
+    monkeypatch.setattr("shared.files.remote.TRY_S", 0.3)
+    s3.stop()
+    assert "Could not connect" in refused(scores=url)
+
+
 def test_text_of_the_data_stays_out_of_what_is_printed(run):
     code, stdout, err = run()
     assert code == 0
