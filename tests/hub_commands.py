@@ -1,7 +1,7 @@
 """`python -m tests.hub_commands JSON`: commands one after another in one process, each answered with a line of JSON.
 
 No name of another machine is looked up: a test that asks for one has it refused. Waits between attempts are cut short,
-and downloads come in pieces of 50 kB in place of 10 MB, since a file of a test would else be one piece.
+and downloads come in pieces of 100 bytes in place of 10 MB, since a file of a test would else be one piece.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def answer(command: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    constants.DOWNLOAD_CHUNK_SIZE = 50_000
+    constants.DOWNLOAD_CHUNK_SIZE = 100
     socket.getaddrinfo = on_this_machine
     time.sleep = lambda seconds: wait(min(seconds, 0.05))
     for line in json.loads(sys.argv[1]):

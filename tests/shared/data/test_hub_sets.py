@@ -86,21 +86,20 @@ def test_configurations_and_revisions_are_read_as_they_are(hub, home):
     name = "org--qa/train"
     assert found == [plain(CHINESE, name), plain(SPANISH[::-1], name), *[plain(SPANISH, name)] * 2, plain(CHINESE, name),
                      plain(SPANISH, "org--bare/test")]  # fmt: skip
-    assert sorted(hub.fetched()).count("README.md") >= 1 and not [line for line in hub.asked if "POST" in line and "commit" in line]
+    assert hub.fetched().count("train-0.parquet") == 3, "each file once a commit: zh, then es of two commits"
 
 
-def test_a_set_of_the_hub_is_scored(hub, home, tiny_model, tmp_path):
+def test_a_set_of_the_hub_is_scored_like_its_file(hub, home, tiny_model, tmp_path, run_cli):
     hub.add("datasets/org/qa", languages(), "main", "v1")
     (tmp_path / "qa.parquet").write_bytes(parquet(CHINESE))
-    specs = ("hub:org/qa@v1:zh:train", "hub:org/qa:zh:train", tmp_path / "qa.parquet")
-    answers = run(hub, home, *(score(tiny_model, spec, tmp_path / f"out{i}") for i, spec in enumerate(specs)))
-    assert [answer.code for answer in answers] == [0, 0, 0], answers
-    assert (tmp_path / "out0" / "part-00000.parquet").read_bytes() == (tmp_path / "out1" / "part-00000.parquet").read_bytes()
-    stores = [open_store(tmp_path / f"out{i}") for i in range(3)]
-    assert [store.manifest["options"]["data"] for store in stores[:2]] == list(specs[:2])
-    ours, local = (store.table(0).to_pylist() for store in stores[1:])
-    assert [row["example_id"] for row in ours] == ["org--qa/train/0", "org--qa/train/1"]
-    assert [{**row, "example_id": ""} for row in ours] == [{**row, "example_id": ""} for row in local]
+    (answer,) = run(hub, home, score(tiny_model, "hub:org/qa@v1:zh:train", tmp_path / "ours"))
+    assert answer.code == 0, answer.err
+    assert run_cli(*score(tiny_model, tmp_path / "qa.parquet", tmp_path / "local"))[0] == 0
+    ours, local = (open_store(tmp_path / name) for name in ("ours", "local"))
+    assert ours.manifest["options"]["data"] == "hub:org/qa@v1:zh:train"
+    rows, same = ours.table(0).to_pylist(), local.table(0).to_pylist()
+    assert [row["example_id"] for row in rows] == ["org--qa/train/0", "org--qa/train/1"]
+    assert [{**row, "example_id": ""} for row in rows] == [{**row, "example_id": ""} for row in same]
 
 
 def test_each_refusal_is_one_line_that_says_what_to_do(hub, home, tiny_model, tmp_path):
