@@ -16,6 +16,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,7 +39,7 @@ STUCK_S = 3600.0
 """after so long without its part an actor counts as lost, though it may live"""
 LISTEN_S = 1.0
 """between two looks at who is stuck"""
-JOIN_S = 30.0
+JOIN_S = 10.0
 """for a cluster to answer"""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0", "RAY_worker_niceness": "0",
@@ -146,8 +147,11 @@ class Session:
             ray.init(num_cpus=max(self.config.workers, os.cpu_count() or 1), include_dashboard=False, _temp_dir=self.place, **common)
             return ray
         try:
+            if self.config.ray != "auto":  # Ray itself waits for minutes
+                host, _, port = self.config.ray.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=JOIN_S).close()
             ray.init(address=self.config.ray, **common)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (ConnectionError, RuntimeError, ValueError, OverflowError, OSError) as error:
             raise ConfigError(f"--ray {self.config.ray}: no cluster answers there ({' '.join(str(error).split())[:200]}); "
                               "expected HOST:PORT of a running Ray head, or auto") from None  # fmt: skip
         return ray

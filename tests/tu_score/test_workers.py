@@ -198,9 +198,10 @@ def test_a_running_cluster_writes_the_same_bytes(command, whole, tmp_path, clust
     assert not list(tmp_path.glob("more/part-*")) and not list(tmp_path.glob("other/part-*"))
 
 
-def test_an_address_where_no_cluster_answers(command, tmp_path):
-    code, lines = command("--ray", "127.0.0.1:9")
-    assert code == 2 and lines[-1].startswith("error: --ray 127.0.0.1:9: no cluster answers there") and not (tmp_path / "store").exists()
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1", "nowhere", "127.0.0.1:port", "127.0.0.1:99999999", "ray://127.0.0.1:9"])
+def test_an_address_where_no_cluster_answers(address, command, tmp_path):
+    code, lines = command("--ray", address)
+    assert code == 2 and lines[-1].startswith(f"error: --ray {address}: no cluster answers there") and not (tmp_path / "store").exists()
 
 
 def test_nodes_that_are_not_like_the_driver_are_named(tmp_path):
