@@ -175,16 +175,21 @@ def test_a_finished_store_is_left_as_it_is(command, world):
     assert {p: p.stat().st_mtime_ns for p in (world / "scores").iterdir()} == before
 
 
-def test_a_store_that_was_killed_half_way_ends_as_it_did(command, world):
+def test_a_store_that_was_killed_half_way_is_refused_and_left_as_it_is(run_cli, world):
+    """Format 1 cut the data otherwise."""
     half = world / "scores.half"
-    before = {p: p.stat().st_mtime_ns for p in half.glob("part-*")}
-    assert len(before) == 2
-    command(*RESUMED["scores.half"], "--out", "scores.half")
-    assert {p: p.stat().st_mtime_ns for p in before} == before, "what was there was not scored again"
-    assert {p.name for p in half.iterdir()} == {p.name for p in (world / "scores").iterdir()}
-    for part in sorted((world / "scores").glob("*.parquet")):
-        assert_same(pyarrow.parquet.read_table(part), pyarrow.parquet.read_table(half / part.name))
-    assert_bits(world, "scores.half")
+    before = {p: p.read_bytes() for p in half.rglob("*") if p.is_file()}
+    code, _, err = run_cli(*RESUMED["scores.half"], "--out", "scores.half")
+    assert code == 2 and "was begun by an earlier version of token-unlearn" in err.splitlines()[-1]
+    assert {p: p.read_bytes() for p in half.rglob("*") if p.is_file()} == before
+
+
+def test_scored_anew_by_the_recipe_of_then_the_rows_are_the_same(command, world):
+    command(*RESUMED["scores.half"], "--out", "again", "--set", "uncertainty=base_entropy")
+    old, new = (pyarrow.concat_tables(map(pyarrow.parquet.read_table, sorted((world / n).glob("part-*")))) for n in ("scores", "again"))
+    assert_same(old, new)
+    fingerprints = [json.loads((world / name / "_manifest.json").read_text())["fingerprints"]["data"] for name in ("scores", "again")]
+    assert fingerprints[0] == fingerprints[1]
 
 
 @pytest.mark.parametrize(("name", "steps"), [("tuned.half", 2), ("after.half", 2), ("landed.half", 1)])

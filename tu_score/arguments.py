@@ -22,6 +22,12 @@ class Store:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Merge(Store):
+    more: Annotated[tuple[str, ...], About(flag="--from")] = ()
+    """another --out of the same command that holds some of the shards; the flag may be repeated"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inspect(Store):
     example: Annotated[str | None, About(flag=True)] = None
     """only the example with this id"""

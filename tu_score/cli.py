@@ -38,7 +38,10 @@ def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
     from shared.store.scores import open_store
     from tu_score.run import run_score
 
-    store = open_store(run_score(settings))
+    where = run_score(settings)
+    if settings.shard is not None:
+        return
+    store = open_store(where)
     check, where = store.manifest["self_check"], without_secrets(str(store.folder))
     gap = f"{len(check['rows'])} rows scored again alone differ by at most {check['largest_nats']:.2g} nats"
     print(f"scores: {where}  ({len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts)")
@@ -77,6 +80,17 @@ def verify(given: arguments.Store) -> None:
         found = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found"
         raise StoreError(f"{without_secrets(given.folder)}: {found}; copy the folder again or score again")
     print(f"ok: {len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts")
+
+
+@command(app, arguments=arguments.Merge)
+def merge(given: arguments.Merge) -> None:
+    """Join the shards that tu-score run --shard K/N scored into one store (docs/scale.md)."""
+    from shared.secret import without_secrets
+    from shared.store.scores import open_store
+    from tu_score.shards import merge
+
+    store = open_store(merge(given.folder, given.more))
+    print(f"{without_secrets(str(store.folder))}: {len(store):,} rows, {store.manifest['tokens']:,} tokens")
 
 
 @command(app, config="shared.weighting.importance:Recipe", arguments=arguments.Rewrite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,15 @@ PLANS = {
 }  # fmt: skip
 """name -> which context is masked"""
 SPAN_PLAN = Kind("token_unlearn.span_plans", "--spans", "a function, row -> list of (start, end) character offsets", is_function)
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """`3/64` -> 3, 64. Raises ConfigError."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    number, of = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= of:
+        raise ConfigError(f"--shard {text}: expected K/N with K from 1 to N, such as 3/64")
+    return number, of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +100,14 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     head_mib: Annotated[int, About(unit="MiB", changes=False, **COUNT)] = 64
     """memory that logits and what is made of them may fill at a time"""
     workers: Annotated[int, About(unit="processes", flag=True, changes=False, **COUNT)] = 1
-    """processes that score, each with the model of its own; on CUDA each takes one device (with tensor_parallel: so
-    many)"""
+    """processes that score, each with the model of its own (Ray, extra ray); on CUDA each takes one device (with
+    tensor_parallel: so many)"""
+    ray: Annotated[str | None, About(flag=True, metavar="ADDRESS", changes=False)] = None
+    """score on a running Ray cluster: HOST:PORT of its head, or auto; without --workers on all of its GPUs, else
+    CPUs"""
+    shard: Annotated[str | None, About(flag=True, metavar="K/N", changes=False)] = None
+    """score only the K-th of N shares of the parts, into a folder below OUT; `tu-score merge OUT` joins them
+    (docs/scale.md)"""
     tensor_parallel: Annotated[int, About(unit="devices", changes=False, **COUNT)] = 1
     """devices that hold one model together; vLLM only"""
     part_tokens: Annotated[int, About(unit="tokens", **COUNT)] = 65_536
@@ -100,6 +116,8 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.imported()
+        if self.shard is not None:
+            shard_of(self.shard)
         if self.spans not in PLANS:
             load(SPAN_PLAN, self.spans, PLANS)
         resolved: dict[str, Any] = {}
@@ -145,10 +163,10 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     @property
     def recipe(self) -> Recipe:
         asked = Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
-        own = self.uncertainty == LEARNED and self.entropy_temperature not in (None, LEARNED_AT)
-        tempered = not own and (self.entropy_temperature is not None or self.uncertainty in OWN_TEMPERATURE)
+        tempered = self.entropy_temperature is not None or self.uncertainty in OWN_TEMPERATURE
         base = ["base_entropy", "base_logprob"] if self.base_model is not None else []
-        return asked.resolved([*base, "entropy", *(["tempered_entropy"] if tempered else [])])
+        held = [*base, "entropy", *(["tempered_entropy"] if tempered else [])]
+        return asked.resolved(held, as_learned=self.entropy_temperature in (None, LEARNED_AT))
 
     @property
     def temperature(self) -> float | None:

@@ -6,25 +6,24 @@ It plans as the run does and scores a few rows; it writes nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import islice
 
 import numpy as np
 
-from shared.budget import within_budget
 from shared.console import duration, readable_bytes
 from shared.data.examples import Example
 from shared.files.storage import open_place
-from shared.lm.models import context_length
 from shared.store.parts import encode, schema
 from shared.store.writer import refuse_foreign
 from tu_score.config import ScoreConfig
-from tu_score.run import about, add_base, part_table, prepare
-from tu_score.signals import add_importance, add_words, score_examples
-from tu_score.spans import Masking, plan_masking
-from tu_score.workers import open_one
+from tu_score.count import count
+from tu_score.part import PartScorer, open_one
+from tu_score.plan import Prepared, prepare
+from tu_score.run import about
+from tu_score.signals import score_examples
+from tu_score.spans import plan_masking
 
 TIMED_ROWS = 8
 """evenly spaced; those whose duration and bytes stand for all"""
@@ -57,49 +56,69 @@ class RunEstimate:
 
 
 def estimate(config: ScoreConfig, *, check_out: bool) -> RunEstimate:
-    """Raises what the run itself would raise before its first part; `check_out`: for its output too."""
+    """Raises what the run itself would raise before its first part, or later for a row; `check_out`: for its output
+    too."""
     if check_out:
         refuse_foreign(open_place(config.out))
-    folder, tokenizer, examples = prepare(config)
-    masking = plan_masking(config, tokenizer, examples, context_length(folder))
-    chosen = [examples[i] for i in sorted({int(i) for i in np.linspace(0, len(examples) - 1, TIMED_ROWS)})]
-    with closing(open_one(config, folder)) as engine:
-        score_examples(chosen[:1], engine, config, masking, lambda tokens: None)  # the first pass pays for much that no other does
-        start = time.perf_counter()
-        scored = score_examples(chosen, engine, config, masking, lambda tokens: None)
-        seconds, engine_about = time.perf_counter() - start, about(engine)
-    add_words(scored, chosen, tokenizer)
-    for example, columns in zip(chosen, scored, strict=True):
-        add_base(
-            columns, example, None if config.base_model is None else {e.id: (columns["logprob"], columns["entropy"]) for e in [example]}
-        )
-        add_importance(columns, example, config)
-    table, columns = part_table(chosen, scored, config.optional), schema(config.optional)
-    empty = len(encode(columns.empty_table(), columns))
-    per_token = (len(encode(table, columns)) - empty) / tokens_of(chosen)
-    base = config.base_model is not None
-    reads, parts = work(examples, masking, base=base), len(within_budget([len(e.input_ids) for e in examples], config.part_tokens))
-    rate = work(chosen, masking, base=False) / seconds
+    ready = prepare(config)
+    counts = count(ready.source, ready.cut, ready.base)
+    timed = _timed(config, ready)
+    tokens, variants, parts = sum(counts.tokens), sum(counts.variants), len(ready.cut.ranges)
+    reads = sum(counts.work) + (tokens if config.base_model is not None else 0)
     shared = f", shared by {config.workers} workers" if config.workers > 1 else ""
     return RunEstimate(
-        rows=len(examples), tokens=tokens_of(examples), variants=sum(map(len, masking.spans.values())), reads=reads, parts=parts,
-        disk_bytes=parts * empty + per_token * tokens_of(examples), seconds=reads / rate / config.workers,
-        unmasked=_would_add(config, tokenizer, examples, context_length(folder)),
-        timed=f"{len(chosen)} rows timed: {rate:,.0f} tokens/s, {engine_about}{shared}; loading the model not counted",
+        rows=sum(counts.examples), tokens=tokens, variants=variants, reads=reads, parts=parts,
+        disk_bytes=parts * timed.part_bytes + timed.token_bytes * tokens, seconds=reads / timed.rate / config.workers,
+        unmasked=_would_add(config, ready, sum(counts.work)),
+        timed=f"{timed.rows} rows timed: {timed.rate:,.0f} tokens/s, {timed.engine}{shared}; loading the model not counted",
     )  # fmt: skip
 
 
-def _would_add(config: ScoreConfig, tokenizer: Any, examples: Sequence[Example], context: int | None) -> str:
+@dataclass(frozen=True)
+class Timed:
+    """What a few rows took."""
+
+    rows: int
+    rate: float
+    """tokens a second, before sharing"""
+    engine: str
+    part_bytes: int
+    """of a part without rows"""
+    token_bytes: float
+
+
+def _timed(config: ScoreConfig, ready: Prepared) -> Timed:
+    source = ready.source
+    examples = _spread(ready)
+    masking = plan_masking(config, source.tokenizer, examples, source.context)
+    with closing(open_one(config, ready.folder)) as engine:
+        score_examples(examples[:1], engine, config, masking, lambda tokens: None)  # the first pass pays for much that no other does
+        start = time.perf_counter()
+        scored = score_examples(examples, engine, config, masking, lambda tokens: None)
+        seconds, engine_about = time.perf_counter() - start, about(engine)
+    has_base = config.base_model is not None
+    base = [(e.id, c["logprob"], c["entropy"]) for e, c in zip(examples, scored, strict=True)] if has_base else None
+    table, columns = PartScorer(config, source).table(examples, scored, base), schema(config.optional)
+    empty, tokens = len(encode(columns.empty_table(), columns)), sum(len(e.input_ids) for e in examples)
+    return Timed(
+        len(examples), sum(map(masking.work, examples)) / seconds, engine_about, empty, (len(encode(table, columns)) - empty) / tokens
+    )
+
+
+def _spread(ready: Prepared) -> list[Example]:
+    """The first example of evenly spaced rows."""
+    wanted = sorted({int(i) for i in np.linspace(0, ready.cut.rows - 1, TIMED_ROWS)})
+    rows, found, at = ready.source.rows(), [], 0
+    for place in wanted:
+        (row,) = islice(rows, place - at, place - at + 1)
+        at = place + 1
+        found += ready.source.examples([row])[:1]
+    return found
+
+
+def _would_add(config: ScoreConfig, ready: Prepared, work: int) -> str:
     if config.spans != "none":
         return ""
-    masking = plan_masking(replace(config, spans=config.useful_spans), tokenizer, examples, context)
-    variants, more = sum(map(len, masking.spans.values())), work(examples, masking, base=False) - tokens_of(examples)
+    masked = count(replace(ready.source, config=replace(config, spans=config.useful_spans)), ready.cut, None)
+    variants, more = sum(masked.variants), sum(masked.work) - work
     return f"; --spans {config.useful_spans} would add {variants:,} and {more:,} tokens"
-
-
-def tokens_of(examples: Sequence[Example]) -> int:
-    return sum(len(e.input_ids) for e in examples)
-
-
-def work(examples: Sequence[Example], masking: Masking, *, base: bool) -> int:
-    return sum(map(masking.work, examples)) + (tokens_of(examples) if base else 0)

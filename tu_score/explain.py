@@ -21,7 +21,7 @@ from shared.secret import without_secrets
 from shared.store.scores import Store
 from shared.weighting.importance import LEARNED, Recipe, columns_of, describe, learned_of
 from shared.weighting.learned import contributions, word_probabilities
-from tu_score.recipe import documents_of, held_for_learned, survey, targets_of
+from tu_score.recipe import documents_of, resolved, survey, targets_of
 from tu_score.shading import take_rows
 
 REASONS = 4
@@ -65,7 +65,7 @@ def explain_store(store: Store, *, example: str | None, rows: int, top: int | No
 
 def apt(store: Store) -> str:
     """The numbers that `learned` would take. Raises StoreError for a store that lacks what they read."""
-    recipe = Recipe(uncertainty=LEARNED).resolved(held_for_learned(store))
+    recipe = resolved(Recipe(uncertainty=LEARNED), store)
     survey(store, recipe)
     return recipe.uncertainty
 

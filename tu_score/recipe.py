@@ -22,7 +22,7 @@ from shared.errors import StoreError
 from shared.store.parts import flat
 from shared.store.rewrite import rewrite
 from shared.store.scores import Store
-from shared.weighting.importance import LEARNED, Recipe, importance, is_ready, shaped
+from shared.weighting.importance import Recipe, importance, is_ready, shaped
 from shared.weighting.learned import TEMPERATURE
 from shared.weighting.norms import Summary
 from tu_score.config import SPAN_COLUMNS
@@ -134,11 +134,10 @@ def add_answers(documents: Documents, table: pa.Table) -> None:
         documents.add(pieces)
 
 
-def held_for_learned(store: Store) -> list[str]:
-    """Columns of the store that `auto` and `learned` may choose by; tempered entropy only if it is that of the numbers
-    that were learned."""
+def resolved(recipe: Recipe, store: Store) -> Recipe:
+    """With signals in place of `auto` and `learned`, chosen by what the store holds."""
     base = ["base_entropy", "base_logprob"] if store.fingerprints.get("base_model") is not None else []
-    return [*base, "entropy", *(name for name in store.optional if name != "tempered_entropy" or tempered_as_learned(store))]
+    return recipe.resolved([*base, "entropy", *store.optional], as_learned=tempered_as_learned(store))
 
 
 def tempered_as_learned(store: Store) -> bool:
@@ -148,9 +147,7 @@ def tempered_as_learned(store: Store) -> bool:
 def apply_recipe(store: Store, recipe: Recipe) -> Store:
     """Rewrites the importance column and records the recipe in the manifest. `recipe`: of the user, never of a store.
     Raises StoreError when the store lacks a column it reads."""
-    recipe = recipe.imported()
-    held = held_for_learned(store)
-    recipe = recipe.resolved(held if recipe.uncertainty == LEARNED else [*held, *store.optional])
+    recipe = resolved(recipe.imported(), store)
     if "learned_alone" in recipe.shares() and not tempered_as_learned(store):
         raise StoreError(
             f"{store.folder}: learned_alone reads the entropy at temperature {TEMPERATURE:g}, this store holds that at "

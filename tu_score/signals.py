@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shared.data.examples import Example, answer_offsets, answer_place, place, token_texts
+from shared.data.examples import Example, Memo, answer_offsets, answer_place, placed_once, token_texts
 from shared.data.placed import asked_in
 from shared.data.raw_text import EarlierWords
 from shared.data.words import columns as word_columns
@@ -138,14 +138,16 @@ def add_importance(columns: dict[str, Any], example: Example, config: ScoreConfi
         columns["importance"][at] = importance(signals, np.array([0, len(at)]), recipe)
 
 
-def add_words(scored: Sequence[dict[str, Any]], examples: Sequence[Example], tokenizer: Any, *, copies: str | None = None) -> None:
+def add_words(
+    scored: Sequence[dict[str, Any]], examples: Sequence[Example], tokenizer: Any, *, copies: str | None = None, memo: Memo | None = None
+) -> None:
     """Adds the text of each token, `word` and `copied` (shared/data/words.py) to the columns of examples; a row of many
     pieces is read once. `copies`: with "earlier", words of raw text are copies of those in earlier sentences of the
     row."""
     row, placed, text_before = None, None, None
     for columns, example in zip(scored, examples, strict=True):
         if example.row is not row or placed is None:
-            row, placed = example.row, place(example.row, tokenizer)
+            row, placed = example.row, placed_once(example.row, tokenizer, memo)
             text_before = EarlierWords(row.answer) if row.question is None and copies == "earlier" else None
         columns["tokens"] = token_texts(example, placed, tokenizer)
         text, offsets = answer_offsets(example, placed)

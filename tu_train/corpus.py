@@ -45,6 +45,8 @@ class Corpus:
     forget: ForgetRows
     about: dict[str, Any]
     """fingerprints"""
+    found: str | None = None
+    """what keep=auto came to, as a line for the user"""
     retain: RetainRows | None = None
     answers: Answers | None = None
     facts: Sequence[Item] = ()
@@ -67,11 +69,12 @@ def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: di
     examples = scored_examples(store, tokenizer, config.model, forget_data, flag="--set forget_data") \
         if learns_answers or reads_columns else []  # fmt: skip
     given = _given(config, examples, tokenizer) if config.tokens == "given" else None
-    selection = settled(config.selection, store)
+    settlement = settled(config.selection, store)
+    selection = settlement.selection
     make = partial(item_of_row, selection=selection, where=shown(where), all_targets="all targets" in method.needs, given=given,
                    rows=embedding_rows(folder))  # fmt: skip
-    about: dict[str, Any] = {"store": store.sha256, "forget_data": store.fingerprints["data"]}
-    if config.keep == "auto":
+    about: dict[str, Any] = {"store": store.sha256, "forget_data": store.fingerprints["data"], "weights": selection.describe()}
+    if selection.at_least_a_word:
         about["threshold"] = selection.threshold
     if given is not None:
         about["given_tokens"] = hash_json({name: sorted(positions) for name, positions in given.items()})
@@ -80,7 +83,7 @@ def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: di
             f"{len(examples):,} rows")  # fmt: skip
     forget = read_forget(store, make, selection=selection, where=shown(where), limit=config.limit,
                          evaluated=config.eval_rows if config.eval_every else 0)  # fmt: skip
-    corpus, context = Corpus(config, forget, about), context_length(folder)
+    corpus, context = Corpus(config, forget, about, settlement.found), context_length(folder)
     if learns_answers:
         corpus = _with_answers(corpus, method, examples, tokenizer, context)
     return _with_evaluation(corpus, examples, tokenizer, context) if config.eval_every else corpus

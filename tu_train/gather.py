@@ -57,7 +57,7 @@ def gather_unlearning(config: UnlearnConfig) -> Gathered:
     names = fingerprints(folder, tokenizer)
     corpora = _with_retain([gather_corpus(each, folder, tokenizer, names) for each in configs], names, folder, tokenizer)
     about: dict[str, Any] = {"task": "unlearn", **start(names), **joined([corpus.about for corpus in corpora])}
-    about |= {"weights": config.selection.describe(), **laid_out(tokenizer)}
+    about |= {"weights": "; ".join(dict.fromkeys(corpus.about["weights"] for corpus in corpora)), **laid_out(tokenizer)}
     if (code := identity(METHOD, config.method)) is not None:
         about["method_code"] = code
     return Gathered(folder, tokenizer, about, tuple(corpora), evaluation=_evaluation(config, corpora) if config.eval_every else None)

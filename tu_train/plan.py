@@ -112,6 +112,8 @@ def say_plan(plan: Plan) -> None:
     """A line or two on stderr."""
     config = plan.config
     for corpus in plan.corpora:
+        if corpus.found is not None:
+            say(corpus.found)
         if (where := corpus.config.retain_scores) is not None:
             assert corpus.retain is not None and corpus.retain.outside is not None, "read from the retain store"
             say(f"{shown(str(where))}: KL sees {corpus.retain.outside:.2%} of the probability, outside the stored top tokens, "
@@ -122,5 +124,5 @@ def say_plan(plan: Plan) -> None:
         return
     rows, start = plan.rows, "the start model for some of it" if plan.objective.reads_start else "no reference model"
     several = f" of {len(plan.corpora)} corpora that take turns" if len(plan.corpora) > 1 else ""
-    say(f"{config.method}, {config.selection.describe()}: {rows['forget_rows']} forget rows{several}, {rows['retain_rows']} retain rows, "
+    say(f"{config.method}, {plan.about.weights}: {rows['forget_rows']} forget rows{several}, {rows['retain_rows']} retain rows, "
         f"{plan.steps} steps, {start}")  # fmt: skip

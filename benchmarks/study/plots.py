@@ -1,4 +1,4 @@
-"""The pictures of docs/attribution.md."""
+"""The pictures of docs/attribution.md and docs/attribution_results.md."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ Run = dict[str, Any]
 BESIDE = {"base-entropy": (-70, 2), "tempered": (6, 0), "gain": (-28, -4), "rarity": (-34, -3), "rarity*tempered": (-82, -11),
           "earlier-answer-phrase": (-60, 7), "entropy": (7, -3), "etw": (-18, -10), "seul": (6, -3)}  # fmt: skip
 """points between a dot and its name, where names would meet"""
+TOKENS = {"all": "#888888", "random 30 %": "#c9a227", "before, 30 %": "#4b6a9b", "learned, auto": "#c2410c", "learned, soft": "#e8a27c",
+          "given (the facts)": "#2a7f3f"}  # fmt: skip
 COLOURS = {"all": "#888888", "random": "#c9a227", "given": "#2a7f3f", "default": "#c2410c"}
 
 
@@ -110,4 +112,24 @@ def utilities(found: Mapping[str, Mapping[str, Sequence[float]]], ends: Mapping[
     axis.set_ylim(0, 1)
     axis.set_ylabel("model utility at matched forgetting")
     axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower left")
+    _save(figure, path)
+
+
+def kept(found: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], path: Path) -> None:
+    """`found`: world -> method -> tokens -> what is kept, a point a seed and a dash at the mean; a panel a world."""
+    figure, axes = _figure(3.6 * len(found), 3.6, len(found))
+    titles = [title for title in TOKENS if any(title in values for methods in found.values() for values in methods.values())]
+    for axis, (world, methods) in zip(axes, found.items(), strict=True):
+        for place, values in enumerate(methods.values()):
+            for number, title in enumerate(titles):
+                at, points = place + (number - (len(titles) - 1) / 2) * 0.13, values.get(title, ())
+                axis.plot([at] * len(points), points, "o", markersize=4, alpha=0.7, color=TOKENS[title], label=None if place else title)
+                if points:
+                    axis.hlines(sum(points) / len(points), at - 0.05, at + 0.05, color=TOKENS[title], linewidth=2)
+        axis.set_xticks(range(len(methods)), list(methods))
+        axis.set_xlim(-0.6, max(1, len(methods) - 1) + 0.6)
+        axis.set_ylim(0, 1)
+        axis.set_title(world)
+    axes[0].set_ylabel("kept at matched forgetting")
+    axes[-1].legend(frameon=False, fontsize=7, loc="lower left")
     _save(figure, path)

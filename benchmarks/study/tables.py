@@ -1,6 +1,6 @@
-"""The tables and plots of docs/attribution.md, from the committed results.
+"""The tables and plots of docs/attribution.md and docs/attribution_results.md, from the committed results.
 
-    python -m benchmarks.study.tables --doc docs/attribution.md --pictures docs
+    python -m benchmarks.study.tables [--docs docs]
 
 Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`. Probabilities are geometric means over tokens,
 exp(−NLL). Intervals are 95 %, Student's t over seeds; differences are paired by seed.
@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study import matched, plots
+from benchmarks.study import learned, matched, plots
 from benchmarks.study.candidates import described
 from benchmarks.study.matched import TOFU, Measure, at_level_of_facts, utilities, utility
 from benchmarks.study.plan import WITHOUT_SCORES
@@ -114,7 +115,7 @@ def correlations(found: dict[str, Any], kept: dict[str, float | None]) -> str:
         pairs = [(value, k) for name, n in found.items() if (k := kept[name]) is not None and (value := number(n, key)) is not None]
         first, second = ([pair[k] for pair in pairs] for k in (0, 1))
         lines.append(f"{title} {np.corrcoef(rankdata(first), rankdata(second))[0, 1]:.2f} ({len(pairs)} sources)")
-    return "Rank correlation with the retain probability: " + ", ".join(lines) + "."
+    return textwrap.fill("Rank correlation with the retain probability: " + ", ".join(lines) + ".", 119)
 
 
 def arrived(dev: Study, name: str) -> Run | None:
@@ -161,9 +162,8 @@ def write(doc: Path, tables: dict[str, str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the tables and plots of docs/attribution.md from the committed results.")
-    parser.add_argument("--doc", type=Path, default=Path("docs/attribution.md"))
-    parser.add_argument("--pictures", type=Path, default=Path("docs"))
+    parser = argparse.ArgumentParser(description="Write the tables and plots of docs/attribution*.md from the committed results.")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pages and pictures")
     settings = parser.parse_args()
     studies = {name: load(name) for name in ("atlas", "atlas-48", "dev-atlas", *FAMILY, *TOFU)}
     dev = studies["dev-atlas"]
@@ -182,8 +182,11 @@ def main() -> None:
     tables |= {f"{name}-parts": matched.parts_on_tofu(studies[name]) for name in ("tofu", "tofu-known")}
     tables |= {f"{name}-suite": at_level_of_facts(studies[name], matched.ON_ATLAS) for name in ("atlas", "atlas-48")}
     tables |= {name: at_level_of_facts(studies[name], {"retain probability": retained}) for name in FAMILY}
-    write(settings.doc, tables)
-    draw(studies, settings.pictures)
+    write(settings.docs / "attribution_results.md", tables)
+    draw(studies, settings.docs)
+    found = learned.finished()
+    write(settings.docs / "attribution.md", {"learned-kept": learned.kept(found), "learned-back": learned.came_back(found)})
+    plots.kept(learned.points(found), settings.docs / "attribution-learned.png")
 
 
 if __name__ == "__main__":

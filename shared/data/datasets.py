@@ -130,8 +130,13 @@ class DataOptions(ReadingOptions):
 
 
 def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> list[Row]:
-    """Rows of a data spec, the first `limit` of them. Raises DataError naming the spec, split, row, line or key that is
-    wrong."""
+    """`iter_rows` in memory."""
+    return list(iter_rows(spec, keys=keys, limit=limit))
+
+
+def iter_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> Iterator[Row]:
+    """Rows of a data spec, the first `limit` of them, one after another. Raises DataError naming the spec, split, row,
+    line or key that is wrong, when it comes to it."""
     if limit is not None and not 1 <= limit < 2**63:
         raise DataError(f"--limit {limit}: expected at least 1" if limit < 1 else "--limit is too large: expected less than 2^63")
     if spec.startswith("tofu:"):
@@ -146,13 +151,13 @@ def load_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> li
         name, records = _hub(spec)
     else:
         name, records = file_records(spec)
-    rows = []
+    some, placed = False, spec.startswith(("atlas:", "lume:"))
     for index, record in enumerate(islice(records, limit)):
-        placed = spec.startswith(("atlas:", "lume:"))
-        rows += _rows(f"{name}/{record.get('row', index) if placed else index}", record, keys)
-    if not rows:
+        for row in _rows(f"{name}/{record.get('row', index) if placed else index}", record, keys):
+            some = True
+            yield row
+    if not some:
         raise DataError(f"data {without_secrets(spec)}: no rows")
-    return rows
 
 
 def _rows(name: str, record: Any, keys: Keys) -> list[Row]:

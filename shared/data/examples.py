@@ -8,6 +8,8 @@ text by the same offsets. Nothing here compares ids with the pad token.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +23,15 @@ from shared.data.layout import layout_of, special_ids
 from shared.data.placed import Placed, place
 from shared.data.raw_text import cut
 from shared.errors import ConfigError, DataError
-from shared.files.fs import hash_json
 
 LONG = ("error", "truncate", "skip")
 TURNS = {"system_prompt", "instruction", "input", "context", "history", "messages", "conversation", "conversations", "turns", "dialog",
          "dialogue", "chat", "tools"}  # fmt: skip
 """columns that elsewhere hold turns of a conversation; nothing here reads them"""
+
+
+Memo = dict[int, Placed]
+"""id() of a row that is kept meanwhile -> how it was laid out"""
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,29 @@ class Example:
         return self.is_target.index(True)
 
 
+class DataHash:
+    """sha256 over ids, tokens and targets of examples in order, as they come: `hash_json` of the list of them all."""
+
+    def __init__(self) -> None:
+        self._digest, self._before = hashlib.sha256(b"["), b""
+
+    def add(self, name: str, input_ids: Sequence[int], is_target: Iterable[bool]) -> None:
+        told = [name, list(input_ids), "".join("1" if t else "0" for t in is_target)]
+        self._digest.update(self._before + json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode())
+        self._before = b","
+
+    def hexdigest(self) -> str:
+        done = self._digest.copy()
+        done.update(b"]")
+        return done.hexdigest()
+
+
 def data_fingerprint(examples: Iterable[Example]) -> str:
     """sha256 over ids, tokens and targets of every example in order."""
-    return hash_json([[e.id, e.input_ids, "".join("1" if t else "0" for t in e.is_target)] for e in examples])
+    found = DataHash()
+    for e in examples:
+        found.add(e.id, e.input_ids, e.is_target)
+    return found.hexdigest()
 
 
 def make_examples(
@@ -76,44 +101,57 @@ def make_examples(
     again; text_pieces="first" reads the first alone. Raises DataError naming the row, ConfigError for a bad `long` or
     `text_overlap`.
     """
-    if long not in LONG:
-        raise ConfigError(f"--long {long}: expected one of {', '.join(LONG)}")
-    if text_length < 2:
-        raise ConfigError(f"text_length {text_length}: expected at least 2 tokens, the first of a piece is never a target")
-    if text_overlap > text_length // 2:
-        raise ConfigError(f"text_overlap {text_overlap}: expected at most {text_length // 2} tokens, half of text_length")
-    size, last = min(text_length, context or text_length), 1 if text_pieces == "first" else None
-    out, skipped, unread = [], 0, set()
-    for row in rows:
-        unread |= {name for name in row.extra if name.lower() in TURNS}
-        asks = row.question is not None
-        made = [qa_example(row, tokenizer)] if asks else islice(text_examples(row, tokenizer, size, text_overlap), last)
-        for example in made:
-            kept = fit(example, context, long)
-            if kept is not None:
-                out.append(kept)
-            else:
-                skipped += 1
-    if unread:
-        _say_unread(tuple(sorted(unread)))
-    if skipped:
-        say(f"left out {skipped} of {skipped + len(out)} examples, too long for the model's context of {context} tokens (--long {long})")
+    options = ReadingOptions(long=long, text_length=text_length, text_overlap=text_overlap, text_pieces=text_pieces)  # type: ignore[arg-type]
+    return examples_of(rows, tokenizer, options, context=context)
+
+
+def examples_of(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None) -> list[Example]:
+    """`make_examples` as a command's settings have it."""
+    made = list(_made(rows, tokenizer, options, context))
+    out = [example for example in made if example is not None]
+    if skipped := len(made) - len(out):
+        say(f"left out {skipped} of {len(made)} examples, too long for the model's context of {context} tokens (--long {options.long})")
     if not out:
         raise DataError("no example is left: every row was skipped as longer than the model's context (see --long)")
     return out
 
 
-def examples_of(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None) -> list[Example]:
-    """`make_examples` as a command's settings have it."""
-    return make_examples(
-        rows,
-        tokenizer,
-        context=context,
-        long=options.long,
-        text_length=options.text_length,
-        text_overlap=options.text_overlap or 0,
-        text_pieces=options.text_pieces,
-    )
+def iter_examples(
+    rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None, memo: Memo | None = None
+) -> Iterator[Example]:
+    """The same one after another; there may be none. `memo` is given the rows as they were laid out, for whoever needs
+    them next."""
+    return (example for example in _made(rows, tokenizer, options, context, memo) if example is not None)
+
+
+def placed_once(row: Row, tokenizer: Any, memo: Memo | None) -> Placed:
+    """`place`, or what a memo has of this very row."""
+    if memo is None:
+        return place(row, tokenizer)
+    if id(row) not in memo:
+        memo[id(row)] = place(row, tokenizer)
+    return memo[id(row)]
+
+
+def _made(
+    rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, context: int | None, memo: Memo | None = None
+) -> Iterator[Example | None]:
+    """Examples of the rows; None in place of one that is left out."""
+    length, overlap = options.text_length, options.text_overlap or 0
+    if options.long not in LONG:
+        raise ConfigError(f"--long {options.long}: expected one of {', '.join(LONG)}")
+    if length < 2:
+        raise ConfigError(f"text_length {length}: expected at least 2 tokens, the first of a piece is never a target")
+    if overlap > length // 2:
+        raise ConfigError(f"text_overlap {overlap}: expected at most {length // 2} tokens, half of text_length")
+    size, last, unread = min(length, context or length), 1 if options.text_pieces == "first" else None, set()
+    for row in rows:
+        unread |= {name for name in row.extra if name.lower() in TURNS}
+        asks = row.question is not None
+        made = [qa_example(row, tokenizer, memo)] if asks else islice(text_examples(row, tokenizer, size, overlap, memo), last)
+        yield from (fit(example, context, options.long) for example in made)
+    if unread:
+        _say_unread(tuple(sorted(unread)))
 
 
 @cache
@@ -137,12 +175,12 @@ def fit(example: Example, context: int | None, long: str) -> Example | None:
     return replace(example, input_ids=example.input_ids[:context], is_target=example.is_target[:context])
 
 
-def qa_example(row: Row, tokenizer: Any) -> Example:
+def qa_example(row: Row, tokenizer: Any, memo: Memo | None = None) -> Example:
     """One question-answer row. Raises DataError naming the row."""
     question, answer = (row.question or "").strip(), row.answer.strip()
     if not question or not answer:
         raise DataError(f"{row.id}: its {'answer' if question else 'question'} is empty; remove the row or fill it")
-    placed = place(row, tokenizer)
+    placed = placed_once(row, tokenizer, memo)
     ids, offsets, question_at, answer_at = placed.ids, placed.offsets, placed.question_at, placed.answer_at
     special = special_ids(tokenizer)
     answer_end = answer_at + len(answer)
@@ -298,10 +336,10 @@ def context_span_tokens(example: Example, placed: Placed, spans: Iterable[Sequen
     return out
 
 
-def text_examples(row: Row, tokenizer: Any, length: int, overlap: int = 0) -> Iterator[Example]:
+def text_examples(row: Row, tokenizer: Any, length: int, overlap: int = 0, memo: Memo | None = None) -> Iterator[Example]:
     """Raw text in pieces of at most `length` tokens (shared/data/raw_text.py). A piece is named by the tokens that are
     its own, not by those that it reads again."""
-    placed = place(row, tokenizer)
+    placed = placed_once(row, tokenizer, memo)
     ids, special = placed.ids, special_ids(tokenizer)
     if len(ids) < 2:
         raise DataError(f"{row.id}: its text has {len(ids)} tokens, at least 2 are needed")

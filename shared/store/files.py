@@ -22,10 +22,12 @@ from shared.secret import without_secrets_in
 from shared.store.manifest import check_form, parse
 from shared.store.parts import decode, sha256
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, PLAN, PROGRESS, NEXT, REPLACES = "_manifest.json", "_plan.json", "_progress", "_next", "_replaces.json"
-PLANNED = ("options", "fingerprints", "engine", "replacement", "spans", "part_rows", "rows", "tokens")
+PLANNED = ("options", "fingerprints", "engine", "replacement", "spans", "row_ranges", "part_rows", "rows", "tokens")
 """fields by which a manifest is known as one of the same plan"""
+FOUND = ("fingerprints.data",)
+"""fields that a manifest has and its plan has not: they are known at the end of a run"""
 
 
 class Damaged(StoreError):
@@ -45,7 +47,14 @@ class Upgrade:
     """all columns of a part"""
 
 
-UPGRADES: dict[int, Upgrade] = {}
+def _cut_by_tokens(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Of format 1: parts were ranges of examples (`part_rows`), now they are ranges of rows of the data
+    (`row_ranges`)."""
+    spans = manifest.get("spans")
+    return {**manifest, "spans": {name: spans[name] for name in ("variants", "sha256")}} if isinstance(spans, dict) else manifest
+
+
+UPGRADES: dict[int, Upgrade] = {1: Upgrade(_cut_by_tokens, lambda table: table)}
 """format -> what makes the next format of it, on read; `rewrite` then writes the newest. Formats before the first entry
 are too old."""
 
@@ -83,8 +92,16 @@ def _replaces(place: Place, manifest: dict[str, Any]) -> bool:
             own = read_record(place, PLAN)
         except (FileNotFoundError, StoreError):
             return False
-    fields = [name for name in PLANNED if name in own] if isinstance(own, dict) else []
-    return bool(fields) and all(without_secrets_in(own.get(name)) == without_secrets_in(manifest.get(name)) for name in fields)
+    if not isinstance(own, dict):
+        return False
+    fields = [name for name in PLANNED if name in own]
+    return bool(fields) and all(_planned(own.get(name), name) == _planned(manifest.get(name), name) for name in fields)
+
+
+def _planned(value: Any, name: str) -> Any:
+    """A field without what no plan has."""
+    value = without_secrets_in(value)
+    return {k: v for k, v in value.items() if f"{name}.{k}" not in FOUND} if isinstance(value, dict) else value
 
 
 def _own_manifest(place: Place) -> dict[str, Any] | None:

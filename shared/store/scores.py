@@ -43,6 +43,8 @@ class Store:
     """of this version's format"""
     written: int = FORMAT
     """the format in which the parts were written"""
+    told: str | None = None
+    """hash of a manifest of an earlier format, as its bytes are"""
 
     @cached_property
     def place(self) -> Place:
@@ -60,7 +62,7 @@ class Store:
     @property
     def sha256(self) -> str:
         """Of the manifest's bytes; it covers those of every part."""
-        return sha256(json_bytes(self.manifest))
+        return self.told or sha256(json_bytes(self.manifest))
 
     def __len__(self) -> int:
         return self.manifest["rows"]
@@ -110,11 +112,12 @@ def open_store(folder: str | Path) -> Store:
             raise Unfinished(f"{folder}: an unfinished scoring run; run the same tu-score command again to finish it") from None
         raise Unfinished(f"{folder}: no score store here (no {MANIFEST}); expected the --out of a tu-score run") from None
     written = manifest["format"]
+    told = None if written == FORMAT else sha256(json_bytes(manifest))
     for step in range(written, FORMAT):
         manifest = {**UPGRADES[step].manifest(manifest), "format": step + 1}
     if written != FORMAT:
         check_form(manifest, place.label(MANIFEST))
-    return Store(place.where, Said(manifest, str(place.where)), written)
+    return Store(place.where, Said(manifest, str(place.where)), written, told)
 
 
 def check_fits(store: Store, fingerprints: dict[str, str], *, model: str) -> None:

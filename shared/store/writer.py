@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from shared.files.storage import Place, leftovers, open_place
 from shared.secret import without_secrets_in
 from shared.store.files import (
     FORMAT,
+    FOUND,
     MANIFEST,
     PLAN,
     PROGRESS,
@@ -36,7 +37,9 @@ from shared.store.scores import Store, open_store
 
 ADDED = ("fingerprints.vocabulary", "vocabulary_size")
 """fields of a plan that earlier versions did not write, and that others say already"""
-HARMLESS = (LOCK, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}")
+SHARDS = "_shards"
+"""folder of what shards of a run have scored (tu_score/shards.py)"""
+HARMLESS = (LOCK, SHARDS, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}")
 """beginnings of what a run leaves that was killed before its plan was there"""
 
 
@@ -98,8 +101,11 @@ class Writer:
             settle(self.place)
         except Damaged:
             abandon(self.place)
+        self.written = FORMAT
         try:
-            return open_store(self.place.where).manifest
+            store = open_store(self.place.where)
+            self.written = store.written
+            return store.manifest
         except Damaged:
             self.lost_manifest = True
         except Unfinished:
@@ -120,15 +126,18 @@ class Writer:
         if self.kept is None:
             raise StoreError(f"{why}; delete the folder, or choose a new --out, and score again")
         self.lost_plan = True
-        return {name: self.kept[name] for name in self.plan if name in self.kept}
+        return {name: self.kept[name] for name in self.plan if name in self.kept} | {"format": self.written}
 
     def _check_same(self, earlier: Any) -> None:
         if not isinstance(earlier, dict):
             earlier = {"format": None}
         earlier = without_secrets_in(earlier)  # earlier versions wrote them down
+        if earlier.get("format") == 1:
+            self._check_same_run(earlier)
+            return
         for field in sorted({*_flat(earlier), *_flat(self.plan)}):
-            if field in ADDED and field not in _flat(earlier):
-                continue  # an earlier version began this run
+            if (field in ADDED and field not in _flat(earlier)) or (field in FOUND and field not in _flat(self.plan)):
+                continue  # an earlier version began this run; or it was known at its end alone
             was, now = _flat(earlier).get(field), _flat(self.plan).get(field)
             if was != now:
                 raise StoreError(
@@ -136,15 +145,29 @@ class Writer:
                     "choose a new --out, or delete the folder"
                 )
 
+    def _check_same_run(self, earlier: dict[str, Any]) -> None:
+        """Of format 1, which cut the data otherwise: nothing can be added to it. Raises StoreError where it is not
+        whole, or of other settings than this run."""
+        whole = self.kept is not None and all(self._is_sound(entry) for entry in self.kept["parts"])
+        if not whole:
+            raise StoreError(f"{self.folder}: was begun by an earlier version of token-unlearn, which cuts the data otherwise; finish it "
+                             "with that version, or score again with a new --out")  # fmt: skip
+        for name in ("options", "fingerprints", "engine"):
+            was, now = _flat(earlier.get(name), name), _flat(self.plan.get(name), name)
+            if changed := next((field for field in was if field in now and was[field] != now[field]), None):
+                raise StoreError(f"{self.folder}: holds another run: its {changed} is {_short(was[changed])}, this run's is "
+                                 f"{_short(now[changed])}; choose a new --out, or delete the folder")  # fmt: skip
+
     def _sound_parts(self) -> dict[int, dict[str, Any]]:
         """Parts of a finished store that are what its manifest says of them."""
         entries = self.kept["parts"] if self.kept is not None else []
-        sound = {}
-        for index, entry in enumerate(entries):
-            with suppress(StoreError):
-                verified(self.place, entry, ["input_ids"], self.schema)
-                sound[index] = entry
-        return sound
+        return {index: entry for index, entry in enumerate(entries) if self._is_sound(entry)}
+
+    def _is_sound(self, entry: dict[str, Any]) -> bool:
+        with suppress(StoreError):
+            verified(self.place, entry, ["input_ids"], self.schema)
+            return True
+        return False
 
     def _finished(self) -> dict[int, dict[str, Any]]:
         """Parts of an unfinished run that are what was recorded of them; the others are scored again."""
@@ -168,11 +191,9 @@ class Writer:
         return done
 
     def _planned(self, index: int, entry: dict[str, Any]) -> bool:
-        """Is it the part of that number, with the rows that the plan gives it?"""
-        parts = self.plan.get("part_rows")
-        if entry["file"] != part_name(index):
-            return False
-        return parts is None or (0 <= index < len(parts) and parts[index][1] - parts[index][0] == entry["rows"])
+        """Is it the part of that number, and one of the plan?"""
+        parts = self.plan.get("row_ranges")
+        return entry["file"] == part_name(index) and (parts is None or 0 <= index < len(parts))
 
     @property
     def finished(self) -> bool:
@@ -206,8 +227,15 @@ class Writer:
         self.place.write(f"{PROGRESS}/{index:05d}.json", json_bytes(entry))
         self.parts[index] = entry
 
-    def read_part(self, index: int) -> pa.Table:
-        return verified(self.place, self.parts[index], expected=self.schema)
+    def take_part(self, index: int, entry: dict[str, Any], data: bytes) -> None:
+        """A part that was written elsewhere, as it is; `entry`: what is recorded of it, which the caller has
+        verified."""
+        self.place.write(entry["file"], data)
+        self.place.write(f"{PROGRESS}/{index:05d}.json", json_bytes(entry))
+        self.parts[index] = entry
+
+    def read_part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        return verified(self.place, self.parts[index], columns, self.schema)
 
     def finish(self, **more: Any) -> None:
         """Writes the manifest; the store is complete from then on."""

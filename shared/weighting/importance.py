@@ -9,7 +9,7 @@ for many examples at once: columns lie flat, [N] float64 at the target tokens of
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -32,6 +32,8 @@ brought to 0–1, if it was"""
 LEARNED = "learned"
 """stands for the first of MODEL_COLUMNS whose columns a store holds"""
 AUTO: tuple[Literal["base_entropy", "tempered_entropy", "entropy"], ...] = ("base_entropy", "tempered_entropy", "entropy")
+SHAPING = ("unit", "copies", "norm", "scope")
+"""fields that say how a signal becomes 0 to 1; one that was learned is that already"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +46,9 @@ class Recipe:
     """the first signal: absolute (|delta|), positive, mean_absolute, mean_positive, gain, any other of docs/recipes.md,
     or your own, package.module:NAME (docs/extending.md)"""
     uncertainty: str = "auto"
-    """the second signal: auto (base_entropy with a base model, else tempered_entropy), learned (the probability that a
-    word carries a fact), entropy, masked_entropy, tempered_entropy, base_entropy, any other of docs/recipes.md, or your
-    own"""
+    """the second signal: learned (the probability that a word carries a fact), entropy, masked_entropy,
+    tempered_entropy, base_entropy, any other of docs/recipes.md, your own, or auto: learned, but where alpha, unit,
+    copies, norm or scope is set base_entropy with a base model, else tempered_entropy"""
     unit: Literal["token", "word", "phrase"] = "phrase"
     """what a signal speaks of: each token by itself, its word (the sum over the word's tokens), or the mean of the
     three words around it"""
@@ -102,17 +104,26 @@ class Recipe:
         for name in (self.knowledge, self.uncertainty):
             if name not in ("auto", LEARNED):
                 find(SIGNAL, name, SIGNALS)
+        if self.uncertainty != "auto" and all(name == LEARNED or is_ready(name) for name in self.shares()):
+            for name in self._shaped():
+                signals = " and ".join(self.shares())
+                raise ConfigError(f"{name}={getattr(self, name)}: {signals} has no {name}; leave it out, or choose another signal")
         return self
 
-    def resolved(self, held: Container[str]) -> Recipe:
-        """With a signal in place of `auto` (the first of AUTO whose column is `held`) and of `learned` (the first of
-        MODEL_COLUMNS whose columns are)."""
-        if self.uncertainty == "auto":
+    def _shaped(self) -> list[str]:
+        return [f.name for f in fields(self) if f.name in SHAPING and getattr(self, f.name) != f.default]
+
+    def resolved(self, held: Container[str], *, as_learned: bool = True) -> Recipe:
+        """With a signal in place of `learned` (the first of MODEL_COLUMNS whose columns are `held`) and of `auto`: the
+        same, but the first of AUTO that is held where only the text would be left, or the recipe says how a signal is
+        shaped or mixed. `as_learned`: is tempered entropy held at the temperature that the numbers were learned at?"""
+        if self.uncertainty not in ("auto", LEARNED):
+            return self
+        fit = [name for name, columns in MODEL_COLUMNS.items()
+               if all(c in held for c in columns) and (as_learned or "tempered_entropy" not in columns)]  # fmt: skip
+        if self.uncertainty == "auto" and (not MODEL_COLUMNS[fit[0]] or self.alpha or self._shaped()):
             return replace(self, uncertainty=next(name for name in AUTO if name in held or name == "entropy"))
-        if self.uncertainty == LEARNED:
-            found = next(name for name, columns in MODEL_COLUMNS.items() if all(c in held for c in columns))
-            return replace(self, uncertainty=found)
-        return self
+        return replace(self, uncertainty=fit[0])
 
     @property
     def waits(self) -> bool:
@@ -154,12 +165,17 @@ def describe(recorded: Mapping[str, Any]) -> str:
 def learned_of(recorded: Mapping[str, Any] | None) -> str | None:
     """The set of numbers that made the importance of a manifest: an entry of MODEL_COLUMNS, alone and as this package
     has it; else None."""
-    if recorded is None or FILE in recorded:
+    if recorded is None or not was_learned(recorded):
         return None
     recipe = Recipe.recorded(recorded)
-    names = list(recipe.shares())
-    same = recipe.codes().items() <= recorded.items()
-    return names[0] if len(names) == 1 and names[0] in MODEL_COLUMNS and same else None
+    return next(iter(recipe.shares())) if recipe.codes().items() <= recorded.items() else None
+
+
+def was_learned(recorded: Mapping[str, Any] | None) -> bool:
+    """Is the importance of a manifest that of an entry of MODEL_COLUMNS alone, by whatever numbers?"""
+    if recorded is None or FILE in recorded:
+        return False
+    return all(name in MODEL_COLUMNS for name in Recipe.recorded(recorded).shares())
 
 
 def is_probability(recorded: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ LEAST = 1e-100
 """temperature; importance divided by less is beyond a float"""
 
 
-SHARE = About(unit="share", flag=True, above=0, most=1, default="0.3, unless top or threshold is given",
+SHARE = About(unit="share", flag=True, above=0, most=1, default="auto if importance was learned, else 0.3; not with top or threshold",
               metavar="SHARE|auto",
               expected="a share of the target tokens, more than 0 and at most 1, or auto")  # fmt: skip
 IMPORTANCE = About(unit="importance", above=0, most=1, expected="an importance, more than 0 and at most 1")
@@ -79,8 +79,15 @@ class Selection(TokenOptions):
         if self.temperature is not None and self.soft in ("linear", "plain"):
             raise ConfigError(f"--set temperature is for --set soft=softmax, {self.soft} weights have none; drop one of them")
 
+    @property
+    def left_open(self) -> bool:
+        """Hard tokens, and nobody said how many."""
+        return self.tokens == "hard" and all(v is None for v in (self.keep, self.top, self.threshold, self.whole_words))
+
     def describe(self) -> str:
         """The choice with its defaults filled in, as a few words."""
+        if self.at_least_a_word:
+            return "hard tokens (keep auto)"
         if self.tokens == "hard":
             chosen = {"top": self.top, "threshold": self.threshold, "keep": self.keep}
             name = next((name for name, value in chosen.items() if value is not None), "keep")

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from shared.engines import torch as engine_module
-from tu_score import run, workers
+from shared.lm import models
+from tu_score import count, part, plan, run
 from tu_score.config import ScoreConfig
 
 STEPS = ((Path, "write_bytes"), (os, "replace"), (os, "unlink"), (os, "rmdir"))
@@ -28,13 +29,13 @@ def prepare() -> None:
     """In the server: loaded once, shared by all children. One thread, as in every trial: the order of sums is part of
     the bytes."""
     torch.set_num_threads(1)
-    run.load_tokenizer = functools.cache(run.load_tokenizer)
-    run.model_fingerprint = functools.cache(run.model_fingerprint)
-    workers.open_engine = functools.cache(workers.open_engine)
+    models.load_tokenizer = count.load_tokenizer = functools.cache(models.load_tokenizer)
+    plan.model_fingerprint = functools.cache(plan.model_fingerprint)
+    part.open_engine = functools.cache(part.open_engine)
     engine_module.TorchEngine.close = lambda self: None
     for name in filter(None, os.environ.get("TU_KILL_MODELS", "").split(os.pathsep)):
-        run.load_tokenizer(Path(name))
-        workers.open_one(ScoreConfig(model=name, data="", out=""), Path(name))
+        models.load_tokenizer(Path(name))
+        part.open_one(ScoreConfig(model=name, data="", out=""), Path(name))
 
 
 def trial(folder: str, config: ScoreConfig, step: int | None, delay: float | None) -> None:

@@ -179,7 +179,7 @@ def test_no_flipped_bit_is_accepted(store):
 
 
 def test_unfinished_and_newer_stores_are_refused(run_cli, store):
-    write_manifest(store, {**json.loads((store / MANIFEST).read_text()), "format": 2})
+    write_manifest(store, {**json.loads((store / MANIFEST).read_text()), "format": 3})
     assert "upgrade" in one_line(*run_cli("tu-score", "inspect", store)[::2])
     (store / MANIFEST).unlink()
     for command in ("inspect", "verify"):

@@ -239,7 +239,7 @@ def test_the_page_says_what_was_scored_and_which_signals_are_missing(browser, pa
         "replacement": "<|unk|> (token 3)",
         "engine": f"torch {torch.__version__}",
         "dtype": "float32",
-        "recipe": "1 · minmax(phrase base_entropy), without the question's words",
+        "recipe": "1 · learned_base",
         "rows": "3",
         "tokens": str(sum(len(row["tokens"]) for row in rows_of(store))),
         "self-check": f"ok: 3 rows scored again differ by at most {check['largest_nats']:.2g} nats (bound 0.0002)",

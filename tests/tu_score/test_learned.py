@@ -102,12 +102,13 @@ def test_a_run_killed_before_its_importance_goes_on_to_the_same_bytes(tiny_model
     assert {k: v for k, v in ours.items() if k.suffix == ".parquet"} == {k: v for k, v in theirs.items() if k.suffix == ".parquet"}
 
 
-def test_a_lost_part_is_not_made_with_other_numbers(run_cli, store, tiny_model, tiny_base, monkeypatch):  # noqa: F811
+def test_a_lost_part_is_not_made_with_other_numbers(run_cli, tiny_model, tiny_base, tmp_path, monkeypatch):
+    store = make(tmp_path / "store", tiny_model, tiny_base, uncertainty="base_entropy")  # noqa: F811
     assert run_cli("tu-score", "recipe", store, "--recipe", "uncertainty=learned")[0] == 0
     next(iter(store.glob("part-*"))).unlink()
     monkeypatch.setattr(importance, "numbers_fingerprint", lambda: "learned.toml@other")
     with pytest.raises(tu_score.run.StoreError, match="has changed since"):
-        make(store, tiny_model, tiny_base)
+        make(store, tiny_model, tiny_base, uncertainty="base_entropy")
 
 
 def test_agree_compares_it(run_cli, store, tiny_model):  # noqa: F811
@@ -132,6 +133,7 @@ class TestExplain:
         assert any("capital +" in line[2] for line in lines) and all(line[2].count(",") <= 3 for line in lines if len(line) > 2)
 
     def test_only_the_likeliest(self, run_cli, store):  # noqa: F811
+        assert run_cli("tu-score", "recipe", store, "--recipe", "uncertainty=base_entropy")[0] == 0
         code, out, err = run_cli("tu-score", "explain", store, "--rows", 2, "--top", 2)
         found = [float(line.split()[0]) for line in out.splitlines() if line.startswith("  ")]
         assert code == 0 and len(found) == 4 and found[0] >= found[1] and found[2] >= found[3]

@@ -59,16 +59,29 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_the_same_command_mends_a_finished_store_that_was_damaged(damage, score, run_cli, tmp_path):
-    score()
+    own = ("--set", "uncertainty=entropy")  # importance that does not wait for all parts
+    score(*own)
     store = tmp_path / "store"
     sound, times = contents(store), {p: p.stat().st_mtime_ns for p in store.glob("part-*")}
     DAMAGE[damage](store)
-    said = score()
+    said = score(*own)
     assert contents(store) == sound
     assert ("nothing to do" in said) == ("plan" in damage)
     if damage in ("flipped", "cut", "longer", "missing", "another's"):
         assert "part-00001.parquet of 5 parts missing or damaged; what is lost is scored again" in said
         assert {p for p in times if p.stat().st_mtime_ns != times[p]} == {store / "part-00001.parquet"}
+    assert run_cli("tu-score", "verify", store)[0] == 0
+    assert "nothing to do" in score(*own)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "all missing", "manifest"])
+def test_and_one_whose_importance_waits_for_all_parts(damage, score, run_cli, tmp_path):
+    score()
+    store = tmp_path / "store"
+    sound = contents(store)
+    DAMAGE[damage](store)
+    score()
+    assert contents(store) == sound and open_store(store).manifest["recipe"]["uncertainty"] == "learned_alone"
     assert run_cli("tu-score", "verify", store)[0] == 0
     assert "nothing to do" in score()
 

@@ -6,29 +6,21 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
 import signal
-import subprocess
-import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
 
 import fsspec
 import pytest
-import safetensors.torch
-import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
-from shared.errors import ConfigError
 from shared.files import lock
 from shared.files.storage import open_place
 from shared.store.files import MANIFEST
 from shared.store.scores import open_store
 from shared.store.writer import Writer
-from tests.tu_score import killed, silent
-from tu_score import workers
+from tests.tu_score import killed
 from tu_score.config import ScoreConfig
 from tu_score.run import run_score
 
@@ -75,7 +67,7 @@ def test_kill_at_each_step_and_at_random_moments_then_resume(trial, tmp_path, ti
     assert contents(again / "store") == expected
     assert len(expected[1]["parts"]) == 2
     steps = (whole / "steps").read_text().splitlines()
-    named = ("_plan.json", "_config.toml", "_base/_manifest.json", "part-00001.parquet", "_progress/00001.json", "store/_manifest.json")
+    named = ("_plan.json", "_config.toml", "_base/part-00001.parquet", "part-00001.parquet", "_progress/00001.json", "store/_manifest.json")
     assert all(any(s.startswith("replace") and s.endswith(name) for s in steps) for name in named)
     assert len(steps) + RANDOM_KILLS >= 50
     generator, killed_at_random, unfinished = random.Random(7), 0, 0
@@ -184,9 +176,11 @@ def test_a_disk_that_fills_up_keeps_finished_parts_and_says_how_to_go_on(command
     assert full in lines[-1] and "No space left on device" in lines[-1] and "give the same command again" in lines[-1]
     left = sorted(p.name for p in (tmp_path / "store").iterdir())
     assert left == ["_config.toml", "_plan.json", "_progress", "part-00000.parquet", "part-00001.parquet"]
-    before = (tmp_path / "store" / "part-00000.parquet").stat().st_mtime_ns
-    assert command()[0] == 0
-    assert (tmp_path / "store" / "part-00000.parquet").stat().st_mtime_ns == before
+    scored, write_part = [], Writer.write_part
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write_part", lambda self, index, table: scored.append(index) or write_part(self, index, table))
+        assert command()[0] == 0
+    assert min(scored) == 2, "finished parts are not scored again"
     same_but_for_names(tmp_path / "store", tmp_path / "whole")
 
 
@@ -262,117 +256,5 @@ def test_a_store_behind_a_url_is_written_read_and_resumed_by_every_command(comma
         files.store.clear()
 
 
-def test_two_workers_write_the_same_bytes_and_a_dead_one_is_named(command, tmp_path, monkeypatch):
-    assert command(out=tmp_path / "one")[0] == 0
-    write_part, written = Writer.write_part, []
-
-    def kill_after_the_first(writer, index, columns):
-        write_part(writer, index, columns)
-        if not written:
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-        written.append(index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Writer, "write_part", kill_after_the_first)
-        code, lines = command("--workers", "2")
-    assert code == 2 and lines[-1].startswith("error: worker ") and "was killed by signal 9; finished parts are kept" in lines[-1]
-    assert not multiprocessing.active_children()
-    parts = len(open_store(tmp_path / "one").manifest["parts"])
-    assert 0 < len(list((tmp_path / "store").glob("part-*"))) == len(written) < parts
-    assert command("--workers", "2")[0] == 0
-    same_but_for_names(tmp_path / "store", tmp_path / "one")
-
-
-def test_a_refusal_by_a_worker_is_the_commands_own(command, tmp_path, tiny_model):
-    broken = shutil.copytree(tiny_model, tmp_path / "broken")
-    weights = safetensors.torch.load_file(broken / "model.safetensors")
-    weights["model.norm.weight"][:] = torch.nan
-    safetensors.torch.save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    code, lines = command("--model", broken, "--workers", "2")
-    assert code == 2 and lines[-1].startswith("error: ") and "not finite" in lines[-1]
-    assert not multiprocessing.active_children() and not (tmp_path / "store" / "_lock").exists()
-
-
-def test_the_order_in_which_parts_are_done_is_not_in_the_bytes(command, tmp_path, monkeypatch):
-    assert command(out=tmp_path / "in order")[0] == 0
-    honest = workers.score_parts
-    monkeypatch.setattr("tu_score.run.score_parts", lambda engine, parts, *more: honest(engine, dict(reversed(parts.items())), *more))
-    assert command()[0] == 0
-    same_but_for_names(tmp_path / "store", tmp_path / "in order")
-
-
-@pytest.mark.parametrize(
-    ("visible", "options", "expected"),
-    [
-        (None, {}, ["0", "1"]),
-        ("5,3,1", {}, ["5", "3"]),
-        ("0,1,2,3,4", {"tensor_parallel": 2}, ["0,1", "2,3"]),
-        ("4", {}, "this machine has 1 CUDA devices, and the workers take 2"),
-        (None, {"tensor_parallel": 2}, "the workers take 4"),
-        (None, {"device": "cuda:1"}, "each worker takes a device; leave --device out"),
-        (None, {"device": "cpu"}, None),
-    ],
-)
-def test_each_worker_has_cuda_devices_of_its_own(monkeypatch, visible, options, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    config = ScoreConfig(model="m", data="d", out="o", workers=2, **options)
-    with pytest.raises(ConfigError, match=expected) if isinstance(expected, str) else nullcontext():
-        assert workers.share_devices(config) == expected
-
-
 def test_no_workers_is_refused(command):
     assert command("--workers", "0") == (2, ["error: --workers is 0, expected at least 1"])
-
-
-def test_a_stopped_worker_does_not_stop_the_run_for_ever(command, tmp_path, monkeypatch):
-    assert command(out=tmp_path / "one")[0] == 0
-    write_part, stopped = Writer.write_part, []
-
-    def stop_all(writer, index, columns):
-        write_part(writer, index, columns)
-        if not stopped:
-            stopped.extend(child.pid for child in multiprocessing.active_children())
-            for pid in stopped:
-                os.kill(pid, signal.SIGSTOP)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Writer, "write_part", stop_all)
-        patch.setattr(workers, "BEAT_S", 0.2)
-        patch.setattr(workers, "SILENT_S", 20.0)
-        patch.setattr(workers, "PATIENCE_S", 0.5)
-        code, lines = command("--workers", "2")
-    assert code == 2 and "gave no sign of life for 20 s, so it was ended; finished parts are kept" in lines[-1]
-    assert len(stopped) == 2 and not multiprocessing.active_children()
-    assert command()[0] == 0
-    same_but_for_names(tmp_path / "store", tmp_path / "one")
-
-
-def test_a_worker_that_lives_and_does_nothing_is_ended(command, monkeypatch):
-    monkeypatch.setattr(workers, "work", silent.work)
-    monkeypatch.setattr(workers, "BEAT_S", 0.2)
-    monkeypatch.setattr(workers, "STUCK_S", 2.0)
-    monkeypatch.setattr(workers, "PATIENCE_S", 0.5)
-    code, lines = command("--workers", "2")
-    assert code == 2 and "lives, but has finished nothing for 2 s" in lines[-1]
-    assert not multiprocessing.active_children()
-
-
-@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGKILL, signal.SIGTERM])
-def test_workers_end_with_their_parent(how, tmp_path, tiny_model):
-    """While a worker computes, and where nobody closes the pipe."""
-    command = [sys.executable, "-m", "tu_score", "run", "--model", tiny_model, "--data", "atlas:forget", "--out", tmp_path / "store"]
-    process = subprocess.Popen([*command, "--workers", "2", "--set", "part_tokens=100", "--spans", "window"], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "store").glob("part-*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert children and process.poll() is None
-    process.send_signal(how)
-    process.wait(60)
-    while any(Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes() for child in children):
-        assert time.monotonic() < deadline + 60
-        time.sleep(0.2)

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shared.console import say
 from shared.errors import ConfigError
 from shared.secret import without_secrets as shown
 from shared.store.parts import flat
 from shared.store.scores import Store
-from shared.weighting.importance import describe, is_probability
+from shared.weighting.importance import describe, is_probability, was_learned
 from shared.weighting.selection import Selection
 from shared.weighting.weights import Expected
 
 
-def settled(selection: Selection, store: Store) -> Selection:
+@dataclass(frozen=True)
+class Settled:
+    """A selection that weights can be made of."""
+
+    selection: Selection
+    found: str | None = None
+    """what keep=auto came to, as a line for the user"""
+
+
+def settled(selection: Selection, store: Store) -> Settled:
     """With a threshold in place of keep=auto, from one read of the importance column; any other selection as it is.
-    Every answer keeps a word: what its owner wants forgotten must not be left alone since other answers hold more.
+
+    Where nobody said how many tokens, auto is meant if the store's importance was learned. Every answer keeps a word:
+    what its owner wants forgotten must not be left alone since other answers hold more.
 
     Raises ConfigError where the store's importance is no probability.
     """
-    if selection.keep != "auto":
-        return selection
-    recipe, where = store.manifest["recipe"], shown(str(store.folder))
+    recipe, where = store.manifest.get("recipe"), shown(str(store.folder))
+    if selection.keep != "auto" and not (selection.left_open and was_learned(recipe)):
+        return Settled(selection)
     if recipe is None or not is_probability(recipe):
         by = "there is none" if recipe is None else f"that of {where} is {describe(recipe)}"
         raise ConfigError(f"--keep auto: needs an importance that is a probability, {by}; "
@@ -35,5 +45,6 @@ def settled(selection: Selection, store: Store) -> Selection:
         expected.add(values[~np.isnan(values)])
     if not expected.share():
         raise ConfigError(f"--keep auto: no token of {where} has any importance; another recipe (tu-score recipe) may give some")
-    say(f"--keep auto: tokens of {where} with importance {expected.threshold():g} or more, {expected.share():.1%} of them")
-    return replace(selection, keep=None, threshold=expected.threshold(), at_least_a_word=True)
+    threshold = expected.threshold()
+    found = f"--keep auto: tokens of {where} with importance {threshold:g} or more, {expected.share():.1%} of them"
+    return Settled(replace(selection, keep=None, threshold=threshold, at_least_a_word=True), found)

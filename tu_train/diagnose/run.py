@@ -71,7 +71,10 @@ def run_diagnose(config: DiagnoseConfig) -> Path:
         check_fits(store, names, model=config.model)
         one = replace(config, scores=where, forget_data=data)
         drawn = sampled_rows(store, one, embedding_rows(folder))
-        found = weightings(drawn, one, {name: settled(selection, store) for name, selection in one.selections.items()})
+        chosen = {name: settled(selection, store) for name, selection in one.selections.items()}
+        for line in (each.found for each in chosen.values() if each.found is not None):
+            say(line)
+        found = weightings(drawn, one, {name: each.selection for name, each in chosen.items()})
         if config.given_key is not None:
             found["given"] = given_weights(store, drawn, tokenizer, one)
         rows, each = rows + drawn, [*each, found]

@@ -499,19 +499,19 @@ def set_format(monkeypatch, number):
 def test_an_older_format_is_upgraded_on_read_and_rewritten_as_the_newest(tmp_path, monkeypatch):
     old = write(tmp_path)
     rows = list(old.rows())
-    set_format(monkeypatch, 2)
-    with pytest.raises(StoreError, match=r"store format 1, the oldest that this version reads is 2; score again"):
+    set_format(monkeypatch, 3)
+    with pytest.raises(StoreError, match=r"store format 2, the oldest that this version reads is 3; score again"):
         open_store(tmp_path)
     upgrade = Upgrade(manifest=lambda manifest: {**manifest, "new": True}, table=halve)
-    monkeypatch.setitem(UPGRADES, 1, upgrade)
+    monkeypatch.setitem(UPGRADES, 2, upgrade)
     new = open_store(tmp_path)
-    assert new.manifest["new"] and new.manifest["format"] == 2
+    assert new.manifest["new"] and new.manifest["format"] == 3
     halved = [[None if v is None else v / 2 for v in row["importance"]] for row in rows]
     assert [r["importance"] for r in new.rows()] == halved == [r["importance"] for r in new.rows(["importance"])]
     rewritten = rewrite(new, lambda table: table)
-    assert rewritten.written == 2 and [r["importance"] for r in rewritten.rows()] == halved
-    set_format(monkeypatch, 1)
-    with pytest.raises(StoreError, match="store format 2, this version reads up to 1; upgrade token-unlearn"):
+    assert rewritten.written == 3 and [r["importance"] for r in rewritten.rows()] == halved
+    set_format(monkeypatch, 2)
+    with pytest.raises(StoreError, match="store format 3, this version reads up to 2; upgrade token-unlearn"):
         open_store(tmp_path)
 
 

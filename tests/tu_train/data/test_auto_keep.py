@@ -63,7 +63,7 @@ def test_every_answer_keeps_a_word(run_cli, learned, tiny_model, tmp_path):
     pq.write_table(pa.table({"example_id": [r["example_id"] for r in rows], "importance": values}), tmp_path / "low.parquet")
     assert run_cli("tu-score", "recipe", learned, "--importance", tmp_path / "low.parquet")[0] == 0
     store = open_store(learned)
-    found = settled(Selection(keep="auto"), store)
+    found = settled(Selection(keep="auto"), store).selection
     row = next(iter(store.rows()))
     targets = [t for t, own in enumerate(row["is_target"]) if own]
     own, word = np.array([row["importance"][t] for t in targets]), word_of(row, targets)
@@ -76,7 +76,21 @@ def test_every_answer_keeps_a_word(run_cli, learned, tiny_model, tmp_path):
     assert code == 0 and f"1 of {len(rows)} forget rows have no token that important" in err
 
 
+def test_hard_tokens_of_a_learned_importance_are_auto_where_nobody_says_how_many(run_cli, made, tiny_model, tmp_path):  # noqa: F811
+    code, _, err = train(run_cli, tiny_model, made, tmp_path / "open")
+    assert code == 0 and "--keep auto: tokens of" in err and "hard tokens (keep auto)" in err
+    assert train(run_cli, tiny_model, made, tmp_path / "auto", "--keep", "auto")[0] == 0
+    assert losses(tmp_path / "open") == losses(tmp_path / "auto")
+    assert json.loads((tmp_path / "open" / "training.json").read_text())["weights"] == "hard tokens (keep auto)"
+    out = shutil.copytree(made, tmp_path / "store")
+    assert run_cli("tu-score", "recipe", out, "--recipe", "uncertainty=base_entropy")[0] == 0
+    code, _, err = train(run_cli, tiny_model, out, tmp_path / "share")
+    assert code == 0 and "--keep auto" not in err and "hard tokens (keep 0.3, whole words)" in err
+
+
 def test_a_store_whose_importance_is_no_probability(run_cli, made, tiny_model, tmp_path):  # noqa: F811
+    made = shutil.copytree(made, tmp_path / "made")
+    assert run_cli("tu-score", "recipe", made, "--recipe", "uncertainty=base_entropy")[0] == 0
     code, _, err = train(run_cli, tiny_model, made, tmp_path / "out", "--keep", "auto")
     last = err.splitlines()[-1]
     assert code == 2 and last.startswith("error: --keep auto: needs an importance that is a probability, that of ")

@@ -1,0 +1,98 @@
+"""The learned importance beside the default of before: what is kept at matched forgetting, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from benchmarks.study.after import DRAWN, STEPS
+from benchmarks.study.matched import Measure, utility
+from benchmarks.study.results import DEFAULT, RESULTS, TRIED, Run, Study, load, markdown, paired, reached, retained, spread, steps
+from benchmarks.study.results import mean as mean_of
+
+WORLDS = {"learned-tofu": utility, "learned-atlas": retained, "learned-lume": retained, "learned-documents": retained,
+          "learned-dev-tofu": utility, "learned-dev-atlas": retained}  # fmt: skip
+"""study -> what its table compares: model utility where the target knows what it asks about, else retain probability"""
+CHOICES = {
+    "all": {"source": "all"},
+    "random 30 %": {"source": "random"},
+    "before, 30 %": {"source": DEFAULT, "tokens": "hard", "keep": TRIED},
+    "learned, auto": {"source": "learned", "tokens": "hard", "auto": True},
+    "learned, soft": {"source": "learned", "tokens": "soft"},
+    "given (the facts)": {"source": "given"},
+}
+OURS, WORST, BEST = "learned, auto", "all", "given (the facts)"
+LESS, WAYS = (WORST, "random 30 %", "before, 30 %"), ("before, 30 %", OURS)
+BACK = {
+    "facts": "facts, untouched", "relearned_shown": f"relearned {STEPS} steps: rows shown", "relearned_rest": "rows not shown",
+    "int4_group": "4 bits, groups of 64", "int4_channel": "4 bits, whole channels", "sampled": f"in one of {DRAWN} samples",
+}  # fmt: skip
+
+
+def finished() -> dict[str, Study]:
+    """The studies of WORLDS that have results."""
+    return {name: load(name) for name in WORLDS if (RESULTS / f"{name}.parquet").exists()}
+
+
+def chosen(study: Study, method: str) -> dict[str, list[Run]]:
+    """-> title of the tokens -> runs."""
+    return {title: found for title, how in CHOICES.items() if (found := study.of(method=method, **how))}
+
+
+def methods(study: Study) -> list[str]:
+    return list(dict.fromkeys(run["method"] for run in study.runs))
+
+
+def share(ours: Sequence[Run], worst: Sequence[Run], best: Sequence[Run], value: Measure) -> str:
+    """How much of the way from all tokens to exactly the facts, over the seeds that all three have."""
+    seeds = set.intersection(*({run["seed"] for run in runs if run["reached"]} for runs in (ours, worst, best)))
+    same = [[run for run in runs if run["seed"] in seeds] for runs in (ours, worst, best)]
+    gap, won = sum(paired(same[2], same[1], value)), sum(paired(same[0], same[1], value))
+    return f"{100 * won / gap:.0f} %" if gap > 0 else "—"
+
+
+def kept(studies: Mapping[str, Study]) -> str:
+    """What is kept with each choice of tokens where the facts are as far forgotten, and how much of the way from all
+    tokens to exactly the facts that is."""
+    rows = []
+    for name, study in studies.items():
+        value = WORLDS[name]
+        for method in methods(study):
+            runs = chosen(study, method)
+            cells = [f"{spread(reached(runs[title], value))}; {steps(runs[title])}" if title in runs else "" for title in CHOICES]
+            less = [spread(paired(runs.get(OURS, []), runs.get(other, []), value)) for other in LESS]
+            ways = [share(runs[title], runs[WORST], runs[BEST], value) if {title, WORST, BEST} <= set(runs) else "—" for title in WAYS]
+            rows.append([name.removeprefix("learned-"), method, *cells, *less, *ways])
+    head = ["World", "Method", *(f"{title}; steps" for title in CHOICES), *(f"learned − {title}" for title in LESS),
+            *(f"recovered, {title}" for title in WAYS)]  # fmt: skip
+    return markdown(head, rows)
+
+
+def came_back(studies: Mapping[str, Study]) -> str:
+    """Probability of the facts after attacks on the same runs, means over the seeds (of sampling: the share of facts
+    that were found); and the same of the models that no run changed."""
+    rows = []
+    for name, study in studies.items():
+        world = name.removeprefix("learned-")
+        for title, end in (("target model", "target"), ("retain model", "retain")):
+            found = study.about.get("ends", {}).get(end, {})
+            if "after_facts" in found:
+                rows.append([world, "", title, *(f"{found[f'after_{column}']:.3f}" for column in BACK)])
+        for method in methods(study):
+            for title, runs in chosen(study, method).items():
+                if any(run.get("after_facts") is not None for run in runs):
+                    rows.append([world, method, title, *(mean_of(reached(runs, attacked(column))) for column in BACK)])
+    return markdown(["World", "Method", "tokens", *BACK.values()], rows) if rows else "Not run yet."
+
+
+def attacked(name: str) -> Measure:
+    return lambda run: run.get(f"after_{name}")
+
+
+def points(studies: Mapping[str, Study]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """-> world -> method -> title -> a value a seed, for the picture."""
+    return {
+        name.removeprefix("learned-"): {
+            method: {title: reached(runs, WORLDS[name]) for title, runs in chosen(study, method).items()} for method in methods(study)
+        }
+        for name, study in studies.items()
+    }

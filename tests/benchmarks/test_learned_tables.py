@@ -1,0 +1,56 @@
+"""Tables of the learned importance: what is compared with what, and what is left out."""
+
+import math
+
+import pytest
+
+from benchmarks.study import learned, plots
+from benchmarks.study.results import DEFAULT, TRIED, Study
+
+
+def run(source: str, tokens: str, seed: int, kept: float, **more) -> dict:
+    given = {"method": "npo", "source": source, "tokens": tokens, "seed": seed, "keep": None, "auto": False, "steps": 10.0, "reached": True}
+    return {**given, "retain_nll": -math.log(kept), **more}
+
+
+RUNS = [
+    run("all", "all", 0, 0.4), run("all", "all", 1, 0.6), run("given", "given", 0, 0.8), run("given", "given", 1, 0.8),
+    run(DEFAULT, "hard", 0, 0.5, keep=TRIED), run("learned", "hard", 0, 0.7, auto=True), run("learned", "hard", 1, 0.8, auto=True),
+    run("learned", "hard", 0, 0.1, keep=0.1), run("learned", "hard", 2, 0.2, auto=True, reached=False),
+]  # fmt: skip
+
+
+def rows_of(table: str) -> list[dict[str, str]]:
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def test_what_is_kept_and_how_much_of_the_way_that_is():
+    (row,) = rows_of(learned.kept({"learned-atlas": Study(RUNS, {})}))
+    assert row["World"] == "atlas" and row["all; steps"].startswith("0.500 [") and row["learned, auto; steps"].startswith("0.750 [")
+    assert row["random 30 %; steps"] == row["learned, soft; steps"] == "" and row["learned − random 30 %"] == "—"
+    assert row["learned − all"].startswith("0.250 [") and row["learned − before, 30 %"] == "0.200"
+    assert row["recovered, learned, auto"] == f"{100 * (0.3 + 0.2) / (0.4 + 0.2):.0f} %" == "83 %"
+    assert row["recovered, before, 30 %"] == f"{100 * 0.1 / 0.4:.0f} %" == "25 %"
+
+
+def test_what_came_back_stands_beside_the_models_that_no_run_changed():
+    after = {f"after_{name}": 0.1 * k for k, name in enumerate(learned.BACK)}
+    runs = [{**one, **after} if one["source"] == "learned" else one for one in RUNS]
+    ends = {"target": {f"after_{name}": 0.9 for name in learned.BACK}, "retain": {}}
+    first, second = rows_of(learned.came_back({"learned-tofu": Study(runs, {"ends": ends})}))
+    assert first["tokens"] == "target model" and first["facts, untouched"] == "0.900"
+    assert second["tokens"] == "learned, auto" and [second[title] for title in learned.BACK.values()] == [
+        f"{0.1 * k:.3f}" for k in range(6)
+    ]
+    assert learned.came_back({"learned-tofu": Study(RUNS, {})}) == "Not run yet."
+
+
+def test_the_picture_has_a_panel_a_world(tmp_path):
+    found = learned.points({"learned-atlas": Study(RUNS, {})})
+    assert found == {"atlas": {"npo": {
+        "all": pytest.approx([0.4, 0.6]), "before, 30 %": pytest.approx([0.5]), "learned, auto": pytest.approx([0.7, 0.8]),
+        "given (the facts)": pytest.approx([0.8, 0.8])}}}  # fmt: skip
+    assert set(learned.CHOICES) == set(plots.TOKENS)
+    plots.kept(found, tmp_path / "kept.png")
+    assert (tmp_path / "kept.png").stat().st_size > 5000

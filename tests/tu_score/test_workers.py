@@ -1,0 +1,255 @@
+"""Parts are scored by Ray actors: the bytes are those of one process, whoever dies meanwhile."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import safetensors.torch
+import torch
+
+from shared.errors import ConfigError
+from shared.store.files import MANIFEST
+from shared.store.scores import open_store
+from shared.store.writer import Writer
+from tests.tu_score.test_resume import contents
+from tu_score import run, workers
+from tu_score.config import ScoreConfig
+from tu_score.run import run_score
+
+ray = pytest.importorskip("ray") if not os.environ.get("CI") else __import__("ray")
+
+DATA = "atlas:full:people=6,facts_per_person=3,forget_people=2,language=es"
+
+
+def words_of(model) -> tuple:
+    return ("--model", model, "--data", DATA, "--set", "part_tokens=150", "--engine", "torch")
+
+
+@pytest.fixture
+def command(run_cli, tiny_model, tmp_path):
+    """`command(*arguments, out=...)` -> exit code and lines on stderr."""
+
+    def call(*arguments, out=tmp_path / "store"):
+        code, _, err = run_cli("tu-score", "run", *words_of(tiny_model), "--out", out, *arguments)
+        assert "Traceback" not in err and not ray.is_initialized() and workers._session is None, err
+        return code, err.splitlines()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def stores(tiny_model, tiny_base, tmp_path_factory):
+    """Of one process: without a base model, and with one."""
+    out = []
+    for base in (None, str(tiny_base)):
+        folder = tmp_path_factory.mktemp("one") / "store"
+        config = ScoreConfig(model=str(tiny_model), base_model=base, data=DATA, part_tokens=150, engine="torch", out=str(folder))
+        run_score(config)
+        out.append(folder)
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(stores):
+    return stores[0]
+
+
+def assert_same(first, second):
+    one, other = contents(first), contents(second)
+    for files, _ in (one, other):
+        del files["_config.toml"]  # names --out and --workers
+    assert one == other
+
+
+def test_the_bytes_are_those_of_one_process_when_a_worker_is_killed(command, stores, tiny_base, tmp_path, monkeypatch):
+    write_part, killed = Writer.write_part, []
+
+    def kill_one(writer, index, table):
+        write_part(writer, index, table)
+        if not killed and workers._session is not None and "_base" not in str(writer.folder):
+            killed.append(workers._session.names[1][1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write_part", kill_one)
+        code, lines = command("--workers", "2", "--base-model", tiny_base)
+    said = [line for line in lines if line.startswith("worker 1 (process ")]
+    assert code == 0, lines
+    assert len(said) == 1 and f"(process {killed[0]} on " in said[0] and "try 2 of 4" in said[0]
+    assert_same(tmp_path / "store", stores[1])
+
+
+def test_a_part_that_no_worker_survives_is_named_and_the_others_are_kept(command, whole, tmp_path, monkeypatch):
+    write_part, written = Writer.write_part, []
+
+    def kill_all(writer, index, table):
+        write_part(writer, index, table)
+        if "_base" not in str(writer.folder):
+            written.append(index)
+            for _, process in workers._session.names:
+                os.kill(process, signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write_part", kill_all)
+        patch.setattr(workers, "RETRIES", 0)
+        code, lines = command("--workers", "2")
+    assert code == 2 and lines[-1].startswith("error: part ") and "1 workers were lost over it" in lines[-1]
+    assert "finished parts are kept" in lines[-1] and len(list((tmp_path / "store").glob("part-*"))) == len(written)
+    assert command("--workers", "2")[0] == 0
+    assert_same(tmp_path / "store", whole)
+
+
+def test_a_worker_that_stands_still_is_replaced(command, whole, tmp_path, monkeypatch):
+    write_part, stopped = Writer.write_part, []
+
+    def stop_one(writer, index, table):
+        write_part(writer, index, table)
+        if not stopped and "_base" not in str(writer.folder):
+            stopped.append(workers._session.names[0][1])
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write_part", stop_one)
+        patch.setattr(workers, "STUCK_S", 10.0)
+        code, lines = command("--workers", "2")
+    assert code == 0 and any(f"(process {stopped[0]} on " in line and "finished nothing for 10 s" in line for line in lines), lines
+    assert_same(tmp_path / "store", whole)
+
+
+def test_what_a_worker_refuses_is_the_commands_own_line(command, tmp_path, tiny_model):
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    weights = safetensors.torch.load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][:] = torch.nan
+    safetensors.torch.save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    code, lines = command("--model", broken, "--workers", "2")
+    assert code == 2 and lines[-1].startswith("error: LlamaForCausalLM: its logits are not finite")
+    assert not (tmp_path / "store" / "_lock").exists()
+
+
+def test_the_order_in_which_parts_are_done_is_not_in_the_bytes(command, whole, tmp_path, monkeypatch):
+    honest = workers.score_parts
+    monkeypatch.setattr(run, "score_parts", lambda engine, tasks, *more: honest(engine, list(tasks)[::-1], *more))
+    assert command()[0] == 0
+    assert_same(tmp_path / "store", whole)
+
+
+def descendants(process: int) -> set[int]:
+    found, waiting = set(), [process]
+    while waiting:
+        for thread in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            new = {int(child) for child in thread.read_text().split()} - found
+            found |= new
+            waiting += new
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_driver(how, tmp_path, tiny_model):
+    words = [sys.executable, "-m", "tu_score", "run", "--model", tiny_model, "--data", "atlas:full:people=60", "--out", tmp_path / "store"]
+    process = subprocess.Popen([*words, "--workers", "2", "--set", "part_tokens=100", "--spans", "window"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 180
+    while not list((tmp_path / "store").glob("part-*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    children = descendants(process.pid)
+    assert len(children) > 2 and process.poll() is None
+    process.send_signal(how)
+    process.wait(60)
+    while left := [child for child in children if Path(f"/proc/{child}").exists() and Path(f"/proc/{child}/cmdline").read_bytes()]:
+        assert time.monotonic() < deadline + 120, left
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The address of a Ray head with two CPUs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = Path("/tmp") / f"tu-head-{port}"  # noqa: S108 - sockets below it have short names
+    words = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false",
+             f"--temp-dir={place}", "--disable-usage-stats", "--block", "--node-ip-address=127.0.0.1"]  # fmt: skip
+    head = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        with socket.socket() as tried:
+            if tried.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.5)
+    yield f"127.0.0.1:{port}"
+    os.killpg(head.pid, signal.SIGKILL)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def test_a_running_cluster_writes_the_same_bytes(command, whole, tmp_path, cluster, monkeypatch):
+    assert command("--ray", cluster)[0] == 0
+    assert_same(tmp_path / "store", whole)
+    code, lines = command("--ray", cluster, "--workers", "3", out=tmp_path / "more")
+    assert code == 2 and lines[-1] == "error: --workers 3: the cluster has 2 CPUs for 3 workers"
+    monkeypatch.setattr(workers, "versions", lambda: {**dict.fromkeys(workers.PACKAGES), "torch": "1.0"})
+    code, lines = command("--ray", cluster, out=tmp_path / "other")
+    assert code == 2 and lines[-1].startswith("error: node ") and "install the same versions on all nodes" in lines[-1]
+    assert not list(tmp_path.glob("more/part-*")) and not list(tmp_path.glob("other/part-*"))
+
+
+def test_an_address_where_no_cluster_answers(command, tmp_path):
+    code, lines = command("--ray", "127.0.0.1:9")
+    assert code == 2 and lines[-1].startswith("error: --ray 127.0.0.1:9: no cluster answers there") and not (tmp_path / "store").exists()
+
+
+def test_nodes_that_are_not_like_the_driver_are_named(tmp_path):
+    known = workers.versions()
+    with pytest.raises(ConfigError, match=r"node .*: has torch .*, the driver 0\.1; install the same versions on all nodes"):
+        workers.Scorer(1, {**known, "torch": "0.1"})
+    with (
+        pytest.raises(ConfigError, match=r"node .*: has vllm not installed, the driver 9")
+        if known["vllm"] is None
+        else pytest.raises(ConfigError)
+    ):
+        workers.Scorer(1, {**known, "vllm": "9"})
+    threads = torch.get_num_threads()
+    with pytest.raises(ConfigError, match=r"node .*: does not see the model .*nowhere; put it on a file system that all nodes share"):
+        workers.Scorer(threads, known).open(ScoreConfig(model="m", data="d", out="o"), tmp_path / "nowhere", None)
+
+
+@pytest.mark.parametrize(
+    ("there", "options", "expected"),
+    [
+        ({"GPU": 2, "CPU": 8}, {"workers": 2}, (2, {"num_cpus": 1, "num_gpus": 1})),
+        ({"GPU": 4, "CPU": 8}, {"workers": 2, "tensor_parallel": 2}, (2, {"num_cpus": 1, "num_gpus": 2})),
+        ({"GPU": 9, "CPU": 16}, {"ray": "auto", "tensor_parallel": 2}, (4, {"num_cpus": 1, "num_gpus": 2})),
+        ({"CPU": 8}, {"ray": "auto"}, (8, {"num_cpus": 1, "num_gpus": 0})),
+        ({"GPU": 2, "CPU": 8}, {"workers": 3, "device": "cpu"}, (3, {"num_cpus": 1, "num_gpus": 0})),
+        ({"GPU": 1, "CPU": 8}, {"workers": 2}, "--workers 2: this machine has 1 GPUs, and the workers take 2 (1 each)"),
+        (
+            {"GPU": 2, "CPU": 8},
+            {"workers": 2, "tensor_parallel": 2, "ray": "auto"},
+            "the cluster has 2 GPUs, and the workers take 4 (2 each)",
+        ),
+        ({"GPU": 2, "CPU": 8}, {"workers": 2, "device": "cuda:1"}, "each worker takes a device; leave --device out"),
+    ],
+)
+def test_what_each_worker_takes(there, options, expected):
+    session = SimpleNamespace(
+        config=ScoreConfig(model="m", data="d", out="o", **options), ray=SimpleNamespace(cluster_resources=lambda: there)
+    )
+    if isinstance(expected, tuple):
+        assert workers.Session._share(session) == expected
+        return
+    with pytest.raises(ConfigError) as raised:
+        workers.Session._share(session)
+    assert expected in str(raised.value)
+
+
+def test_without_ray_its_extra_is_named(command, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, lines = command("--workers", "2")
+    assert (code, lines[-1]) == (2, "error: --workers and --ray need Ray, which is not installed: pip install 'token-unlearn[ray]'")
+    assert not (tmp_path / "store" / MANIFEST).exists()
+    assert command()[0] == 0 and len(open_store(tmp_path / "store")) == 18

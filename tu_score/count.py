@@ -1,0 +1,106 @@
+"""What a run holds, counted by tokenising every row once: whatever a row is refused for is said before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.console import readable_bytes, say
+from shared.data.examples import Example
+from shared.errors import DataError, ModelError
+from shared.lm.models import context_length, load_tokenizer, locate, require_rows, vocabulary_fingerprint
+from tu_score.config import ScoreConfig
+from tu_score.source import Cut, Source
+from tu_score.spans import plan_masking
+
+CHECKED = 32 * 2**20
+"""bytes of text that a run checks before it begins, a minute or so; of more `--dry-run` does"""
+
+
+@dataclass
+class Counts:
+    """One entry a part."""
+
+    examples: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    variants: list[int] = field(default_factory=list)
+    work: list[int] = field(default_factory=list)
+    """tokens of all requests before sharing, the base model's aside"""
+
+
+@dataclass(frozen=True)
+class BaseLimits:
+    """What the base model can read."""
+
+    name: str
+    context: int | None
+
+    @classmethod
+    def of(cls, name: str, tokenizer: Any) -> BaseLimits:
+        """Raises ModelError for a base model of another vocabulary."""
+        folder = locate(name)
+        if vocabulary_fingerprint(load_tokenizer(folder)) != vocabulary_fingerprint(tokenizer):
+            raise ModelError(
+                f"--base-model {name}: its tokenizer differs from the model's, so their tokens cannot be compared; "
+                "use the checkpoint before fine-tuning"
+            )
+        return cls(name, context_length(folder))
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raises ModelError for the first example that it cannot read."""
+        require_rows(f"--base-model {self.name}", locate(self.name), ((e.id, e.input_ids) for e in examples))
+        longest = max((len(e.input_ids) for e in examples), default=0)
+        if self.context is not None and longest > self.context:
+            raise ModelError(
+                f"--base-model {self.name}: its context holds {self.context} tokens, the longest example has {longest}; "
+                "use another base model"
+            )
+
+
+def count(source: Source, cut: Cut, base: BaseLimits | None) -> Counts:
+    """Raises DataError, ConfigError and ModelError for all that the run would be refused for later, naming the row."""
+    config, context, found = source.config, source.context, Counts()
+    full = empty = drawn = skipped = 0
+    for _, rows in source.parts(cut, range(len(cut.ranges))):
+        examples = source.examples(rows)
+        if base is not None:
+            base.check(examples)
+        masking = plan_masking(config, source.tokenizer, examples, context)
+        found.examples.append(len(examples))
+        found.tokens.append(sum(len(e.input_ids) for e in examples))
+        found.variants.append(masking.variants)
+        found.work.append(sum(map(masking.work, examples)))
+        skipped += len({r.id for r in rows}) - len({e.row.id for e in examples})
+        full += sum(len(e.input_ids) == context for e in examples)
+        empty += sum(not spans for spans in masking.spans.values())
+        drawn += masking.cut
+    _say(config, context, sum(found.examples), full=full, empty=empty, drawn=drawn, skipped=skipped)
+    require_some(sum(found.examples))
+    return found
+
+
+def require_some(examples: int) -> None:
+    """Raises DataError where there is none."""
+    if not examples:
+        raise DataError("no example is left: every row was skipped as longer than the model's context (see --long)")
+
+
+def counted(source: Source, cut: Cut, base: BaseLimits | None) -> Counts | None:
+    """The same for data of which that takes little time; of more None, and a line says so."""
+    if cut.bytes <= CHECKED:
+        return count(source, cut, base)
+    say(f"{readable_bytes(cut.bytes)} of text: rows are checked as they are scored, --dry-run checks them all before")
+    return None
+
+
+def _say(config: ScoreConfig, context: int | None, examples: int, *, full: int, empty: int, drawn: int, skipped: int) -> None:
+    if skipped:
+        say(f"--long skip: {skipped} rows left out, they are longer than the model's context of {context} tokens")
+    if config.long == "truncate" and full:
+        say(f"--long truncate: {full} examples fill the model's context of {context} tokens, cut there if they were longer")
+    if drawn:
+        say(f"--spans {config.spans}: {drawn} of {examples} examples have more than {config.max_spans} spans; that many were drawn "
+            f"in each (seed {config.seed}; --set max_spans=0 masks all)")  # fmt: skip
+    if empty and config.spans != "none":
+        say(f"--spans {config.spans}: {empty} of {examples} examples have no span that a target follows; their delta is null")
