@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from shared.data import atlas, atlas_documents, atlas_prose, atlas_words, chats, lume
-from shared.data.data_files import NAME, SUFFIXES, file_records
+from shared.data.data_files import NAME, SUFFIXES, file_records, reason
 from shared.errors import ConfigError, DataError, nearest
 from shared.files import hub
 from shared.secret import without_secrets
@@ -328,14 +328,20 @@ def hub_records(repo: str, config: str | None, split: str, spec: str, hint: str,
         datasets.disable_progress_bars()
     try:
         commit = hub.commit_of(repo, revision) if revision else None
-        rows: Any = datasets.load_dataset(repo, config, split=split, **({"revision": commit} if commit else {}))
+        pinned: dict[str, Any] = {"revision": commit} if commit else {}
+        rows: Any = datasets.load_dataset(repo, config, split=split, **pinned)
     except (*hub.failures(), DatasetsError) as error:  # offline, no such set or split, a set of another form
         told = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        words = " ".join(str(told).partition("Example of usage")[0].split())[:300].rstrip(".")
-        said = hub.why(error, "data set", repo, revision) or without_secrets(words) or type(told).__name__
+        said = hub.why(error, "data set", repo, revision) or _words(told)
         raise DataError(f"data {spec}: cannot be had from the hub: {said}{hint}") from None
     # Where the hub is not reached, datasets takes the newest copy of its cache, whatever revision that is of.
     if commit is not None and not all(commit in Path(file["filename"]).parts for file in rows.cache_files):
         raise DataError(f"data {spec}: cannot be had from the hub: it cannot be reached, and the copy in its cache is of another "
                         f"commit than {commit}{hint}")  # fmt: skip
     return iter(rows)
+
+
+def _words(error: Exception) -> str:
+    """What datasets says; which configurations there are stands in a second line."""
+    first, *more = str(error).splitlines() or [""]
+    return f"{first} {more[0]}" if more and first.startswith("Config name is missing") else reason(error).rstrip(".")

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Literal
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-Kind = Literal["model", "data set"]
+Fetched = Literal["model", "data set"]
 LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 """what passes by itself; as do those from 500 on"""
 
@@ -50,7 +50,7 @@ def commit_of(repo: str, revision: str) -> str:
     return revision if COMMIT.fullmatch(revision) else str(HfApi().dataset_info(repo, revision=revision).sha)
 
 
-def why(error: BaseException, kind: Kind, repo: str, revision: str) -> str | None:
+def why(error: BaseException, kind: Fetched, repo: str, revision: str) -> str | None:
     """Why the hub did not give a model or data set; None where the error is about something else.
 
     `revision`: empty where none was named.
@@ -73,7 +73,7 @@ def why(error: BaseException, kind: Kind, repo: str, revision: str) -> str | Non
     return None
 
 
-def _answered(error: BaseException, kind: Kind, repo: str, revision: str) -> str | None:
+def _answered(error: BaseException, kind: Fetched, repo: str, revision: str) -> str | None:
     """The same for what the hub itself answered."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
     if _is(error, "GatedRepoError") or _says(error, "is a gated dataset"):
@@ -91,7 +91,7 @@ def _answered(error: BaseException, kind: Kind, repo: str, revision: str) -> str
     return None
 
 
-def _gated(kind: Kind, repo: str, *, known: bool) -> str:
+def _gated(kind: Fetched, repo: str, *, known: bool) -> str:
     """`known`: the hub knows whose token it is."""
     from huggingface_hub import constants
 
