@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from shared.console import readable_bytes, say
@@ -34,6 +35,7 @@ class BaseLimits:
     """What the base model can read."""
 
     name: str
+    folder: Path
     context: int | None
 
     @classmethod
@@ -45,11 +47,11 @@ class BaseLimits:
                 f"--base-model {name}: its tokenizer differs from the model's, so their tokens cannot be compared; "
                 "use the checkpoint before fine-tuning"
             )
-        return cls(name, context_length(folder))
+        return cls(name, folder.absolute(), context_length(folder))
 
     def check(self, examples: Sequence[Example]) -> None:
         """Raises ModelError for the first example that it cannot read."""
-        require_rows(f"--base-model {self.name}", locate(self.name), ((e.id, e.input_ids) for e in examples))
+        require_rows(f"--base-model {self.name}", self.folder, ((e.id, e.input_ids) for e in examples))
         longest = max((len(e.input_ids) for e in examples), default=0)
         if self.context is not None and longest > self.context:
             raise ModelError(

@@ -113,7 +113,7 @@ def _spread(ready: Prepared) -> list[Example]:
         (row,) = islice(rows, place - at, place - at + 1)
         at = place + 1
         found += ready.source.examples([row])[:1]
-    return found
+    return found or next(examples[:1] for row in ready.source.rows() if (examples := ready.source.examples([row])))
 
 
 def _would_add(config: ScoreConfig, ready: Prepared, work: int) -> str:

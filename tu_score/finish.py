@@ -12,7 +12,6 @@ from shared.files.fs import json_text
 from shared.secret import without_secrets
 from shared.store.writer import Writer
 from shared.weighting.importance import CODE, FILE, Recipe
-from tu_score.config import ScoreConfig
 from tu_score.recipe import Seen, survey, with_importance, without_importance
 from tu_score.source import Source
 
@@ -38,15 +37,15 @@ def require_same_data(writer: Writer, source: Source) -> None:
         raise StoreError(f"{without_secrets(str(writer.folder))}: holds another run: it was scored from other data; choose a new --out")
 
 
-def applied(writer: Writer, config: ScoreConfig) -> dict[str, Any] | None:
+def applied(writer: Writer, recipe: Recipe, *, later_on: bool) -> dict[str, Any] | None:
     """The recipe for the manifest. A store that is mended keeps the one that was applied to it since: its other parts
-    have it."""
-    own = None if config.lacking or config.recipe.waits else config.recipe.written()
+    have it. `later_on`: importance of `recipe` is not written with the parts."""
+    own = None if later_on else recipe.written()
     later = writer.kept["recipe"] if writer.kept is not None else None
     if later is None or later == own:
         return own
     if FILE in later:
-        return _without_file(writer, config, own)
+        return _without_file(writer, recipe, own)
     recipe, store = Recipe.recorded(later), writer.as_store()
     if recipe.codes() != {name: code for name, code in later.items() if name.endswith(CODE)}:
         raise StoreError(f"{without_secrets(str(store.folder))}: its importance is by {recipe.describe()}, of code that this run does not "
@@ -57,12 +56,12 @@ def applied(writer: Writer, config: ScoreConfig) -> dict[str, Any] | None:
     return dict(later)
 
 
-def _without_file(writer: Writer, config: ScoreConfig, own: dict[str, Any] | None) -> dict[str, Any] | None:
+def _without_file(writer: Writer, recipe: Recipe, own: dict[str, Any] | None) -> dict[str, Any] | None:
     """A store that is mended cannot have the importance of a file that is not there: all parts get this run's own
     again."""
     say(f"{without_secrets(str(writer.folder))}: its importance came from a file of your own, of which the lost parts cannot be made; "
         "all of it is by this run's recipe again, tu-score recipe --importance puts yours back")  # fmt: skip
     for index in sorted(writer.parts):
         bare = without_importance(writer.read_part(index))  # stays so where there is none, or where it waits for all parts
-        writer.write_part(index, bare if own is None else with_importance(bare, config.recipe, Seen(), writer.as_store()))
+        writer.write_part(index, bare if own is None else with_importance(bare, recipe, Seen(), writer.as_store()))
     return own

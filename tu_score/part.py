@@ -3,8 +3,9 @@ make it, in any order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from shared.data.datasets import Row
 from shared.data.examples import Example, Memo
 from shared.engines.interface import Engine
 from shared.engines.open import open_engine
+from shared.errors import ConfigError
+from shared.extensions import identity, load
 from shared.lm.logprobs import HeadOptions
 from shared.store.parts import schema
-from tu_score.config import ScoreConfig
+from tu_score.config import PLANS, SPAN_PLAN, ScoreConfig
 from tu_score.count import BaseLimits
 from tu_score.signals import add_importance, add_words, nullable, optional_columns, score_examples
 from tu_score.source import Source
@@ -30,6 +33,11 @@ BaseSignals = Sequence[tuple[str, np.ndarray, np.ndarray]]
 
 Task = tuple[int, Sequence[Row], BaseSignals | None]
 """index, rows, and what the base model says of their examples"""
+
+
+def codes_of(config: ScoreConfig) -> dict[str, str | None]:
+    """Where span plan and signals come from that are not the package's own, or are its learned numbers."""
+    return {"spans": identity(SPAN_PLAN, config.spans), **config.recipe.codes()}
 
 
 def open_one(config: ScoreConfig, folder: Path) -> Engine:
@@ -48,6 +56,20 @@ class PartScorer:
     source: Source
     base: BaseLimits | None = None
     """checked where the rows were not counted before"""
+    codes: Mapping[str, str | None] = field(default_factory=dict)
+    """where span plan and signals of others come from, in the driver"""
+
+    def load(self) -> None:
+        """In another process: imports the span plan and the signals that the settings name. Raises ConfigError where
+        they are not there, or are other code."""
+        if self.config.spans not in PLANS:
+            load(SPAN_PLAN, self.config.spans, PLANS)
+        self.config.imported()
+        found = codes_of(self.config)
+        for name, code in self.codes.items():
+            if found.get(name) != code:
+                raise ConfigError(f"{platform.node()}: {name} is {found.get(name)} there, {code} for the driver; "
+                                  "have the same code on all nodes")  # fmt: skip
 
     def __call__(self, rows: Sequence[Row], base: BaseSignals | None, engine: Engine, advance: Advance) -> pa.Table:
         """Raises DataError, ConfigError and ModelError naming the row."""

@@ -16,16 +16,17 @@ from shared.console import progress, readable_bytes, say
 from shared.data.layout import say_layout
 from shared.engines.interface import Engine
 from shared.errors import StoreError
-from shared.files.storage import Place
+from shared.files.storage import Place, open_place
 from shared.lm.models import locate
 from shared.secret import without_secrets
+from shared.store.files import MANIFEST
 from shared.store.scores import open_store
-from shared.store.writer import Writer, claim
+from shared.store.writer import Writer, claim, refuse_foreign
 from tu_score.check import check_of, self_check
 from tu_score.config import ScoreConfig, shard_of
 from tu_score.count import Counts, counted, require_some
 from tu_score.finish import applied, require_same_data, whole
-from tu_score.part import BaseSignals, PartScorer
+from tu_score.part import BaseSignals, PartScorer, codes_of
 from tu_score.plan import Prepared, plan_of, prepare, settled
 from tu_score.recipe import apply_recipe
 from tu_score.shards import place_of, write_shard
@@ -77,7 +78,8 @@ def _score_into(place: Place, config: ScoreConfig, ready: Prepared, counts: Coun
     if config.lacking:
         say(f"no importance was written: the recipe reads {', '.join(config.lacking)}, and --spans {config.spans} gives none of it")
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    writer.finish(**whole(writer), self_check=check, recipe=applied(writer, config), created_at=now)
+    recipe = applied(writer, config.recipe, later_on=bool(config.lacking) or config.recipe.waits)
+    writer.finish(**whole(writer), self_check=check, recipe=recipe, created_at=now)
     _tidy(writer)
 
 
@@ -85,6 +87,9 @@ def _score_shard(config: ScoreConfig, ready: Prepared, counts: Counts | None) ->
     """The parts of one shard, in a folder of their own that `tu-score merge` joins."""
     assert config.shard is not None
     number, of = shard_of(config.shard)
+    refuse_foreign(there := open_place(config.out))
+    if there.exists(MANIFEST):
+        raise StoreError(f"{without_secrets(config.out)}: holds a finished store, so nothing is scored into it; choose a new --out")
     with claim(place_of(config.out, number, of)) as place, _Run(place, config, ready, counts) as run:
         place.write("_config.toml", as_toml(config).encode())
         wanted = range(number - 1, len(ready.cut.ranges), of)
@@ -103,7 +108,7 @@ class _Run:
 
     def __init__(self, place: Place, config: ScoreConfig, ready: Prepared, counts: Counts | None):
         self.place, self.config, self.ready, self.counts = place, config, ready, counts
-        self.scorer = PartScorer(config, ready.source, ready.base if counts is None else None)
+        self.scorer = PartScorer(config, ready.source, ready.base if counts is None else None, codes_of(config))
         self.at_end = ExitStack()
 
     def __enter__(self) -> _Run:

@@ -22,11 +22,11 @@ from shared.store.files import MANIFEST, PLAN, json_bytes, read_record, verified
 from shared.store.manifest import PART
 from shared.store.scores import open_store
 from shared.store.writer import SHARDS, Writer, claim
-from shared.weighting.importance import Recipe
+from shared.weighting.importance import CODE, Recipe
 from tu_score.check import Finding, check_of
 from tu_score.config import ScoreConfig
 from tu_score.count import require_some
-from tu_score.finish import whole
+from tu_score.finish import applied, whole
 from tu_score.recipe import apply_recipe
 
 SHARD = "_shard.json"
@@ -79,15 +79,21 @@ def shards_in(where: str) -> list[Shard]:
 def merge(out: str, more: Sequence[str] = ()) -> Path | str:
     """Joins the shards in OUT, and in other folders, into a store at OUT; returns it. Raises StoreError for shards of
     different plans, one that is missing or there twice, and damage. A merge that was killed goes on."""
-    shards = [shard for where in (out, *more) for shard in shards_in(where)]
     place = open_place(out)
+    try:
+        shards = [shard for where in (out, *more) for shard in shards_in(where)]
+        _require_one_plan(shards)
+        _require_all(shards)
+    except StoreError:
+        if not _is_merged(out):
+            raise
+        shards = []  # a merge was killed while it removed them
+        place.clear(SHARDS)
     if not shards:
         if place.exists(MANIFEST):
             say(f"{without_secrets(out)}: this store is finished; nothing to merge")
             return place.where
         raise StoreError(f"{without_secrets(out)}: no shards here (no {SHARDS}); expected the --out of tu-score run --shard K/N")
-    _require_one_plan(shards)
-    _require_all(shards)
     told = shards[0].told
     with claim(out) as place:
         writer = Writer(out, shards[0].plan)
@@ -98,9 +104,28 @@ def merge(out: str, more: Sequence[str] = ()) -> Path | str:
             _finish(writer, shards)
     store = open_store(out)
     if told["waits"] and not told["lacking"] and store.manifest["recipe"] is None:
-        apply_recipe(store, Recipe.recorded(told["recipe"]))
+        apply_recipe(store, recipe_of(shards[0]))
     place.clear(SHARDS)
     return place.where
+
+
+def _is_merged(out: str) -> bool:
+    """Is there a finished store, with all that is written at its end?"""
+    try:
+        store = open_store(out)
+    except StoreError:
+        return False
+    return store.manifest.get("recipe") is not None and all(store.place.exists(entry["file"]) for entry in store.manifest["parts"])
+
+
+def recipe_of(shard: Shard) -> Recipe:
+    """Raises StoreError where the importance of the shards is by code that is not here."""
+    told = shard.told["recipe"]
+    recipe = Recipe.recorded(told)
+    if recipe.codes() != {name: code for name, code in told.items() if name.endswith(CODE)}:
+        raise StoreError(f"{shard.name}: its importance is by {recipe.describe()}, of code that this package does not have; merge with the "
+                         "version that scored, and with built-in signals")  # fmt: skip
+    return recipe
 
 
 def _settings(shard: Shard) -> list[bytes]:
@@ -109,7 +134,11 @@ def _settings(shard: Shard) -> list[bytes]:
 
 
 def _require_one_plan(shards: Sequence[Shard]) -> None:
+    if not shards:
+        return
     first = shards[0]
+    if not isinstance(first.plan.get("row_ranges") if isinstance(first.plan, dict) else None, list):
+        raise StoreError(f"{first.name}/{PLAN}: damaged (no row_ranges); give the shard's tu-score run command again")
     for other in shards[1:]:
         names = sorted({*_flat(first.plan), *_flat(other.plan)})
         if differs := next((name for name in names if _flat(first.plan).get(name) != _flat(other.plan).get(name)), None):
@@ -126,6 +155,8 @@ def _flat(plan: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _require_all(shards: Sequence[Shard]) -> None:
+    if not shards:
+        return
     of, seen = shards[0].told["of"], {}
     for shard in shards:
         other = seen.setdefault(shard.told["number"], shard)
@@ -155,5 +186,5 @@ def _finish(writer: Writer, shards: Sequence[Shard]) -> None:
     found = [one for shard in shards for one in shard.told["check"]]
     check = check_of(found, str(writer.folder), told["dtype"])
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    recipe = None if told["lacking"] or told["waits"] else told["recipe"]
+    recipe = applied(writer, recipe_of(shards[0]), later_on=told["lacking"] or told["waits"])
     writer.finish(**whole(writer), self_check=check, recipe=recipe, created_at=now)

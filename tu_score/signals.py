@@ -117,6 +117,8 @@ def optional_columns(scored: Sequence[dict[str, Any]], names: Sequence[str]) -> 
 def _matrices(values: Sequence[np.ndarray]) -> pa.ListArray:
     """[S, T] float32 arrays -> list<list<float>>, NaN as null; without a Python object a value, of which there can be
     millions."""
+    if not values:  # a part whose rows were all left out
+        return pa.array([], pa.list_(pa.list_(pa.float32())))
     flat = pa.array(np.concatenate([v.ravel() for v in values]), from_pandas=True)
     widths = np.concatenate([np.full(len(v), v.shape[1]) for v in values])
     inner = pa.ListArray.from_arrays(_offsets(widths), flat)

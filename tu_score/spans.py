@@ -165,6 +165,7 @@ def _characters(row: Row, config: ScoreConfig) -> list[Span]:
         return _checked([list(s) if isinstance(s, tuple) else s for s in made] if isinstance(made, list) else made, row, config.spans)
     key = config.span_key
     if key is None:
+        assert config.spans == "entity", "a plan of others is loaded where the settings are"
         return entity_spans(_context(row))
     if key not in row.extra:
         raise DataError(f"{row.id}: no key {key!r}{columns_near(key, row.extra)}; see --span-key")

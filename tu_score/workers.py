@@ -35,8 +35,10 @@ from tu_score.part import Advance, BaseSignals, PartScorer, Task, open_one
 
 RETRIES = 3
 """times that a part is asked again after the actor that had it died"""
-STUCK_S = 3600.0
+STUCK_S = 6 * 3600.0
 """after so long without its part an actor counts as lost, though it may live"""
+START_S = 600.0
+"""for an actor to find a place in the cluster and begin"""
 LISTEN_S = 1.0
 """between two looks at who is stuck"""
 JOIN_S = 10.0
@@ -96,6 +98,7 @@ class Scorer:
         """Loads the model; returns what the engine says of itself."""
         if not folder.exists():
             raise ConfigError(f"node {self.node}: does not see the model {folder}; put it on a file system that all nodes share")
+        scorer.load()
         self.engine, self.scorer = open_one(config, folder), scorer
         return self.engine.describe()
 
@@ -132,7 +135,7 @@ class Session:
             self.kind = self.ray.remote(Scorer).options(max_restarts=0, max_task_retries=0, **options)
             self.arguments = (torch.get_num_threads(), versions())
             self.actors = [self.start() for _ in range(self.count)]
-            self.names = [self.get(actor.name.remote()) for actor in self.actors]
+            self.names = [self.get(actor.name.remote(), START_S) for actor in self.actors]
         except BaseException:
             self.end()
             raise
@@ -147,7 +150,9 @@ class Session:
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         if self.config.ray is None:
             self.place = tempfile.mkdtemp(prefix="tu-ray-")
-            ray.init(num_cpus=max(self.config.workers, os.cpu_count() or 1), include_dashboard=False, _temp_dir=self.place, **common)
+            cores = max(self.config.workers, os.cpu_count() or 1)
+            # "local": RAY_ADDRESS may name a cluster that this command was not asked to use
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, _temp_dir=self.place, **common)
             return ray
         try:
             if self.config.ray != "auto":  # Ray itself waits for minutes
@@ -177,10 +182,13 @@ class Session:
     def start(self) -> Any:
         return self.kind.remote(*self.arguments)
 
-    def get(self, reference: Any) -> Any:
+    def get(self, reference: Any, timeout: float | None = None) -> Any:
         """What a call gives; what an actor raised for the user is raised here."""
         try:
-            return self.ray.get(reference)
+            return self.ray.get(reference, timeout=timeout)
+        except self.ray.exceptions.GetTimeoutError:
+            raise UserError(f"Ray has had no place for a worker for {timeout:.0f} s: others use the cluster, or a node is gone; finished "
+                            "parts are kept: give the same command again, with fewer --workers") from None  # fmt: skip
         except self.ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, UserError) else error from None
         except self.ray.exceptions.RayActorError as error:
@@ -253,7 +261,9 @@ class Crew:
             hand_out(place, None)
         while busy:
             done, _ = self.ray.wait(list(busy), num_returns=1, timeout=LISTEN_S)
-            lost = [reference for reference, (*_, since) in busy.items() if time.monotonic() - since > STUCK_S and reference not in done]
+            late = [reference for reference, (*_, since) in busy.items() if time.monotonic() - since > STUCK_S and reference not in done]
+            # This process may have stood still itself: what is there by now is not lost.
+            lost = self.ray.wait(late, num_returns=len(late), timeout=0)[1] if late else []
             for reference in [*done, *lost]:
                 place, task, tries, _ = busy.pop(reference)
                 if reference in lost:
@@ -263,12 +273,12 @@ class Crew:
                     continue
                 try:
                     table, tokens = self.ray.get(reference)
-                except self.ray.exceptions.RayActorError as error:
+                except self.ray.exceptions.RayTaskError as error:
+                    raise error.cause if isinstance(error.cause, UserError) else error from None
+                except self.ray.exceptions.RayError as error:  # the actor died, or its node with what it had made
                     self._replace(place, task[0], tries + 1, f"ended: {_first_line(error)}")
                     hand_out(place, task, tries + 1)
                     continue
-                except self.ray.exceptions.RayTaskError as error:
-                    raise error.cause if isinstance(error.cause, UserError) else error from None
                 advance(tokens)
                 hand_out(place, None)  # before the driver writes, so that the actor does not wait for that
                 yield task[0], table
@@ -284,7 +294,7 @@ class Crew:
             )
         say(f"{who} {why}; another takes part {index}, try {tries + 1} of {RETRIES + 1}")
         self.session.actors[place] = self.session.start()
-        self.session.names[place] = self.session.get(self.session.actors[place].name.remote())
+        self.session.names[place] = self.session.get(self.session.actors[place].name.remote(), START_S)
         self.session.get(self.session.actors[place].open.remote(*self.opened))
 
     def close(self) -> None:

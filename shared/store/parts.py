@@ -130,7 +130,8 @@ def _check_size(about: pq.FileMetaData, data: bytes, label: str, named: Sequence
             raise StoreError(
                 f"{label}: {name} holds more values than the {tokens} tokens of its manifest; copy the folder again or score again"
             )
-        unpacked += max(chunk.total_uncompressed_size, sum(unpacked_sizes(data, chunk)))
+        pages = sum(unpacked_sizes(data, chunk)) if chunk.num_values else 0  # a part may be empty: then there is no page
+        unpacked += max(chunk.total_uncompressed_size, pages)
     if unpacked > LARGEST_RATIO * len(data) + LARGEST_PART:
         raise StoreError(f"{label}: its {len(data)} bytes unpack to {unpacked}, more than any part's; copy the folder again or score again")
 

@@ -118,3 +118,21 @@ def test_how_data_is_cut_changes_no_row_of_a_store(data, tiny_model, tmp_path):
 
 
 NUMBERS = ("logprob", "entropy", "importance", "tempered_entropy")
+
+
+@pytest.mark.parametrize("fields", [{}, {"spans": "window", "keep_spans": True, "topk": 2}], ids=["plain", "spans"])
+def test_a_part_whose_rows_are_all_left_out(fields, tiny_model, tiny_base, tmp_path, run_cli):
+    rows = load_rows(DATA["Chinese"])[:4]
+    rows.insert(2, replace(rows[0], answer=rows[0].answer * 400))  # a part of its own, beyond the context
+    config = ScoreConfig(model=str(tiny_model), base_model=str(tiny_base), data=written(tmp_path / "rows.jsonl", rows), part_tokens=100,
+                         long="skip", engine="torch", device="cpu", out=str(tmp_path / "store"), **fields)  # fmt: skip
+    run_score(config)
+    store = open_store(tmp_path / "store")
+    assert 0 in [part["rows"] for part in store.manifest["parts"]] and len(store) == len(list(store.rows())) == 4
+    assert all(v is not None for row in store.rows() for v, t in zip(row["importance"], row["is_target"], strict=True) if t)
+    assert run_cli("tu-score", "verify", tmp_path / "store")[0] == 0
+    for name in ("inspect", "recipe", "explain"):
+        code, _, err = run_cli("tu-score", name, tmp_path / "store")
+        assert code == 0, err
+    code, out, err = run_cli("tu-score", "run", "--model", tiny_model, "--data", config.data, "--long", "skip", "--dry-run")
+    assert code == 0 and "rows             4" in out, err

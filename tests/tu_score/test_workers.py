@@ -141,6 +141,26 @@ def test_the_order_in_which_parts_are_done_is_not_in_the_bytes(command, whole, t
     assert_same(tmp_path / "store", whole)
 
 
+PLAN = """
+def first_word(row):
+    return [(0, len(row.question.split()[0]))]
+"""
+
+
+def test_a_span_plan_of_ones_own_is_that_of_the_driver(command, tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "my_worker_plan.py").write_text(PLAN)
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'own'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")  # where workers look
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # of a cluster that nobody asked for
+    words = ("--spans", "my_worker_plan:first_word")
+    assert command(*words, out=tmp_path / "alone")[0] == 0
+    code, lines = command(*words, "--workers", "2")
+    assert code == 0, lines
+    assert_same(tmp_path / "store", tmp_path / "alone")
+    assert open_store(tmp_path / "store").manifest["spans"]["variants"] == 18
+
+
 def descendants(process: int) -> set[int]:
     found, waiting = set(), [process]
     while waiting:
