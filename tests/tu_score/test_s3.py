@@ -89,6 +89,15 @@ def test_a_store_on_s3_is_that_of_a_local_folder_for_every_command(s3, command, 
     assert listed and all("prefix=runs%2Fstore%2F" in request for request in listed)  # never more than the store
 
 
+def test_the_base_models_store_inside_is_written_and_gone(s3, command, tmp_path, tiny_base):
+    out = s3.bucket("base") + "/store"
+    for where in (out, tmp_path / "here"):
+        code, lines = command(where, "--base-model", tiny_base)
+        assert code == 0, lines
+    assert sorted_out(s3.contents("base", "store")) == sorted_out({p.name: p.read_bytes() for p in (tmp_path / "here").iterdir()})
+    assert any("/store/_base/part-00000.parquet" in request for request in s3.asked)
+
+
 # --- kills
 
 
