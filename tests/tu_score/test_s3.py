@@ -27,6 +27,7 @@ CHANGING = ("PUT", "POST", "DELETE")
 def quick(monkeypatch):
     monkeypatch.setattr(lock, "SETTLE_S", 0.0)
     monkeypatch.setattr(lock, "BEAT_S", 0.2)
+    monkeypatch.setattr(lock, "STALE_S", 2.0)  # runs of one test share a process, so the holder of a lock that is left never looks dead
     monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.02)
 
 
