@@ -1,8 +1,8 @@
 """A folder behind an fsspec URL (s3://, gs://, hf://, memory://, ...).
 
-What may pass (a server that throttles, answers 500 or 503, or is away) is tried again for TRY_S seconds; anything else,
-and what lasts longer, is a StoreError that names the object. One try takes at most about 20 seconds on S3, a put as long
-as its bytes take on a slow line besides, so that a server that is gone ends a command within a minute.
+What may pass (a server that throttles, answers 500 or 503, or is away) is tried again for TRY_S seconds; anything
+else, and what lasts longer, is a StoreError that names the object. One try takes at most about 20 seconds on S3, a
+put as long as its bytes take on a slow line besides, so that a server that is gone ends a command within a minute.
 
 Objects are read by their names, which is up to date on every store; a listing may lag behind, and no decision that can
 damage a store is made by one.
