@@ -14,6 +14,8 @@ from pathlib import Path
 # Set before anything imports the hub library: no test may reach for the network, and a test that needs it says so by
 # failing.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import absl.logging

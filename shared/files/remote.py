@@ -1,8 +1,8 @@
 """A folder behind an fsspec URL (s3://, gs://, hf://, memory://, ...).
 
-What may pass (a server that throttles, answers 500 or 503, or is away) is tried again for TRY_S seconds; anything else,
-and what lasts longer, is a StoreError that names the object. A request alone takes at most about 20 seconds on S3, so
-that a server that is gone ends a command within a minute.
+What may pass (a server that throttles, answers 500 or 503, or is away) is tried again for TRY_S seconds; anything
+else, and what lasts longer, is a StoreError that names the object. One try takes at most about 20 seconds on S3, a
+put as long as its bytes take on a slow line besides, so that a server that is gone ends a command within a minute.
 
 Objects are read by their names, which is up to date on every store; a listing may lag behind, and no decision that can
 damage a store is made by one.
@@ -30,6 +30,8 @@ PACKAGES = {
 """what to install for a kind of URL"""
 TRY_S, FIRST_WAIT_S, LONGEST_WAIT_S, SILENT_S = 30.0, 0.2, 5.0, 3.0
 """how long something is tried again, the waits between, and after how long that is said"""
+PUT_S, SLOWEST = 20.0, 2**17
+"""a put takes at most so many seconds, and as long as its bytes take at so many a second"""
 PASSING = {getattr(errno, name, None) for name in ("EBUSY", "EREMOTEIO", "EIO", "ETIMEDOUT", "EAGAIN")}
 PASSING_NAMES = {"HTTPClientError", "ConnectionError", "ResponseParserError", "ClientConnectionError", "ClientPayloadError"}
 """of botocore and aiohttp: no connection, or one that broke off"""
@@ -60,11 +62,11 @@ class UrlPlace:
 
     def write(self, name: str, data: bytes) -> None:
         with self._in_a_bucket(name):
-            self._reached(name, "written", lambda path: self.files.pipe_file(path, data))
+            self._reached(name, "written", lambda path: self.files.pipe_file(path, data, **self._deadline(data)))
 
     def create(self, name: str, data: bytes) -> bool:
         with self._in_a_bucket(name):
-            made = self._reached(name, "written", lambda path: _put_new(self.files, path, data))
+            made = self._reached(name, "written", lambda path: _put_new(self.files, path, data, self._deadline(data)))
         with contextlib.suppress(FileNotFoundError):
             return made or self.read(name) == data  # an earlier try may have come through, and its answer not
         return False
@@ -110,6 +112,11 @@ class UrlPlace:
     def at_once(self) -> UrlPlace:
         return UrlPlace(self.where, patience=0.0)
 
+    def _deadline(self, data: bytes) -> dict[str, float]:
+        """An option of file systems that answer by asyncio. A put to a server that says nothing would wait for ever
+        (for its "100 Continue"); reads have time-outs of their own."""
+        return {"timeout": PUT_S + len(data) / SLOWEST} if getattr(self.files, "async_impl", False) else {}
+
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}" if name else self.root
 
@@ -149,20 +156,20 @@ def _one_try(url: str) -> dict[str, Any]:
     return {"config_kwargs": {**conf.get("s3", {}).get("config_kwargs", {}), "retries": {"total_max_attempts": 1}}}
 
 
-def _put_new(files: Any, path: str, data: bytes) -> bool:
+def _put_new(files: Any, path: str, data: bytes, options: dict[str, float]) -> bool:
     """A put of what is not there yet; a plain put where the store or its file system knows no such thing."""
     try:
-        files.pipe_file(path, data, mode="create")
+        files.pipe_file(path, data, mode="create", **options)
     except FileExistsError:
         return False
     except (NotImplementedError, TypeError, ValueError):
-        files.pipe_file(path, data)
+        files.pipe_file(path, data, **options)
     except OSError as error:
         if _status(error) == 412:  # s3fs knows it by a field that not every server sends
             return False
         if _status(error) != 501 and error.errno != errno.ENOSYS:
             raise
-        files.pipe_file(path, data)
+        files.pipe_file(path, data, **options)
     return True
 
 
@@ -193,9 +200,9 @@ def reached(label: str, done: str, call: Callable[[], T]) -> T:
 
 
 def _refused(label: str, done: str, error: Exception) -> Unreachable:
-    reason = str(error).splitlines()[0][:200] if str(error) else ""
+    reason = f": {str(error).splitlines()[0][:200]}" if str(error) else ""
     return Unreachable(
-        f"{label}: cannot be {done}: {type(error).__name__}: {reason}; check the URL, the network and your credentials, then give the "
+        f"{label}: cannot be {done}: {type(error).__name__}{reason}; check the URL, the network and your credentials, then give the "
         "same command again"
     )
 

@@ -31,6 +31,7 @@ OPTIONS = ("--set", "part_tokens=100", "--set", "uncertainty=entropy")
 def quick(monkeypatch):
     monkeypatch.setattr(lock, "SETTLE_S", 0.0)
     monkeypatch.setattr(lock, "BEAT_S", 0.2)
+    monkeypatch.setattr(lock, "STALE_S", 2.0)  # runs of one test share a process, so the holder of a lock that is left never looks dead
     monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.02)
 
 
@@ -104,6 +105,15 @@ def test_a_store_on_s3_is_that_of_a_local_folder_for_every_command(s3, command, 
     assert sorted_out(there) == sorted_out(here) and sorted_out(there)[MANIFEST]["recipe"]["norm"] == "rank"
     listed = [request for request in s3.asked if "prefix=" in request]
     assert listed and all("prefix=runs%2Fstore%2F" in request for request in listed)  # never more than the store
+
+
+def test_the_base_models_store_inside_is_written_and_gone(s3, command, tmp_path, tiny_base):
+    out = s3.bucket("base") + "/store"
+    for where in (out, tmp_path / "here"):
+        code, lines = command(where, "--base-model", tiny_base)
+        assert code == 0, lines
+    assert sorted_out(s3.contents("base", "store")) == sorted_out({p.name: p.read_bytes() for p in (tmp_path / "here").iterdir()})
+    assert any("/store/_base/part-00000.parquet" in request for request in s3.asked)
 
 
 # --- kills

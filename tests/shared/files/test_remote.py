@@ -146,12 +146,13 @@ def test_what_may_pass_is_tried_again(failing):
 
 
 def test_what_lasts_is_told_and_then_refused(failing, monkeypatch, capsys):
-    monkeypatch.setattr(remote, "TRY_S", 0.4)
-    monkeypatch.setattr(remote, "SILENT_S", 0.1)
+    monkeypatch.setattr(remote, "TRY_S", 2.0)
+    monkeypatch.setattr(remote, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(remote, "SILENT_S", 0.0)
     place, tries = failing(ConnectionError("nobody there"), 1000)
     with pytest.raises(StoreError, match=r"memory://places/a: cannot be read: ConnectionError: nobody there; check the URL"):
         place.read("a")
-    assert len(tries) > 3 and capsys.readouterr().err.count("cannot be read (ConnectionError); trying for another 0 s") == 1
+    assert len(tries) > 3 and capsys.readouterr().err.count("cannot be read (ConnectionError); trying for another 2 s") == 1
 
 
 def test_what_will_not_pass_is_tried_once(failing):
@@ -163,6 +164,26 @@ def test_what_will_not_pass_is_tried_once(failing):
     with pytest.raises(StoreError):
         place.at_once().read("a")
     assert len(tries) == 1
+
+
+def test_a_server_that_accepts_and_never_answers_is_not_waited_for(s3, monkeypatch):
+    """s3fs alone would wait for ever with a put."""
+    from fsspec.config import conf
+
+    monkeypatch.setitem(conf, "s3", {"config_kwargs": {"read_timeout": 0.3}})
+    monkeypatch.setattr(remote, "PUT_S", 0.3)
+    monkeypatch.setattr(remote, "TRY_S", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        place = open_place("s3://silent/store")
+        for name, call in (("written", lambda: place.write("a", b"1")), ("written", lambda: place.create("a", b"1")),
+                           ("read", lambda: place.read("a")), ("looked up", lambda: place.exists("a"))):  # fmt: skip
+            start = time.monotonic()
+            with pytest.raises(StoreError, match=f"s3://silent/store/a: cannot be {name}: .*Timeout"):
+                call()
+            assert time.monotonic() - start < 15.0
 
 
 class NoCredentialsError(Exception):
