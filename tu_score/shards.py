@@ -21,7 +21,7 @@ from shared.secret import without_secrets
 from shared.store.files import MANIFEST, PLAN, json_bytes, read_record, verified
 from shared.store.manifest import PART
 from shared.store.scores import open_store
-from shared.store.writer import SHARDS, Writer, claim
+from shared.store.writer import SHARDS, Writer, claim, flat_plan
 from shared.weighting.importance import CODE, Recipe
 from tu_score.check import Finding, check_of
 from tu_score.config import ScoreConfig
@@ -140,18 +140,12 @@ def _require_one_plan(shards: Sequence[Shard]) -> None:
     if not isinstance(first.plan.get("row_ranges") if isinstance(first.plan, dict) else None, list):
         raise StoreError(f"{first.name}/{PLAN}: damaged (no row_ranges); give the shard's tu-score run command again")
     for other in shards[1:]:
-        names = sorted({*_flat(first.plan), *_flat(other.plan)})
-        if differs := next((name for name in names if _flat(first.plan).get(name) != _flat(other.plan).get(name)), None):
+        one, two = flat_plan(first.plan), flat_plan(other.plan)
+        if differs := next((name for name in sorted({*one, *two}) if one.get(name) != two.get(name)), None):
             raise StoreError(f"{other.name}: is of another run than {first.name}: its {differs} differs; merge shards of one command")
         if other.told["of"] != first.told["of"]:
             raise StoreError(f"{other.name}: is one of {other.told['of']} shards, {first.name} one of {first.told['of']}; "
                              "merge shards of one command")  # fmt: skip
-
-
-def _flat(plan: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(plan, dict):
-        return {prefix: plan}
-    return {k: v for name, value in plan.items() for k, v in _flat(value, f"{prefix}.{name}" if prefix else name).items()}
 
 
 def _require_all(shards: Sequence[Shard]) -> None:

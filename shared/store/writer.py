@@ -137,10 +137,10 @@ class Writer:
         if earlier.get("format") == 1:
             self._check_same_run(earlier)
             return
-        for field in sorted({*_flat(earlier), *_flat(self.plan)}):
-            if (field in ADDED and field not in _flat(earlier)) or (field in FOUND and field not in _flat(self.plan)):
+        for field in sorted({*flat_plan(earlier), *flat_plan(self.plan)}):
+            if (field in ADDED and field not in flat_plan(earlier)) or (field in FOUND and field not in flat_plan(self.plan)):
                 continue  # an earlier version began this run; or it was known at its end alone
-            was, now = _flat(earlier).get(field), _flat(self.plan).get(field)
+            was, now = flat_plan(earlier).get(field), flat_plan(self.plan).get(field)
             if was != now:
                 raise StoreError(
                     f"{self.folder}: holds another run: its {field} is {_short(was)}, this run's is {_short(now)}; "
@@ -155,7 +155,7 @@ class Writer:
             raise StoreError(f"{self.folder}: was begun by an earlier version of token-unlearn, which cuts the data otherwise; finish it "
                              "with that version, or score again with a new --out")  # fmt: skip
         for name in ("options", "fingerprints", "engine"):
-            was, now = _flat(earlier.get(name), name), _flat(self.plan.get(name), name)
+            was, now = flat_plan(earlier.get(name), name), flat_plan(self.plan.get(name), name)
             if changed := next((field for field in was if field in now and was[field] != now[field]), None):
                 raise StoreError(f"{self.folder}: holds another run: its {changed} is {_short(was[changed])}, this run's is "
                                  f"{_short(now[changed])}; choose a new --out, or delete the folder")  # fmt: skip
@@ -255,10 +255,11 @@ class Writer:
         settle(self.place)
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat_plan(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested objects by their paths, as in `options.data`."""
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}" if prefix else name).items()}
+    return {k: v for name, item in value.items() for k, v in flat_plan(item, f"{prefix}.{name}" if prefix else name).items()}
 
 
 def _short(value: Any) -> str:
