@@ -246,10 +246,10 @@ def _data_folder(variable: str, file: str, what: str) -> Path:
 @pytest.fixture(scope="session")
 def s3_server():
     """A real S3 server on loopback, for all tests of a session (tests/s3.py)."""
-    require("moto.server", "s3fs")
+    require("moto", "s3fs")
     server = S3Server()
     yield server
-    server.stop()
+    server.close()
 
 
 @pytest.fixture
