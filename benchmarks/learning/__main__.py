@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.learning import found
 from benchmarks.learning.regression import as_text, figures, learn
 from benchmarks.learning.worlds import HELD_OUT, LEARNED, TIMES, Scored, read, score, write_rows
 from shared.weighting.learned import NUMBERS, numbers
@@ -56,7 +57,8 @@ def main() -> None:
     parser.add_argument("--model", help="only the tables, of held-out worlds under this base model")
     given = parser.parse_args()
     if given.model:
-        show(f"learned_base, {Path(given.model).name}", "learned_base", stores(given.work, given.model, list(HELD_OUT)))
+        worlds = stores(given.work, given.model, list(HELD_OUT))
+        print(found.table(f"learned_base, {Path(given.model).name}", measured("learned_base", worlds)))
         return
     plain = stores(given.work, BASE, [*LEARNED, *HELD_OUT])
     owned = learned_by_a_target(given.work)
@@ -68,17 +70,16 @@ def main() -> None:
     else:
         NUMBERS.write_text(text, encoding="utf-8")
         numbers.cache_clear()
-    for name, worlds in (("learned_base", plain), ("learned_alone", owned), ("learned_text", plain)):
-        show(name, name, {title: world for title, world in worlds.items() if title in HELD_OUT})
+    names = {"learned_base": plain, "learned_alone": owned, "learned_text": plain}
+    results = {name: measured(name, worlds) for name, worlds in names.items()}
+    if not given.check:
+        found.write(results)
+    for name, worlds in results.items():
+        print(f"\n{found.table(name, worlds)}")
 
 
-def show(title: str, name: str, worlds: dict[str, Scored]) -> None:
-    print(f"\n| {title} | answers | ROC-AUC | not learned | true share | auto share | F1 of auto | largest distance in a tenth |")
-    print("|---|---|---|---|---|---|---|---|")
-    for world, scored in worlds.items():
-        f = figures(name, scored)
-        shares = " | ".join(f"{f[of]:.2f}" for of in ("true", "auto", "f1", "off"))
-        print(f"| {world} | {f['answers']:.0f} | {f['auc']:.3f} | {f['without']:.3f} | {shares} |")
+def measured(name: str, worlds: dict[str, Scored]) -> found.Found:
+    return {world: figures(name, scored) for world, scored in worlds.items() if world in HELD_OUT}
 
 
 if __name__ == "__main__":

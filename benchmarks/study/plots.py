@@ -133,3 +133,18 @@ def kept(found: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], path:
     axes[0].set_ylabel("kept at matched forgetting")
     axes[-1].legend(frameon=False, fontsize=7, loc="lower left")
     _save(figure, path)
+
+
+def agreement(found: Mapping[str, tuple[float, float]], path: Path) -> None:
+    """`found`: world -> ROC-AUC of the default of before, and of the learned importance."""
+    figure, (axis,) = _figure(6.5, 0.6 + 0.34 * len(found))
+    for place, (before, learned) in enumerate(found.values()):
+        axis.plot([before, learned], [-place, -place], color="0.8", linewidth=2, zorder=0)
+        for value, title in ((before, "before, 30 %"), (learned, "learned, auto")):
+            name = None if place else {"before, 30 %": "default of before", "learned, auto": "learned importance"}[title]
+            axis.plot([value], [-place], "o", color=TOKENS[title], label=name)
+    axis.set_yticks([-place for place in range(len(found))], list(found))
+    axis.set_xlim(0.5, 1)
+    axis.set_xlabel("ROC-AUC against the true facts, mean over answers (0.5: chance)")
+    axis.legend(frameon=False, fontsize=8, loc="lower left")
+    _save(figure, path)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.learning import found as found_facts
 from benchmarks.study import learned, matched, plots
 from benchmarks.study.candidates import described
 from benchmarks.study.matched import TOFU, Measure, at_level_of_facts, utilities, utility
@@ -185,8 +186,12 @@ def main() -> None:
     write(settings.docs / "attribution_results.md", tables)
     draw(studies, settings.docs)
     found = learned.finished()
+    facts = found_facts.read()
+    write(settings.docs / "attribution_results.md", {f"found-{name}": found_facts.table(name, worlds) for name, worlds in facts.items()})
     write(settings.docs / "attribution.md", {"learned-kept": learned.kept(found), "learned-back": learned.came_back(found)})
     plots.kept(learned.points(found), settings.docs / "attribution-learned.png")
+    agreements = {world: (figures["without"], figures["auc"]) for world, figures in facts["learned_base"].items()}
+    plots.agreement(agreements, settings.docs / "attribution-found.png")
 
 
 if __name__ == "__main__":

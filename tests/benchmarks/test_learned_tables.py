@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from benchmarks.learning import found
 from benchmarks.study import learned, plots
 from benchmarks.study.results import DEFAULT, TRIED, Study
 
@@ -54,3 +55,12 @@ def test_the_picture_has_a_panel_a_world(tmp_path):
     assert set(learned.CHOICES) == set(plots.TOKENS)
     plots.kept(found, tmp_path / "kept.png")
     assert (tmp_path / "kept.png").stat().st_size > 5000
+
+
+def test_what_was_found_is_read_as_it_was_written(tmp_path):
+    figures = dict(zip(found.COLUMNS, (40, 0.5, 0.25, 0.125, 0.5, 0.75, 0.0625), strict=True))
+    found.write({"learned_base": {"LUME, forget": figures}}, tmp_path / "found.csv")
+    assert found.read(tmp_path / "found.csv") == {"learned_base": {"LUME, forget": {**figures, "true": 0.12, "off": 0.06}}}
+    (row,) = rows_of(found.table("learned_base", {"LUME, forget": figures}))
+    assert row["learned_base"] == "LUME, forget" and row["ROC-AUC"] == "0.500" and row["answers"] == "40"
+    assert found.read().keys() == {"learned_base", "learned_alone", "learned_text"}
