@@ -67,23 +67,23 @@ class MadeUp:
 
 
 def driver(data: Path, out: Path) -> None:
-    """One run in this process with scores that are made up; prints tokens, seconds of the driver's own work, and peak
-    memory."""
+    """One run in this process with scores that are made up; prints tokens, processor seconds of all and of the scorers'
+    part, and peak memory. Processor seconds, so that they are those of one core however busy the machine is."""
     engine, spent = MadeUp(), 0.0
     honest = part.PartScorer.__call__
 
     def timed(self, *given: Any) -> Any:
         nonlocal spent
-        start = time.perf_counter()
+        start = time.process_time()
         table = honest(self, *given)
-        spent += time.perf_counter() - start
+        spent += time.process_time() - start
         return table
 
     part.PartScorer.__call__ = timed  # type: ignore[method-assign]
     run.open_scorer = lambda *_: engine  # type: ignore[assignment]
-    start = time.perf_counter()
+    start = time.process_time()
     run_score(ScoreConfig(model="smollm2", data=str(data), text_key="text", uncertainty="entropy", text_overlap=0, out=str(out)))
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     tokens = open_store(out).manifest["tokens"]
     print(json.dumps({"tokens": tokens, "seconds": seconds, "of_scorers": spent, "peak_mb": peak}))
@@ -115,10 +115,37 @@ def scored(data: Path, out: Path, count: int, ray: bool) -> None:
     print(json.dumps({"tokens_per_s": open_store(out).manifest["tokens"] / (times[1] - times[0]), "seconds": times[1] - times[0]}))
 
 
+def of_driver(millions: Sequence[int]) -> dict[str, Any]:
+    work = Path(tempfile.mkdtemp())
+    small, large = (measured("--driver", corpus(work / f"{n}.jsonl", n * 10**6), work / f"{n}") for n in millions)
+    shutil.rmtree(work)
+    return {
+        "driver_growth_mb": large["peak_mb"] - small["peak_mb"],
+        "driver_peak_mb": [small["peak_mb"], large["peak_mb"]],
+        "plan_tokens_per_s": large["tokens"] / (large["seconds"] - large["of_scorers"]),
+        "part_tokens_per_s": large["tokens"] / large["of_scorers"],
+    }
+
+
+def of_workers(minutes: float) -> dict[str, Any]:
+    work = Path(tempfile.mkdtemp())
+    rate = measured("--scored", corpus(work / "try.jsonl", 20_000), work / "try", 1, "no")["tokens_per_s"]
+    data = corpus(work / "rows.jsonl", int(rate * 60 * minutes))
+    ways = {"one": (1, "no"), "actor": (1, "ray"), "two": (2, "ray")}
+    runs = {name: measured("--scored", data, work / name, *how) for name, how in ways.items()}
+    shutil.rmtree(work)
+    return {
+        "two_workers": runs["two"]["tokens_per_s"] / runs["one"]["tokens_per_s"],
+        "ray_overhead": runs["actor"]["seconds"] / runs["one"]["seconds"],
+        "seconds": {name: one["seconds"] for name, one in runs.items()},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What scoring at scale takes (docs/scale.md).")
     parser.add_argument("--tokens", type=int, nargs=2, default=[20, 100], help="millions of tokens of the two corpora")
     parser.add_argument("--minutes", type=float, default=5.0, help="length of the runs of a real model")
+    parser.add_argument("--only", choices=["driver", "workers"], help="one of the two halves")
     parser.add_argument("--driver", type=Path, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--scored", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -129,22 +156,11 @@ def main() -> None:
         data, out, count, ray = given.scored
         scored(Path(data), Path(out), int(count), ray == "ray")
         return
-    work, found = Path(tempfile.mkdtemp()), {}
-    small, large = (measured("--driver", corpus(work / f"{n}.jsonl", n * 10**6), work / f"{n}") for n in given.tokens)
-    found["driver_growth_mb"] = large["peak_mb"] - small["peak_mb"]
-    found["driver_peak_mb"] = [small["peak_mb"], large["peak_mb"]]
-    found["plan_tokens_per_s"] = large["tokens"] / (large["seconds"] - large["of_scorers"])
-    found["part_tokens_per_s"] = large["tokens"] / large["of_scorers"]
-    shutil.rmtree(work)
-    work = Path(tempfile.mkdtemp())
-    rate = measured("--scored", corpus(work / "try.jsonl", 20_000), work / "try", 1, "no")["tokens_per_s"]
-    data = corpus(work / "rows.jsonl", int(rate * 60 * given.minutes))
-    runs = {name: measured("--scored", data, work / name, count, how) for name, count, how in (
-        ("one", 1, "no"), ("actor", 1, "ray"), ("two", 2, "ray"))}  # fmt: skip
-    found["two_workers"] = runs["two"]["tokens_per_s"] / runs["one"]["tokens_per_s"]
-    found["ray_overhead"] = runs["actor"]["seconds"] / runs["one"]["seconds"]
-    found["seconds"] = {name: one["seconds"] for name, one in runs.items()}
-    shutil.rmtree(work)
+    found: dict[str, Any] = {}
+    if given.only != "workers":
+        found |= of_driver(given.tokens)
+    if given.only != "driver":
+        found |= of_workers(given.minutes)
     print(json.dumps(found, indent=2))
 
 
