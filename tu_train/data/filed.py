@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -95,8 +96,7 @@ def filed(items: Iterable[Item], *, out: str, reference: bool = False) -> FiledI
                 raise _named(error, folder) from None
             ends.append(ends[-1] + len(row))
             tokens.append(len(item.ids))
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if tokens else b""
-    return FiledItems(mapped, ends, tokens, reference)
+        return FiledItems(_mapped(file) if tokens else b"", ends, tokens, reference)
 
 
 def filed_by_name(items: Iterable[Item], *, out: str, reference: bool = False) -> NamedItems:
@@ -108,6 +108,14 @@ def filed_by_name(items: Iterable[Item], *, out: str, reference: bool = False) -
             yield item
 
     return NamedItems(filed(each(), out=out, reference=reference), rows)
+
+
+def _mapped(file: Any) -> mmap.mmap | bytes:
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError:  # some network file systems map no files: four bytes a token, still no lists
+        file.seek(0)
+        return file.read()
 
 
 def _bytes(item: Item, reference: bool) -> bytes:

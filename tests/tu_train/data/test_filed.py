@@ -3,6 +3,7 @@
 import errno
 import gc
 import json
+import mmap
 import os
 import tempfile
 import tracemalloc
@@ -191,6 +192,25 @@ def test_nothing_can_be_seen_of_the_file_and_it_is_gone_with_the_rows(tmp_path):
     gc.collect()
     if opened is not None:
         assert len(os.listdir("/proc/self/fd")) == opened
+
+
+def test_a_file_system_that_maps_no_files(monkeypatch, tmp_path):
+    def none(*_, **__):
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(mmap, "mmap", none)
+    items = [Item([1, 2], [1], np.ones(1, dtype=np.float32), name="a"), Item([3, 4, 5], [2], np.ones(1, dtype=np.float32), name="b")]
+    assert [told(item) for item in filed(items, out=out(tmp_path))] == [told(item) for item in items]
+
+
+def test_it_lies_with_other_temporary_files_where_the_output_cannot_be_written(monkeypatch, tmp_path):
+    asked, make = [], tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda *, dir, buffering: asked.append(dir) or make(dir=dir, buffering=buffering))
+    items = [Item([1, 2], [1], np.ones(1, dtype=np.float32), name="a")]
+    filed(items, out=out(tmp_path))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    filed(items, out=out(tmp_path))
+    assert asked == [str(tmp_path), tempfile.gettempdir()]
 
 
 def test_rows_that_cannot_be_read_leave_nothing(tmp_path):
