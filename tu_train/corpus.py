@@ -18,6 +18,7 @@ from shared.store.scored import scored_examples
 from tu_train.config import UnlearnConfig
 from tu_train.data.auto_keep import settled
 from tu_train.data.batches import Item, item_of_row, only
+from tu_train.data.filed import NamedItems, filed_by_name
 from tu_train.data.partners import answers_in, fingerprint_of, given_answers, partner_items
 from tu_train.data.sources import ForgetRows, RetainRows, blocked_positions, given_positions, open_fitting, read_forget
 from tu_train.forward import check_layer
@@ -30,7 +31,7 @@ class Answers:
 
     examples: Sequence[Example]
     """the rows that were scored"""
-    given: dict[str, Item] | None
+    given: NamedItems | None
     """by example id, where they stand in the data; None: the model before training writes them"""
     reference: bool
     """whether the method reads their log-probabilities under the model before training"""
@@ -103,7 +104,7 @@ def _with_answers(corpus: Corpus, method: Method, examples: list[Example], token
         return replace(corpus, answers=Answers(examples, None, reference, context))
     refuse = "refusal" in method.needs
     texts = given_answers(examples, refuse=refuse, refusals=config.refusals, alternate_key=config.alternate_key)
-    items = partner_items(examples, tokenizer, texts, seed=config.seed, context=context)
+    items = filed_by_name(partner_items(examples, tokenizer, texts, seed=config.seed, context=context), out=config.out)
     about = {**corpus.about, "other_answers": fingerprint_of(items)}
     return replace(corpus, answers=Answers(examples, items, reference, context), about=about)
 
@@ -122,6 +123,6 @@ def _with_evaluation(corpus: Corpus, examples: list[Example], tokenizer: Any, co
         evaluated = {item.name for item in first}
         asked = [e for e in examples if e.id in evaluated]
         texts = {e.id: answers_in(e.row, config.paraphrase_key, flag="--set paraphrase_key")[:1] for e in asked}
-        paraphrases = partner_items(asked, tokenizer, texts, seed=config.seed, context=context)
+        paraphrases = {i.name: i for i in partner_items(asked, tokenizer, texts, seed=config.seed, context=context)}
         about["paraphrases"] = fingerprint_of(paraphrases)
     return replace(corpus, about=about, facts=facts, paraphrases=list(paraphrases.values()))

@@ -3,13 +3,13 @@ uses."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shared.data.datasets import load_rows
-from shared.data.examples import Example, data_fingerprint, examples_of
+from shared.data.datasets import iter_rows
+from shared.data.examples import DataHash, each_example
 from shared.data.layout import as_scored, layout_of
 from shared.extensions import identity
 from shared.files.fs import hash_json
@@ -19,7 +19,8 @@ from shared.secret import without_secrets as shown
 from shared.store.scores import open_store
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.corpus import Corpus, gather_corpus
-from tu_train.data.batches import endless, item_of_example
+from tu_train.data.batches import Item, endless, item_of_example
+from tu_train.data.filed import filed
 from tu_train.data.sources import RetainRows, open_fitting, read_retain, read_retain_store
 from tu_train.methods.table import METHOD
 from tu_train.stopping.evaluating import Evaluation
@@ -43,9 +44,9 @@ def gather_finetuning(config: FinetuneConfig) -> Gathered:
     """Raises UserError before any work."""
     folder = locate(config.model)
     tokenizer = load_laid_out(config.model, folder, config)
-    examples = read_examples(config, config.data, folder, tokenizer)
-    items = [item_of_example(e) for e in examples]
-    about = {"task": "finetune", "data": data_fingerprint(examples), **start(fingerprints(folder, tokenizer)), **laid_out(tokenizer)}
+    found = DataHash()
+    items = filed(read_items(config, config.data, folder, tokenizer, found), out=config.out)
+    about = {"task": "finetune", "data": found.hexdigest(), **start(fingerprints(folder, tokenizer)), **laid_out(tokenizer)}
     return Gathered(folder, tokenizer, about, learned=RetainRows(len(items), lambda n: endless(items, seed=config.order_seed, start=n), []))
 
 
@@ -105,10 +106,10 @@ def _retain(
     if config.retain is None or config.retain == "none":
         return None, {}
     spec = str(config.retain)
-    rows = read_examples(config, spec, folder, tokenizer)
-    items = [item_of_example(e) for e in rows]
-    retain = read_retain(items, seen, where=shown(spec), seed=config.order_seed, evaluated=config.eval_rows)
-    return retain, {"retain_data": data_fingerprint(rows)}
+    found = DataHash()
+    items = read_items(config, spec, folder, tokenizer, found)
+    retain = read_retain(items, seen, where=shown(spec), seed=config.order_seed, evaluated=config.eval_rows, out=config.out)
+    return retain, {"retain_data": found.hexdigest()}
 
 
 def _evaluation(config: UnlearnConfig, corpora: Sequence[Corpus]) -> Evaluation:
@@ -122,9 +123,12 @@ def _evaluation(config: UnlearnConfig, corpora: Sequence[Corpus]) -> Evaluation:
                       facts, paraphrases, config.land)  # fmt: skip
 
 
-def read_examples(config: LoopConfig, spec: str, folder: Path, tokenizer: Any) -> list[Example]:
-    rows = load_rows(spec, keys=config.keys, limit=config.limit)
-    return examples_of(rows, tokenizer, config, context=context_length(folder))
+def read_items(config: LoopConfig, spec: str, folder: Path, tokenizer: Any, found: DataHash) -> Iterator[Item]:
+    """The data's examples as they are tokenised, one after another; all of them are added to `found`."""
+    rows = iter_rows(spec, keys=config.keys, limit=config.limit)
+    for example in each_example(rows, tokenizer, config, context=context_length(folder)):
+        found.add(example.id, example.input_ids, example.is_target)
+        yield item_of_example(example)
 
 
 def fingerprints(folder: Path, tokenizer: Any) -> dict[str, str]:

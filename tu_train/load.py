@@ -3,7 +3,7 @@ losses read it, and other answers that it writes or whose log-probabilities it g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from shared.lm.packed import PackedModel
 from shared.weighting.weights import seeded
 from tu_train.corpus import Corpus
 from tu_train.data.batches import Item, PassRows
+from tu_train.data.filed import filed_by_name
 from tu_train.data.partners import fingerprint_of, partner_items, question_of
 from tu_train.data.sources import with_partners
 from tu_train.forward import Needs, forward_pass
@@ -85,11 +86,13 @@ def _with_answers(plan: Plan, corpus: Corpus, packed: PackedModel) -> Corpus:
     if items is None:
         writer = TorchEngine(packed, batch_tokens=config.batch_tokens)
         texts = generated(writer, asked.examples, plan.tokenizer, seed=config.seed, context=asked.context)
-        items = partner_items(asked.examples, plan.tokenizer, texts, seed=config.seed, context=asked.context)
+        partners = partner_items(asked.examples, plan.tokenizer, texts, seed=config.seed, context=asked.context)
+        items = filed_by_name(partners, out=config.out)
         about = {**about, "other_answers": fingerprint_of(items)}
     if asked.reference:
-        items = with_reference(packed, items, config.batch_tokens)
-    return replace(corpus, forget=with_partners(corpus.forget, items), about=about)
+        items = filed_by_name(with_reference(packed, items, config.batch_tokens), out=config.out, reference=True)
+    # The answers, and the texts that they were made from, are let go of.
+    return replace(corpus, forget=with_partners(corpus.forget, items), about=about, answers=None)
 
 
 def generated(generator: Generator, examples: Sequence[Example], tokenizer: Any, *, seed: int, context: int | None) -> dict[str, list[str]]:
@@ -125,15 +128,13 @@ def _asked(example: Example, tokenizer: Any, how: str) -> list[int]:
     return made.input_ids[: made.prompt_length]
 
 
-def with_reference(packed: PackedModel, items: dict[str, Item], batch_tokens: int) -> dict[str, Item]:
-    """The same with log-probabilities under the model as it is now, before training: one forward a row, no second
-    model."""
+def with_reference(packed: PackedModel, items: Mapping[str, Item], batch_tokens: int) -> Iterator[Item]:
+    """The same, in order, with log-probabilities under the model as it is now, before training: one forward a row, no
+    second model."""
     names = list(items)
-    out = {}
     for start, end in within_budget([len(items[n].ids) for n in names], batch_tokens):
         part = [items[n] for n in names[start:end]]
         with torch.no_grad():
             logp = forward_pass(packed, PassRows(part, []), Needs(), Needs(), None).forget.logp_N.float().cpu()
         values = logp.split([len(i.positions) for i in part])
-        out |= {n: replace(i, ref_logp=v.numpy()) for n, i, v in zip(names[start:end], part, values, strict=True)}
-    return out
+        yield from (replace(i, ref_logp=v.numpy()) for i, v in zip(part, values, strict=True))

@@ -30,6 +30,7 @@ from tu_train.saving.working_folder import (
     check_unfinished,
     finished,
     nothing_to_do,
+    told_if_full,
     working_folder,
 )
 from tu_train.stopping.interrupts import Stopping
@@ -49,12 +50,14 @@ def run_unlearn(config: UnlearnConfig) -> Path:
 
 def _run(config: Config, gather: Callable[[Config], Gathered], plan: Callable[[Config, Gathered], Plan]) -> Path:
     before = _begin(config)
-    read = gather(config)
-    if before is not None:
-        return nothing_to_do(config, before, read.about)
-    planned = plan(config, read)
-    loaded = load(planned)
-    planned = with_answers(planned, loaded.packed)
+    with told_if_full(Path(config.out)):
+        read = gather(config)
+        if before is not None:
+            return nothing_to_do(config, before, read.about)
+        planned = plan(config, read)
+        del read  # it holds what the plan lets go of
+        loaded = load(planned)
+        planned = with_answers(planned, loaded.packed)
     say_plan(planned)
     return _train_and_save(planned, loaded)
 

@@ -24,7 +24,7 @@ from shared.store.scores import open_store
 from tu_train.diagnose.config import DiagnoseConfig
 from tu_train.diagnose.gradients import all_gradients
 from tu_train.diagnose.measures import measure_all
-from tu_train.diagnose.run import given_weights, retain_examples, sampled_rows, targets_of, weightings
+from tu_train.diagnose.run import given_weights, retain_rows, sampled_rows, targets_of, weightings
 
 BLOCKS = ("model.layers.2[0-9].*",)
 
@@ -45,7 +45,7 @@ def measure(made: Made, sources: list[str], rows: int, train_only: tuple[str, ..
         if name not in WITHOUT_SCORES:
             scored = config(made.folder / "stores" / name)
             weights[name] = weightings(sampled_rows(open_store(str(scored.scores)), scored), scored, scored.selections)["hard"]
-    others = retain_examples(own, drawn, locate(made.target), tokenizer)
+    others = retain_rows(own, drawn, locate(made.target), tokenizer)
     model = load_model(locate(made.target), dtype=torch.float32, device=torch.device("cpu"))
     forget = [(row["input_ids"], targets_of(row)) for row in drawn]
     gradients = all_gradients(model, forget, others, train_only=train_only, numbers=own.sketch, seed=own.seed)

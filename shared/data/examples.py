@@ -107,20 +107,29 @@ def make_examples(
 
 def examples_of(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None) -> list[Example]:
     """`make_examples` as a command's settings have it."""
-    made = list(_made(rows, tokenizer, options, context))
-    out = [example for example in made if example is not None]
-    if skipped := len(made) - len(out):
-        say(f"left out {skipped} of {len(made)} examples, too long for the model's context of {context} tokens (--long {options.long})")
-    if not out:
+    return list(each_example(rows, tokenizer, options, context=context))
+
+
+def each_example(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None) -> Iterator[Example]:
+    """The same one after another. How many were left out is said behind the last; DataError where none is left comes
+    there too."""
+    made, kept = 0, 0
+    for example in _made(rows, tokenizer, options, context):
+        made += 1
+        if example is not None:
+            kept += 1
+            yield example
+    if skipped := made - kept:
+        say(f"left out {skipped} of {made} examples, too long for the model's context of {context} tokens (--long {options.long})")
+    if not kept:
         raise DataError("no example is left: every row was skipped as longer than the model's context (see --long)")
-    return out
 
 
 def iter_examples(
     rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None, memo: Memo | None = None
 ) -> Iterator[Example]:
-    """The same one after another; there may be none. `memo` is given the rows as they were laid out, for whoever needs
-    them next."""
+    """The same of a part of the data: there may be none, and nothing is said of what is left out. `memo` is given the
+    rows as they were laid out, for whoever needs them next."""
     return (example for example in _made(rows, tokenizer, options, context, memo) if example is not None)
 
 

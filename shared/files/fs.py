@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -243,4 +243,18 @@ def hash_file(path: Path) -> str:
 
 def hash_json(value: Any) -> str:
     """sha256 of a value's canonical JSON (sorted keys, no spaces), hex."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def hash_json_list(values: Iterable[Any]) -> str:
+    """`hash_json` of the list of them, of which memory holds one at a time."""
+    digest, before = hashlib.sha256(b"["), b""
+    for value in values:
+        digest.update(before + _canonical(value))
+        before = b","
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -38,9 +38,9 @@ def packed(target):
 
 @pytest.mark.parametrize("batch_tokens", [1, 150, 10_000])
 def test_reference_values_are_those_of_plain_transformers(batch_tokens, examples, tokenizer, packed, target):
-    items = partner_items(examples, tokenizer, given_answers(examples, refuse=True), seed=0, context=512)
+    items = {i.name: i for i in partner_items(examples, tokenizer, given_answers(examples, refuse=True), seed=0, context=512)}
     plain = AutoModelForCausalLM.from_pretrained(target)
-    found = with_reference(packed, items, batch_tokens)
+    found = {item.name: item for item in with_reference(packed, items, batch_tokens)}
     assert list(found) == list(items)
     for name, item in found.items():
         with torch.no_grad():

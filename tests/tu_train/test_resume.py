@@ -201,8 +201,10 @@ def test_a_full_disk_with_nothing_saved_before_says_so(command, whole, tmp_path,
 def test_a_full_disk_leaves_the_checkpoint_before(command, whole, tmp_path):
     out, size = tmp_path / "out", len(weights_of(whole[0]))
     assert command(out, at=("pass", 7)) == -signal.SIGKILL
-    for most, every in ((2 * size, 3), (size // 2, 0), (1500, 0)):  # a checkpoint, the model, the log
+    tries = {"checkpoint": (2 * size, 3), "out": (size // 2, 0), "rehearsal": (4000, 0), "tokens of the data": (500, 0)}
+    for what, (most, every) in tries.items():
         assert command(out, "--resume", most=most, save_every=every) == 2
+        assert what in refusal(out)
         assert "cannot be written" in refusal(out) and "checkpoint of step 3 is good" in refusal(out) and "--resume" in refusal(out)
         assert not out.exists() and saved(out) == [3]
     assert command(out, "--resume") == 0, said(out)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from shared.data.datasets import Row
 from shared.data.examples import Example, qa_example
 from shared.errors import ConfigError, DataError
-from shared.files.fs import hash_json, read_text
+from shared.files.fs import read_text
 from shared.weighting.weights import seeded
 from tu_train.data.batches import Item, item_of_example
 
@@ -75,10 +77,10 @@ def question_of(row: Row) -> str:
 
 
 def partner_items(
-    examples: Sequence[Example], tokenizer: Any, answers: Mapping[str, list[str]], *, seed: int, context: int | None
-) -> dict[str, Item]:
-    """By example id: the question with one of its other `answers` (by example id too), drawn by (seed, example id)."""
-    out = {}
+    examples: Iterable[Example], tokenizer: Any, answers: Mapping[str, list[str]], *, seed: int, context: int | None
+) -> Iterator[Item]:
+    """For each example: its question with one of its other `answers` (by example id), drawn by (seed, example id). It
+    has the example's id."""
     for example in examples:
         row = example.row
         question_of(row)
@@ -86,9 +88,14 @@ def partner_items(
         made = qa_example(replace(row, answer=texts[int(seeded(seed, example.id).integers(len(texts)))]), tokenizer)
         if context is not None and len(made.input_ids) > context:
             raise DataError(f"{row.id}: {len(made.input_ids)} tokens with its other answer, the model's context holds {context}")
-        out[example.id] = item_of_example(made)
-    return out
+        yield item_of_example(made)
 
 
 def fingerprint_of(items: Mapping[str, Item]) -> str:
-    return hash_json({name: item.ids for name, item in items.items()})
+    """`hash_json` of the ids by name, taken one by one."""
+    digest = hashlib.sha256(b"{")
+    for number, name in enumerate(sorted(items)):
+        told = f"{json.dumps(name, ensure_ascii=False)}:{json.dumps(items[name].ids, separators=(',', ':'))}"
+        digest.update((("," if number else "") + told).encode())
+    digest.update(b"}")
+    return digest.hexdigest()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -21,6 +21,7 @@ from shared.store.scored import blocked_tokens, given_tokens
 from shared.store.scores import Store, check_fits, open_store
 from shared.weighting.weights import Selection
 from tu_train.data.batches import READ_TOP, Item, columns_to_read, endless, endless_store, forget_items, item_of_top_row
+from tu_train.data.filed import filed
 from tu_train.methods.retain_terms import outside
 
 NAMED = 5
@@ -108,13 +109,16 @@ def fingerprint(ids: list[int]) -> bytes:
     return blake2b(np.asarray(ids, dtype=np.int64).tobytes(), digest_size=16).digest()
 
 
-def read_retain(items: list[Item], seen: Set[bytes], *, where: str, seed: int | None, evaluated: int) -> RetainRows:
-    """`seen`: hashes of all forget rows; `seed`: of the order; `evaluated`: how many of the first rows are evaluated.
-    Raises DataError when nothing is left once the rows that are forget rows too are dropped."""
-    shared = [i.name for i in items if fingerprint(i.ids) in seen]
-    _warn(shared, len(items), where)
-    kept = [i for i in items if fingerprint(i.ids) not in seen]
-    return RetainRows(len(kept), lambda n, corpus=0: endless(kept, seed=seed, start=n, corpus=corpus), kept[:evaluated])
+def read_retain(items: Iterable[Item], seen: Set[bytes], *, where: str, seed: int | None, evaluated: int, out: str) -> RetainRows:
+    """Reads items once, into a file beside `out`. `seen`: hashes of all forget rows; `seed`: of the order; `evaluated`:
+    how many of the first rows are evaluated.
+
+    Raises DataError when nothing is left once the rows that are forget rows too are dropped.
+    """
+    shared = Shared(seen)
+    kept = filed((item for item in items if not shared.holds(item)), out=out)
+    shared.say(len(kept), where)
+    return RetainRows(len(kept), lambda n, corpus=0: endless(kept, seed=seed, start=n, corpus=corpus), kept.first(evaluated))
 
 
 def read_retain_store(
@@ -129,16 +133,15 @@ def read_retain_store(
         )
     where = shown(str(store.folder))
     make = partial(item_of_top_row, where=where, rows=rows)
-    shared, first, count, missed, tokens = [], [], 0, 0.0, 0
+    shared, first, count, missed, tokens = Shared(seen), [], 0, 0.0, 0
     for item in map(make, _limited(store, limit)):
-        if fingerprint(item.ids) in seen:
-            shared.append(item.name)
+        if shared.holds(item):
             continue
         count, tokens = count + 1, tokens + len(item.positions)
         missed += outside(torch.from_numpy(item.top_logp).double()).sum().item()
         if len(first) < evaluated:
             first.append(item)
-    _warn(shared, count + len(shared), where)
+    shared.say(count, where)
     if not tokens:
         raise DataError(f"{where}: no row of the retain set has a target token; score data with answers")
 
@@ -156,12 +159,32 @@ def _limited(store: Store, limit: int | None) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _warn(shared: list[str], rows: int, where: str) -> None:
-    if len(shared) == rows:
-        raise DataError(f"{where}: the retain data is empty" + (": all of its rows are forget rows too" if rows else ""))
-    if shared:
-        more = f" and {len(shared) - NAMED} more" if len(shared) > NAMED else ""
-        say(f"{where}: left out {len(shared)} retain rows that are forget rows too: {', '.join(shared[:NAMED])}{more}")
+@dataclass
+class Shared:
+    """Retain rows that are forget rows too, as they are met."""
+
+    seen: Set[bytes]
+    """hashes of all forget rows"""
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+    """of the first few"""
+
+    def holds(self, item: Item) -> bool:
+        """Is it one of them?"""
+        if fingerprint(item.ids) not in self.seen:
+            return False
+        self.count += 1
+        if len(self.names) < NAMED:
+            self.names.append(item.name)
+        return True
+
+    def say(self, others: int, where: str) -> None:
+        """Of data in which `others` are none. Raises DataError where that is 0."""
+        if not others:
+            raise DataError(f"{where}: the retain data is empty" + (": all of its rows are forget rows too" if self.count else ""))
+        if self.count:
+            more = f" and {self.count - NAMED} more" if self.count > NAMED else ""
+            say(f"{where}: left out {self.count} retain rows that are forget rows too: {', '.join(self.names)}{more}")
 
 
 def given_positions(examples: list[Example], tokenizer: Any, key: str, *, flag: str = "--set given_key") -> Mapping[str, set[int]]:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from shared.console import progress, say
-from shared.data.examples import Example
 from shared.errors import ModelError
 from shared.lm.logprobs import target_logprobs
 from shared.lm.packed import PackedModel
@@ -27,13 +26,13 @@ from tu_train.model.trainable import freeze_all_but
 def all_gradients(
     model: Any,
     forget: Sequence[tuple[list[int], list[int]]],
-    retain: Sequence[Example],
+    retain: Sequence[tuple[list[int], list[int]]],
     *,
     train_only: Sequence[str],
     numbers: int,
     seed: int,
 ) -> Gradients:
-    """`forget`: token ids and target positions of each row; `numbers`: kept of a gradient, at most.
+    """`forget`, `retain`: token ids and target positions of each row; `numbers`: kept of a gradient, at most.
 
     Raises ConfigError for a glob of `train_only` that matches no parameter, ModelError for a gradient that is not
     finite.
@@ -51,13 +50,13 @@ def all_gradients(
             for vector in sketched(packed, ids, [[i] for i in targets], parameters, sketch):
                 of_forget.append(vector)
                 bar.advance(1)
-        for example in retain:
-            of_retain += sketched(packed, example.input_ids, [example.targets], parameters, sketch)
+        for ids, targets in retain:
+            of_retain += sketched(packed, ids, [targets], parameters, sketch)
             bar.advance(1)
     if not all(np.isfinite(vector).all() for vector in (*of_forget, *of_retain)):
         raise ModelError(f"{model.name_or_path}: a gradient is not finite; the weights are broken")
     row_N = np.repeat(np.arange(len(forget)), [len(targets) for _, targets in forget])
-    lengths = np.array([len(e.targets) for e in retain], dtype=np.float64)
+    lengths = np.array([len(targets) for _, targets in retain], dtype=np.float64)
     kept = RowSums(np.stack(of_retain), lengths) if retain else None
     return Gradients(np.stack(of_forget), row_N, kept, {"parameters": count, "sketch": sketch.buckets})
 

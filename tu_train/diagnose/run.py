@@ -25,8 +25,8 @@ import torch
 
 from shared.config import as_dict, write_config
 from shared.console import say
-from shared.data.datasets import load_rows
-from shared.data.examples import Example, examples_of, special_ids
+from shared.data.datasets import iter_rows
+from shared.data.examples import each_example, special_ids
 from shared.data.layout import as_scored, say_layout
 from shared.errors import ConfigError, DataError, StoreError
 from shared.files.fs import atomic_folder, hash_json, write_json
@@ -46,7 +46,9 @@ from shared.store.scores import Store, check_fits, open_store
 from shared.weighting.selection import Selection
 from shared.weighting.weights import seeded, token_weights
 from tu_train.data.auto_keep import settled
-from tu_train.data.batches import check_row, importance_of, word_of
+from tu_train.data.batches import check_row, importance_of, item_of_example, word_of
+from tu_train.data.filed import filed
+from tu_train.data.sources import Shared, fingerprint
 from tu_train.diagnose.config import FEWEST, DiagnoseConfig
 from tu_train.diagnose.gradients import all_gradients
 from tu_train.diagnose.measures import measure_all
@@ -80,7 +82,7 @@ def run_diagnose(config: DiagnoseConfig) -> Path:
         rows, each = rows + drawn, [*each, found]
     weights = {name: np.concatenate([found[name] for found in each]) for name in each[0]}
     kinds = kinds_of(rows, special_ids(tokenizer))
-    retain = retain_examples(config, rows, folder, tokenizer)
+    retain = retain_rows(config, rows, folder, tokenizer)
     say_layout(tokenizer, config.model)
     model = load_model(folder, dtype=torch.float32, device=device)
     forget = [(row["input_ids"], targets_of(row)) for row in rows]
@@ -166,22 +168,22 @@ def kinds_of(rows: Sequence[dict[str, Any]], special: set[int]) -> list[str]:
     return out
 
 
-def retain_examples(config: DiagnoseConfig, rows: Sequence[dict[str, Any]], folder: Path, tokenizer: Any) -> list[Example]:
-    """Retain rows drawn by the seed; those that the drawn forget rows hold too are left out, since they would conflict
-    with themselves."""
+def retain_rows(
+    config: DiagnoseConfig, rows: Sequence[dict[str, Any]], folder: Path, tokenizer: Any
+) -> list[tuple[list[int], list[int]]]:  # fmt: skip
+    """Token ids and target positions of retain rows drawn by the seed; those that the drawn forget rows hold too are
+    left out, since they would conflict with themselves."""
     if config.retain is None:
         return []
-    read = load_rows(config.retain, keys=config.keys)
-    examples = examples_of(read, tokenizer, config, context=context_length(folder))
-    forget = {tuple(row["input_ids"]) for row in rows}
-    own = [e for e in examples if tuple(e.input_ids) not in forget]
-    if len(own) < len(examples):
-        shared = [e.id for e in examples if tuple(e.input_ids) in forget]
-        more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
-        say(f"{shown(config.retain)}: {', '.join(shared[:3])}{more} are forget rows too; they are left out")
+    read = each_example(iter_rows(config.retain, keys=config.keys), tokenizer, config, context=context_length(folder))
+    shared = Shared({fingerprint(row["input_ids"]) for row in rows})
+    own = filed((item for item in map(item_of_example, read) if not shared.holds(item)), out=config.out)
+    if shared.count:
+        more = f" and {shared.count - 3} more" if shared.count > 3 else ""
+        say(f"{shown(config.retain)}: {', '.join(shared.names[:3])}{more} are forget rows too; they are left out")
     if len(own) < FEWEST:
         raise DataError(
             f"{shown(config.retain)}: {len(own)} rows that are no forget rows, expected at least {FEWEST}; name other --retain data"
         )
     chosen = np.sort(np.random.default_rng([config.seed, 3]).permutation(len(own))[: config.retain_rows])
-    return [own[i] for i in chosen]
+    return [(own[i].ids, own[i].positions) for i in chosen]

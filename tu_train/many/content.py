@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from shared.config import as_dict
-from shared.data.datasets import Keys, Row, load_rows
+from shared.data.datasets import Keys, Row, iter_rows
 from shared.data.placed import system_of
 from shared.errors import ConfigError
 from shared.extensions import identity
-from shared.files.fs import hash_file, hash_json
+from shared.files.fs import hash_file, hash_json, hash_json_list
 from shared.lm.models import locate, model_fingerprint
 from shared.secret import lacks_secrets, without_secrets, without_secrets_in
 from shared.settings import harmless
@@ -76,9 +76,9 @@ def content_of(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> tupl
 def _hash_rows(spec: str, config: UnlearnConfig) -> str:
     """Of all that a run may read of them."""
     wanted = (config.given_key, config.alternate_key)
-    rows = load_rows(spec, keys=config.keys, limit=config.limit)
-    return hash_json(
-        [[r.id, r.question, r.answer, *r.before, *_own_system(r), *(repr(r.extra.get(key)) for key in wanted if key)] for r in rows]
+    rows = iter_rows(spec, keys=config.keys, limit=config.limit)
+    return hash_json_list(
+        [r.id, r.question, r.answer, *r.before, *_own_system(r), *(repr(r.extra.get(key)) for key in wanted if key)] for r in rows
     )
 
 
@@ -108,8 +108,8 @@ def _hash_columns(config: UnlearnConfig, columns: list[str]) -> str:
     spec = str(config.forget_data or options["data"])
     if lacks_secrets(spec):
         raise ConfigError(f"{without_secrets(where)}: scored from {spec}, whose credentials are not kept; name the data with forget_data")
-    rows = load_rows(spec, keys=Keys.recorded(options), limit=options.get("limit"))
-    return hash_json([[r.id, *(repr(r.extra.get(name)) for name in columns)] for r in rows])
+    rows = iter_rows(spec, keys=Keys.recorded(options), limit=options.get("limit"))
+    return hash_json_list([r.id, *(repr(r.extra.get(name)) for name in columns)] for r in rows)
 
 
 def _hash_lines(name: str, field: str, expected: str) -> str:

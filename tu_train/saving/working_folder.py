@@ -160,6 +160,18 @@ def working_folder(out: Path) -> Iterator[Path]:
             say(f"{folder}: cannot be removed ({error.strerror}); it is no longer wanted")
 
 
+@contextmanager
+def told_if_full(out: Path) -> Iterator[None]:
+    """For what is written before the working folder is there. Raises StoreError for a full disk, as `working_folder`
+    does."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise not_written(Path(error.filename or out), error, unfinished(out)) from None
+
+
 def refuse_links(folder: Path) -> None:
     """Raises StoreError for a link in OUT.unfinished: a run makes none there, and writing through one would change
     files elsewhere.

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from shared.errors import StoreError
-from shared.files.fs import atomic_file, atomic_folder, hash_file, hash_json, read_json, require_fresh, write_json, write_text
+from shared.files.fs import (
+    atomic_file,
+    atomic_folder,
+    hash_file,
+    hash_json,
+    hash_json_list,
+    read_json,
+    require_fresh,
+    write_json,
+    write_text,
+)
 
 CALLS = ("fsync", "replace", "write")
 ROOT = Path(__file__).parents[3]
@@ -228,3 +238,5 @@ def test_hashes_are_of_content(tmp_path):
     assert hash_file(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert hash_json({"a": 1, "b": [2, "é"]}) == hash_json({"b": [2, "é"], "a": 1})
     assert len({hash_json(x) for x in ({"a": 1}, {"a": "1"}, {"a": [1]}, {"a": None}, {})}) == 5
+    for values in ([], [None], ["é", {"b": 2, "a": [1, "谁"]}, []]):
+        assert hash_json_list(iter(values)) == hash_json(values)

@@ -74,8 +74,12 @@ def test_given_answers_are_refusals_or_the_column(examples):
 # --- as rows
 
 
+def partners(*arguments, **options):
+    return {item.name: item for item in partner_items(*arguments, **options)}
+
+
 def test_a_partner_is_the_same_question_with_the_other_answer(examples, tokenizer):
-    made = partner_items(examples, tokenizer, {e.id: ["I never heard of it."] for e in examples}, seed=0, context=512)
+    made = partners(examples, tokenizer, {e.id: ["I never heard of it."] for e in examples}, seed=0, context=512)
     assert made.keys() == {e.id for e in examples}
     for example in examples:
         item = made[example.id]
@@ -87,7 +91,7 @@ def test_a_partner_is_the_same_question_with_the_other_answer(examples, tokenize
 
 def test_the_answer_is_drawn_by_seed_and_example_whatever_the_order(examples, tokenizer):
     answers = {e.id: list(REFUSALS) for e in examples}
-    drawn = [partner_items(e, tokenizer, answers, seed=s, context=512) for e, s in ((examples, 0), (examples[::-1], 0), (examples, 1))]
+    drawn = [partners(e, tokenizer, answers, seed=s, context=512) for e, s in ((examples, 0), (examples[::-1], 0), (examples, 1))]
     texts = [{k: answer_of(item, tokenizer) for k, item in made.items()} for made in drawn]
     assert texts[0] == texts[1] != texts[2]
     assert len(set(texts[0].values())) > 1 and set(texts[0].values()) <= set(REFUSALS)
@@ -96,6 +100,6 @@ def test_the_answer_is_drawn_by_seed_and_example_whatever_the_order(examples, to
 def test_rows_that_have_no_question_or_no_room_are_named(examples, tokenizer):
     first, answers = examples[0], {e.id: ["I do not know."] for e in examples}
     with pytest.raises(DataError, match=f"{first.id}: raw text has no question"):
-        partner_items([replace(first, row=replace(first.row, question=None))], tokenizer, answers, seed=0, context=512)
+        partners([replace(first, row=replace(first.row, question=None))], tokenizer, answers, seed=0, context=512)
     with pytest.raises(DataError, match=f"{first.id}: .* tokens with its other answer, the model's context holds 9"):
-        partner_items(examples, tokenizer, answers, seed=0, context=9)
+        partners(examples, tokenizer, answers, seed=0, context=9)

@@ -89,11 +89,11 @@ class TestGradients:
         assert found.retain is None and found.rows == 4
 
     def test_a_retain_row_is_the_gradient_of_its_sum(self, target, read):
-        examples = make_examples(load_rows(RETAIN), load_tokenizer(target), context=512)[:3]
+        retain = [(e.input_ids, e.targets) for e in make_examples(load_rows(RETAIN), load_tokenizer(target), context=512)[:3]]
         model = AutoModelForCausalLM.from_pretrained(target)
-        found = all_gradients(model, read[:1], examples, train_only=(LAYER,), numbers=self.NUMBERS, seed=0).retain
-        exact = plain_gradients(target, [(e.input_ids, e.targets) for e in examples], LAYER)
-        assert found is not None and found.weight_R.tolist() == [len(e.targets) for e in examples]
+        found = all_gradients(model, read[:1], retain, train_only=(LAYER,), numbers=self.NUMBERS, seed=0).retain
+        exact = plain_gradients(target, retain, LAYER)
+        assert found is not None and found.weight_R.tolist() == [len(targets) for _, targets in retain]
         scale = np.linalg.norm(exact, axis=1)
         error = (found.sums_RK @ found.sums_RK.T - exact @ exact.T) / np.outer(scale, scale)
         assert np.abs(error).max() < 5 * np.sqrt(2 / (self.NUMBERS - 1))
