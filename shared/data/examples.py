@@ -107,19 +107,28 @@ def make_examples(
 
 def examples_of(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None) -> list[Example]:
     """`make_examples` as a command's settings have it."""
-    made = list(_made(rows, tokenizer, options, context))
-    out = [example for example in made if example is not None]
-    if skipped := len(made) - len(out):
-        say(f"left out {skipped} of {len(made)} examples, too long for the model's context of {context} tokens (--long {options.long})")
-    if not out:
+    return list(each_example(rows, tokenizer, options, context=context))
+
+
+def each_example(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None) -> Iterator[Example]:
+    """The same one after another; that some were left out is said at the end, and that all were is raised there."""
+    made = left_out = 0
+    for example in _made(rows, tokenizer, options, context):
+        made += 1
+        if example is None:
+            left_out += 1
+        else:
+            yield example
+    if left_out:
+        say(f"left out {left_out} of {made} examples, too long for the model's context of {context} tokens (--long {options.long})")
+    if left_out == made:
         raise DataError("no example is left: every row was skipped as longer than the model's context (see --long)")
-    return out
 
 
 def iter_examples(
     rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None, memo: Memo | None = None
 ) -> Iterator[Example]:
-    """The same one after another; there may be none. `memo` is given the rows as they were laid out, for whoever needs
+    """The same without a word; there may be none. `memo` is given the rows as they were laid out, for whoever needs
     them next."""
     return (example for example in _made(rows, tokenizer, options, context, memo) if example is not None)
 
