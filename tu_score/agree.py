@@ -31,6 +31,7 @@ from shared.data.examples import Example
 from shared.data.layout import LayoutOptions, as_scored
 from shared.data.written import RARITY, WRITTEN
 from shared.errors import ConfigError, DataError, StoreError
+from shared.files.spill import Column
 from shared.lm.finished import check_output
 from shared.lm.models import load_laid_out, locate
 from shared.store.scored import iter_given, iter_scored
@@ -38,7 +39,7 @@ from shared.store.scores import Store
 from shared.weighting.importance import SIGNALS, Recipe, columns_of, describe, signal
 from shared.weighting.learned import MODEL_COLUMNS
 from shared.weighting.weights import most_important, share_count
-from tu_score.pooled import Column, pooled
+from tu_score.pooled import pooled
 from tu_score.recipe import Targets, documents_of, read_targets, tempered_as_learned
 
 FORMAT = 1

@@ -1,45 +1,23 @@
 """The figures of `tu-score agree` over more tokens than memory holds, the same to the last digit as of arrays in
 memory.
 
-Values lie in files without a name, of which nothing is left whatever ends the command, in the folder for temporary
-files (TMPDIR). One signal at a time is sorted there, in place; every figure is then a walk over the sorted values, a
-piece at a time. Cost: a sort of N numbers a signal. Disk: 8 bytes a token and signal, and 26 more a token for the one
-that is being sorted.
+Values lie in files (shared/files/spill.py). One signal at a time is sorted there, in place; every figure is then a walk
+over the sorted values, a piece at a time. Cost: a sort of N numbers a signal. Disk: 8 bytes a token and signal, and 26
+more a token for the one that is being sorted.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import Any
 
 import numpy as np
 
+from shared.files.spill import Column
 from shared.weighting.weights import share_count
 
 PIECE = 2**20
 """values in memory at a time"""
-
-
-class Column:
-    """Values in a file, in the order in which they came."""
-
-    def __init__(self, kind: Any):
-        self.kind, self.count = np.dtype(kind), 0
-        self.file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the column
-
-    def add(self, values: np.ndarray) -> None:
-        self.file.write(np.ascontiguousarray(values, dtype=self.kind).data)
-        self.count += values.size
-
-    def mapped(self) -> np.ndarray:
-        """[count], backed by the file; nothing may be added while it is used. There is at least one value."""
-        self.file.flush()
-        return np.asarray(np.memmap(self.file, self.kind, "r+", shape=(self.count,)))
-
-    def close(self) -> None:
-        self.file.close()
 
 
 def pooled(scores: np.ndarray, truth: np.ndarray, joined: np.ndarray | None, shares: Mapping[str, float]) -> dict[str, float]:
