@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,34 @@ def run_score(config: ScoreConfig) -> Path | str:
     ready = prepare(config)
     counts = counted(ready.source, ready.cut, ready.base)
     try:
-        if config.shard is not None:
-            return _score_shard(config, ready, counts)
-        with claim(config.out) as place:
+        with claimed(config) as place:
+            if config.shard is not None:
+                return _score_shard(place, config, ready, counts)
             _score_into(place, config, ready, counts)
     finally:
         leave()
     return with_waiting_importance(config.out, config)
+
+
+@contextmanager
+def claimed(config: ScoreConfig) -> Iterator[Place]:
+    """Where this run writes, for the block nobody else's. Raises StoreError for a place that cannot be written, or that
+    holds something else."""
+    if config.shard is None:
+        with claim(config.out) as place:
+            yield place
+        return
+    refuse_foreign(there := open_place(config.out))
+    if there.exists(MANIFEST):
+        raise StoreError(f"{without_secrets(config.out)}: holds a finished store, so nothing is scored into it; choose a new --out")
+    with claim(place_of(config.out, *shard_of(config.shard))) as place:
+        yield place
+
+
+def wanted_parts(config: ScoreConfig, parts: int) -> range:
+    """Those of a store that this run scores."""
+    number, of = (1, 1) if config.shard is None else shard_of(config.shard)
+    return range(number - 1, parts, of)
 
 
 def with_waiting_importance(where: Path | str, config: ScoreConfig) -> Path | str:
@@ -72,7 +93,7 @@ def _score_into(place: Place, config: ScoreConfig, ready: Prepared, counts: Coun
         if writer.damage is not None:
             say(f"{name}: {writer.damage}; what is lost is scored again")
         place.write("_config.toml", as_toml(config).encode())
-        run.score(range(len(ready.cut.ranges)))
+        run.score(wanted_parts(config, len(ready.cut.ranges)))
         require_some(sum(entry["rows"] for entry in writer.parts.values()))
         check = check_of(run.check(), config.out, config.dtype)
     if config.lacking:
@@ -83,16 +104,12 @@ def _score_into(place: Place, config: ScoreConfig, ready: Prepared, counts: Coun
     _tidy(writer)
 
 
-def _score_shard(config: ScoreConfig, ready: Prepared, counts: Counts | None) -> Path | str:
+def _score_shard(place: Place, config: ScoreConfig, ready: Prepared, counts: Counts | None) -> Path | str:
     """The parts of one shard, in a folder of their own that `tu-score merge` joins."""
     assert config.shard is not None
-    number, of = shard_of(config.shard)
-    refuse_foreign(there := open_place(config.out))
-    if there.exists(MANIFEST):
-        raise StoreError(f"{without_secrets(config.out)}: holds a finished store, so nothing is scored into it; choose a new --out")
-    with claim(place_of(config.out, number, of)) as place, _Run(place, config, ready, counts) as run:
+    (number, of), wanted = shard_of(config.shard), wanted_parts(config, len(ready.cut.ranges))
+    with _Run(place, config, ready, counts) as run:
         place.write("_config.toml", as_toml(config).encode())
-        wanted = range(number - 1, len(ready.cut.ranges), of)
         run.score(wanted)
         found = run.check()
         check_of(found, config.out, config.dtype)  # refuses an engine that is not reliable

@@ -56,6 +56,18 @@ def open_scorer(config: ScoreConfig, folder: Path, scorer: PartScorer) -> Engine
     return Crew(config, folder, scorer) if config.workers > 1 or config.ray is not None else open_one(config, folder)
 
 
+def crew_size(config: ScoreConfig) -> int:
+    """How many score at the same time; of a cluster it is asked. Raises ConfigError for one that is not there or too
+    small."""
+    if config.ray is None:
+        return config.workers
+    session = Session(config, begin=False)
+    try:
+        return session.count
+    finally:
+        session.end()
+
+
 def score_parts(engine: Engine | Crew, tasks: Iterable[Task], scorer: PartScorer, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
     """Each part's index and its columns; with a crew in the order in which they are done. A task is taken from `tasks`
     when somebody is free for it."""
@@ -124,8 +136,9 @@ class Scorer:
 class Session:
     """Ray, started here or joined, and the actors: one for all models that a command opens, one after another."""
 
-    def __init__(self, config: ScoreConfig):
-        """Raises ConfigError for a cluster that is not there or too small, UserError for an actor that ends at once."""
+    def __init__(self, config: ScoreConfig, *, begin: bool = True):
+        """`begin`: start the actors. Raises ConfigError for a cluster that is not there or too small, UserError for an
+        actor that ends at once."""
         import torch
 
         self.config, self.place, self.actors = config, None, []
@@ -134,7 +147,7 @@ class Session:
             self.count, options = self._share()
             self.kind = self.ray.remote(Scorer).options(max_restarts=0, max_task_retries=0, **options)
             self.arguments = (torch.get_num_threads(), versions())
-            self.actors = [self.start() for _ in range(self.count)]
+            self.actors = [self.start() for _ in range(self.count if begin else 0)]
             self.names = [self.get(actor.name.remote(), START_S) for actor in self.actors]
         except BaseException:
             self.end()

@@ -219,6 +219,11 @@ def test_a_running_cluster_writes_the_same_bytes(whole, tiny_model, tmp_path, cl
     code, lines = run(tmp_path / "store")
     assert code == 0, lines
     assert_same(tmp_path / "store", whole)
+    words = [sys.executable, "-m", "tu_score", "run", *words_of(tiny_model), "--dry-run", "--ray", cluster]
+    told = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+    assert told.returncode == 0 and "of this machine, shared by 2 workers of the cluster" in told.stdout, told
+    code, lines = run(tmp_path / "more", "--workers", "3", "--dry-run")
+    assert code == 2 and lines[-1] == "error: --workers 3: the cluster has 2 CPUs for 3 workers"
     code, lines = run(tmp_path / "more", "--workers", "3")
     assert code == 2 and lines[-1] == "error: --workers 3: the cluster has 2 CPUs for 3 workers"
     assert not list(tmp_path.glob("more/part-*"))
