@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from shared.config import as_toml
-from shared.console import progress, readable_bytes, say
+from shared.config import as_dict, as_toml
+from shared.console import overheard, progress, readable_bytes, say
 from shared.data.layout import say_layout
 from shared.engines.interface import Engine
 from shared.errors import StoreError
@@ -24,7 +24,7 @@ from shared.store.scores import open_store
 from shared.store.writer import Writer, claim, refuse_foreign
 from tu_score.check import check_of, self_check
 from tu_score.config import ScoreConfig, shard_of
-from tu_score.count import Counts, counted, require_some
+from tu_score.count import Counts, counted, require_some, say_all_noticed
 from tu_score.finish import applied, require_same_data, whole
 from tu_score.part import BaseSignals, PartScorer, codes_of
 from tu_score.plan import Prepared, plan_of, prepare, settled
@@ -39,6 +39,11 @@ BASE = "_base"
 def run_score(config: ScoreConfig) -> Path | str:
     """Scores a data set; returns the folder (or URL) of the finished store, of a shard its own. Raises UserError for
     everything a user can mend."""
+    with overheard():  # what workers say too is said once
+        return _run_score(config)
+
+
+def _run_score(config: ScoreConfig) -> Path | str:
     config = settled(config)
     ready = prepare(config)
     counts = counted(ready.source, ready.cut, ready.base)
@@ -102,6 +107,7 @@ def _score_into(place: Place, config: ScoreConfig, ready: Prepared, counts: Coun
     recipe = applied(writer, config.recipe, later_on=bool(config.lacking) or config.recipe.waits)
     writer.finish(**whole(writer), self_check=check, recipe=recipe, created_at=now)
     _tidy(writer)
+    run.say_noticed()
 
 
 def _score_shard(place: Place, config: ScoreConfig, ready: Prepared, counts: Counts | None) -> Path | str:
@@ -115,6 +121,7 @@ def _score_shard(place: Place, config: ScoreConfig, ready: Prepared, counts: Cou
         check_of(found, config.out, config.dtype)  # refuses an engine that is not reliable
         write_shard(place, number, of, run.writer, found, config)
         place.clear(BASE)
+        run.say_noticed()
     say(f"{without_secrets(str(place.where))}: shard {number} of {of} is done, {len(wanted)} parts; when all are, "
         f"tu-score merge {without_secrets(config.out)} makes the store")  # fmt: skip
     return place.where
@@ -161,11 +168,18 @@ class _Run:
         with progress("scoring", sum(amounts[index] for index in wanted), unit) as bar:
             bar.note = _so_far(writer, counts)
             bar.advance(sum(amounts[index] for index in wanted if index in writer.parts))
-            for index, table in score_parts(self.engine, tasks, self.scorer, bar.advance if counts is not None else lambda tokens: None):
+            advance = bar.advance if counts is not None else lambda tokens: None
+            for index, (table, noticed) in score_parts(self.engine, tasks, self.scorer, advance):
+                writer.noticed[index] = noticed
                 writer.write_part(index, table)
                 if counts is None:
                     bar.advance(amounts[index])
                 bar.note = _so_far(writer, counts)
+
+    def say_noticed(self) -> None:
+        """Of rows that were not counted before."""
+        if self.counts is None:
+            say_all_noticed(as_dict(self.config), self.writer.parts.values(), self.ready.source.context)
 
     def check(self) -> list[dict[str, Any]]:
         return self_check(self.ready.source, self.ready.cut, self.writer, self.engine, self.config)

@@ -25,7 +25,7 @@ from shared.store.writer import SHARDS, Writer, claim, flat_plan
 from shared.weighting.importance import CODE, Recipe
 from tu_score.check import Finding, check_of
 from tu_score.config import ScoreConfig
-from tu_score.count import require_some
+from tu_score.count import require_some, say_all_noticed
 from tu_score.finish import applied, whole
 from tu_score.recipe import apply_recipe
 
@@ -182,3 +182,4 @@ def _finish(writer: Writer, shards: Sequence[Shard]) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     recipe = applied(writer, recipe_of(shards[0]), later_on=told["lacking"] or told["waits"])
     writer.finish(**whole(writer), self_check=check, recipe=recipe, created_at=now)
+    say_all_noticed(writer.plan["options"], writer.parts.values())

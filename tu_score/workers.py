@@ -24,14 +24,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from shared.console import say
+from shared.console import overheard, pass_on, say
 from shared.data.datasets import Row
 from shared.engines.interface import Engine, Request, TokenScores
 from shared.errors import ConfigError, UserError
 from tu_score.config import ScoreConfig
-from tu_score.part import Advance, BaseSignals, PartScorer, Task, open_one
+from tu_score.part import Advance, BaseSignals, PartScorer, Scored, Task, open_one
 
 RETRIES = 3
 """times that a part is asked again after the actor that had it died"""
@@ -68,8 +66,8 @@ def crew_size(config: ScoreConfig) -> int:
         session.end()
 
 
-def score_parts(engine: Engine | Crew, tasks: Iterable[Task], scorer: PartScorer, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
-    """Each part's index and its columns; with a crew in the order in which they are done. A task is taken from `tasks`
+def score_parts(engine: Engine | Crew, tasks: Iterable[Task], scorer: PartScorer, advance: Advance) -> Iterator[tuple[int, Scored]]:
+    """Each part's index and the part; with a crew in the order in which they are done. A task is taken from `tasks`
     when somebody is free for it."""
     if isinstance(engine, Crew):
         yield from engine.parts(tasks, advance)
@@ -85,6 +83,10 @@ def versions() -> dict[str, str | None]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return {name: found.get(name) for name in PACKAGES}
+
+
+Told = tuple[Any, list[str]]
+"""what a call gives, and the lines that were said meanwhile, which nobody sees there"""
 
 
 class Scorer:
@@ -106,23 +108,25 @@ class Scorer:
         """Node and process."""
         return self.node, os.getpid()
 
-    def open(self, config: ScoreConfig, folder: Path, scorer: PartScorer) -> dict[str, Any]:
+    def open(self, config: ScoreConfig, folder: Path, scorer: PartScorer) -> Told:
         """Loads the model; returns what the engine says of itself."""
         if not folder.exists():
             raise ConfigError(f"node {self.node}: does not see the model {folder}; put it on a file system that all nodes share")
-        scorer.load()
-        self.engine, self.scorer = open_one(config, folder), scorer
-        return self.engine.describe()
+        with overheard() as lines:
+            scorer.load()
+            self.engine, self.scorer = open_one(config, folder), scorer
+        return self.engine.describe(), list(lines)
 
     def close(self) -> None:
         self.engine.close()
         del self.engine, self.scorer
         gc.collect()
 
-    def score(self, requests: Sequence[Request]) -> list[TokenScores]:
-        return self.engine.score(requests)
+    def score(self, requests: Sequence[Request]) -> Told:
+        with overheard() as lines:
+            return self.engine.score(requests), list(lines)
 
-    def part(self, rows: Sequence[Row], base: BaseSignals | None) -> tuple[pa.Table, int]:
+    def part(self, rows: Sequence[Row], base: BaseSignals | None) -> Told:
         """The part, and how many tokens the engine read for it."""
         read = 0
 
@@ -130,7 +134,9 @@ class Scorer:
             nonlocal read
             read += tokens
 
-        return self.scorer(rows, base, self.engine, count), read
+        with overheard() as lines:
+            scored = self.scorer(rows, base, self.engine, count)
+        return (scored, read), list(lines)
 
 
 class Session:
@@ -211,6 +217,12 @@ class Session:
             raise UserError(f"a worker ended while it loaded the model ({_first_line(error)}); give the same command again, with fewer "
                             "--workers if memory ran out") from None  # fmt: skip
 
+    def told(self, reference: Any) -> Any:
+        """The same of a call that also gives what was said meanwhile, which is said here."""
+        found, lines = self.get(reference)
+        pass_on(lines)
+        return found
+
     def kill(self, place: int) -> None:
         """Whatever it is doing; one that was stopped hears nothing of Ray."""
         node, process = self.names[place]
@@ -251,16 +263,16 @@ class Crew:
         self.session, self.ray = _session, _session.ray
         self.opened = (replace(config, shard=None), folder.absolute(), self.ray.put(scorer))
         opening = [actor.open.remote(*self.opened) for actor in self.session.actors]
-        self.about = [self.session.get(reference) for reference in opening].pop()
+        self.about = [self.session.told(reference) for reference in opening].pop()
 
     def describe(self) -> dict[str, Any]:
         return self.about
 
     def score(self, requests: Sequence[Request], advance: Advance = lambda tokens: None) -> list[TokenScores]:
         """By the first actor, while nothing else is asked of it."""
-        return self.session.get(self.session.actors[0].score.remote(list(requests)))
+        return self.session.told(self.session.actors[0].score.remote(list(requests)))
 
-    def parts(self, tasks: Iterable[Task], advance: Advance) -> Iterator[tuple[int, pa.Table]]:
+    def parts(self, tasks: Iterable[Task], advance: Advance) -> Iterator[tuple[int, Scored]]:
         """In the order in which they are done. A task is taken from `tasks` when an actor is free."""
         waiting, busy = iter(tasks), {}
         actors = self.session.actors
@@ -285,16 +297,17 @@ class Crew:
                     hand_out(place, task, tries + 1)
                     continue
                 try:
-                    table, tokens = self.ray.get(reference)
+                    (scored, tokens), lines = self.ray.get(reference)
                 except self.ray.exceptions.RayTaskError as error:
                     raise error.cause if isinstance(error.cause, UserError) else error from None
                 except self.ray.exceptions.RayError as error:  # the actor died, or its node with what it had made
                     self._replace(place, task[0], tries + 1, f"ended: {_first_line(error)}")
                     hand_out(place, task, tries + 1)
                     continue
-                advance(tokens)
                 hand_out(place, None)  # before the driver writes, so that the actor does not wait for that
-                yield task[0], table
+                pass_on(lines)
+                advance(tokens)
+                yield task[0], scored
 
     def _replace(self, place: int, index: int, tries: int, why: str) -> None:
         """Another actor in place of a dead one. Raises UserError when a part has had enough of them."""
@@ -308,7 +321,7 @@ class Crew:
         say(f"{who} {why}; another takes part {index}, try {tries + 1} of {RETRIES + 1}")
         self.session.actors[place] = self.session.start()
         self.session.names[place] = self.session.get(self.session.actors[place].name.remote(), START_S)
-        self.session.get(self.session.actors[place].open.remote(*self.opened))
+        self.session.told(self.session.actors[place].open.remote(*self.opened))
 
     def close(self) -> None:
         for actor in self.session.actors:
