@@ -31,7 +31,7 @@ from shared.data.examples import Example
 from shared.data.layout import LayoutOptions, as_scored
 from shared.data.written import RARITY, WRITTEN
 from shared.errors import ConfigError, DataError, StoreError
-from shared.files.spill import Column
+from shared.files.spill import Spilled
 from shared.lm.finished import check_output
 from shared.lm.models import load_laid_out, locate
 from shared.store.scored import iter_given, iter_scored
@@ -105,12 +105,12 @@ class Tally:
         self.torn: set[str] = set()
         self.files = ExitStack()
         self.truth, self.joined = self._column(bool), self._column(bool)
-        self.scores: dict[str, Column] = {}
-        self.each: dict[str, Column] = {}
+        self.scores: dict[str, Spilled] = {}
+        self.each: dict[str, Spilled] = {}
         """of each signal the figures of one answer after another"""
 
-    def _column(self, kind: Any) -> Column:
-        return self.files.enter_context(closing(Column(kind)))
+    def _column(self, kind: Any) -> Spilled:
+        return self.files.enter_context(closing(Spilled(kind)))
 
     def add(self, scores: Mapping[str, np.ndarray], true: np.ndarray, answers: Sequence[slice], word: np.ndarray | None) -> None:
         """`scores` [N] and `true` [N] bool, both cut by `answers`; `word`: [N] the number of each token's word in its

@@ -13,7 +13,7 @@ from contextlib import closing
 
 import numpy as np
 
-from shared.files.spill import Column
+from shared.files.spill import Spilled
 from shared.weighting.weights import share_count
 
 PIECE = 2**20
@@ -23,7 +23,7 @@ PIECE = 2**20
 def pooled(scores: np.ndarray, truth: np.ndarray, joined: np.ndarray | None, shares: Mapping[str, float]) -> dict[str, float]:
     """auc, ap, p_true and a precision for each of `shares`, of scores [N] without NaN and truth [N] bool with both
     kinds; `joined`: [N] bool, is a token of the same word as the one before it; None: token by token."""
-    with closing(Column(float)) as own, closing(Column(float)) as true:
+    with closing(Spilled(float)) as own, closing(Spilled(float)) as true:
         for at in pieces(len(scores)):
             own.add(scores[at])
             true.add(scores[at][truth[at]])
@@ -53,7 +53,7 @@ def _auc(ordered: np.ndarray, positive: np.ndarray) -> float:
 
 def _ap(ordered: np.ndarray, positive: np.ndarray) -> float:
     before = 0
-    with closing(Column(float)) as terms:
+    with closing(Spilled(float)) as terms:
         for at in reversed(list(pieces(len(ordered)))):
             own = ordered[at]
             new = np.concatenate([[at.start == 0 or ordered[at.start - 1] != own[0]], own[1:] != own[:-1]])

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from shared.errors import StoreError, printable
-from shared.files.spill import Column
+from shared.files.spill import Spilled
 from shared.store.parts import TOKEN_COLUMNS
 from shared.store.scores import Store
 from shared.store.sound import ENTROPIES, FULL, LARGEST_VOCABULARY, LEAST_LOGPROB, SLACK, bounds
@@ -31,7 +31,7 @@ FLOATS = [name for name, kind in TOKEN_COLUMNS.items() if kind == pa.float32()]
 
 def problems_of(store: Store) -> list[str]:
     """Empty for a sound store."""
-    problems, seen = [], Column(np.uint64)
+    problems, seen = [], Spilled(np.uint64)
     rows = tokens = 0
     for index, entry in enumerate(store.manifest["parts"]):
         rows, tokens = rows + entry["rows"], tokens + entry["tokens"]
@@ -72,7 +72,7 @@ def _hashes(ids: Iterable[Any]) -> np.ndarray:
     return np.frombuffer(b"".join(told), dtype=np.uint64)
 
 
-def _twice(store: Store, seen: Column) -> Iterator[str]:
+def _twice(store: Store, seen: Spilled) -> Iterator[str]:
     """Ids that stand in the store more than once. `seen`: the hashes of all of them, which are sorted."""
     with closing(seen):
         ordered = seen.mapped()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 
-class Column:
+class Spilled:
     """Values in a file, in the order in which they came."""
 
     def __init__(self, kind: Any):

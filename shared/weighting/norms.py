@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from shared.files.spill import Column
+from shared.files.spill import Spilled
 
 NormName = Literal["minmax", "rank", "zscore", "max"]
 
@@ -87,7 +87,7 @@ class Summary:
     mean: float = 0.0
     squares: float = 0.0
     """sum of squared deviations from the mean"""
-    seen: Column | None = None
+    seen: Spilled | None = None
     """rank only: all values, until the first of them is ranked"""
     ordered: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """the same from then on, in order"""
@@ -103,7 +103,7 @@ class Summary:
         self.mean += gap * len(values) / count
         self.count = count
         if self.norm == "rank":
-            self.seen = self.seen or Column(float)
+            self.seen = self.seen or Spilled(float)
             self.seen.add(values)
 
     def normalise(self, values: np.ndarray) -> np.ndarray:

@@ -273,8 +273,8 @@ def test_nodes_that_are_not_like_the_driver_are_named(tmp_path):
         (
             [{"GPU": 1, "CPU": 8}] * 4,
             {"workers": 2, "tensor_parallel": 2, "ray": "auto"},
-            "the cluster has 4 GPUs, and the workers take 4 (2 each), each of them on one node: node0 (023456) has 1, node1 (123456) has 1, "
-            "node2 (223456) has 1, node3 (323456) has 1; give a smaller tensor_parallel",
+            "the cluster has 4 GPUs, and the workers take 4 (2 each), each of them on one node: node0 (023456) has 1, "
+            "node1 (123456) has 1, node2 (223456) has 1, node3 (323456) has 1; give a smaller tensor_parallel",
         ),
         ({"GPU": 2, "CPU": 8}, {"workers": 2, "device": "cuda:1"}, "each worker takes a device; leave --device out"),
     ],
