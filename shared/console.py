@@ -20,9 +20,33 @@ from shared.secret import without_secrets
 PLAIN_EVERY_S = 10.0
 
 
+_heard: list[dict[str, None]] = []
+
+
 def say(message: str) -> None:
     """One line for the person at the terminal."""
-    print(printable(without_secrets(message)), file=sys.stderr, flush=True)
+    line = printable(without_secrets(message))
+    for lines in _heard:
+        lines[line] = None
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def overheard() -> Iterator[dict[str, None]]:
+    """The lines that are said in the block, each once, in order."""
+    lines: dict[str, None] = {}
+    _heard.append(lines)
+    try:
+        yield lines
+    finally:
+        _heard[:] = [other for other in _heard if other is not lines]
+
+
+def pass_on(lines: Iterable[str]) -> None:
+    """Says what another process said, but for what was said here already while somebody listened."""
+    for line in lines:
+        if not any(line in known for known in _heard):
+            say(line)
 
 
 class Unbroken:
@@ -128,7 +152,8 @@ class Progress:
 
     def tell(self) -> None:
         """The line as it is now; the last one is said when the work is done, and what it made is written."""
-        say(f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.speed()}{self.left()} {self.note}".rstrip())
+        line = f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.speed()}{self.left()} {self.note}".rstrip()
+        print(printable(without_secrets(line)), file=sys.stderr, flush=True)
 
     def speed(self) -> str:
         rate = self.done / max(time.monotonic() - self.started, 1e-9)

@@ -12,29 +12,35 @@ token that overlaps one is true. Figures of one answer with T targets, n of them
                whole, of equals the earlier
 
 Answers whose targets are all true, or none, have no AUC; they are left out of every figure, and counted. No model is
-loaded, only its tokenizer. Cost: a sort of T numbers a signal and answer.
+loaded, only its tokenizer. Cost: the data and the store are read once more than the figures need, and a sort of T
+numbers a signal and answer. One part is in memory at a time; what pooled figures need lies on disk
+(tu_score/pooled.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from itertools import pairwise
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from shared.data.examples import Example
 from shared.data.layout import LayoutOptions, as_scored
-from shared.data.written import RARITY
+from shared.data.written import RARITY, WRITTEN
 from shared.errors import ConfigError, DataError, StoreError
+from shared.files.spill import Spilled
 from shared.lm.finished import check_output
 from shared.lm.models import load_laid_out, locate
-from shared.store.scored import given_tokens, scored_examples
+from shared.store.scored import iter_given, iter_scored
 from shared.store.scores import Store
 from shared.weighting.importance import SIGNALS, Recipe, columns_of, describe, signal
 from shared.weighting.learned import MODEL_COLUMNS
 from shared.weighting.weights import most_important, share_count
-from tu_score.recipe import documents_of, tempered_as_learned, whole_targets
+from tu_score.pooled import pooled
+from tu_score.recipe import Targets, documents_of, read_targets, tempered_as_learned
 
 FORMAT = 1
 SHARES = {"p_10": 0.1, "p_20": 0.2, "p_30": 0.3}
@@ -77,67 +83,149 @@ def agreement(store: Store, *, truth: str, key: str, model: str, data: str | Non
     folder = locate(model)
     check_output(folder)
     tokenizer = load_laid_out(model, folder, as_scored(LayoutOptions(), store.manifest["options"]))
-    true = true_tokens(scored_examples(store, tokenizer, model, data), tokenizer, key)
-    scores, starts, word = _scores(store)
-    if len(true) != starts[-1]:
-        raise StoreError(f"{store.folder}: holds {starts[-1]} target tokens, its data has {len(true)}; tu-score verify says where")
     recipe = store.manifest["recipe"] and describe(store.manifest["recipe"])  # none where no importance was written
-    figured = compare(scores, true, [slice(a, b) for a, b in pairwise(starts)], word)
+    with tempfile.TemporaryFile() as told, closing(Tally()) as tally:
+        count = _write_truth(told, store, tokenizer, model, data, key)
+        targets, held = _held(store)
+        if count != targets:
+            raise StoreError(f"{store.folder}: holds {targets} target tokens, its data has {count}; tu-score verify says where")
+        told.seek(0)
+        for scores, starts, word in _scores(store, held):
+            true = np.frombuffer(told.read(int(starts[-1])), dtype=bool)
+            tally.add(scores, true, [slice(a, b) for a, b in pairwise(starts)], word)
+        figured = tally.result()
     return {"format": FORMAT, "store": store.sha256, "recipe": recipe, "truth": key, **figured}
+
+
+class Tally:
+    """Figures of some signals against the truth, of answers as they come. A signal that has NaN anywhere is none."""
+
+    def __init__(self) -> None:
+        self.answers = self.no_true_token = self.only_true_tokens = 0
+        self.torn: set[str] = set()
+        self.files = ExitStack()
+        self.truth, self.joined = self._column(bool), self._column(bool)
+        self.scores: dict[str, Spilled] = {}
+        self.each: dict[str, Spilled] = {}
+        """of each signal the figures of one answer after another"""
+
+    def _column(self, kind: Any) -> Spilled:
+        return self.files.enter_context(closing(Spilled(kind)))
+
+    def add(self, scores: Mapping[str, np.ndarray], true: np.ndarray, answers: Sequence[slice], word: np.ndarray | None) -> None:
+        """`scores` [N] and `true` [N] bool, both cut by `answers`; `word`: [N] the number of each token's word in its
+        answer, NaN between words, None where the store has none, which is so of all answers or of none."""
+        self.torn |= {name for name, values in scores.items() if np.isnan(values).any()}
+        sound = {name: values for name, values in scores.items() if name not in self.torn}
+        for name in sound:
+            if name not in self.scores:
+                self.scores[name], self.each[name] = self._column(float), self._column(float)
+        self.no_true_token += sum(not true[one].any() for one in answers)
+        self.only_true_tokens += sum(bool(true[one].all()) for one in answers)
+        for one in answers:
+            if not 0 < true[one].sum() < one.stop - one.start:
+                continue
+            self.answers += 1
+            self.truth.add(true[one])
+            if word is not None:
+                self.joined.add(np.concatenate([[False], word[one][1:] == word[one][:-1]]))  # NaN is no word
+            for name, values in sound.items():
+                self.scores[name].add(values[one])
+                found = figures(values[one], true[one], None if word is None else word[one])
+                self.each[name].add(np.array([found[figure] for figure in FIGURES]))
+
+    def result(self) -> dict[str, Any]:
+        """Raises DataError when every answer was left out."""
+        if not self.answers:
+            raise DataError("no answer has target tokens both inside and outside of its true spans; there is nothing to compare")
+        true, joined = self.truth.mapped(), self.joined.mapped() if self.joined.count else None
+        signals = {}
+        for name in self.names:
+            each = self.each[name].mapped().reshape(-1, len(FIGURES))
+            means = {figure: float(np.mean(each[:, k])) for k, figure in enumerate(FIGURES)}
+            signals[name] = {"per_answer": means, "pooled": pooled(self.scores[name].mapped(), true, joined, SHARES)}
+        return {
+            "answers": self.answers, "tokens": len(true), "true_tokens": int(true.sum()),
+            "left_out": {"no_true_token": self.no_true_token, "only_true_tokens": self.only_true_tokens}, "signals": signals,
+        }  # fmt: skip
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in self.scores if name not in self.torn]
+
+    def close(self) -> None:
+        self.files.close()
 
 
 def compare(scores: Mapping[str, np.ndarray], true: np.ndarray, answers: Sequence[slice], word: np.ndarray | None = None) -> dict[str, Any]:
     """Figures of each of `scores` [N] against `true` [N] bool; `answers` cuts both. `word`: [N], no two words of one
-    number. Raises DataError when every answer is left out."""
-    usable = [one for one in answers if 0 < true[one].sum() < one.stop - one.start]
-    if not usable:
-        raise DataError("no answer has target tokens both inside and outside of its true spans; there is nothing to compare")
-    pooled = np.concatenate([np.arange(one.start, one.stop) for one in usable])
-    signals = {}
-    for name, values in scores.items():
-        each = [figures(values[one], true[one], None if word is None else word[one]) for one in usable]
-        means = {figure: float(np.mean([e[figure] for e in each])) for figure in FIGURES}
-        signals[name] = {"per_answer": means, "pooled": figures(values[pooled], true[pooled], None if word is None else word[pooled])}
-    return {
-        "answers": len(usable), "tokens": len(pooled), "true_tokens": int(true[pooled].sum()),
-        "left_out": {
-            "no_true_token": sum(not true[one].any() for one in answers),
-            "only_true_tokens": sum(bool(true[one].all()) for one in answers),
-        },
-        "signals": signals,
-    }  # fmt: skip
+    answer of one number. Raises DataError when every answer is left out."""
+    with closing(Tally()) as tally:
+        tally.add(scores, true, answers, word)
+        return tally.result()
 
 
-def true_tokens(examples: Sequence[Example], tokenizer: Any, key: str) -> np.ndarray:
-    """[N] bool over all target tokens in the order of the store."""
-    out = []
-    for example, tokens in given_tokens(examples, tokenizer, key, flag="--truth-key"):
+def _write_truth(told: IO[bytes], store: Store, tokenizer: Any, model: str, data: str | None, key: str) -> int:
+    """A byte for each target token in the order of the store: is it true? Returns their number."""
+    examples, count = iter_scored(store, tokenizer, model, data), 0
+    try:
+        for own in _truths(examples, tokenizer, key):
+            told.write(bytes(own))
+            count += len(own)
+    except DataError:
+        for _ in examples:  # that they are other data than the store's is what is to be said first
+            pass
+        raise
+    return count
+
+
+def _truths(examples: Iterable[Example], tokenizer: Any, key: str) -> Iterator[list[bool]]:
+    """Of one example after another: which of its target tokens are true."""
+    for example, tokens in iter_given(examples, tokenizer, key, flag="--truth-key"):
         true = set(tokens)
-        out += [position in true for position in example.targets]
-    return np.array(out, dtype=bool)
+        yield [position in true for position in example.targets]
 
 
-def _scores(store: Store) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]:
-    """Importance and every signal of which the store holds the columns, at its N target tokens, [N]; where each answer
-    begins; and [N] the number of each token's word in its answer, a whole number for each answer apart; None where the
-    store holds no words.
+def true_tokens(examples: Iterable[Example], tokenizer: Any, key: str) -> np.ndarray:
+    """[N] bool over all target tokens in the order of the store."""
+    return np.array([true for own in _truths(examples, tokenizer, key) for true in own], dtype=bool)
+
+
+def _names(store: Store) -> tuple[list[str], list[str]]:
+    """Signals that may be in the store, and the columns that they read."""
+    known = [name for name in SIGNALS if name not in MODEL_COLUMNS or {"word", "copied"} <= set(store.optional)]
+    if not tempered_as_learned(store) and "learned_alone" in known:
+        known.remove("learned_alone")
+    return known, ["importance", "tempered_entropy", "word", *dict.fromkeys(column for name in known for column in SIGNALS[name].columns)]
+
+
+def _held(store: Store) -> tuple[int, set[str]]:
+    """The number of target tokens, and the columns that have a value somewhere."""
+    stored = [name for name in dict.fromkeys(_names(store)[1]) if name not in (*WRITTEN, RARITY)]
+    count, held = 0, {*WRITTEN, RARITY}
+    for index in range(len(store.manifest["parts"])):
+        targets = read_targets(store, index, stored)
+        count += int(targets.starts[-1])
+        held |= {name for name, values in targets.columns.items() if not np.isnan(values).all()}
+    return count, held
+
+
+def _scores(store: Store, held: set[str]) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]]:
+    """Part by part: importance and every signal of which the store holds the columns, at the part's N target tokens,
+    [N]; where each answer begins; and [N] the number of each token's word in its answer, None where the store holds no
+    words.
 
     The peers' scores take the default parameters of Recipe, ETW the tempered entropy if the store has it.
     """
-    known = {name: found for name, found in SIGNALS.items() if name not in MODEL_COLUMNS or {"word", "copied"} <= set(store.optional)}
-    if not tempered_as_learned(store):
-        known.pop("learned_alone", None)
-    names = ["importance", "tempered_entropy", "word", *dict.fromkeys(column for found in known.values() for column in found.columns)]
-    documents = documents_of(store) if RARITY in names else None
-    targets = whole_targets(store, names, documents)
-    columns, starts = targets.columns, targets.starts
-    held = {name for name, values in columns.items() if not np.isnan(values).all()}
+    known, names = _names(store)
     recipe = Recipe(etw_entropy="tempered_entropy" if "tempered_entropy" in held else "entropy")
-    out = {"importance": columns["importance"]}
-    out |= {name: signal(name, columns, starts, recipe) for name in known if held.issuperset(columns_of(name, recipe))}
-    answer = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    word = columns["word"] + answer * (np.diff(starts).max() + 1) if "word" in held else None  # no two answers share a word
-    return {name: values for name, values in out.items() if not np.isnan(values).any()}, starts, word
+    known = [name for name in known if held.issuperset(columns_of(name, recipe))]
+    documents = documents_of(store) if RARITY in names else None
+    for index in range(len(store.manifest["parts"])):
+        targets: Targets = read_targets(store, index, names, documents)
+        columns, starts = targets.columns, targets.starts
+        scores = {name: signal(name, columns, starts, recipe) for name in known}
+        yield {"importance": columns["importance"], **scores}, starts, columns["word"] if "word" in held else None
 
 
 def as_text(result: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ class Inspect(Store):
     example: Annotated[str | None, About(flag=True)] = None
     """only the example with this id"""
     rows: Annotated[int, About(flag=True, unit="rows", **COUNT)] = 5
-    """how many examples, from the first on"""
+    """how many examples, from the first on; --html draws them evenly from a store of more than 20 million tokens"""
     top: Annotated[int | None, About(flag=True, unit="tokens", **COUNT)] = None
     """instead, list that many target tokens of the whole store, those with the largest signal, one a line"""
     html: Annotated[Path | None, About(flag=True)] = None

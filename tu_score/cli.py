@@ -32,7 +32,7 @@ def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
     if given.dry_run:
         from tu_score.estimate import estimate
 
-        print("\n".join(estimate(settings, check_out=out is not None).lines()))
+        print("\n".join(estimate(settings, check_out=settings.out != "-").lines()))
         return
     from shared.secret import without_secrets
     from shared.store.scores import open_store

@@ -1,11 +1,13 @@
 """`tu-score run --dry-run`: what a run would cost, said before it begins.
 
-It plans as the run does and scores a few rows; it writes nothing.
+It plans as the run does and scores a few rows; what it writes to see whether the output place can be written, it
+removes again.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,16 +16,15 @@ import numpy as np
 
 from shared.console import duration, readable_bytes
 from shared.data.examples import Example
-from shared.files.storage import open_place
 from shared.store.parts import encode, schema
-from shared.store.writer import refuse_foreign
 from tu_score.config import ScoreConfig
 from tu_score.count import count
 from tu_score.part import PartScorer, open_one
 from tu_score.plan import Prepared, prepare
-from tu_score.run import about
+from tu_score.run import about, claimed, wanted_parts
 from tu_score.signals import score_examples
 from tu_score.spans import plan_masking
+from tu_score.workers import crew_size
 
 TIMED_ROWS = 8
 """evenly spaced; those whose duration and bytes stand for all"""
@@ -34,6 +35,8 @@ class RunEstimate:
     """What a run holds (counted) and takes (from a few rows)."""
 
     rows: int
+    of: str
+    """which rows these are, where they are not all"""
     tokens: int
     variants: int
     reads: int
@@ -47,10 +50,10 @@ class RunEstimate:
 
     def lines(self) -> list[str]:
         return [
-            f"rows             {self.rows:,}",
+            f"rows             {self.rows:,}{self.of}",
             f"tokens           {self.tokens:,}",
             f"masked variants  {self.variants:,} ({self.reads:,} tokens to read in all, before sharing{self.unmasked})",
-            f"on disk          about {readable_bytes(self.disk_bytes)} in {self.parts:,} part{'s' if self.parts > 1 else ''}",
+            f"on disk          about {readable_bytes(self.disk_bytes)} in {self.parts:,} part{'s' if self.parts != 1 else ''}",
             f"duration         about {duration(self.seconds)} ({self.timed})",
         ]
 
@@ -59,19 +62,29 @@ def estimate(config: ScoreConfig, *, check_out: bool) -> RunEstimate:
     """Raises what the run itself would raise before its first part, or later for a row; `check_out`: for its output
     too."""
     if check_out:
-        refuse_foreign(open_place(config.out))
+        with claimed(config):
+            pass
     ready = prepare(config)
-    counts = count(ready.source, ready.cut, ready.base)
+    workers = crew_size(config)
+    wanted = wanted_parts(config, len(ready.cut.ranges))
+    counts = count(ready.source, ready.cut, ready.base, wanted)
     timed = _timed(config, ready)
-    tokens, variants, parts = sum(counts.tokens), sum(counts.variants), len(ready.cut.ranges)
+    tokens, variants, parts = sum(counts.tokens), sum(counts.variants), len(wanted)
     reads = sum(counts.work) + (tokens if config.base_model is not None else 0)
-    shared = f", shared by {config.workers} workers" if config.workers > 1 else ""
+    rate = f"{timed.rows} rows timed: {timed.rate:,.0f} tokens/s, {timed.engine}{_shared(config, workers)}"
     return RunEstimate(
-        rows=sum(counts.examples), tokens=tokens, variants=variants, reads=reads, parts=parts,
-        disk_bytes=parts * timed.part_bytes + timed.token_bytes * tokens, seconds=reads / timed.rate / config.workers,
-        unmasked=_would_add(config, ready, sum(counts.work)),
-        timed=f"{timed.rows} rows timed: {timed.rate:,.0f} tokens/s, {timed.engine}{shared}; loading the model not counted",
+        rows=sum(counts.examples), of="" if config.shard is None else f" in shard {config.shard}", tokens=tokens, variants=variants,
+        reads=reads, parts=parts, disk_bytes=parts * timed.part_bytes + timed.token_bytes * tokens,
+        seconds=reads / timed.rate / max(1, min(workers, parts)), unmasked=_would_add(config, ready, wanted, sum(counts.work)),
+        timed=f"{rate}; loading the model not counted",
     )  # fmt: skip
+
+
+def _shared(config: ScoreConfig, workers: int) -> str:
+    """By whom the work is done, which was timed here."""
+    if config.ray is not None:
+        return f" of this machine, shared by {workers} worker{'s' if workers > 1 else ''} of the cluster"
+    return f", shared by {workers} workers" if workers > 1 else ""
 
 
 @dataclass(frozen=True)
@@ -116,9 +129,9 @@ def _spread(ready: Prepared) -> list[Example]:
     return found or next(examples[:1] for row in ready.source.rows() if (examples := ready.source.examples([row])))
 
 
-def _would_add(config: ScoreConfig, ready: Prepared, work: int) -> str:
+def _would_add(config: ScoreConfig, ready: Prepared, wanted: Sequence[int], work: int) -> str:
     if config.spans != "none":
         return ""
-    masked = count(replace(ready.source, config=replace(config, spans=config.useful_spans)), ready.cut, None)
+    masked = count(replace(ready.source, config=replace(config, spans=config.useful_spans)), ready.cut, None, wanted)
     variants, more = sum(masked.variants), sum(masked.work) - work
     return f"; --spans {config.useful_spans} would add {variants:,} and {more:,} tokens"

@@ -2,8 +2,8 @@
 histogram of each.
 
 The template shades the tokens by one signal, so that the page says something without JavaScript; values and shades of
-the others lie beside it as JSON (about 150 bytes a target token). Histograms and token counts are of the whole store,
-which is read once for them.
+the others lie beside it as JSON (about 150 bytes a target token). Histograms are of the whole store, which is read once
+for them; of a large one they are of evenly spaced parts, which the page says.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shared.secret import without_secrets
 from shared.store.scores import Store
 from shared.weighting.importance import describe
 from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, missing, shade_rows
-from tu_score.survey import Histogram, histograms
+from tu_score.survey import Histogram, drawn_parts, histograms
 
 WIDTH, HEIGHT = 160, 48
 """of a histogram's bars, in units of its drawing"""
@@ -34,9 +34,11 @@ STEPS = 100
 """shades between 0 and 1"""
 
 
-def write_heatmap(path: Path, store: Store, rows: Sequence[dict[str, Any]], signal: str) -> None:
-    """Raises ConfigError for a path that cannot be written, StoreError when the store holds no value of `signal`."""
-    found = histograms(store)
+def write_heatmap(path: Path, store: Store, rows: Sequence[dict[str, Any]], signal: str, *, drawn: bool = False) -> None:
+    """`drawn`: the rows are evenly spaced ones of the store. Raises ConfigError for a path that cannot be written,
+    StoreError when the store holds no value of `signal`."""
+    parts = drawn_parts(store)
+    found = histograms(store, parts)
     held = [name for name, histogram in found.items() if histogram.number]
     if signal not in held:
         raise StoreError(f"{store.folder}: {missing(signal)}")
@@ -45,7 +47,8 @@ def write_heatmap(path: Path, store: Store, rows: Sequence[dict[str, Any]], sign
     source = importlib.resources.files("tu_score").joinpath("templates/heatmap.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(source).render(
-        facts=_facts(store), signal=signal, signals=[_about(name, found.get(name)) for name in SIGNALS],
+        facts=_facts(store) | _sampled(store, parts, len(rows) if drawn else None), signal=signal,
+        signals=[_about(name, found.get(name)) for name in SIGNALS],
         cards=[_card(e, signal) for e in examples], data=_json([_values(e, texts) for e in examples]), top=f"{TOP_SHARE:.0%}",
         masked=any(e.spans for e in examples), units={name: SIGNALS[name].unit for name in held},
         width=WIDTH, height=HEIGHT,
@@ -72,6 +75,16 @@ def _facts(store: Store) -> dict[str, str]:
         "self-check": f"ok: {len(check['rows'])} rows scored again differ by at most {check['largest_nats']:.2g} nats "
         f"(bound {check['bound_nats']:g})",
     }
+
+
+def _sampled(store: Store, parts: Sequence[int], shown: int | None) -> dict[str, str]:
+    """What the page says of a store of which it shows a part."""
+    counted, said = sum(store.manifest["parts"][index]["rows"] for index in parts), {}
+    if len(parts) < len(store.manifest["parts"]):
+        said["histograms"] = f"{counted:,} of {len(store):,} rows, drawn evenly"
+    if shown is not None:
+        said["shown"] = f"{shown:,} of {len(store):,} rows, drawn evenly"
+    return said
 
 
 def _replacement(how: dict[str, Any]) -> str:

@@ -18,8 +18,21 @@ from rich.text import Text
 from shared.errors import ConfigError, StoreError, printable
 from shared.files.outputs import claimed_files
 from shared.store.scores import Store
+from tu_score import survey
 from tu_score.heatmap import write_heatmap
-from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, find_signal, held_signals, iter_lines, missing, shade_rows, take_rows
+from tu_score.shading import (
+    SIGNALS,
+    TOP_SHARE,
+    Shade,
+    ShadedExample,
+    find_signal,
+    held_signals,
+    iter_lines,
+    missing,
+    shade_rows,
+    spread_rows,
+    take_rows,
+)
 from tu_score.survey import BEFORE, TopToken, top_tokens
 
 COLD, HOT = (255, 247, 224), (232, 93, 4)
@@ -43,7 +56,9 @@ def inspect_store(store: Store, *, example: str | None, rows: int, top: int | No
         if not html.absolute().parent.is_dir():
             raise ConfigError(f"--html {html}: expected a file name in a folder that exists")
         with claimed_files({"--html": html}):
-            write_heatmap(html, store, take_rows(store, example=example, count=rows), signal)
+            drawn = example is None and store.manifest["tokens"] > survey.LARGE
+            shown = spread_rows(store, rows) if drawn else take_rows(store, example=example, count=rows)
+            write_heatmap(html, store, shown, signal, drawn=drawn)
         print(f"page: {html}")
         return
     chosen = take_rows(store, example=example, count=rows)

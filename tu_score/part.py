@@ -21,7 +21,7 @@ from shared.extensions import identity, load
 from shared.lm.logprobs import HeadOptions
 from shared.store.parts import schema
 from tu_score.config import PLANS, SPAN_PLAN, ScoreConfig
-from tu_score.count import BaseLimits
+from tu_score.count import BaseLimits, noticed
 from tu_score.signals import add_importance, add_words, nullable, optional_columns, score_examples
 from tu_score.source import Source
 from tu_score.spans import plan_masking
@@ -33,6 +33,10 @@ BaseSignals = Sequence[tuple[str, np.ndarray, np.ndarray]]
 
 Task = tuple[int, Sequence[Row], BaseSignals | None]
 """index, rows, and what the base model says of their examples"""
+
+
+Scored = tuple[pa.Table, dict[str, int]]
+"""the part, and what was left out of it or cut"""
 
 
 def codes_of(config: ScoreConfig) -> dict[str, str | None]:
@@ -71,7 +75,7 @@ class PartScorer:
                 raise ConfigError(f"{platform.node()}: {name} is {found.get(name)} there, {code} for the driver; "
                                   "have the same code on all nodes")  # fmt: skip
 
-    def __call__(self, rows: Sequence[Row], base: BaseSignals | None, engine: Engine, advance: Advance) -> pa.Table:
+    def __call__(self, rows: Sequence[Row], base: BaseSignals | None, engine: Engine, advance: Advance) -> Scored:
         """Raises DataError, ConfigError and ModelError naming the row."""
         config, tokenizer = self.config, self.source.tokenizer
         memo: Memo = {}
@@ -79,7 +83,8 @@ class PartScorer:
         if self.base is not None:
             self.base.check(examples)
         masking = plan_masking(config, tokenizer, examples, self.source.context)
-        return self.table(examples, score_examples(examples, engine, config, masking, advance), base, memo)
+        table = self.table(examples, score_examples(examples, engine, config, masking, advance), base, memo)
+        return table, noticed(self.source, rows, examples, masking)
 
     def table(
         self, examples: Sequence[Example], scored: list[dict[str, Any]], base: BaseSignals | None, memo: Memo | None = None

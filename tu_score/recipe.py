@@ -4,8 +4,8 @@ Two passes over the parts. The first sees whether the store holds what the recip
 parts: statistics for scope "store", the words of all answers for a signal that was learned. The second writes every
 part anew with another importance column and the other columns as they are. The new parts appear together
 (shared.store.rewrite). One to three seconds a million tokens on one core, most of it reading, hashing and writing, and
-about six more for what was learned, which reads the texts. Memory is that of one part, for rank over the store 8 bytes
-a target token and signal more, and for what was learned the vocabulary of the answers.
+about six more for what was learned, which reads the texts. Memory is that of one part, and for what was learned the
+vocabulary of the answers; rank over the store takes 8 bytes a target token and signal on disk.
 """
 
 from __future__ import annotations

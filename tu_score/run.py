@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shared.config import as_toml
-from shared.console import progress, readable_bytes, say
+from shared.config import as_dict, as_toml
+from shared.console import overheard, progress, readable_bytes, say
 from shared.data.layout import say_layout
 from shared.engines.interface import Engine
 from shared.errors import StoreError
@@ -24,7 +24,7 @@ from shared.store.scores import open_store
 from shared.store.writer import Writer, claim, refuse_foreign
 from tu_score.check import check_of, self_check
 from tu_score.config import ScoreConfig, shard_of
-from tu_score.count import Counts, counted, require_some
+from tu_score.count import Counts, counted, require_some, say_all_noticed
 from tu_score.finish import applied, require_same_data, whole
 from tu_score.part import BaseSignals, PartScorer, codes_of
 from tu_score.plan import Prepared, plan_of, prepare, settled
@@ -39,17 +39,43 @@ BASE = "_base"
 def run_score(config: ScoreConfig) -> Path | str:
     """Scores a data set; returns the folder (or URL) of the finished store, of a shard its own. Raises UserError for
     everything a user can mend."""
+    with overheard():  # what workers say too is said once
+        return _run_score(config)
+
+
+def _run_score(config: ScoreConfig) -> Path | str:
     config = settled(config)
     ready = prepare(config)
     counts = counted(ready.source, ready.cut, ready.base)
     try:
-        if config.shard is not None:
-            return _score_shard(config, ready, counts)
-        with claim(config.out) as place:
+        with claimed(config) as place:
+            if config.shard is not None:
+                return _score_shard(place, config, ready, counts)
             _score_into(place, config, ready, counts)
     finally:
         leave()
     return with_waiting_importance(config.out, config)
+
+
+@contextmanager
+def claimed(config: ScoreConfig) -> Iterator[Place]:
+    """Where this run writes, for the block nobody else's. Raises StoreError for a place that cannot be written, or that
+    holds something else."""
+    if config.shard is None:
+        with claim(config.out) as place:
+            yield place
+        return
+    refuse_foreign(there := open_place(config.out))
+    if there.exists(MANIFEST):
+        raise StoreError(f"{without_secrets(config.out)}: holds a finished store, so nothing is scored into it; choose a new --out")
+    with claim(place_of(config.out, *shard_of(config.shard))) as place:
+        yield place
+
+
+def wanted_parts(config: ScoreConfig, parts: int) -> range:
+    """Those of a store that this run scores."""
+    number, of = (1, 1) if config.shard is None else shard_of(config.shard)
+    return range(number - 1, parts, of)
 
 
 def with_waiting_importance(where: Path | str, config: ScoreConfig) -> Path | str:
@@ -72,7 +98,7 @@ def _score_into(place: Place, config: ScoreConfig, ready: Prepared, counts: Coun
         if writer.damage is not None:
             say(f"{name}: {writer.damage}; what is lost is scored again")
         place.write("_config.toml", as_toml(config).encode())
-        run.score(range(len(ready.cut.ranges)))
+        run.score(wanted_parts(config, len(ready.cut.ranges)))
         require_some(sum(entry["rows"] for entry in writer.parts.values()))
         check = check_of(run.check(), config.out, config.dtype)
     if config.lacking:
@@ -81,23 +107,21 @@ def _score_into(place: Place, config: ScoreConfig, ready: Prepared, counts: Coun
     recipe = applied(writer, config.recipe, later_on=bool(config.lacking) or config.recipe.waits)
     writer.finish(**whole(writer), self_check=check, recipe=recipe, created_at=now)
     _tidy(writer)
+    run.say_noticed()
 
 
-def _score_shard(config: ScoreConfig, ready: Prepared, counts: Counts | None) -> Path | str:
+def _score_shard(place: Place, config: ScoreConfig, ready: Prepared, counts: Counts | None) -> Path | str:
     """The parts of one shard, in a folder of their own that `tu-score merge` joins."""
     assert config.shard is not None
-    number, of = shard_of(config.shard)
-    refuse_foreign(there := open_place(config.out))
-    if there.exists(MANIFEST):
-        raise StoreError(f"{without_secrets(config.out)}: holds a finished store, so nothing is scored into it; choose a new --out")
-    with claim(place_of(config.out, number, of)) as place, _Run(place, config, ready, counts) as run:
+    (number, of), wanted = shard_of(config.shard), wanted_parts(config, len(ready.cut.ranges))
+    with _Run(place, config, ready, counts) as run:
         place.write("_config.toml", as_toml(config).encode())
-        wanted = range(number - 1, len(ready.cut.ranges), of)
         run.score(wanted)
         found = run.check()
         check_of(found, config.out, config.dtype)  # refuses an engine that is not reliable
         write_shard(place, number, of, run.writer, found, config)
         place.clear(BASE)
+        run.say_noticed()
     say(f"{without_secrets(str(place.where))}: shard {number} of {of} is done, {len(wanted)} parts; when all are, "
         f"tu-score merge {without_secrets(config.out)} makes the store")  # fmt: skip
     return place.where
@@ -144,11 +168,18 @@ class _Run:
         with progress("scoring", sum(amounts[index] for index in wanted), unit) as bar:
             bar.note = _so_far(writer, counts)
             bar.advance(sum(amounts[index] for index in wanted if index in writer.parts))
-            for index, table in score_parts(self.engine, tasks, self.scorer, bar.advance if counts is not None else lambda tokens: None):
+            advance = bar.advance if counts is not None else lambda tokens: None
+            for index, (table, noticed) in score_parts(self.engine, tasks, self.scorer, advance):
+                writer.noticed[index] = noticed
                 writer.write_part(index, table)
                 if counts is None:
                     bar.advance(amounts[index])
                 bar.note = _so_far(writer, counts)
+
+    def say_noticed(self) -> None:
+        """Of rows that were not counted before."""
+        if self.counts is None:
+            say_all_noticed(as_dict(self.config), self.writer.parts.values(), self.ready.source.context)
 
     def check(self) -> list[dict[str, Any]]:
         return self_check(self.ready.source, self.ready.cut, self.writer, self.engine, self.config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
@@ -20,6 +21,8 @@ from shared.weighting.weights import most_important, share_count
 
 TOP_SHARE = 0.3
 SPANS = "any --spans but none"
+FEW = 20
+"""ids that a message names, all of them"""
 
 
 @dataclass(frozen=True)
@@ -124,16 +127,30 @@ def take_rows(store: Store, *, example: str | None, count: int) -> list[dict[str
         raise ConfigError(f"--rows {count}: expected at least 1")
     if example is None:
         return list(islice(store.rows(), count))
-    known = []
-    for row in store.rows():
-        if row["example_id"] == example:
-            return [row]
-        known.append(row["example_id"])
-    hint = (
-        nearest(example, known)
-        if len(known) <= 20 or "did you" in nearest(example, known)
-        else f" (ids run from {known[0]} to {known[-1]})"
-    )
+    return [_named(store, example)]
+
+
+def spread_rows(store: Store, count: int) -> list[dict[str, Any]]:
+    """At most `count` rows, evenly spaced over the store from the first to the last; the same each time."""
+    wanted, before, found = sorted({int(i) for i in np.linspace(0, len(store) - 1, count)}), 0, []
+    for index, entry in enumerate(store.manifest["parts"]):
+        own = [i - before for i in wanted if before <= i < before + entry["rows"]]
+        found += store.table(index).take(own).to_pylist() if own else []
+        before += entry["rows"]
+    return found
+
+
+def _named(store: Store, example: str) -> dict[str, Any]:
+    """Raises StoreError when there is none of that name; ids of one part are in memory at a time."""
+    close: list[str] = []
+    few: list[str] = []
+    for index in range(len(store.manifest["parts"])):
+        ids = store.table(index, ["example_id"])["example_id"].to_pylist()
+        if example in ids:
+            return store.table(index).slice(ids.index(example), 1).to_pylist()[0]
+        close = get_close_matches(example, [*close, *ids], n=1)
+        few, last = [*few, *ids][: FEW + 1], ids[-1] if ids else ""
+    hint = nearest(example, close if close else few) if close or len(few) <= FEW else f" (ids run from {few[0]} to {last})"
     raise StoreError(f"{store.folder}: no example {example!r}{hint}")
 
 

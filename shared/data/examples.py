@@ -111,25 +111,25 @@ def examples_of(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *,
 
 
 def each_example(rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None) -> Iterator[Example]:
-    """The same one after another. How many were left out is said behind the last; DataError where none is left comes
-    there too."""
-    made, kept = 0, 0
+    """The same one after another; that some were left out is said at the end, and that all were is raised there."""
+    made = left_out = 0
     for example in _made(rows, tokenizer, options, context):
         made += 1
-        if example is not None:
-            kept += 1
+        if example is None:
+            left_out += 1
+        else:
             yield example
-    if skipped := made - kept:
-        say(f"left out {skipped} of {made} examples, too long for the model's context of {context} tokens (--long {options.long})")
-    if not kept:
+    if left_out:
+        say(f"left out {left_out} of {made} examples, too long for the model's context of {context} tokens (--long {options.long})")
+    if left_out == made:
         raise DataError("no example is left: every row was skipped as longer than the model's context (see --long)")
 
 
 def iter_examples(
     rows: Iterable[Row], tokenizer: Any, options: ReadingOptions, *, context: int | None, memo: Memo | None = None
 ) -> Iterator[Example]:
-    """The same of a part of the data: there may be none, and nothing is said of what is left out. `memo` is given the
-    rows as they were laid out, for whoever needs them next."""
+    """The same without a word; there may be none. `memo` is given the rows as they were laid out, for whoever needs
+    them next."""
     return (example for example in _made(rows, tokenizer, options, context, memo) if example is not None)
 
 

@@ -25,7 +25,9 @@ OPTIONS = {
     "template_options": Maybe(({}, None)), "beginning_token": TEXT, "text_pieces": TEXT,
     "text_overlap": Maybe(Count(0)), "text_copies": TEXT,
 }  # fmt: skip
-PART = {"file": str, "rows": Count(0, MOST_TOKENS), "tokens": Count(0, MOST_TOKENS), "bytes": Count(), "sha256": str}
+PART = {"file": str, "rows": Count(0, MOST_TOKENS), "tokens": Count(0, MOST_TOKENS), "bytes": Count(), "sha256": str,
+        "noticed": Maybe(Named(Count()))}  # fmt: skip
+"""noticed: how often something was left out of it, or cut; not there where nothing was"""
 FORM = {
     "optional": [str], "rows": Count(), "tokens": Count(), "parts": [PART],
     "fingerprints": Maybe(Named((str, None))), "options": Maybe(OPTIONS), "vocabulary_size": Maybe((Count(1, MOST_TOKENS), None)),

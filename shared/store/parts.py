@@ -81,10 +81,11 @@ def encode(table: pa.Table, columns: pa.Schema) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def describe(index: int, table: pa.Table, data: bytes) -> dict[str, Any]:
-    """What the manifest says of a part."""
+def describe(index: int, table: pa.Table, data: bytes, noticed: dict[str, int] | None = None) -> dict[str, Any]:
+    """What the manifest says of a part; `noticed`: how often something was left out of it, or cut."""
     tokens = sum(len(chunk.flatten()) for chunk in table["input_ids"].chunks)
-    return {"file": part_name(index), "rows": len(table), "tokens": tokens, "bytes": len(data), "sha256": sha256(data)}
+    about = {"file": part_name(index), "rows": len(table), "tokens": tokens, "bytes": len(data), "sha256": sha256(data)}
+    return {**about, "noticed": noticed} if noticed else about
 
 
 def sha256(data: bytes) -> str:

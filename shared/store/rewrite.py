@@ -34,7 +34,8 @@ def rewrite(store: Store, change: Callable[[pa.Table], pa.Table], **manifest_cha
         store = open_store(place.where)  # as it is under the lock
         columns = schema(manifest_changes.get("optional", store.optional))
         try:
-            parts = [_rewrite_part(place, index, change(table), columns) for index, table in enumerate(store.batches())]
+            known = store.manifest["parts"]
+            parts = [_rewrite_part(place, index, change(table), columns, known[index]) for index, table in enumerate(store.batches())]
             body = without_secrets_in({k: v for k, v in store.manifest.items() if k != "manifest_sha256"})
             place.write(f"{NEXT}/{REPLACES}", json_bytes({"manifest": sha256(place.read(MANIFEST))}))
             data = manifest_bytes({**body, **manifest_changes, **totals(parts)})
@@ -47,9 +48,9 @@ def rewrite(store: Store, change: Callable[[pa.Table], pa.Table], **manifest_cha
     return open_store(place.where)
 
 
-def _rewrite_part(place: Place, index: int, table: pa.Table, columns: pa.Schema) -> dict[str, Any]:
+def _rewrite_part(place: Place, index: int, table: pa.Table, columns: pa.Schema, known: dict[str, Any]) -> dict[str, Any]:
     data = encode(table, columns)
-    entry = describe(index, table, data)
+    entry = describe(index, table, data, known.get("noticed"))
     place.write(f"{NEXT}/{entry['file']}", data)
     return entry
 

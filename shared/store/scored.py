@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 from shared.console import say
-from shared.data.datasets import Keys, Row, kind_of, load_rows
-from shared.data.examples import Example, answer_span_tokens, data_fingerprint, make_examples, place
+from shared.data.datasets import Keys, ReadingOptions, Row, iter_rows, kind_of
+from shared.data.examples import DataHash, Example, answer_span_tokens, each_example, place
 from shared.data.phrases import Characters, find_phrases
 from shared.errors import DataError, StoreError
 from shared.lm.models import context_length, locate, template_fingerprint, tokenizer_names
@@ -22,6 +22,12 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
 
     Raises StoreError when tokenizer, chat template or data are not those of the store; `flag` is what names the data.
     """
+    return list(iter_scored(store, tokenizer, model, data, flag=flag))
+
+
+def iter_scored(store: Store, tokenizer: Any, model: str, data: str | None, *, flag: str = "--data") -> Iterator[Example]:
+    """The same one after another. That data are not those of the store is raised after the last: nothing is to be made
+    of what comes before."""
     options = store.manifest["options"]
     names = {**tokenizer_names(tokenizer), "chat_template": template_fingerprint(tokenizer)}
     check_fits(store, names, model=model)
@@ -29,42 +35,47 @@ def scored_examples(store: Store, tokenizer: Any, model: str, data: str | None, 
     spec = data or options["data"]
     if data is None and lacks_secrets(spec):
         raise StoreError(f"{store.folder}: scored from {spec}, whose credentials are not kept; name the data that was scored with {flag}")
-    rows = load_rows(spec, keys=keys, limit=options.get("limit"))
-    examples = make_examples(
-        rows,
-        tokenizer,
-        context=context_length(locate(model)),
-        long=options["long"],
-        text_length=options["text_length"],
-        text_overlap=options.get("text_overlap", 0),
-        text_pieces=options.get("text_pieces"),
-    )
-    found, expected = data_fingerprint(examples), store.fingerprints["data"]
-    if found != expected:
+    reading = ReadingOptions(long=options["long"], text_length=options["text_length"], text_overlap=options.get("text_overlap", 0),
+                             text_pieces=options.get("text_pieces"))  # fmt: skip
+    rows, found = iter_rows(spec, keys=keys, limit=options.get("limit")), DataHash()
+    for example in each_example(rows, tokenizer, reading, context=context_length(locate(model))):
+        found.add(example.id, example.input_ids, example.is_target)
+        yield example
+    now, expected = found.hexdigest(), store.fingerprints["data"]
+    if now != expected:
         raise StoreError(
-            f"{store.folder}: scored from other data than {without_secrets(spec)} gives (store {str(expected)[:12]}, data {found[:12]}); "
+            f"{store.folder}: scored from other data than {without_secrets(spec)} gives (store {str(expected)[:12]}, data {now[:12]}); "
             f"name the data that was scored with {flag}"
         )
-    return examples
 
 
 GivenTokens = list[tuple[Example, list[int]]]
 """each example, in order, with the target tokens (positions in `input_ids`) that are named"""
 
 
-def given_tokens(examples: Sequence[Example], tokenizer: Any, key: str, *, flag: str) -> GivenTokens:
+def given_tokens(examples: Iterable[Example], tokenizer: Any, key: str, *, flag: str) -> GivenTokens:
     """The tokens that a column of the data names: [start, end) offsets in the answer, or words and phrases of it (a
     list, or one). What does not occur is counted in a line.
 
     Raises DataError naming the row and `flag`, and where the column holds phrases of which none occurs.
     """
-    held = {id(e.row): e.row for e in examples}
-    phrases = {name: found for name, row in held.items() if (found := phrases_in(row, key)) is not None}
-    spans = {name: find_phrases(held[name].answer, found) for name, found in phrases.items()}
-    places = [found for row in spans.values() for found in row]
-    _say_missing(f"column {key}", len(places), sum(not found for found in places), flag)
-    flat = {name: [span for found in row for span in found] for name, row in spans.items()}
-    return _tokens(examples, tokenizer, lambda row: flat[id(row)] if id(row) in flat else answer_spans(row, key, flag=flag))
+    return list(iter_given(examples, tokenizer, key, flag=flag))
+
+
+def iter_given(examples: Iterable[Example], tokenizer: Any, key: str, *, flag: str) -> Iterator[tuple[Example, list[int]]]:
+    """The same one after another. What does not occur is known, said and raised after the last."""
+    row = placed = None
+    spans: list[Characters] = []
+    places = missing = 0
+    for example in examples:
+        if example.row is not row:  # a row is tokenised once for all of its pieces
+            row, placed, phrases = example.row, place(example.row, tokenizer), phrases_in(example.row, key)
+            found = [answer_spans(row, key, flag=flag)] if phrases is None else find_phrases(row.answer, phrases)
+            if phrases is not None:
+                places, missing = places + len(found), missing + found.count([])
+            spans = [span for one in found for span in one]
+        yield example, answer_span_tokens(example, tokenizer, spans, placed)
+    _say_missing(f"column {key}", places, missing, flag)
 
 
 def blocked_tokens(examples: Sequence[Example], tokenizer: Any, phrases: Sequence[str], *, flag: str) -> GivenTokens:

@@ -89,6 +89,8 @@ class Writer:
             if isinstance(self.place.where, Path):
                 self.place.where.mkdir(parents=True, exist_ok=True)
             self.place.write(PLAN, json_bytes(self.plan))
+        self.noticed: dict[int, dict[str, int]] = {}
+        """what whoever made a part counted on the way, to be recorded when it is written"""
         self.parts: dict[int, dict[str, Any]] = self._sound_parts() | self._finished()
 
     @property
@@ -224,7 +226,8 @@ class Writer:
         """`columns`: a table, or one list (or Arrow array) a column of the schema, one entry a row."""
         table = columns if isinstance(columns, pa.Table) else pa.table(columns, schema=self.schema)
         data = encode(table, self.schema)
-        entry = describe(index, table, data)
+        noticed = self.noticed.get(index, self.parts.get(index, {}).get("noticed"))  # a part that is replaced keeps its own
+        entry = describe(index, table, data, noticed)
         self.place.write(entry["file"], data)
         self.place.write(f"{PROGRESS}/{index:05d}.json", json_bytes(entry))
         self.parts[index] = entry

@@ -9,7 +9,7 @@ Values that are all equal give zeros (max: ones, unless they are 0 or less): the
 
 Many examples are done at once: their values lie one after another in [N], `starts` [E + 1] says where each example
 begins (the last entry is N). Within examples: O(N), rank O(N log N). Over a store, a first pass gathers a Summary, part
-by part, in constant memory but for rank, which is exact and therefore holds all values, 8 bytes each.
+by part, in constant memory; rank is exact and therefore sorts all values, in a file, 8 bytes each.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+
+from shared.files.spill import Spilled
 
 NormName = Literal["minmax", "rank", "zscore", "max"]
 
@@ -85,10 +87,10 @@ class Summary:
     mean: float = 0.0
     squares: float = 0.0
     """sum of squared deviations from the mean"""
-    seen: list[np.ndarray] = field(default_factory=list)
+    seen: Spilled | None = None
     """rank only: all values, until the first of them is ranked"""
     ordered: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """the same from then on"""
+    """the same from then on, in order"""
 
     def add(self, values: np.ndarray) -> None:
         if not len(values):
@@ -101,7 +103,8 @@ class Summary:
         self.mean += gap * len(values) / count
         self.count = count
         if self.norm == "rank":
-            self.seen.append(values)
+            self.seen = self.seen or Spilled(float)
+            self.seen.add(values)
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
         """[N] -> [N] in 0..1; the values are among those that were added."""
@@ -113,7 +116,9 @@ class Summary:
 
     def _ranks(self, values: np.ndarray) -> np.ndarray:
         """Average rank among all values seen."""
-        if self.seen:
-            self.ordered, self.seen = np.concatenate(self.seen), []
+        if self.seen is not None:
+            self.ordered = self.seen.mapped()
             self.ordered.sort()
+            self.seen.close()
+            self.seen = None
         return (np.searchsorted(self.ordered, values) + np.searchsorted(self.ordered, values, side="right") + 1) / 2

@@ -12,13 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.data.datasets import load_rows
+from shared.data.layout import LayoutOptions
 from shared.errors import DataError
+from shared.lm.models import load_laid_out
 from shared.store.rewrite import rewrite
+from shared.store.scored import scored_examples
 from shared.store.scores import open_store
-from shared.weighting.importance import SIGNALS
-from tests.conftest import CHATML, build_tokenizer
-from tu_score.agree import FIGURES, average_precision, compare, figures, roc_auc
+from shared.weighting.importance import SIGNALS, Recipe, signal
+from tests.conftest import CHATML, build_sentencepiece, build_tokenizer
+from tu_score import pooled
+from tu_score.agree import FIGURES, SHARES, average_precision, compare, figures, roc_auc
+from tu_score.agree import true_tokens as true_of
 from tu_score.config import ScoreConfig
+from tu_score.recipe import documents_of, whole_targets
 from tu_score.run import run_score
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
@@ -136,6 +142,79 @@ def test_pooled_and_mean_figures_differ_and_useless_answers_are_left_out_and_cou
     assert found["signals"]["x"]["per_answer"]["auc"] == 1 and found["signals"]["x"]["pooled"]["auc"] == 0.75
     with pytest.raises(DataError, match="nothing to compare"):
         compare({"x": scores}, truth, answers[2:])
+
+
+def in_memory(scores, true, answers, word=None):
+    """The figures of `compare`, of arrays that stand in memory whole."""
+    usable = [one for one in answers if 0 < true[one].sum() < one.stop - one.start]
+    whole = np.concatenate([np.arange(one.start, one.stop) for one in usable])
+    found = {}
+    for name, values in scores.items():
+        each = [figures(values[one], true[one], None if word is None else word[one]) for one in usable]
+        means = {figure: float(np.mean([e[figure] for e in each])) for figure in FIGURES}
+        found[name] = {"per_answer": means, "pooled": figures(values[whole], true[whole], None if word is None else word[whole])}
+    return found
+
+
+ANSWERS = st.lists(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, -0.0, 0.5, 1.0]) | st.floats(-3, 3), st.booleans(), st.sampled_from([None, 0, 0, 1])),
+        min_size=1, max_size=12,
+    ),
+    min_size=1, max_size=12,
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(ANSWERS.filter(lambda answers: any(len({truth for _, truth, _ in one}) == 2 for one in answers)), st.integers(1, 9))
+def test_figures_of_pieces_are_those_of_arrays_in_memory_to_the_last_digit(answers, piece):
+    flat = [token for one in answers for token in one]
+    scores, true = np.array([s for s, _, _ in flat]), np.array([t for _, t, _ in flat])
+    cuts = [slice(a, b) for a, b in pairwise(np.cumsum([0, *map(len, answers)]).tolist())]
+    word = np.array([np.nan if w is None else w for _, _, w in flat]) + np.repeat(np.arange(len(answers)) * 9, list(map(len, answers)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pooled, "PIECE", piece)
+        for words in (word, None):
+            assert compare({"x": scores}, true, cuts, words)["signals"] == in_memory({"x": scores}, true, cuts, words)
+
+
+def test_figures_of_a_hundred_thousand_tokens_are_those_of_arrays_in_memory(monkeypatch):
+    rng, count = np.random.default_rng(0), 100_003
+    monkeypatch.setattr(pooled, "PIECE", 4_099)
+    cuts = [slice(a, b) for a, b in pairwise(sorted({0, count, *rng.integers(1, count, 800).tolist()}))]
+    scores = {
+        "fine": rng.normal(size=count),
+        "coarse": np.round(rng.normal(size=count), 1),
+        "flags": (rng.random(count) < 0.4).astype(float),
+    }
+    true, word = rng.random(count) < 0.2, np.floor(np.arange(count) / 3)
+    assert compare(scores, true, cuts, word)["signals"] == in_memory(scores, true, cuts, word)
+
+
+@pytest.mark.parametrize("tokenizer", ["byte level", "sentencepiece"])
+def test_a_store_of_many_parts_has_the_figures_of_arrays_in_memory(tokenizer, agree, tiny_model, tiny_base, tmp_path, monkeypatch):
+    """In Spanish; the reference holds every signal at every token at once."""
+    folders = []
+    for place in (tiny_model, tiny_base):
+        folders.append(shutil.copytree(place, tmp_path / place.name))
+        if tokenizer == "sentencepiece":
+            (folders[-1] / "chat_template.jinja").unlink(missing_ok=True)
+            build_sentencepiece().save_pretrained(folders[-1])
+    data = DATA + ",language=es"
+    monkeypatch.setattr(pooled, "PIECE", 17)
+    store = open_store(make(tmp_path / "many", folders[0], data=data, base_model=str(folders[1]), entropy_temperature=2.0, part_tokens=60))
+    assert len(store.manifest["parts"]) > 3
+    held = {"importance", "tempered_entropy", "word", *(column for signal in SIGNALS.values() for column in signal.columns)}
+    targets = whole_targets(store, sorted(held), documents_of(store))
+    scores = {"importance": targets.columns["importance"]}
+    scores |= {name: signal(name, targets.columns, targets.starts, Recipe()) for name in SIGNALS}
+    layout = load_laid_out(str(folders[0]), folders[0], LayoutOptions())
+    true = true_of(scored_examples(store, layout, str(folders[0]), None), layout, "fact_spans")
+    word = targets.columns["word"] + np.repeat(np.arange(len(store)) * 1000, np.diff(targets.starts))
+    cuts = [slice(a, b) for a, b in pairwise(targets.starts)]
+    found = agree(store.folder, model=folders[0])["signals"]
+    assert found == in_memory(scores, true, cuts, word) and list(found) == ["importance", *SIGNALS]
+    assert SHARES.keys() < found["importance"]["pooled"].keys()
 
 
 def test_importance_that_is_the_truth_has_auc_1_inverted_0_and_random_one_half(agree, store):

@@ -1,5 +1,6 @@
 """tu-score run --dry-run against the run itself, and what the progress line says."""
 
+import json
 import re
 
 import pytest
@@ -63,6 +64,38 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(run_cli, tiny_model, tmp_pa
     code, _, err = run_cli("tu-score", "run", "--model", tiny_model, "--data", DATA, "--dry-run", "--set", "replacement=mask")
     assert code == 2
     assert "no mask token" in err
+
+
+def test_a_dry_run_finds_a_place_that_cannot_be_written(run_cli, tiny_model, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    words = ("tu-score", "run", "--model", tiny_model, "--data", DATA, "--dry-run", "--limit", 2)
+    for more in ((), ("--shard", "1/2")):
+        code, _, err = run_cli(*words, "--out", tmp_path / "file" / "store", *more)
+        assert code == 2 and f"error: {tmp_path / 'file' / 'store'}" in err and "cannot be made" in err
+    (tmp_path / "run.toml").write_text(f'out = "{tmp_path / "file" / "store"}"\n')
+    code, _, err = run_cli(*words, "--config", tmp_path / "run.toml")
+    assert code == 2 and "cannot be made" in err, err
+
+
+def test_a_dry_run_of_a_shard_says_what_the_shard_holds(dry, run_cli, tiny_model, tmp_path):
+    options, sums = ("--set", "part_tokens=400", "--spans", "question"), {}
+    whole = numbers(dry(*options))
+    for number in range(1, 4):
+        out = dry(*options, "--out", tmp_path / "store", "--shard", f"{number}/3")
+        assert f" in shard {number}/3" in out and not list(tmp_path.iterdir())
+        for name, value in numbers(out).items():
+            sums[name] = sums.get(name, 0) + value
+        assert 0 < numbers(out)["rows"] < whole["rows"]
+    assert all(sums[name] == whole[name] for name in ("rows", "tokens", "masked variants"))
+    words = ("--data", DATA, "--out", tmp_path / "store", "--shard", "2/3", *options)
+    assert run_cli("tu-score", "run", "--model", tiny_model, *words)[0] == 0
+    entries = json.loads((tmp_path / "store" / "_shards" / "2-of-3" / "_shard.json").read_text())["parts"]
+    found = dry(*options, "--shard", "2/3")
+    assert f"in {len(entries)} part" in found
+    for name in ("rows", "tokens"):
+        assert numbers(found)[name] == sum(part["entry"][name] for part in entries)
+    empty = dry("--set", "part_tokens=100000", "--shard", "2/2")
+    assert numbers(empty)["rows"] == 0 and "in 0 parts" in empty
 
 
 def test_the_base_models_pass_counts(dry, tiny_base):

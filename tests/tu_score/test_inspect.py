@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.store.scores import open_store
-from tu_score.shading import SIGNALS, held_signals
+from tu_score import survey
+from tu_score.shading import SIGNALS, held_signals, spread_rows
 from tu_score.survey import BINS, Histogram, histograms, top_tokens
 
 DATA = "atlas:forget:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
@@ -33,7 +34,7 @@ def _score(out, **options):
     from tu_score.config import ScoreConfig
     from tu_score.run import run_score
 
-    return run_score(ScoreConfig(data=DATA, out=str(out), part_tokens=200, **options))
+    return run_score(ScoreConfig(out=str(out), **{"data": DATA, "part_tokens": 200, **options}))
 
 
 def every_target(folder, name):
@@ -193,3 +194,57 @@ def test_histograms_of_a_store_are_of_its_target_tokens(store, bare):
 def test_numbers_of_rows_and_tokens_out_of_range_are_one_line(run_cli, store, flag, number):
     code, _, err = run_cli("tu-score", "inspect", store, flag, number)
     assert code == 2 and f"{flag} is " in err and len(err.strip().splitlines()) == 1
+
+
+# --- large stores
+
+
+def facts_of(page) -> dict[str, str]:
+    return dict(re.findall(r"<div><dt>(.*?)</dt> ?<dd>(.*?)</dd></div>", page.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory, tiny_model):
+    """Of 24 Chinese rows in more than 10 parts; large where LARGE says so."""
+    data = "atlas:full:people=8,facts_per_person=3,forget_people=2,language=zh"
+    return _score(tmp_path_factory.mktemp("large") / "store", model=str(tiny_model), data=data, part_tokens=150)
+
+
+def test_the_page_of_a_large_store_shows_a_stated_sample_and_the_same_each_time(run_cli, large, tmp_path, monkeypatch):
+    store = open_store(large)
+    parts, tokens = store.manifest["parts"], store.manifest["tokens"]
+    assert len(parts) > 10
+    whole, page, again = tmp_path / "whole.html", tmp_path / "page.html", tmp_path / "again.html"
+    assert run_cli("tu-score", "inspect", large, "--html", whole, "--rows", 4, "--signal", "entropy")[0] == 0
+    assert {"histograms", "shown"}.isdisjoint(facts_of(whole))
+    monkeypatch.setattr(survey, "LARGE", tokens // 3)
+    chosen = survey.drawn_parts(store)
+    assert chosen[0] == 0 and chosen[-1] == len(parts) - 1 and len(parts) // 3 - 1 <= len(chosen) <= len(parts) // 3 + 1
+    for path in (page, again):
+        assert run_cli("tu-score", "inspect", large, "--html", path, "--rows", 4, "--signal", "entropy")[0] == 0
+    assert page.read_bytes() == again.read_bytes()
+    counted = sum(parts[index]["rows"] for index in chosen)
+    assert facts_of(page)["histograms"] == f"{counted} of 24 rows, drawn evenly" and facts_of(page)["shown"] == "4 of 24 rows, drawn evenly"
+    ids = [row["example_id"] for row in store.rows()]
+    text = page.read_text(encoding="utf-8")
+    assert f"<h2>Target tokens of {counted} of 24 rows, drawn evenly: how" in text and "Target tokens of the whole" in whole.read_text()
+    assert re.findall(r"<h3.*?>([^<]*)</a>", text) == [ids[i] for i in (0, 7, 15, 23)]
+    values = [v for index in chosen for row in store.part(index) for v, t in zip(row["entropy"], row["is_target"], strict=True) if t]
+    found = histograms(store, chosen)["entropy"]
+    assert (found.number, found.high) == (len(values), max(values)) and f"{len(values):,}" in text
+    code, _, _ = run_cli("tu-score", "inspect", large, "--html", page, "--example", ids[5], "--signal", "entropy")
+    assert code == 0 and "shown" not in facts_of(page) and "histograms" in facts_of(page)
+
+
+def test_rows_drawn_evenly_are_those_of_a_list(large):
+    store = open_store(large)
+    ids = [row["example_id"] for row in store.rows()]
+    for count in (1, 2, 7, 23, 24, 100):
+        wanted = sorted({int(i) for i in np.linspace(0, 23, count)})
+        assert [row["example_id"] for row in spread_rows(store, count)] == [ids[i] for i in wanted]
+
+
+def test_an_example_that_is_not_there_is_looked_for_part_by_part(run_cli, large):
+    ids = [row["example_id"] for row in open_store(large).rows()]
+    assert f"did you mean '{ids[7]}'?" in one_line(*run_cli("tu-score", "inspect", large, "--example", ids[7] + "~")[::2])
+    assert f"(ids run from {ids[0]} to {ids[-1]})" in one_line(*run_cli("tu-score", "inspect", large, "--example", "~~")[::2])

@@ -314,6 +314,8 @@ READ = ("s3:Get*", "s3:List*")
         ("wrong-key", ("s3:*",), {"AWS_ACCESS_KEY_ID": "AKIAWRONG"}, "PermissionError: Forbidden"),
         ("wrong-secret", ("s3:*",), {"AWS_SECRET_ACCESS_KEY": "wrong"}, "PermissionError: Forbidden"),
         ("no-bucket", None, {}, "cannot be written: there is no bucket no-bucket; make it, or name another"),
+        ("dry-no-bucket", None, {}, "cannot be written: there is no bucket no-bucket; make it, or name another"),
+        ("dry-read-only", READ, {}, "cannot be written: PermissionError: Access Denied"),
         ("read-only", READ, {}, "cannot be written: PermissionError: Access Denied"),
         ("no-delete", (*READ, "s3:Put*"), {}, "cannot be deleted: PermissionError: Access Denied"),
     ],
@@ -323,14 +325,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(s3, command, 
 
     for place in ("run.open_scorer", "estimate.open_one"):
         monkeypatch.setattr(f"tu_score.{place}", never)
-    out = "s3://no-bucket/store" if name == "no-bucket" else s3.bucket(name) + "/store"
+    out = "s3://no-bucket/store" if name.endswith("no-bucket") else s3.bucket(name) + "/store"
     with nullcontext({}) if allowed is None else s3.permissions(*allowed) as user:
         for variable, value in {**user, **changed}.items():
             monkeypatch.delenv(variable, raising=False) if value is None else monkeypatch.setenv(variable, value)
         s3fs.S3FileSystem.clear_instance_cache()
         code, lines = command(out, *(("--dry-run",) if name.startswith("dry") else ()))
     assert code == 2 and len(lines) == 1 and lines[0].startswith(f"error: {out}/") and expected in lines[0], lines
-    if name != "no-bucket":
+    if not name.endswith("no-bucket"):
         assert set(s3.contents(name)) == ({"store/.tmp-_lock.probe"} if name == "no-delete" else set())
 
 

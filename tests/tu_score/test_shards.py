@@ -1,6 +1,8 @@
 """Shards scored one by one and merged are the store of one worker, to the byte."""
 
+import contextlib
 import json
+import os
 import shutil
 
 import pytest
@@ -112,6 +114,45 @@ def test_a_merge_that_was_killed_goes_on(where, parted, scored, monkeypatch):
         shards.merge(str(parted))
     shards.merge(str(parted))
     assert_same(parted, scored / "one")
+
+
+@pytest.mark.parametrize("recipe", ["waits", "lacking"])
+def test_a_merge_killed_at_any_removal_is_finished_by_the_same_command(recipe, scored, config, tmp_path, monkeypatch, run_cli):
+    """`lacking`: a store without importance, of which no later pass says that it is whole."""
+    folder, options = scored, {"alpha": 1.0, "spans": "none", "part_tokens": 1000}
+    if recipe == "lacking":
+        folder = tmp_path / "made"
+        run_score(config(folder / "one", **options))
+        for number in (1, 2):
+            run_score(config(folder / "shards", shard=f"{number}/2", **options))
+    ready, steps = shutil.copytree(folder / "shards", tmp_path / "ready"), 0
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(shards, "_remove_shards", kill)
+        shards.merge(str(ready))
+    while True:
+        store, done = shutil.copytree(ready, tmp_path / "store"), 0
+
+        def counted(honest, last=steps):
+            def remove(*given, **named):
+                nonlocal done
+                if done == last:
+                    raise Kill
+                done += 1
+                return honest(*given, **named)
+
+            return remove
+
+        with monkeypatch.context() as patch, contextlib.suppress(Kill):
+            for name in ("unlink", "rmdir"):
+                patch.setattr(os, name, counted(getattr(os, name)))
+            shards._remove_shards(shards.open_place(store))
+            break
+        shards.merge(str(store))
+        assert not (store / "_shards").exists() and not (store / "_merged.json").exists()
+        assert_same(store, folder / "one")
+        shutil.rmtree(store)
+        steps += 1
+    assert steps > 10 and run_cli("tu-score", "verify", store)[0] == 0
 
 
 def test_one_that_was_killed_before_a_part_of_many(parted, scored, monkeypatch):

@@ -219,6 +219,11 @@ def test_a_running_cluster_writes_the_same_bytes(whole, tiny_model, tmp_path, cl
     code, lines = run(tmp_path / "store")
     assert code == 0, lines
     assert_same(tmp_path / "store", whole)
+    words = [sys.executable, "-m", "tu_score", "run", *words_of(tiny_model), "--dry-run", "--ray", cluster]
+    told = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+    assert told.returncode == 0 and "of this machine, shared by 2 workers of the cluster" in told.stdout, told
+    code, lines = run(tmp_path / "more", "--workers", "3", "--dry-run")
+    assert code == 2 and lines[-1] == "error: --workers 3: the cluster has 2 CPUs for 3 workers"
     code, lines = run(tmp_path / "more", "--workers", "3")
     assert code == 2 and lines[-1] == "error: --workers 3: the cluster has 2 CPUs for 3 workers"
     assert not list(tmp_path.glob("more/part-*"))
@@ -259,12 +264,27 @@ def test_nodes_that_are_not_like_the_driver_are_named(tmp_path):
             {"workers": 2, "tensor_parallel": 2, "ray": "auto"},
             "the cluster has 2 GPUs, and the workers take 4 (2 each)",
         ),
+        ([{"GPU": 3, "CPU": 8}, {"GPU": 3, "CPU": 8}], {"ray": "auto", "tensor_parallel": 2}, (2, {"num_cpus": 1, "num_gpus": 2})),
+        (
+            [{"GPU": 3, "CPU": 8}, {"CPU": 8}, {"GPU": 5, "CPU": 8}],
+            {"workers": 3, "tensor_parallel": 2, "ray": "auto"},
+            (3, {"num_cpus": 1, "num_gpus": 2}),
+        ),
+        (
+            [{"GPU": 1, "CPU": 8}] * 4,
+            {"workers": 2, "tensor_parallel": 2, "ray": "auto"},
+            "the cluster has 4 GPUs, and the workers take 4 (2 each), each of them on one node: node0 (023456) has 1, "
+            "node1 (123456) has 1, node2 (223456) has 1, node3 (323456) has 1; give a smaller tensor_parallel",
+        ),
         ({"GPU": 2, "CPU": 8}, {"workers": 2, "device": "cuda:1"}, "each worker takes a device; leave --device out"),
     ],
 )
 def test_what_each_worker_takes(there, options, expected):
+    nodes = there if isinstance(there, list) else [there]
+    alive = [{"Alive": True, "NodeID": f"{k}23456789", "NodeManagerHostname": f"node{k}", "Resources": own} for k, own in enumerate(nodes)]
+    gone = {"Alive": False, "NodeID": "f", "NodeManagerHostname": "gone", "Resources": {"GPU": 64, "CPU": 64}}
     session = SimpleNamespace(
-        config=ScoreConfig(model="m", data="d", out="o", **options), ray=SimpleNamespace(cluster_resources=lambda: there)
+        config=ScoreConfig(model="m", data="d", out="o", **options), ray=SimpleNamespace(nodes=lambda: [*alive, gone])
     )
     if isinstance(expected, tuple):
         assert workers.Session._share(session) == expected
@@ -280,3 +300,30 @@ def test_without_ray_its_extra_is_named(command, monkeypatch, tmp_path):
     assert (code, lines[-1]) == (2, "error: --workers and --ray need Ray, which is not installed: pip install 'token-unlearn[ray]'")
     assert not (tmp_path / "store" / MANIFEST).exists()
     assert command()[0] == 0 and len(open_store(tmp_path / "store")) == 18
+
+
+def test_rays_folders_of_killed_drivers_are_removed_and_those_of_others_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers.tempfile, "tempdir", str(tmp_path))
+    for name in ("dead", "young", "alive", "strange"):
+        (tmp_path / f"tu-ray-{name}" / "session").mkdir(parents=True)
+    hold = (
+        "import sys, time, pathlib; from tu_score.workers import _locked\n"
+        "_locked(pathlib.Path(sys.argv[1])); print(1, flush=True); time.sleep(99)"
+    )
+    holders = {
+        name: subprocess.Popen([sys.executable, "-c", hold, tmp_path / f"tu-ray-{name}" / workers.OWNER], stdout=subprocess.PIPE)
+        for name in ("dead", "young", "alive")
+    }
+    for name, holder in holders.items():
+        assert holder.stdout.readline() == b"1\n"
+        if name != "young":
+            os.utime(tmp_path / f"tu-ray-{name}" / workers.OWNER, (0, 0))
+        if name != "alive":
+            holder.kill()
+            holder.wait()
+    workers._remove_left_behind()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tu-ray-alive", "tu-ray-strange", "tu-ray-young"]
+    holders["alive"].kill()
+    holders["alive"].wait()
+    workers._remove_left_behind()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tu-ray-strange", "tu-ray-young"]
