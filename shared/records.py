@@ -39,7 +39,7 @@ class RunRecord:
     tokenizer: str | None = None
     chat_template: str | None = None
     forget_data: str | None = None
-    """of the rows that were scored"""
+    """of the rows that were scored, or that are forgotten without a store"""
     weights: str | None = None
     """which tokens are pushed, in words"""
     threshold: float | None = None

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from shared.data.datasets import DataOptions, is_raw_text
 from shared.data.layout import LayoutOptions
 from shared.data.raw_text import OVERLAP
+from shared.data.row_bytes import PART_TOKENS
 from shared.errors import ConfigError
 from shared.extensions import Kind, is_function, load
 from shared.lm.models import PrecisionOptions
@@ -110,7 +111,7 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
     (docs/scale.md)"""
     tensor_parallel: Annotated[int, About(unit="devices", changes=False, **COUNT)] = 1
     """devices that hold one model together; vLLM only"""
-    part_tokens: Annotated[int, About(unit="tokens", **COUNT)] = 65_536
+    part_tokens: Annotated[int, About(unit="tokens", **COUNT)] = PART_TOKENS
     """of a part of the store; a killed run loses at most the part in hand"""
 
     def __post_init__(self) -> None:

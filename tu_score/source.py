@@ -16,14 +16,10 @@ from typing import Any
 
 from shared.data.datasets import Row, iter_rows
 from shared.data.examples import Example, Memo, iter_examples
+from shared.data.row_bytes import Parts
 from shared.errors import DataError
 from shared.secret import without_secrets
 from tu_score.config import PLANS, ScoreConfig
-
-TOKEN_BYTES = 4
-"""of UTF-8 that count as one token where rows are cut into parts: English has about so many, Chinese three"""
-ROW_BYTES = 96
-"""that the template of a question and its answer counts for"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Source:
     def cut(self) -> Cut:
         """Reads all rows once. Raises DataError for the first that is none."""
         ranges, sizes, hashes, whole = [], [], [], hashlib.sha256()
-        budget, start, size, digest, at = self.config.part_tokens * TOKEN_BYTES, 0, 0, hashlib.sha256(), 0
+        parts, part, start, size, digest, at = Parts(self.config.part_tokens), 0, 0, 0, hashlib.sha256(), 0
 
         def close(end: int) -> None:
             ranges.append((start, end))
@@ -75,11 +71,11 @@ class Source:
             hashes.append(digest.hexdigest())
 
         for at, row in enumerate(self.rows()):
-            own, told = text_bytes(row) + (ROW_BYTES if row.question is not None else 0), self._told(row)
-            if at > start and size + own > budget:
+            told = self._told(row)
+            if (of := parts.place(row)) > part:
                 close(at)
-                start, size, digest = at, 0, hashlib.sha256()
-            size += own
+                part, start, digest = of, at, hashlib.sha256()
+            size = parts.size
             digest.update(told)
             whole.update(told)
         close(at + 1)
@@ -110,9 +106,3 @@ class Source:
             extra = {name: extra.get(name) for name in ("system", config.span_key) if name is not None and name in extra}
         told = [row.id, row.question, row.answer, row.before, extra]
         return json.dumps(told, ensure_ascii=False, default=str).encode(errors="surrogatepass") + b"\n"
-
-
-def text_bytes(row: Row) -> int:
-    """UTF-8 bytes of what a model reads of a row, the template aside."""
-    texts = [row.question or "", row.answer, *(text for _, text in row.before)]
-    return sum(len(text.encode(errors="surrogatepass")) for text in texts)

@@ -9,11 +9,15 @@ from shared.data.datasets import DataOptions
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
 from shared.lm.models import Dtype, PrecisionOptions
+from shared.secret import without_secrets as shown
 from shared.settings import COUNT, NONE_OR_MORE, SEED, About, check_ranges
 from shared.weighting.selection import Selection, TokenOptions
 
 if TYPE_CHECKING:
     from tu_train.stopping.rule import Rule
+
+
+EPOCHS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +28,10 @@ class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
     """model to start from: local folder, FILE.gguf, org/name[@revision], or smollm2"""
     out: Annotated[str, About(flag=True, changes=False)]
     """folder of the trained model; must be new"""
-    epochs: Annotated[int, About(unit="passes", flag=True, **COUNT)] = 5
+    epochs: Annotated[int | None, About(unit="passes", flag=True, default="5, without steps", **COUNT)] = None
     """passes over the data (run: over the forget set)"""
+    steps: Annotated[int | None, About(unit="steps", flag=True, **COUNT)] = None
+    """optimizer steps, however many passes over the data they take, instead of epochs"""
     learning_rate: Annotated[float | None, About(flag=True, above=0, default="the method's")] = None
     """peak of the schedule"""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -79,6 +85,11 @@ class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.steps is not None and (self.epochs is not None or self.max_steps is not None):
+            other = f"--epochs {self.epochs}" if self.epochs is not None else f"--set max_steps={self.max_steps}"
+            raise ConfigError(f"--steps {self.steps} and {other}: each says when training ends; give one of them")
+        if self.steps is None and self.epochs is None:
+            object.__setattr__(self, "epochs", EPOCHS)  # as it stands in _config.toml and in the hashes of studies
         if self.dtype == "float16":
             raise ConfigError("--dtype float16: training in float16 needs loss scaling, which is not built; use bfloat16 or float32")
         if self.lora and self.train_only:
@@ -111,9 +122,12 @@ class FinetuneConfig(LoopConfig):
 class UnlearnConfig(TokenOptions, LoopConfig):
     """Unlearning."""
 
-    scores: Annotated[str | tuple[str, ...], About(flag=True, content=True)]
+    scores: Annotated[str | tuple[str, ...] | None, About(flag=True, content=True)] = None
     """score store of the forget set (tu-score run); several, or the flag again, for forget corpora that take turns step
     by step, each with its own retain, retain_scores, forget_data, gamma, alpha and options where these are lists too"""
+    forget: Annotated[str | tuple[str, ...] | None, About(flag=True, content=True)] = None
+    """data spec of the forget set, instead of scores: for methods and tokens that read nothing that was scored; several
+    as of scores"""
     retain: Annotated[str | tuple[str, ...] | None, About(flag=True)] = None
     """data spec of what must stay; the word none where nothing is to hold it"""
     retain_scores: Annotated[str | tuple[str, ...] | None, About(content=True)] = None
@@ -165,6 +179,7 @@ class UnlearnConfig(TokenOptions, LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_source()
         if len(self.corpora) > 1:
             return  # each has been looked at by itself
         from tu_train.methods.retain_terms import check_retain_term
@@ -175,6 +190,8 @@ class UnlearnConfig(TokenOptions, LoopConfig):
         if self.retain_term is not None:
             check_retain_term(self.retain_term)
         _ = self.selection
+        if self.forget is not None:
+            self._check_unscored()
         if self.mean_over == "padded":
             self._check_padded()
         if self.retain is not None and self.retain_scores is not None:
@@ -201,6 +218,26 @@ class UnlearnConfig(TokenOptions, LoopConfig):
                 raise ConfigError(f"--stop-when {self.stop_when}: there are no retain rows; name their data with --retain")
         elif self.land:
             raise ConfigError("--set land=true says where --stop-when ends; give a rule, such as --stop-when forget_probability<0.05")
+
+    def _check_source(self) -> None:
+        if self.scores is None and self.forget is None:
+            raise ConfigError("--scores is missing: name the score store of the forget set (tu-score run makes one), or its data with "
+                              "--forget DATA --tokens all, which needs no store (or set one of them in --config FILE.toml)")  # fmt: skip
+        if self.scores is not None and self.forget is not None:
+            raise ConfigError("--scores and --forget: each names what is to be forgotten; give one of them")
+
+    def _check_unscored(self) -> None:
+        from tu_train.methods.table import find_method
+
+        if self.forget_data is not None or self.allow_other_model:
+            flag = "--set forget_data" if self.forget_data is not None else "--allow-other-model"
+            raise ConfigError(f"{flag}: speaks of a score store, --forget reads none; leave it out")
+        scored = f"tu-score run --model {shown(self.model)} --data {shown(str(self.forget))} --out SCORES"
+        make = f"make a store: {scored}, then give --scores SCORES instead of --forget"
+        if "reference" in find_method(self.method).needs:
+            raise ConfigError(f"--forget: --method {self.method} reads the log-probabilities of a score store; {make}")
+        if self.tokens in ("hard", "soft"):
+            raise ConfigError(f"--forget: --tokens {self.tokens} reads the importance of a score store; add --tokens all, or {make}")
 
     def _check_padded(self) -> None:
         from tu_train.methods.table import LAYER, find_method

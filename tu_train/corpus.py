@@ -1,4 +1,5 @@
-"""One forget corpus of a run: its score store, and every column of its data that the run reads."""
+"""One forget corpus of a run: its score store, or its data where no store is needed, and every column of its data that
+the run reads."""
 
 from __future__ import annotations
 
@@ -9,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from shared.console import say
-from shared.data.examples import Example
+from shared.data.datasets import Row, load_rows
+from shared.data.examples import Example, examples_of
 from shared.errors import ConfigError
 from shared.files.fs import hash_json
 from shared.lm.models import context_length, embedding_rows
 from shared.secret import without_secrets as shown
 from shared.store.scored import scored_examples
-from tu_train.config import UnlearnConfig
-from tu_train.data.auto_keep import settled
+from tu_train.config import LoopConfig, UnlearnConfig
+from tu_train.data.auto_keep import Settled, settled
 from tu_train.data.batches import Item, item_of_row, only
 from tu_train.data.filed import NamedItems, filed_by_name
 from tu_train.data.partners import answers_in, fingerprint_of, given_answers, partner_items
 from tu_train.data.sources import ForgetRows, RetainRows, blocked_positions, given_positions, open_fitting, read_forget
+from tu_train.data.unscored import RowsInParts, Unscored
 from tu_train.forward import check_layer
 from tu_train.methods.table import Method, find_method
 
@@ -57,24 +60,23 @@ class Corpus:
 
 
 def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: dict[str, str]) -> Corpus:
-    """One verified read of its store, and of its data where that is needed; the retain rows come later (`retain`).
+    """One verified read of its store, and of its data where that is needed (or of the data alone); the retain rows come
+    later (`retain`).
+
     `config`: filled, with the values of this corpus; `names`: fingerprints of model, tokenizer and template."""
-    where = str(config.scores)
-    store = open_fitting(where, names, model=config.model, allow_other_model=config.allow_other_model)
-    method = find_method(config.method)
+    method, where = find_method(config.method), str(config.scores or config.forget)
     if "layer" in method.needs:
         check_layer(folder, int(config.options["layer"]))  # type: ignore[arg-type]
     learns_answers = bool(method.needs & {"refusal", "alternate"})
-    reads_columns = config.tokens == "given" or config.eval_key or config.paraphrase_key
-    forget_data = None if config.forget_data is None else str(config.forget_data)
-    examples = scored_examples(store, tokenizer, config.model, forget_data, flag="--set forget_data") \
-        if learns_answers or reads_columns else []  # fmt: skip
+    reads_columns = bool(config.tokens == "given" or config.eval_key or config.paraphrase_key)
+    read = _scored if config.scores is not None else _unscored
+    origin = read(config, folder, tokenizer, names, columns=learns_answers or reads_columns)
+    store, examples, settlement = origin.rows, origin.examples, origin.settlement
     given = _given(config, examples, tokenizer) if config.tokens == "given" else None
-    settlement = settled(config.selection, store)
     selection = settlement.selection
     make = partial(item_of_row, selection=selection, where=shown(where), all_targets="all targets" in method.needs, given=given,
                    rows=embedding_rows(folder))  # fmt: skip
-    about: dict[str, Any] = {"store": store.sha256, "forget_data": store.fingerprints["data"], "weights": selection.describe()}
+    about: dict[str, Any] = {**origin.about, "weights": selection.describe()}
     if selection.at_least_a_word:
         about["threshold"] = selection.threshold
     if given is not None:
@@ -88,6 +90,41 @@ def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: di
     if learns_answers:
         corpus = _with_answers(corpus, method, examples, tokenizer, context)
     return _with_evaluation(corpus, examples, tokenizer, context) if config.eval_every else corpus
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where forget rows come from."""
+
+    rows: RowsInParts
+    examples: list[Example]
+    """the same with their texts, where columns of the data are read"""
+    settlement: Settled
+    about: dict[str, Any]
+    """its fingerprints"""
+
+
+def _scored(config: UnlearnConfig, _: Path, tokenizer: Any, names: dict[str, str], *, columns: bool) -> Origin:
+    """A score store, verified; its data is read again where `columns` of it are wanted."""
+    store = open_fitting(str(config.scores), names, model=config.model, allow_other_model=config.allow_other_model)
+    forget_data = None if config.forget_data is None else str(config.forget_data)
+    examples = scored_examples(store, tokenizer, config.model, forget_data, flag="--set forget_data") if columns else []
+    about = {"store": store.sha256, "forget_data": store.fingerprints["data"]}
+    return Origin(store, examples, settled(config.selection, store), about)
+
+
+def _unscored(config: UnlearnConfig, folder: Path, tokenizer: Any, _: dict[str, str], *, columns: bool) -> Origin:
+    """A data set; `columns` of it are at hand."""
+    rows, examples = rows_and_examples(config, str(config.forget), folder, tokenizer)
+    examples = examples if config.limit is None else examples[: config.limit]  # of a longer text several
+    read = Unscored(rows, examples)
+    return Origin(read, examples if columns else [], Settled(config.selection), {"forget_data": read.sha256})
+
+
+def rows_and_examples(config: LoopConfig, spec: str, folder: Path, tokenizer: Any) -> tuple[list[Row], list[Example]]:
+    """The rows of a data set, and what a model reads of them."""
+    rows = load_rows(spec, keys=config.keys, limit=config.limit)
+    return rows, examples_of(rows, tokenizer, config, context=context_length(folder))
 
 
 def _given(config: UnlearnConfig, examples: list[Example], tokenizer: Any) -> Mapping[str, set[int]]:

@@ -14,7 +14,7 @@ from shared.data.layout import as_scored, layout_of
 from shared.extensions import identity
 from shared.files.fs import hash_json
 from shared.lm.finished import check_output
-from shared.lm.models import context_length, embedding_rows, load_laid_out, locate, model_fingerprint, template_fingerprint, tokenizer_names
+from shared.lm.models import embedding_rows, load_laid_out, locate, model_fingerprint, template_fingerprint, tokenizer_names
 from shared.secret import without_secrets as shown
 from shared.store.scores import open_store
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
@@ -53,8 +53,8 @@ def gather_finetuning(config: FinetuneConfig) -> Gathered:
 def gather_unlearning(config: UnlearnConfig) -> Gathered:
     """One verified read of everything. `config`: filled. Raises UserError before any work."""
     folder, configs = locate(config.model), config.corpora
-    recorded = open_store(str(configs[0].scores)).manifest["options"]
-    tokenizer = load_laid_out(config.model, folder, as_scored(config, recorded))
+    layout = config if config.scores is None else as_scored(config, open_store(str(configs[0].scores)).manifest["options"])
+    tokenizer = load_laid_out(config.model, folder, layout)
     names = fingerprints(folder, tokenizer)
     corpora = _with_retain([gather_corpus(each, folder, tokenizer, names) for each in configs], names, folder, tokenizer)
     about: dict[str, Any] = {"task": "unlearn", **start(names), **joined([corpus.about for corpus in corpora])}
@@ -66,10 +66,10 @@ def gather_unlearning(config: UnlearnConfig) -> Gathered:
 
 def joined(abouts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Fingerprints of all forget corpora: those of one as they are; of several, what is the same for all of them as it
-    is, of other hashes their hash, of other numbers their mean, and the stores one by one."""
+    is, of other hashes their hash, of other numbers their mean, and the stores, where there are any, one by one."""
     if len(abouts) == 1:
         return dict(abouts[0])
-    out: dict[str, Any] = {"stores": tuple(about["store"] for about in abouts)}
+    out: dict[str, Any] = {"stores": tuple(about["store"] for about in abouts)} if "store" in abouts[0] else {}
     for name in dict.fromkeys(name for about in abouts for name in about):
         values = [about.get(name) for about in abouts]
         if all(value == values[0] for value in values):

@@ -7,6 +7,7 @@ import pytest
 
 from shared.data.datasets import load_rows
 from shared.data.examples import data_fingerprint, make_examples
+from shared.data.row_bytes import ROW_BYTES, TOKEN_BYTES, text_bytes
 from shared.errors import DataError
 from shared.lm.models import load_laid_out
 from shared.store.scores import open_store
@@ -14,7 +15,7 @@ from tests.conftest import build_sentencepiece
 from tu_score.config import ScoreConfig
 from tu_score.count import count
 from tu_score.run import run_score
-from tu_score.source import ROW_BYTES, TOKEN_BYTES, Source, text_bytes
+from tu_score.source import Source
 
 WORLD = "people=4,facts_per_person=3,forget_people=2,holdout_people=1"
 DATA = {

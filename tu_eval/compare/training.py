@@ -54,7 +54,8 @@ class Training:
         recipe = self.record.recipe
         known = {name: (value, said(value)) for name, value in recipe.items() if name != "options"}
         known |= {name: (value, said(value)) for name, value in (recipe.get("options") or {}).items()}
-        known |= {name: (getattr(self.record, what), said(self.settings.get(name))) for what, name in WHAT.items()}
+        named = {**self.settings, "forget_data": self.settings.get("forget_data", self.settings.get("forget"))}
+        known |= {name: (getattr(self.record, what), said(named.get(name))) for what, name in WHAT.items()}
         if (code := self.record.method_code) is not None:
             known["method_code"] = (code, code.rpartition(":")[2][:8])
         # Of a place the last part: a label has no room for more.

@@ -18,8 +18,8 @@ import numpy as np
 from shared.budget import within_budget
 from shared.data.examples import Example
 from shared.errors import StoreError
-from shared.store.scores import Store
 from shared.weighting.weights import Selection, token_weights
+from tu_train.data.unscored import RowsInParts
 
 READ = ("example_id", "input_ids", "is_target", "logprob", "importance")
 """columns of the store that training on its rows as forget set needs"""
@@ -77,7 +77,8 @@ def item_of_row(
     partners: Mapping[str, Item] | None = None,
     rows: int | None = None,
 ) -> Item:
-    """A row of the store as an item; tokens whose weight is zero are left out here and cost nothing from then on.
+    """A row of the store (or of `Unscored`) as an item; tokens whose weight is zero are left out here and cost nothing
+    from then on.
 
     `all_targets` keeps them, for methods that read them, without their reference value. `given`: the positions of
     tokens=given, by example. `rows`: of the embedding. Raises StoreError naming row and column for values that no
@@ -94,14 +95,21 @@ def item_of_row(
     )  # fmt: skip
     kept = np.arange(len(targets)) if all_targets and weights.any() else np.flatnonzero(weights > 0)
     positions, weights = [targets[k] for k in kept], weights[kept]
+    reference = reference_of(row, positions, weights, where=where) if "logprob" in row else None
+    if partners is not None and name not in partners:
+        raise StoreError(f"{where}: {name} is none of the rows that were scored; score again")
+    return Item(row["input_ids"], positions, weights, reference, name, kept, partner=None if partners is None else partners[name])
+
+
+def reference_of(row: Mapping[str, Any], positions: Sequence[int], weights: np.ndarray, *, where: str) -> np.ndarray:
+    """[K] log-probabilities under the scored model, nats; 0 at tokens of weight zero."""
+    name = row["example_id"]
     reference = np.array([row["logprob"][i] if w > 0 else 0 for i, w in zip(positions, weights, strict=True)], dtype=np.float32)
     if not np.isfinite(reference).all():
         raise StoreError(f"{where}: {name} has no finite log-probability at a target token (column logprob); score again")
     if (reference > ROUNDING).any():
         raise StoreError(f"{where}: {name} has a log-probability above 0 at a target token (column logprob); score again")
-    if partners is not None and name not in partners:
-        raise StoreError(f"{where}: {name} is none of the rows that were scored; score again")
-    return Item(row["input_ids"], positions, weights, reference, name, kept, partner=None if partners is None else partners[name])
+    return reference
 
 
 def check_row(row: Mapping[str, Any], *, where: str, columns: Sequence[str], rows: int | None = None) -> None:
@@ -147,7 +155,7 @@ def word_of(row: Mapping[str, Any], targets: Sequence[int]) -> np.ndarray | None
     return np.array([row["word"][i] for i in targets], dtype=np.float64) if row.get("word") is not None else None
 
 
-def columns_to_read(store: Store) -> tuple[str, ...]:
+def columns_to_read(store: RowsInParts) -> tuple[str, ...]:
     """READ, and the words where the store has them."""
     return (*READ, "word") if "word" in store.optional else READ
 
@@ -191,7 +199,7 @@ def _check_top(ids: Sequence[Any], logp: Sequence[Any], where: str, name: str, r
 
 
 def forget_items(
-    store: Store,
+    store: RowsInParts,
     make: Callable[[dict[str, Any]], Item],
     *,
     seed: int | None,

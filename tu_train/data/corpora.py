@@ -18,7 +18,7 @@ from typing import Any
 from shared.errors import ConfigError
 
 FIELDS = ("retain", "retain_scores", "forget_data", "gamma", "alpha")
-"""settings that may have a value for each corpus, beside `scores` and the method's options"""
+"""settings that may have a value for each corpus, beside `scores` (or `forget`) and the method's options"""
 SHARED = ("layer",)
 """options that all corpora share: they say which parameters train"""
 
@@ -29,23 +29,25 @@ def one_each(config: Any) -> tuple[Any, ...]:
     A direction is drawn from the option `seed`: where that is one number, each corpus after the first takes the next,
     so that no two have the same direction. Raises ConfigError for a list that has not one value a corpus.
     """
-    scores = _listed(config.scores)
-    _check_lengths(config, len(scores))
-    if not isinstance(config.scores, tuple):
+    name = "scores" if config.scores is not None else "forget"
+    named = getattr(config, name)
+    sources = _listed(named)
+    _check_lengths(config, len(sources), name)
+    if not isinstance(named, tuple):
         held = (*(getattr(config, name) for name in FIELDS), *config.options.values())
-        return (_of(config, 0, config.scores) if any(isinstance(value, tuple) for value in held) else config,)
-    return tuple(_of(config, number, store) for number, store in enumerate(scores))
+        return (_of(config, 0, {name: named}) if any(isinstance(value, tuple) for value in held) else config,)
+    return tuple(_of(config, number, {name: source}) for number, source in enumerate(sources))
 
 
-def _of(config: Any, number: int, store: str) -> Any:
+def _of(config: Any, number: int, source: Mapping[str, str]) -> Any:
     chosen = {name: _value(getattr(config, name), number) for name in FIELDS}
     options = {name: _value(value, number) for name, value in config.options.items()}
     if isinstance(seed := config.options.get("seed"), (int, float)):
         options["seed"] = seed + number
-    return replace(config, scores=store, options=options, **chosen)
+    return replace(config, options=options, **source, **chosen)
 
 
-def _check_lengths(config: Any, corpora: int) -> None:
+def _check_lengths(config: Any, corpora: int, source: str) -> None:
     given: Mapping[str, Any] = {name: getattr(config, name) for name in FIELDS}
     given = {**given, **{f"--option {name}": value for name, value in config.options.items()}}
     for name, value in given.items():
@@ -54,7 +56,7 @@ def _check_lengths(config: Any, corpora: int) -> None:
         if name.removeprefix("--option ") in SHARED:
             raise ConfigError(f"{name}: got {len(value)} values, expected one: it says what trains, which all forget corpora share")
         if len(value) != corpora:
-            raise ConfigError(f"{name}: got {len(value)} values for {corpora} forget corpora (--scores); give one value for all of them, "
+            raise ConfigError(f"{name}: got {len(value)} values for {corpora} forget corpora (--{source}); give one value for all of them, "
                               "or one for each")  # fmt: skip
 
 

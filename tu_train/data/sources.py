@@ -22,6 +22,7 @@ from shared.store.scores import Store, check_fits, open_store
 from shared.weighting.weights import Selection
 from tu_train.data.batches import READ_TOP, Item, columns_to_read, endless, endless_store, forget_items, item_of_top_row
 from tu_train.data.filed import filed
+from tu_train.data.unscored import RowsInParts
 from tu_train.methods.retain_terms import outside
 
 NAMED = 5
@@ -43,7 +44,7 @@ class RetainRows:
 
 @dataclass(frozen=True)
 class ForgetRows:
-    store: Store
+    store: RowsInParts
     make: Make
     count: int
     """rows with a weight"""
@@ -52,11 +53,11 @@ class ForgetRows:
     first: list[Item]
     """whole rows for evaluation"""
     where: str
-    """the store, as messages name it"""
+    """the store, or the data, as messages name it"""
 
 
 def read_forget(
-    store: Store, make: Make, *, selection: Selection, where: str, limit: int | None = None, evaluated: int = 0
+    store: RowsInParts, make: Make, *, selection: Selection, where: str, limit: int | None = None, evaluated: int = 0
 ) -> ForgetRows:  # fmt: skip
     """One verified read of everything before the model is loaded: damage shows now, not in the third epoch.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from tu_train.methods.table import METHOD, find_method
 
 EARLIER = frozenset({"out", "resume", "save_every", "keep_checkpoints"})
 """settings that earlier versions left out of the hash"""
-NAMES = ("model", "scores", "retain", "retain_scores", "forget_data", "refusals", "blocklist")
+NAMES = ("model", "scores", "retain", "retain_scores", "forget_data", "refusals", "blocklist", "forget")
 """fields whose content counts, not their text"""
-LATER = ("blocklist",)
+LATER = ("scores", "blocklist", "forget")
 """those that earlier versions did not have, and that stand in the hash only where they are given"""
 HASH_LENGTH = 10
 
@@ -39,6 +39,7 @@ def content_of(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> tupl
         "retain": lambda name: _hash_rows(name, config),
         "retain_scores": lambda name: open_store(name).sha256,
         "forget_data": lambda name: _hash_rows(name, config),
+        "forget": lambda name: _hash_rows(name, config),
         "refusals": lambda name: _hash_lines(name, "refusals", "one refusal a line"),
         "blocklist": lambda name: _hash_lines(name, "blocklist", "one word or phrase a line"),
     }
@@ -58,7 +59,7 @@ def content_of(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> tupl
     if columns := columns_read(config):
         found = []
         for corpus in config.corpora:
-            key = ("columns", str(corpus.forget_data or corpus.scores), *columns, *reading)
+            key = ("columns", str(corpus.forget_data or corpus.scores or corpus.forget), *columns, *reading)
             if key not in known:
                 known[key] = _hash_columns(corpus, columns)
             found.append(known[key])
@@ -96,19 +97,24 @@ def columns_read(config: UnlearnConfig) -> list[str]:
         config.eval_key if config.eval_every else None,
         config.paraphrase_key if config.eval_every else None,
     }
-    held = {config.given_key, config.alternate_key} if config.forget_data is not None else set()
+    held = {config.given_key, config.alternate_key} if config.forget_data is not None or config.forget is not None else set()
     return sorted(name for name in read - held if name is not None)
 
 
 def _hash_columns(config: UnlearnConfig, columns: list[str]) -> str:
     """Of what stands in them now: the store's own fingerprint is that of its texts alone. `config`: of one forget
     corpus."""
+    if config.forget is not None:
+        return _hash_of_columns(iter_rows(str(config.forget), keys=config.keys, limit=config.limit), columns)
     where = str(config.scores)
     options = open_store(where).manifest["options"]
     spec = str(config.forget_data or options["data"])
     if lacks_secrets(spec):
         raise ConfigError(f"{without_secrets(where)}: scored from {spec}, whose credentials are not kept; name the data with forget_data")
-    rows = iter_rows(spec, keys=Keys.recorded(options), limit=options.get("limit"))
+    return _hash_of_columns(iter_rows(spec, keys=Keys.recorded(options), limit=options.get("limit")), columns)
+
+
+def _hash_of_columns(rows: Iterable[Row], columns: list[str]) -> str:
     return hash_json_list([r.id, *(repr(r.extra.get(name)) for name in columns)] for r in rows)
 
 
