@@ -43,6 +43,8 @@ from tu_train.saving.working_folder import (
 from tu_train.stopping.interrupts import Stopping
 
 Config = TypeVar("Config", bound=LoopConfig)
+FILE_SIZE = "5GB"
+"""of a file of weights that several ranks trained"""
 
 
 def run_finetune(config: FinetuneConfig) -> Path:
@@ -123,6 +125,6 @@ def _train_and_save(plan: Plan, loaded: Loaded, ranks: Ranks) -> Path:
             model, wrapper = whole_on_first(plan, loaded, ranks)
             counts = {**plan.rows, "steps": plan.steps}
             ranks.first(lambda: write_output(out, work, config, model, wrapper, plan.tokenizer, objective.method, plan.about, counts,
-                                             state, early))  # fmt: skip
+                                             state, early, None if ranks.count == 1 else FILE_SIZE))  # fmt: skip
         ranks.gather(None)
     return out

@@ -71,13 +71,20 @@ def here(tensor: Tensor) -> Tensor:
 
 
 class _Whole:
-    """`packed.root`: calls inside of the root's forward."""
+    """`packed.root`: calls inside of the root's forward. Where the result is a pair, gradients begin at its first
+    tensor; the others are for looking at."""
 
     def __init__(self, root: Any, blocks: Sequence[Any]):
         self.root, self.blocks = root, blocks
 
     def __call__(self, function: Callable[[], Any]) -> Any:
-        made = self.root(function)
+        made: list[Any] = []
+
+        def run() -> Any:
+            made.append(function())
+            return made[0][0] if isinstance(made[0], tuple) else None
+
+        self.root(run)
         if not torch.is_grad_enabled():
             self.root.reshard()  # or the next pass would read what the weights are now
-        return made
+        return made[0]
