@@ -66,7 +66,7 @@ def ask(count: int, arguments: argparse.Namespace, store: Path) -> dict[str, flo
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             env = {**os.environ, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in place.items()}}
             ranks.append(subprocess.Popen([*words, "--result", f"{folder}/{rank}.json"], env=env, stdout=subprocess.DEVNULL))
-        if any([process.wait() for process in ranks]):
+        if any(process.wait() for process in ranks):
             raise SystemExit(f"a run on {count} ranks failed")
         found = [json.loads(Path(f"{folder}/{rank}.json").read_text()) for rank in range(count)]
     return {**found[0], "peak": max(each["peak"] for each in found)}
