@@ -21,6 +21,15 @@ PLAIN_EVERY_S = 10.0
 
 
 _heard: list[dict[str, None]] = []
+_quiet = False
+
+
+def quiet() -> None:
+    """From now on this process says nothing, and prints no result: one of several that do the same work speaks for
+    all."""
+    global _quiet
+    _quiet = True
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
 
 
 def say(message: str) -> None:
@@ -28,7 +37,8 @@ def say(message: str) -> None:
     line = printable(without_secrets(message))
     for lines in _heard:
         lines[line] = None
-    print(line, file=sys.stderr, flush=True)
+    if not _quiet:
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -181,7 +191,7 @@ class _RichProgress(Progress):
 def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
     """A progress display for `total` units; plain lines (at most one every ten seconds, and the last) when stderr is no
     terminal."""
-    if not sys.stderr.isatty():
+    if _quiet or not sys.stderr.isatty():
         plain = Progress(title, total, unit)
         yield plain
         if plain.done:

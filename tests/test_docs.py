@@ -10,7 +10,7 @@ from shared.settings import settings_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OTHERS = re.compile(r"\bpip3? |\bpython3? |\bvllm serve|\bhf (?:auth|upload)|\bgit ")
+OTHERS = re.compile(r"\bpip3? |\bpython3? |\bvllm serve|\bhf (?:auth|upload)|\bgit |\btorchrun ")
 """lines that are commands of others"""
 
 

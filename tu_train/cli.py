@@ -60,8 +60,10 @@ def diagnose(settings: DiagnoseConfig) -> None:
     """Measure the signal-to-noise ratio of token weightings on real gradients, and their conflict with what must
     stay."""
     from tu_train.diagnose.run import run_diagnose
+    from tu_train.ranks import refuse
     from tu_train.saving.working_folder import check_name
 
+    refuse("tu-train diagnose")
     check_name(settings.out)
     folder = run_diagnose(settings)
     print(f"diagnosis: {folder} (diagnose.json, snr.png)")
@@ -77,8 +79,10 @@ def many(given: arguments.Many) -> None:
     from shared.files.fs import refuse_url
     from shared.files.storage import open_place
     from tu_train.many.run import run_many
+    from tu_train.ranks import refuse
     from tu_train.saving.working_folder import check_name
 
+    refuse("tu-train many")
     check_name(given.out)
     folder = Path(given.out)
     refuse_url(folder, what="the runs of a study")

@@ -74,6 +74,9 @@ class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
     """newest checkpoints that are kept"""
     resume: Annotated[bool, About(flag=True, changes=False)] = False
     """go on from the newest checkpoint in OUT.unfinished"""
+    exact: Annotated[bool, About(changes=False)] = False
+    """with --resume: only with as many ranks (torchrun) as the checkpoint was made with, which gives the same bytes;
+    with another number results are the same but for rounding"""
     trackers: Annotated[tuple[str, ...], About(changes=False)] = ()
     """also send the log's numbers to tensorboard, wandb or trackio"""
     seed: Annotated[int, About(flag=True, least=0, most=SEED)] = 0

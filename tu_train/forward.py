@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from shared.console import say
 from shared.errors import ConfigError, ModelError
 from shared.lm.attention import recomputing
-from shared.lm.logprobs import target_logprobs
+from shared.lm.logprobs import Head, target_logprobs
 from shared.lm.models import block_count
 from shared.lm.packed import PackedModel
 from tu_train.data.batches import Item, PassRows
@@ -48,45 +48,73 @@ class PassTokens:
     retain: Tokens
 
 
-def forward_pass(packed: PackedModel, rows: PassRows, forget: Needs, retain: Needs, reference: Reference | None) -> PassTokens:
-    """One forward over all rows of a pass, then the head at the tokens that a loss sees."""
+@dataclass
+class Before:
+    """What the model before training makes of the same rows, without gradient; see Tokens."""
+
+    hidden_ND: Tensor | None = None
+    head: Head | None = None
+    layer_ND: Tensor | None = None
+
+
+def forward_pass(
+    packed: PackedModel, rows: PassRows, forget: Needs, retain: Needs, reference: Reference | None,
+    before: tuple[Before, Before] | None = None,
+) -> PassTokens:  # fmt: skip
+    """One forward over all rows of a pass, then the head at the tokens that a loss sees. `before`: of its forget and
+    retain rows, as `before_training` gives it; unless given, it is made here."""
+    ahead = before or before_training(packed, rows, forget, retain, reference)
     partners = [i.partner for i in rows.forget if i.partner is not None]
-    groups = [(rows.forget, forget), (partners, Needs()), (rows.retain, retain)]
-    items = [item for group, _ in groups for item in group]
-    layer = next((needs.layer for group, needs in groups if group and needs.layer is not None), None)
+    groups = [(rows.forget, forget, ahead[0]), (partners, Needs(), Before()), (rows.retain, retain, ahead[1])]
+    items = [item for group, _, _ in groups for item in group]
+    layer = next((needs.layer for group, needs, _ in groups if group and needs.layer is not None), None)
     hidden_LD, layer_LD, slots = _forward(packed, items, layer)
-    before = torch.tensor([slots[k][p - 1] for k, i in enumerate(items) for p in i.positions], device=hidden_LD.device, dtype=torch.long)
-    own = torch.tensor([slots[k][p] for k, i in enumerate(items) for p in i.positions], device=hidden_LD.device, dtype=torch.long)
+    predicting, own = _rows_of(items, slots, hidden_LD.device)
     targets = torch.tensor([i.ids[p] for i in items for p in i.positions], device=hidden_LD.device, dtype=torch.long)
-    hidden_ND = hidden_LD[before]
+    hidden_ND = hidden_LD[predicting]
     logp_N = target_logprobs(hidden_ND, targets, packed.head)
     tokens_of, start = [], 0
-    for group, needs in groups:
+    for group, needs, then in groups:
         part = slice(start, start := start + sum(len(i.positions) for i in group))
         tokens = tokens_of_items(group, logp_N[part], targets[part])
         if needs.logits:
             tokens.hidden_ND, tokens.head = hidden_ND[part], packed.head
         if needs.layer is not None and layer_LD is not None:
             tokens.layer_ND = layer_LD[own[part]]
-        if needs.reference and group:
-            assert reference is not None, "made for every method that needs it"
-            _reference_pass(packed, group, needs, reference, tokens)
+        tokens.ref_hidden_ND, tokens.ref_head, tokens.ref_layer_ND = then.hidden_ND, then.head, then.layer_ND
         tokens_of.append(tokens)
     return PassTokens(tokens_of[0], tokens_of[1] if partners else None, tokens_of[2])
 
 
-def _reference_pass(packed: PackedModel, group: Sequence[Item], needs: Needs, reference: Reference, tokens: Tokens) -> None:
-    """The same tokens under the model before training."""
-    with reference.active():
+def before_training(
+    packed: PackedModel, rows: PassRows, forget: Needs, retain: Needs, reference: Reference | None
+) -> tuple[Before, Before]:  # fmt: skip
+    """Of forget and of retain rows what losses read of the model before training: a forward pass each, where they read
+    anything."""
+    forgotten, kept = (_before(packed, group, needs, reference) for group, needs in ((rows.forget, forget), (rows.retain, retain)))
+    return forgotten, kept
+
+
+def _before(packed: PackedModel, group: Sequence[Item], needs: Needs, reference: Reference | None) -> Before:
+    if not needs.reference or not group:
+        return Before()
+    assert reference is not None, "made for every method that needs it"
+
+    def run() -> Before:
         hidden_LD, layer_LD, slots = _forward(packed, group, needs.layer)
-        where = [(slots[k][p - 1], slots[k][p]) for k, i in enumerate(group) for p in i.positions]
-        before, own = torch.tensor(where, device=hidden_LD.device, dtype=torch.long).reshape(-1, 2).T
-        if needs.logits:
-            tokens.ref_hidden_ND = hidden_LD[before]
-        if layer_LD is not None:
-            tokens.ref_layer_ND = layer_LD[own]
-    if needs.logits:
-        tokens.ref_head = reference.head
+        predicting, own = _rows_of(group, slots, hidden_LD.device)
+        hidden_ND, head = (hidden_LD[predicting], reference.head) if needs.logits else (None, None)
+        return Before(hidden_ND, head, None if layer_LD is None else layer_LD[own])
+
+    with reference.active():
+        return packed.whole(run)
+
+
+def _rows_of(items: Sequence[Item], slots: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """[N] rows of hidden states that predict the tokens, and those of the tokens themselves."""
+    predicting = [slots[k][p - 1] for k, i in enumerate(items) for p in i.positions]
+    own = [slots[k][p] for k, i in enumerate(items) for p in i.positions]
+    return torch.tensor(predicting, device=device, dtype=torch.long), torch.tensor(own, device=device, dtype=torch.long)
 
 
 def _forward(packed: PackedModel, items: Sequence[Item], layer: int | None) -> tuple[Tensor, Tensor | None, list[list[int]]]:

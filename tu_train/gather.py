@@ -14,7 +14,7 @@ from shared.data.layout import as_scored, layout_of
 from shared.extensions import identity
 from shared.files.fs import hash_json
 from shared.lm.finished import check_output
-from shared.lm.models import embedding_rows, load_laid_out, locate, model_fingerprint, template_fingerprint, tokenizer_names
+from shared.lm.models import context_length, embedding_rows, load_laid_out, locate, model_fingerprint, template_fingerprint, tokenizer_names
 from shared.secret import without_secrets as shown
 from shared.store.scores import open_store
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from shared.engines.torch import TorchEngine
 from shared.errors import ConfigError, DataError
 from shared.files.fs import hash_json
 from shared.lm.memory import keep_freed_memory
-from shared.lm.models import choose_device, load_model
+from shared.lm.models import load_model
 from shared.lm.packed import PackedModel
 from shared.weighting.weights import seeded
 from tu_train.corpus import Corpus
@@ -24,11 +25,13 @@ from tu_train.data.batches import Item, PassRows
 from tu_train.data.filed import filed_by_name
 from tu_train.data.partners import fingerprint_of, partner_items, question_of
 from tu_train.data.sources import with_partners
-from tu_train.forward import Needs, forward_pass
+from tu_train.forward import Needs, blocks, forward_pass
 from tu_train.model.lora import add_lora
 from tu_train.model.reference import Reference
+from tu_train.model.sharded import gathered, ready, shard
 from tu_train.model.trainable import freeze_all_but, in_this_model
 from tu_train.plan import Plan
+from tu_train.ranks import ALONE, Ranks
 
 ASKING = (
     "Answer with other facts than the true ones.",
@@ -50,13 +53,32 @@ class Loaded:
     """the model before training, where a loss reads it"""
 
 
-def load(plan: Plan) -> Loaded:
-    """The model with what trains marked. Raises ConfigError for a glob, or a target of adapters,
-    that it does not have."""
+def load(plan: Plan, ranks: Ranks = ALONE) -> Loaded:
+    """The model with what trains marked; of several ranks each has its shard. Raises ConfigError for a glob, or a
+    target of adapters, that it does not have."""
+    device = ranks.device(plan.config.device)
+
+    def mine() -> tuple[PackedModel, Any]:
+        if ranks.count == 1:
+            model, wrapper = load_marked(plan, device)
+            return PackedModel(model), wrapper
+        model, wrapper = load_marked(plan, torch.device("cpu"))
+        packed = PackedModel(model)
+        shard(packed, blocks(packed), device)
+        return packed, wrapper
+
+    packed, wrapper = ranks.in_turn(mine)
+    ranks.together(lambda: ready(packed))
+    reference = Reference(packed, wrapper.disable_adapter if wrapper else None) if plan.objective.reads_start else None
+    return Loaded(packed, wrapper, reference)
+
+
+def load_marked(plan: Plan, device: torch.device) -> tuple[Any, Any]:
+    """-> the model, and peft's wrapper of it where adapters train."""
     config = plan.config
     torch.manual_seed(config.seed)
     keep_freed_memory()
-    model = load_model(plan.folder, dtype=torch.float32, device=choose_device(config.device))
+    model = load_model(plan.folder, dtype=torch.float32, device=device)
     wrapper = None
     if config.lora:
         wrapper = add_lora(model, config.lora, config.lora_alpha, config.lora_targets)
@@ -64,9 +86,20 @@ def load(plan: Plan) -> Loaded:
         default = f"--method {getattr(config, 'method', '')} (its default; say what trains with --set train_only=GLOB)"
         globs = config.train_only or in_this_model(model, plan.train_only)
         freeze_all_but(model, globs, named_by="--set train_only" if config.train_only else default)
-    packed = PackedModel(model)
-    reference = Reference(packed, wrapper.disable_adapter if wrapper else None) if plan.objective.reads_start else None
-    return Loaded(packed, wrapper, reference)
+    return model, wrapper
+
+
+def whole_on_first(plan: Plan, loaded: Loaded, ranks: Ranks) -> tuple[Any, Any]:
+    """-> the trained model and peft's wrapper, whole in the host memory of rank 0, put together tensor by tensor; what
+    other ranks get is of no use. One process has them already."""
+    if ranks.count == 1:
+        return loaded.packed.model, loaded.wrapper
+    made = ranks.first(lambda: load_marked(plan, torch.device("cpu")))
+    here = dict(made[0].named_parameters()) if made else {}
+    for name, value in gathered((name, p) for name, p in loaded.packed.model.named_parameters() if p.requires_grad):
+        if made:
+            here[name].data.copy_(value)
+    return made or (None, None)
 
 
 def with_answers(plan: Plan, packed: PackedModel) -> Plan:
@@ -85,7 +118,9 @@ def _with_answers(plan: Plan, corpus: Corpus, packed: PackedModel) -> Corpus:
     items, about = asked.given, corpus.about
     if items is None:
         writer = TorchEngine(packed, batch_tokens=config.batch_tokens)
-        texts = generated(writer, asked.examples, plan.tokenizer, seed=config.seed, context=asked.context)
+        write = partial(generated, writer, asked.examples, plan.tokenizer, seed=config.seed, context=asked.context)
+        with torch.no_grad():
+            texts = packed.whole(write)
         partners = partner_items(asked.examples, plan.tokenizer, texts, seed=config.seed, context=asked.context)
         items = filed_by_name(partners, out=config.out)
         about = {**about, "other_answers": fingerprint_of(items)}
@@ -135,6 +170,7 @@ def with_reference(packed: PackedModel, items: Mapping[str, Item], batch_tokens:
     for start, end in within_budget([len(items[n].ids) for n in names], batch_tokens):
         part = [items[n] for n in names[start:end]]
         with torch.no_grad():
-            logp = forward_pass(packed, PassRows(part, []), Needs(), Needs(), None).forget.logp_N.float().cpu()
+            run = partial(forward_pass, packed, PassRows(part, []), Needs(), Needs(), None)
+            logp = packed.whole(run).forget.logp_N.float().cpu()
         values = logp.split([len(i.positions) for i in part])
         yield from (replace(i, ref_logp=v.numpy()) for i, v in zip(part, values, strict=True))

@@ -12,13 +12,16 @@ loss sees. Reference log-probabilities come with the rows; see reference.py for 
 before training.
 
 Of several forget corpora each step has rows of one: its options, gamma, alpha and method state count then.
+
+Several processes (ranks.py) run this same loop, each on its share of a step's rows and with its shard of the model.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +33,17 @@ from shared.errors import ModelError
 from shared.lm.models import choose_dtype
 from shared.lm.packed import PackedModel
 from tu_train.config import LoopConfig
-from tu_train.data.batches import Item, PassRows
-from tu_train.forward import Needs, PassTokens, checkpoint_activations, forward_pass
-from tu_train.methods.retain_terms import RETAIN_TERMS, RetainTerm
-from tu_train.methods.table import Method
-from tu_train.methods.tokens import Options, State
+from tu_train.data.batches import PassRows
+from tu_train.data.dealing import dealt
+from tu_train.forward import Before, PassTokens, before_training, checkpoint_activations, forward_pass
+from tu_train.methods.tokens import State
 from tu_train.model.optimizer import make_optimizer, make_schedule
 from tu_train.model.reference import Reference
-from tu_train.padded import padded_pass, positions_of
-from tu_train.saving.checkpoint import Moving
+from tu_train.objective import Objective, Totals
+from tu_train.padded import padded_pass
+from tu_train.ranks import ALONE, Ranks
 from tu_train.saving.logs import Log, Tracker
+from tu_train.saving.snapshot import Moving
 from tu_train.saving.working_folder import Checkpoints
 from tu_train.stopping.evaluating import Evaluation
 
@@ -47,62 +51,16 @@ NAMED = 8
 """examples of a bad batch that an error names"""
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised: gamma · forget + alpha · retain. Fine-tuning is a retain loss alone."""
-
-    method: Method | None
-    options: Options = field(default_factory=dict)
-    gamma: float = 1.0
-    alpha: float = 1.0
-    retain: RetainTerm | None = RETAIN_TERMS["nll"]
-    corpora: tuple[Objective, ...] = ()
-    """of each of several forget corpora; empty: there is one"""
-    pad_id: int | None = None
-    """losses are means over every position of batches that are padded on the left with this token; None: over target
-    tokens"""
-
-    def of(self, corpus: int) -> Objective:
-        """That of a forget corpus."""
-        return self.corpora[corpus] if self.corpora else self
-
-    @property
-    def needs(self) -> tuple[Needs, Needs]:
-        """Of forget and of retain rows."""
-        forget, retain = (part.needs if part else frozenset() for part in (self.method, self.retain))
-        layer = int(self.options["layer"]) if "layer" in forget | retain else None
-        return (
-            # A layer of the model before training is read of retain rows alone: no forget loss compares with it.
-            Needs(bool(forget & {"logits", "reference logits"}), "reference logits" in forget, layer if "layer" in forget else None),
-            Needs("logits" in retain, bool(retain & {"reference logits", "reference layer"}), layer if "layer" in retain else None),
-        )
-
-    @property
-    def reads_start(self) -> bool:
-        """Whether a loss reads the model before training."""
-        return any(needs.reference for one in self.corpora or (self,) for needs in one.needs)
-
-    def state_of(self, corpus: int, state: State) -> State:
-        """What the method keeps for a forget corpus: tensors of `state` itself."""
-        if not self.corpora:
-            return state
-        own = f"{corpus}/"
-        return {name.removeprefix(own): value for name, value in state.items() if name.startswith(own)}
-
-    def put_back(self, corpus: int, own: State, state: State) -> None:
-        """What a method has put in the place of a tensor of `state_of`."""
-        if self.corpora:
-            state.update({f"{corpus}/{name}": value for name, value in own.items()})
-
-
 SHOWN = {"forget_loss": "forget loss", "forget_nll": "forget NLL", "retain_nll": "retain NLL"}
 """what the progress line says of a step: the method's own loss, and log-likelihoods, nats a token"""
+NOTED = ("loss", "forget_loss", "forget_nll", "retain_loss", "retain_nll")
+"""sums over the passes of a step"""
 
 
 def train(
     packed: PackedModel, steps: Callable[[int], Iterable[list[PassRows]]], total_steps: int, objective: Objective, config: LoopConfig,
-    log: Path, *, state: State | None = None, reference: Reference | None = None, evaluation: Evaluation | None = None,
-    checkpoints: Checkpoints | None = None, trackers: Sequence[Tracker] = (),
+    log: Path | None, *, state: State | None = None, reference: Reference | None = None, evaluation: Evaluation | None = None,
+    checkpoints: Checkpoints | None = None, trackers: Sequence[Tracker] = (), ranks: Ranks = ALONE,
 ) -> str | None:  # fmt: skip
     """Trains in place; one JSON line a step in `log`. `steps(n)` gives the passes of step n and all after it; `state`,
     changed in place, is what the method keeps beside the model (`start_state`).
@@ -120,7 +78,7 @@ def train(
     if checkpoints and checkpoints.over:
         return checkpoints.ended
     if evaluation and not first:
-        evaluation.begin(packed, autocast, moving.landing)
+        evaluation.begin(packed, autocast, moving.landing, ranks)
     entry, stop = None, None
     with Log(log, trackers) as lines, progress("training", total_steps, "steps") as bar:
         bar.done = first
@@ -130,8 +88,10 @@ def train(
             entry = {"step": number, "learning_rate": float(schedule.get_last_lr()[0]), "loss": 0.0}
             if objective.corpora:
                 entry["corpus"] = corpus
-            backward(packed, passes, mine, own, reference, autocast, entry)
-            entry["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf).item()
+            share = dealt(passes, ranks.number, ranks.count, batch_size=config.batch_size, batch_tokens=config.batch_tokens)
+            backward(packed, share, Totals.of(passes, mine.method, padded=mine.pad_id is not None), mine, own, reference, autocast, entry,
+                     ranks)  # fmt: skip
+            entry["gradient_norm"] = ranks.gradient_norm(parameters, config.clip or math.inf)
             require_finite(entry, "gradient_norm", passes)
             optimizer.step()
             schedule.step()
@@ -139,7 +99,7 @@ def train(
             if mine.method and mine.method.after:
                 mine.method.after(own, entry, mine.options)
             objective.put_back(corpus, own, state)
-            stop = evaluation.after(number, packed, autocast, entry, moving.landing) if evaluation else None
+            stop = evaluation.after(number, packed, autocast, entry, moving.landing, ranks) if evaluation else None
             require_finite_entry(entry)
             lines.write(entry)
             bar.advance(1, ", ".join(f"{shown} {entry[k]:.4g}" for k, shown in SHOWN.items() if k in entry))
@@ -154,24 +114,52 @@ def train(
 
 
 def backward(
-    packed: PackedModel, passes: list[PassRows], objective: Objective, state: State, reference: Reference | None,
-    autocast: torch.autocast, entry: dict[str, float],
+    packed: PackedModel, share: list[PassRows], totals: Totals, objective: Objective, state: State, reference: Reference | None,
+    autocast: torch.autocast, entry: dict[str, float], ranks: Ranks = ALONE,
 ) -> None:  # fmt: skip
-    """The gradient of a step; its losses go into `entry`. Raises ModelError where one is not finite."""
-    totals, method = Totals.of(passes, objective.method, padded=objective.pad_id is not None), objective.method
+    """The gradient of this process's share of a step; the losses of the whole step go into `entry`. Raises ModelError
+    where one is not finite."""
+    method, broken = objective.method, []
     alpha = objective.alpha * (method.retain_weight(state) if method and method.retain_weight else 1.0)
-    for rows in passes:
-        with autocast:
-            if objective.pad_id is None:
-                pass_tokens = forward_pass(packed, rows, *objective.needs, reference)
-            else:
-                pass_tokens = padded_pass(packed, rows, *objective.needs, reference, objective.pad_id)
-            forget, retain = losses_of(pass_tokens, objective, state, totals)
-            loss = objective.gamma * forget + alpha * retain
-        if loss.requires_grad:
-            loss.backward()
-        note(entry, pass_tokens, loss, forget, retain, totals)
-        require_finite(entry, "loss", [rows])
+    with ranks.adding_to(state):
+        for rows in share:
+            own = state if rows.counts else {name: value.clone() for name, value in state.items()}
+            with autocast:
+                before = before_training(packed, rows, *objective.needs, reference) if objective.pad_id is None else None
+                run = partial(_losses, packed, rows, objective, reference, before, own, totals, alpha)
+                loss, seen = packed.whole(run)
+            loss = loss if rows.counts else 0 * loss
+            if loss.requires_grad:
+                loss.backward()
+            if rows.counts:
+                note(entry, seen, loss, totals)
+            if not np.isfinite(entry["loss"]):
+                broken.append(rows)
+    ranks.add(entry, NOTED)
+    if not np.isfinite(entry["loss"]):
+        require_finite(entry, "loss", [rows for each in ranks.gather(broken) for rows in each[:1]])
+
+
+def _losses(
+    packed: PackedModel, rows: PassRows, objective: Objective, reference: Reference | None, before: tuple[Before, Before] | None,
+    state: State, totals: Totals, alpha: float,
+) -> tuple[Tensor, Seen]:  # fmt: skip
+    """What is minimised, and what it is made of."""
+    if objective.pad_id is None:
+        pass_tokens = forward_pass(packed, rows, *objective.needs, reference, before)
+    else:
+        pass_tokens = padded_pass(packed, rows, *objective.needs, reference, objective.pad_id)
+    forget, retain = losses_of(pass_tokens, objective, state, totals)
+    return objective.gamma * forget + alpha * retain, Seen(pass_tokens, forget, retain)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of a pass: tokens, forget loss and retain term."""
+
+    tokens: PassTokens
+    forget: Tensor
+    retain: Tensor
 
 
 def prepare(packed: PackedModel, config: LoopConfig, *, packs: bool = True) -> torch.autocast:
@@ -192,35 +180,6 @@ def start_state(packed: PackedModel, objective: Objective) -> State:
     return {f"{corpus}/{name}": value.to(device) for corpus, own in enumerate(each) for name, value in own.items()}
 
 
-@dataclass(frozen=True)
-class Totals:
-    """Denominators of a whole step; 1 where there is nothing."""
-
-    forget: float
-    """of the forget loss: rows, the sum of weights, or positions"""
-    retain: float
-    """of the retain term: target tokens, or positions"""
-    weights: float
-    """of forget tokens"""
-    retain_tokens: float
-
-    @classmethod
-    def of(cls, passes: list[PassRows], method: Method | None, *, padded: bool = False) -> Totals:
-        """`padded`: losses are means over every position of padded batches."""
-        forget = [item for rows in passes for item in rows.forget]
-        weights = sum_of_weights(forget)
-        tokens = sum_of_weights([item for rows in passes for item in rows.retain])
-        if padded:
-            over, retain = (float(sum(map(positions_of, group))) for group in ([p.forget for p in passes], [p.retain for p in passes]))
-        else:
-            over, retain = float(len(forget)) if method and method.per == "row" else weights, tokens
-        return cls(over or 1.0, retain or 1.0, weights or 1.0, tokens or 1.0)
-
-
-def sum_of_weights(items: list[Item]) -> float:
-    return float(sum(item.weights.sum(dtype=np.float64) for item in items))
-
-
 def losses_of(pass_tokens: PassTokens, objective: Objective, state: State, totals: Totals) -> tuple[Tensor, Tensor]:
     """Forget loss and retain term of one pass, each its share of the whole step's."""
     nothing = pass_tokens.retain.logp_N.new_zeros(())
@@ -232,7 +191,7 @@ def losses_of(pass_tokens: PassTokens, objective: Objective, state: State, total
     return forget, retain
 
 
-def note(entry: dict[str, float], pass_tokens: PassTokens, loss: Tensor, forget: Tensor, retain: Tensor, totals: Totals) -> None:
+def note(entry: dict[str, float], seen: Seen, loss: Tensor, totals: Totals) -> None:
     """Adds a pass to the entry of its step. NLL: nats a token, weighted."""
 
     def add(name: str, value: float) -> None:
@@ -240,8 +199,8 @@ def note(entry: dict[str, float], pass_tokens: PassTokens, loss: Tensor, forget:
 
     add("loss", loss.item())
     for kind, tokens, part, total in (
-        ("forget", pass_tokens.forget, forget, totals.weights),
-        ("retain", pass_tokens.retain, retain, totals.retain_tokens),
+        ("forget", seen.tokens.forget, seen.forget, totals.weights),
+        ("retain", seen.tokens.retain, seen.retain, totals.retain_tokens),
     ):
         if tokens.rows:
             add(f"{kind}_loss", part.item())

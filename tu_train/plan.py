@@ -17,9 +17,10 @@ from tu_train.corpus import Corpus
 from tu_train.data.sources import RetainRows
 from tu_train.data.streams import Order, Stream, finetuning_stream, unlearning_stream
 from tu_train.gather import Gathered
-from tu_train.loop import Objective
 from tu_train.methods.retain_terms import NONE, RETAIN_TERMS
 from tu_train.methods.table import find_method, trained_globs
+from tu_train.objective import Objective
+from tu_train.ranks import Ranks
 from tu_train.saving.record import recorded_settings
 from tu_train.stopping.evaluating import Evaluation
 
@@ -106,6 +107,21 @@ def _plan(config: LoopConfig, read: Gathered, objective: Objective, train_only: 
     about = RunRecord(**read.about, settings=recorded_settings(config))
     return Plan(config=config, folder=read.folder, tokenizer=read.tokenizer, objective=objective, train_only=train_only, order=order,
                 corpora=read.corpora, learned=read.learned, evaluation=read.evaluation, about=about)  # fmt: skip
+
+
+def check_ranks(plan: Plan, ranks: Ranks) -> None:
+    """Raises ConfigError for what several ranks cannot do together."""
+    config, count = plan.config, ranks.count
+    if count == 1:
+        return
+    if config.optimizer == "adamw8bit":
+        raise ConfigError(f"--set optimizer=adamw8bit: its state cannot be split over {count} ranks; use adamw, or start one process")
+    if plan.objective.pad_id is not None:
+        raise ConfigError(f"--set mean_over=padded: a padded batch is one forward pass, which {count} ranks cannot share; leave it out, or "
+                          "start one process")  # fmt: skip
+    if (rows := config.batch_size * config.accumulate) < count:
+        raise ConfigError(f"{count} ranks, but a step has {rows} rows (batch_size {config.batch_size} times accumulate "
+                          f"{config.accumulate}); start at most {rows} ranks, or raise --set batch_size")  # fmt: skip
 
 
 def say_plan(plan: Plan) -> None:

@@ -1,27 +1,34 @@
 """The two commands, `finetune` (learn a data set) and `run` (unlearn what a score store describes): gather, plan, load,
-train."""
+train. Under torchrun every rank does all of it, and rank 0 alone writes."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import shared
 from shared.console import say
 from shared.files.fs import require_fresh
 from shared.files.outputs import claimed_folder
-from shared.lm.models import choose_device, choose_dtype
+from shared.lm.models import choose_dtype
 from shared.records import TrainingRecord
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.gather import Gathered, gather_finetuning, gather_unlearning
-from tu_train.load import Loaded, load, with_answers
+from tu_train.load import Loaded, load, whole_on_first, with_answers
 from tu_train.loop import start_state, train
 from tu_train.model.optimizer import adamw8bit
-from tu_train.plan import Plan, plan_finetuning, plan_unlearning, say_plan
+from tu_train.plan import Plan, check_ranks, plan_finetuning, plan_unlearning, say_plan
+from tu_train.ranks import Ranks, agree, joined
 from tu_train.saving.finishing import kept_if_not_written
 from tu_train.saving.logs import open_trackers, say_unmoved
 from tu_train.saving.output import try_output, write_output
+from tu_train.saving.record import recorded_settings
 from tu_train.saving.room import Room, require_finite_weights
+from tu_train.saving.same import flat
 from tu_train.saving.working_folder import (
     LOG,
     UNFINISHED,
@@ -31,11 +38,14 @@ from tu_train.saving.working_folder import (
     finished,
     nothing_to_do,
     told_if_full,
+    unfinished,
     working_folder,
 )
 from tu_train.stopping.interrupts import Stopping
 
 Config = TypeVar("Config", bound=LoopConfig)
+FILE_SIZE = "5GB"
+"""of a file of weights that several ranks trained"""
 
 
 def run_finetune(config: FinetuneConfig) -> Path:
@@ -49,20 +59,33 @@ def run_unlearn(config: UnlearnConfig) -> Path:
 
 
 def _run(config: Config, gather: Callable[[Config], Gathered], plan: Callable[[Config, Gathered], Plan]) -> Path:
-    before = _begin(config)
-    with told_if_full(Path(config.out)):
-        read = gather(config)
+    with joined() as ranks, told_if_full(Path(config.out)):
+        agree(ranks, {**versions(), **flat({"settings": recorded_settings(config), "resume": config.resume})})
+        before = ranks.together(lambda: _begin(config, ranks))
+        read = ranks.together(lambda: gather(config))
+        agree(ranks, flat(read.about))
         if before is not None:
-            return nothing_to_do(config, before, read.about)
-        planned = plan(config, read)
+            about = read.about
+            ranks.first(lambda: nothing_to_do(config, before, about))
+            return Path(config.out)
+        planned = ranks.together(lambda: plan(config, read))
         del read  # it holds what the plan lets go of
-        loaded = load(planned)
-        planned = with_answers(planned, loaded.packed)
-    say_plan(planned)
-    return _train_and_save(planned, loaded)
+        with ranks.alike():
+            check_ranks(planned, ranks)
+        loaded = load(planned, ranks)
+        with ranks.alike():
+            planned = with_answers(planned, loaded.packed)
+        say_plan(planned)
+        return _train_and_save(planned, loaded, ranks)
 
 
-def _begin(config: LoopConfig) -> TrainingRecord | None:
+def versions() -> dict[str, Any]:
+    """Of what decides the numbers of a run."""
+    names = {"the version of token-unlearn": shared.__version__, "the version of python": platform.python_version()}
+    return names | {f"the version of {name}": version(name) for name in ("torch", "transformers", "numpy")}
+
+
+def _begin(config: LoopConfig, ranks: Ranks) -> TrainingRecord | None:
     """-> the record of the run where it is finished already. Refuses an output folder, device or dtype that will not
     do, before any work and any line about it."""
     check_name(config.out, UNFINISHED)
@@ -71,30 +94,40 @@ def _begin(config: LoopConfig) -> TrainingRecord | None:
         return record
     require_fresh(Path(config.out), what="this model")
     check_unfinished(config)
-    choose_device(config.device)
+    ranks.device(config.device)
     choose_dtype(config.dtype)
     if config.optimizer == "adamw8bit":
         adamw8bit()
     return None
 
 
-def _train_and_save(plan: Plan, loaded: Loaded) -> Path:
+def _train_and_save(plan: Plan, loaded: Loaded, ranks: Ranks) -> Path:
     """Trains in OUT.unfinished; the output folder appears whole when training is done."""
-    config, objective, packed, wrapper = plan.config, plan.objective, loaded.packed, loaded.wrapper
+    config, objective, packed = plan.config, plan.objective, loaded.packed
     out = Path(config.out)
-    with working_folder(out) as work, claimed_folder(out, what="this model"), Stopping() as stopping, Room(work) as room:
-        room.take(try_output(work, config, packed, wrapper, plan.tokenizer), plan.steps, packed.model)
-        checkpoints = Checkpoints(work, plan.about, config, stopping, room)
-        trackers = open_trackers(config.trackers, name=out.name, settings=plan.about.settings, folder=work)
+    work = unfinished(out)
+    with ExitStack() as held:
+        ranks.first(lambda: (held.enter_context(working_folder(out)), held.enter_context(claimed_folder(out, what="this model"))))
+        stopping, room = held.enter_context(Stopping()), Room(work)
+        ranks.first(lambda: held.enter_context(room))
+        adapter = loaded.wrapper if ranks.count == 1 else None
+        ranks.first(lambda: room.take(try_output(work, config, packed, adapter, plan.tokenizer), plan.steps, packed.model))
+        checkpoints = Checkpoints(work, plan.about, config, stopping, room, ranks)
+        trackers = ranks.first(lambda: open_trackers(config.trackers, name=out.name, settings=plan.about.settings, folder=work))
         state = start_state(packed, objective)
-        early = train(packed, plan.stream, plan.steps, objective, config, work / LOG, state=state, reference=loaded.reference,
-                      evaluation=plan.evaluation, checkpoints=checkpoints, trackers=trackers)  # fmt: skip
-        require_finite_weights(packed.model, state)
-        if objective.method is not None and "layer" in objective.method.needs:
+        with ranks.alike():
+            early = train(packed, plan.stream, plan.steps, objective, config, work / LOG if ranks.leads else None, state=state,
+                          reference=loaded.reference, evaluation=plan.evaluation, checkpoints=checkpoints, trackers=trackers or (),
+                          ranks=ranks)  # fmt: skip
+            require_finite_weights(packed.model, state, ranks=ranks)
+        if ranks.leads and objective.method is not None and "layer" in objective.method.needs:
             say_unmoved(work / LOG, config)
         if early:
             say(f"stopped early: {early}")
-        with kept_if_not_written(out, checkpoints, packed.model, state, room):
+        with ranks.alike(), kept_if_not_written(out, checkpoints, packed.model, state, room):
+            model, wrapper = whole_on_first(plan, loaded, ranks)
             counts = {**plan.rows, "steps": plan.steps}
-            write_output(out, work, config, packed, wrapper, plan.tokenizer, objective.method, plan.about, counts, state, early)
+            ranks.first(lambda: write_output(out, work, config, model, wrapper, plan.tokenizer, objective.method, plan.about, counts,
+                                             state, early, None if ranks.count == 1 else FILE_SIZE))  # fmt: skip
+        ranks.gather(None)
     return out

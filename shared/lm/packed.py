@@ -13,8 +13,8 @@ shortest is the longest text that is packed (`reach`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -27,6 +27,8 @@ from shared.lm.products import FasterProducts, available
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+T = TypeVar("T")
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.05}
 """largest difference of a logit, relative to the largest logit, that the order of sums may make"""
@@ -49,6 +51,8 @@ class PackedModel:
         # Llama 4's text model calls its body otherwise than the name that transformers looks for it by.
         self.backbone: Any = model.base_model if model.base_model is not model else getattr(model, "model", model)
         self.packs, self.reach, self.turn = True, None, turning_length(model)
+        self.root: Callable[[Callable[[], Any]], Any] | None = None
+        """of a model in shards: calls a function while the weights are whole"""
         probes = [PREFIX + tail for tail in ([5, 1, 9], [8, 8], [])]
         expected = self._own_logits(probes)
         if not torch.isfinite(expected).all():
@@ -60,6 +64,10 @@ class PackedModel:
                     f"{type(model).__name__}: its logits are not head times hidden states; this architecture is not understood"
                 )
             say(f"{type(model).__name__} cannot take a packed row of shared prefixes: batches of similar length instead, which is slower")
+
+    def whole(self, function: Callable[[], T]) -> T:
+        """Its result, called while weights can be read, which in a model in shards they cannot at any time."""
+        return function() if self.root is None else self.root(function)
 
     @property
     def head(self) -> Head:

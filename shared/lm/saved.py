@@ -41,9 +41,11 @@ def stored_dtype(folder: Path) -> str:
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: Any, folder: Path, *, source: Path | None = None, dtype: torch.dtype | None = None
-) -> None:
-    """Writes the weights, in `dtype`, then the rest. The model itself keeps its numbers as they are.
+    model: PreTrainedModel, tokenizer: Any, folder: Path, *, source: Path | None = None, dtype: torch.dtype | None = None,
+    file_size: str | None = None,
+) -> None:  # fmt: skip
+    """Writes the weights, in `dtype`, then the rest. The model itself keeps its numbers as they are. `file_size`: of a
+    file of weights at most, such as 5GB; unless given, transformers' own.
 
     `source`: the folder that the model came from, whose generation settings are copied as they are: some (Llama 2's,
     Vicuna's) contradict themselves, and transformers refuses to write those.
@@ -53,7 +55,8 @@ def save_model(
     whole: Any = model
     own, whole.generation_config = whole.generation_config, GenerationConfig()
     try:
-        whole.save_pretrained(folder, state_dict=None if dtype is None else _in_dtype(whole.state_dict(), dtype))
+        tensors = None if dtype is None else _in_dtype(whole.state_dict(), dtype)
+        whole.save_pretrained(folder, state_dict=tensors, **({"max_shard_size": file_size} if file_size else {}))
     finally:
         whole.generation_config = own
     if dtype is not None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+import shared
 from tu_train import cli, loop, run
 from tu_train.saving import checkpoint
 
@@ -72,3 +73,13 @@ def _arrange(moment: str, which: int | str, number: int) -> None:
         return real(*given, **more)
 
     setattr(holder, name, watched)
+
+
+def rank(said: str, arguments: list[str], env: dict[str, str], folder: str, version: str | None, *how: Any) -> None:
+    """A trial that is one of several ranks, started in a folder of its own; `version`: of token-unlearn, where it has
+    another."""
+    os.environ.update(env)
+    os.chdir(folder)
+    if version is not None:
+        shared.__version__ = version
+    trial(said, arguments, *how)

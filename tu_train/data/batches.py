@@ -61,6 +61,8 @@ class PassRows:
     retain: list[Item]
     corpus: int = 0
     """which forget corpus of the run they belong to"""
+    counts: bool = True
+    """False: nothing is learned from it; it keeps a rank in step with others that have more passes"""
 
 
 Pair = tuple[Item | None, Item | None]

@@ -29,11 +29,15 @@ class Reference:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Inside, the model is the one before training; without gradient. Nothing is copied: pointers change places."""
+        """Inside, the model is the one before training; without gradient. Nothing is copied: pointers change places.
+        In a model in shards places are fixed, and numbers change them."""
         now = [p.data for p, _ in self.kept]
         try:
-            for parameter, before in self.kept:
-                parameter.data = before
+            if self.packed.root is not None:
+                self._exchange()
+            else:
+                for parameter, before in self.kept:
+                    parameter.data = before
             with torch.no_grad():
                 if self.adapters_off is None:
                     yield
@@ -41,12 +45,27 @@ class Reference:
                     with self.adapters_off():
                         yield
         finally:
-            for (parameter, _), data in zip(self.kept, now, strict=True):
-                parameter.data = data
+            if self.packed.root is not None:
+                self._exchange()
+            else:
+                for (parameter, _), data in zip(self.kept, now, strict=True):
+                    parameter.data = data
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for parameter, before in self.kept:
+            now = parameter.detach().clone()
+            parameter.copy_(before)
+            before.copy_(now)
 
     @property
     def head(self) -> Head:
-        """The start model's head, for use outside of `active` too."""
+        """The start model's head, for use outside of `active` too; of a model in shards to be asked for inside."""
         head, before = self.packed.head, {id(p): data for p, data in self.kept}
-        bias = None if head.bias is None else before.get(id(head.bias), head.bias.detach())
-        return replace(head, weight=before.get(id(head.weight), head.weight.detach()), bias=bias)
+
+        def kept(p: Tensor) -> Tensor:
+            if self.packed.root is not None and p.requires_grad:
+                return p.detach().clone()  # whole weights do not outlive the pass
+            return before.get(id(p), p.detach())
+
+        return replace(head, weight=kept(head.weight), bias=None if head.bias is None else kept(head.bias))

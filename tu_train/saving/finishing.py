@@ -13,6 +13,7 @@ from torch import Tensor
 from shared.console import say
 from shared.errors import StoreError, UserError
 from tu_train.methods.tokens import State
+from tu_train.ranks import Ended
 from tu_train.saving.checkpoint import not_written
 from tu_train.saving.room import Room
 from tu_train.saving.working_folder import Checkpoints
@@ -25,14 +26,15 @@ def kept_if_not_written(out: Path, checkpoints: Checkpoints, model: Any, state: 
 
     Raises StoreError saying how to go on.
     """
+    ranks = checkpoints.ranks
     trained = {f"model/{name}": p for name, p in model.named_parameters() if p.requires_grad}
     trained |= {f"state/{name}": value for name, value in state.items()}
     _require_free(out, checkpoints, trained, room)
-    room.for_model()
+    ranks.first(room.for_model)
     try:
         yield
-    except Exception as error:
-        room.release()
+    except (Exception, Ended) as error:
+        ranks.first(room.release)
         checkpoints.keep(trained)
         if isinstance(error, (OSError, SafetensorError)):
             raise not_written(Path(getattr(error, "filename", None) or out), error, checkpoints.folder) from None
@@ -44,10 +46,10 @@ def kept_if_not_written(out: Path, checkpoints: Checkpoints, model: Any, state: 
 
 def _require_free(out: Path, checkpoints: Checkpoints, trained: dict[str, Tensor], room: Room) -> None:
     """Looked at again: in the hours since the start something may have come to stand there."""
-    what = _in_the_way(out)
+    what = checkpoints.ranks.gather(_in_the_way(out))[0]
     if what is None:
         return
-    room.release()
+    checkpoints.ranks.first(room.release)
     checkpoints.keep(trained)
     raise StoreError(f"{out}: {what} has come to stand there during training, so the model was not written; move it away; "
                      f"{checkpoints.left()}")  # fmt: skip

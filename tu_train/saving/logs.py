@@ -74,28 +74,32 @@ def open_trackers(names: Sequence[str], *, name: str, settings: Mapping[str, Any
 
 class Log:
     """`with Log(path) as log: log.write({"step": 0, "loss": 0.5})`. A written line outlives the process, a synced one
-    the machine."""
+    the machine. No path: nothing is written, another process does it."""
 
-    def __init__(self, path: Path, trackers: Sequence[Tracker] = ()) -> None:
-        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed on exit
+    def __init__(self, path: Path | None, trackers: Sequence[Tracker] = ()) -> None:
+        self._file = path and open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed on exit
         self._trackers = trackers
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """`entry` has a step; what is no number stays in the file."""
-        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
+        line = json.dumps(entry, allow_nan=False) + "\n"
+        if self._file:
+            self._file.write(line)
         numbers = {k: float(v) for k, v in entry.items() if k != "step" and isinstance(v, (int, float)) and not isinstance(v, bool)}
         for tracker in self._trackers:
             tracker.write(numbers, entry["step"])
 
     def sync(self) -> None:
         """Before a checkpoint is saved: no checkpoint may be ahead of the log."""
-        os.fsync(self._file.fileno())
+        if self._file:
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> Log:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
         for tracker in self._trackers:
             tracker.close()
 

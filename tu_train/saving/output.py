@@ -36,19 +36,20 @@ weights"""
 
 
 def write_output(
-    out: Path, work: Path, config: LoopConfig, packed: PackedModel, wrapper: Any, tokenizer: Any, method: Method | None,
-    about: RunRecord, counts: dict[str, int], state: State, stopped_early: str | None = None,
+    out: Path, work: Path, config: LoopConfig, model: Any, wrapper: Any, tokenizer: Any, method: Method | None,
+    about: RunRecord, counts: dict[str, int], state: State, stopped_early: str | None = None, file_size: str | None = None,
 ) -> None:  # fmt: skip
     """`out` appears whole. `wrapper`: peft's, where adapters were trained; `about`: what it was made from;
     `counts`: rows and steps; `state`: what the method keeps beside the model; `stopped_early`: the rule that ended
-    training."""
+    training; `file_size`: see save_model."""
     source = locate(config.model)
     dtype = output_dtype(config, source)
     with atomic_folder(out) as temporary:
-        model = export_lora(wrapper, temporary, unlearned=method is not None) if wrapper else packed.model
+        if wrapper:
+            model = export_lora(wrapper, temporary, unlearned=method is not None)
         lost = swallowed(model, source, choose_dtype(dtype)) if dtype != "float32" else (0, 0)
         require_finite_weights(model, {}, choose_dtype(dtype))
-        save_model(model, tokenizer, temporary, source=source, dtype=choose_dtype(dtype))
+        save_model(model, tokenizer, temporary, source=source, dtype=choose_dtype(dtype), file_size=file_size)
         write_config(temporary / "_config.toml", as_begun(config))
         (temporary / LOG).write_bytes((work / LOG).read_bytes())
         if state:

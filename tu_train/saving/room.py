@@ -19,6 +19,8 @@ from torch import Tensor
 from shared.console import readable_bytes, say
 from shared.errors import ModelError
 from shared.files.fs import remove
+from tu_train.model.sharded import here
+from tu_train.ranks import ALONE, Ranks
 from tu_train.saving.checkpoint import FULL
 
 RESERVED, BESIDE, FOR_CHECKPOINT = "reserved", "reserved-beside", "reserved-checkpoint"
@@ -80,18 +82,28 @@ def _take(path: Path, size: int) -> None:
         os.close(descriptor)
 
 
-def require_finite_weights(model: torch.nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+def require_finite_weights(
+    model: torch.nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype | None = None, ranks: Ranks = ALONE
+) -> None:  # fmt: skip
     """Raises ModelError naming the first parameter, or number of the method, that is not finite; with `dtype`, also one
-    beyond it."""
-    most = torch.finfo(dtype).max if dtype else None
+    beyond it. Of several ranks each looks at its shards, and all raise the same."""
     with torch.no_grad():
-        for name, value in model.named_parameters():
-            if not torch.isfinite(value).all():
-                raise ModelError(f"parameter {name} is not finite after the last update, so no model was written; lower learning_rate or "
-                                 "weight_decay, or train in float32")  # fmt: skip
-            if most is not None and value.numel() and value.abs().max() > most:
-                raise ModelError(f"parameter {name} has numbers beyond {str(dtype).removeprefix('torch.')}; give --set save_dtype=float32")
-        for name, value in state.items():
-            if not torch.isfinite(value).all():
-                raise ModelError(f"the method's {name} is not finite after the last update, so no model was written; "
-                                 "choose smaller options of the method")  # fmt: skip
+        told = next(filter(None, ranks.gather(_not_finite(model, state, dtype))), None)
+    if told:
+        raise ModelError(told)
+
+
+def _not_finite(model: torch.nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype | None) -> str | None:
+    most = torch.finfo(dtype).max if dtype else None
+    for name, parameter in model.named_parameters():
+        value = here(parameter)
+        if not torch.isfinite(value).all():
+            return (f"parameter {name} is not finite after the last update, so no model was written; lower learning_rate or "
+                    "weight_decay, or train in float32")  # fmt: skip
+        if most is not None and value.numel() and value.abs().max() > most:
+            return f"parameter {name} has numbers beyond {str(dtype).removeprefix('torch.')}; give --set save_dtype=float32"
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            return (f"the method's {name} is not finite after the last update, so no model was written; "
+                    "choose smaller options of the method")  # fmt: skip
+    return None

@@ -25,7 +25,7 @@ def check_same(then: Mapping[str, Any], now: Mapping[str, Any], overridable: Col
     ConfigError naming the field, both values, and how to give the old one. Settings come first: they are the user's
     words for what a fingerprint stands for. Credentials in URLs are no difference, and are not shown.
     """
-    old, new = _flat(without_secrets_in(dict(then))), _flat(without_secrets_in(dict(now)))
+    old, new = flat(without_secrets_in(dict(then))), flat(without_secrets_in(dict(now)))
     for name in sorted(old.keys() | new.keys(), key=lambda n: (not n.startswith(SETTINGS), n)):
         last = name.rpartition(".")[2]
         before, after = old.get(name), new.get(name)
@@ -57,12 +57,12 @@ def _shown(value: Any) -> str:
     return value[:12] if isinstance(value, str) and SHA256.fullmatch(value) else repr(value)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted names; tuples as lists, which is what JSON gives back."""
     out: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            out |= _flat(value, f"{prefix}{name}.")
+            out |= flat(value, f"{prefix}{name}.")
         else:
             out[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
     return out

@@ -4,6 +4,7 @@ written, not by whom."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,14 +20,19 @@ FOREIGN = (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeE
 """what torch raises for content that it cannot use"""
 KINDS = ("model", "optimizer", "state", "landing", "rng")
 LARGEST = 2**53
-FORM = {"numbers": {"stopped_early": Maybe((str, None))}, "tensors_sha256": str, "about": dict}
-"""of state.json, beside its step"""
+FORM = {"numbers": {"stopped_early": Maybe((str, None))}, "about": dict}
+"""of state.json, beside its step …"""
+FILES = {1: {"tensors_sha256": str}, 2: {"ranks": int, "files": dict}}
+"""… and what it says of its files, by its format"""
+FILE = re.compile(r"[\w.-]+\.safetensors")
 
 
 def about_of(body: Mapping[str, Any], step: int) -> RunRecord | None:
     """What the run of a checkpoint is made from; None where state.json lacks something that is read of it. `step`: as
     the folder's name says."""
-    if type(body.get("step")) is not int or body["step"] != step or misfit(body, FORM):
+    if type(body.get("step")) is not int or body["step"] != step or misfit(body, {**FORM, **FILES[body["format"]]}):
+        return None
+    if not all(FILE.fullmatch(name) and isinstance(sha256, str) for name, sha256 in body.get("files", {}).items()):
         return None
     try:
         return RunRecord.from_json(body["about"])

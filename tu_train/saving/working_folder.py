@@ -22,21 +22,13 @@ from shared.files.outputs import lock_beside
 from shared.files.storage import open_place
 from shared.records import RunRecord, TrainingRecord
 from tu_train.config import LoopConfig
-from tu_train.saving.checkpoint import (
-    FULL,
-    Moving,
-    Snapshot,
-    capture,
-    has_checkpoint,
-    latest_snapshot,
-    not_written,
-    restore,
-    save_snapshot,
-)
+from tu_train.ranks import ALONE, Ranks
+from tu_train.saving.checkpoint import FULL, has_checkpoint, latest_snapshot, not_written, save_snapshot
 from tu_train.saving.logs import Log, cut_log
 from tu_train.saving.record import changes_nothing, complete, recorded_settings
 from tu_train.saving.room import Room, require_finite_weights
 from tu_train.saving.same import check_same
+from tu_train.saving.snapshot import Moving, Snapshot, capture, held, restore
 from tu_train.stopping.interrupts import EXIT_SAVED, Stopping
 
 TOLD = ("whole_words", "retain_outside_top_tokens")
@@ -172,6 +164,10 @@ def told_if_full(out: Path) -> Iterator[None]:
         raise not_written(Path(error.filename or out), error, unfinished(out)) from None
 
 
+def _ranks(count: int) -> str:
+    return "one process" if count == 1 else f"{count} ranks"
+
+
 def refuse_links(folder: Path) -> None:
     """Raises StoreError for a link in OUT.unfinished: a run makes none there, and writing through one would change
     files elsewhere.
@@ -195,9 +191,9 @@ class Checkpoints:
     """Saves every `save_every` steps, and when the process is told to stop; at the end where the model cannot be
     written."""
 
-    def __init__(self, folder: Path, about: RunRecord, config: LoopConfig, stop: Stopping, room: Room):
+    def __init__(self, folder: Path, about: RunRecord, config: LoopConfig, stop: Stopping, room: Room, ranks: Ranks = ALONE):
         """`about`: compared on resume."""
-        self.folder, self.about, self.config, self.stop, self.room = folder, about, config, stop, room
+        self.folder, self.about, self.config, self.stop, self.room, self.ranks = folder, about, config, stop, room, ranks
         self.saved = -1
         self.done = 0
         self.over = False
@@ -207,32 +203,37 @@ class Checkpoints:
 
     def restore(self, moving: Moving, total: int) -> int:
         """-> optimizer steps that are done already, of `total`. Raises ConfigError naming what differs."""
-        snapshot = latest_snapshot(self.folder) if self.config.resume else None
+        ranks = self.ranks
+        snapshot = ranks.together(lambda: latest_snapshot(self.folder, ranks)) if self.config.resume else None
         if snapshot is not None:
+            if self.config.exact and snapshot.ranks != ranks.count:
+                raise ConfigError(f"--set exact=true: the checkpoint of step {snapshot.step} was made by {_ranks(snapshot.ranks)}, this "
+                                  f"is {_ranks(ranks.count)}; start as many, or leave exact out, for results that are the same but for "
+                                  "rounding")  # fmt: skip
             check_same(snapshot.about.to_json(), self.about.to_json(), free(self.config))
             if snapshot.step > total:
                 more = f"its checkpoint is of step {snapshot.step}, the run has {total} steps"
                 raise StoreError(f"{self.folder}: {more}; the checkpoint is damaged, delete it")
-            restore(snapshot, moving)
+            restore(snapshot, moving, ranks)
             self.done = self.saved = snapshot.step
             self.over, self.ended = snapshot.over, snapshot.numbers.get("stopped_early")
             say(f"resumed after {self.done} steps")
-        cut_log(self.folder / LOG, self.done)
+        ranks.first(lambda: cut_log(self.folder / LOG, self.done))
         return self.done
 
     def after(self, done: int, moving: Moving, log: Log) -> None:
         """Raises SystemExit with EXIT_SAVED where the run was told to stop, ModelError where the weights are worth no
         checkpoint."""
         self.done = done
-        due = self.config.save_every and done % self.config.save_every == 0
-        if (due or self.stop.asked) and done != self.saved:
-            require_finite_weights(moving.model, moving.state)
+        due, asked = self.config.save_every and done % self.config.save_every == 0, self.ranks.any(self.stop.asked)
+        if (due or asked) and done != self.saved:
+            require_finite_weights(moving.model, moving.state, ranks=self.ranks)
             log.sync()
-            if self.stop.asked:
-                self.room.release()
-            save_snapshot(self.folder, capture(moving, done, self.about), self.config.keep_checkpoints)
+            if asked:
+                self.ranks.first(self.room.release)
+            save_snapshot(self.folder, capture(moving, done, self.about, self.ranks), self.config.keep_checkpoints, self.ranks)
             self.saved = done
-        if self.stop.asked:
+        if asked:
             say(f"saved after {done} steps; the same command with --resume goes on")
             sys.exit(EXIT_SAVED)
 
@@ -246,8 +247,8 @@ class Checkpoints:
         if self.saved == self.done:
             return
         numbers = {"over": True, **({"stopped_early": self.ended} if self.ended else {})}
-        tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in trained.items()}
-        save_snapshot(self.folder, Snapshot(self.done, tensors, self.about, numbers), self.config.keep_checkpoints)
+        snapshot = Snapshot(self.done, held(trained, self.ranks), self.about, numbers, self.ranks.count)
+        save_snapshot(self.folder, snapshot, self.config.keep_checkpoints, self.ranks)
         self.saved = self.done
 
     def left(self) -> str:

@@ -20,6 +20,7 @@ from shared.lm.packed import PackedModel
 from tu_train.data.batches import Item, PassRows
 from tu_train.forward import Needs, forward_pass
 from tu_train.methods.tokens import State
+from tu_train.ranks import ALONE, Ranks
 from tu_train.stopping.landing import land, remember
 from tu_train.stopping.rule import KINDS, Rule
 
@@ -41,47 +42,53 @@ class Evaluation:
     land: bool = False
     """end where the rule begins to hold, not at the evaluation after it (landing.py)"""
 
-    def begin(self, packed: PackedModel, autocast: AbstractContextManager, landing: State) -> None:
+    def begin(self, packed: PackedModel, autocast: AbstractContextManager, landing: State, ranks: Ranks = ALONE) -> None:
         """Before the first step of a run: what landing between it and the first evaluation needs."""
         if self.land and self.rule is not None:
-            remember(packed.model, landing, self._watched(packed, autocast, self.rule))
+            remember(packed.model, landing, self._watched(packed, autocast, ranks, self.rule))
 
     def after(
-        self, step: int, packed: PackedModel, autocast: AbstractContextManager, entry: dict[str, float], landing: State
+        self, step: int, packed: PackedModel, autocast: AbstractContextManager, entry: dict[str, float], landing: State,
+        ranks: Ranks = ALONE,
     ) -> str | None:  # fmt: skip
         """Adds `eval_…` to the entry where it is time; returns the text of the rule where it holds now and ends
         training."""
         if (step + 1) % self.every:
             return None
-        found = self._measured(packed, autocast)
+        found = self._measured(packed, autocast, ranks)
         rule = self.rule
         holds = rule is not None and rule.name in found and rule.holds(found[rule.name])
         if rule is not None and self.land:
             if holds:
-                watched = partial(self._watched, packed, autocast, rule)
+                watched = partial(self._watched, packed, autocast, ranks, rule)
                 entry["eval_landed"] = land(packed.model, landing, found[rule.name], rule.bound, watched)
-                found = self._measured(packed, autocast)
+                found = self._measured(packed, autocast, ranks)
             else:
                 remember(packed.model, landing, found[rule.name])
         entry.update({f"eval_{name}": value for name, value in found.items()})
         return rule.text if rule is not None and holds else None
 
-    def _measured(self, packed: PackedModel, autocast: AbstractContextManager, only: str = "") -> dict[str, float]:
+    def _measured(self, packed: PackedModel, autocast: AbstractContextManager, ranks: Ranks, only: str = "") -> dict[str, float]:
         groups = dict(zip(KINDS, (self.forget, self.facts, self.paraphrases, self.retain), strict=True))
         with autocast, torch.no_grad():
-            kinds = [self._measure(packed, kind, items) for kind, items in groups.items() if not only or only.rpartition("_")[0] == kind]
+            asked = {kind: items for kind, items in groups.items() if not only or only.rpartition("_")[0] == kind}
+            kinds = [self._measure(packed, ranks, kind, items) for kind, items in asked.items()]
         return {name: value for kind in kinds for name, value in kind.items()}
 
-    def _watched(self, packed: PackedModel, autocast: AbstractContextManager, rule: Rule) -> float:
+    def _watched(self, packed: PackedModel, autocast: AbstractContextManager, ranks: Ranks, rule: Rule) -> float:
         """The number that the rule is about."""
-        return self._measured(packed, autocast, only=rule.name)[rule.name]
+        return self._measured(packed, autocast, ranks, only=rule.name)[rule.name]
 
-    def _measure(self, packed: PackedModel, kind: str, items: Sequence[Item]) -> dict[str, float]:
+    def _measure(self, packed: PackedModel, ranks: Ranks, kind: str, items: Sequence[Item]) -> dict[str, float]:
+        def logp(part: Sequence[Item]) -> list[torch.Tensor]:
+            """[K] of each row, on the CPU: what each rank finds goes to all."""
+            run = partial(forward_pass, packed, PassRows(list(part), []), Needs(), Needs(), None)
+            return list(packed.whole(run).forget.logp_N.double().cpu().split([len(i.positions) for i in part]))
+
         nll, tokens, probabilities = 0.0, 0, []
-        for start, end in within_budget([len(i.ids) for i in items], self.batch_tokens):
-            part = items[start:end]
-            logp = forward_pass(packed, PassRows(list(part), []), Needs(), Needs(), None).forget.logp_N.double()
-            for own in logp.split([len(i.positions) for i in part]):
+        parts = [items[start:end] for start, end in within_budget([len(i.ids) for i in items], self.batch_tokens)]
+        for rows in ranks.each(parts, logp):
+            for own in rows:
                 probabilities.append(own.mean().exp().item())
                 nll, tokens = nll - own.sum().item(), tokens + len(own)
         return {f"{kind}_nll": nll / tokens, f"{kind}_probability": sum(probabilities) / len(items)} if items else {}

@@ -218,6 +218,15 @@ def test_what_is_saved_loads_back_equal(tiny_model, tmp_path):
         assert "model.embed_tokens.weight" in set(file.keys())
 
 
+def test_files_of_weights_have_the_size_that_was_asked_for(tiny_model, tmp_path):
+    model, tokenizer = load_model(tiny_model, dtype=torch.float32, device=CPU), load_tokenizer(tiny_model)
+    save_model(model, tokenizer, tmp_path / "saved", dtype=torch.float32, file_size="150KB")
+    files = weight_files(tmp_path / "saved")
+    assert len(files) > 2 and all(file.stat().st_size < 160_000 for file in files)
+    again = load_model(locate(str(tmp_path / "saved")), dtype=torch.float32, device=CPU)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
 @pytest.mark.parametrize(("architecture", "entries"), [("Llama", {}), ("GPT2", {})])
 def test_the_context_length_has_many_names(make_tiny, architecture, entries):
     assert context_length(make_tiny(architecture, **entries)) == CONTEXT

@@ -15,8 +15,9 @@ from shared.records import RunRecord
 from tests.tu_train.conftest import flip_bit
 from tu_train.config import FinetuneConfig
 from tu_train.saving import checkpoint
-from tu_train.saving.checkpoint import Moving, Snapshot, capture, latest_snapshot, restore, save_snapshot
+from tu_train.saving.checkpoint import latest_snapshot, save_snapshot
 from tu_train.saving.same import check_same
+from tu_train.saving.snapshot import Moving, Snapshot, capture, restore
 
 ABOUT = {"store": "abc", "settings": {"learning_rate": 1e-5, "options": {"beta": 0.1}, "out": "there", "train_only": ("a*",)}}
 RECORD = RunRecord.from_json(ABOUT)
