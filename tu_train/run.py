@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,7 +69,7 @@ def _run(config: Config, gather: Callable[[Config], Gathered], plan: Callable[[C
             about = read.about
             ranks.first(lambda: nothing_to_do(config, before, about))
             return Path(config.out)
-        planned = ranks.together(lambda: plan(config, read))
+        planned = ranks.together(partial(plan, config, read))
         del read  # it holds what the plan lets go of
         with ranks.alike():
             check_ranks(planned, ranks)
