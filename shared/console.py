@@ -163,7 +163,8 @@ class Progress:
     def tell(self) -> None:
         """The line as it is now; the last one is said when the work is done, and what it made is written."""
         line = f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.speed()}{self.left()} {self.note}".rstrip()
-        print(printable(without_secrets(line)), file=sys.stderr, flush=True)
+        if not _quiet:
+            print(printable(without_secrets(line)), file=sys.stderr, flush=True)
 
     def speed(self) -> str:
         rate = self.done / max(time.monotonic() - self.started, 1e-9)

@@ -143,18 +143,18 @@ def backward(
 def _losses(
     packed: PackedModel, rows: PassRows, objective: Objective, reference: Reference | None, before: tuple[Before, Before] | None,
     state: State, totals: Totals, alpha: float,
-) -> tuple[Tensor, Seen]:  # fmt: skip
+) -> tuple[Tensor, PassLosses]:  # fmt: skip
     """What is minimised, and what it is made of."""
     if objective.pad_id is None:
         pass_tokens = forward_pass(packed, rows, *objective.needs, reference, before)
     else:
         pass_tokens = padded_pass(packed, rows, *objective.needs, reference, objective.pad_id)
     forget, retain = losses_of(pass_tokens, objective, state, totals)
-    return objective.gamma * forget + alpha * retain, Seen(pass_tokens, forget, retain)
+    return objective.gamma * forget + alpha * retain, PassLosses(pass_tokens, forget, retain)
 
 
 @dataclass(frozen=True)
-class Seen:
+class PassLosses:
     """Of a pass: tokens, forget loss and retain term."""
 
     tokens: PassTokens
@@ -191,7 +191,7 @@ def losses_of(pass_tokens: PassTokens, objective: Objective, state: State, total
     return forget, retain
 
 
-def note(entry: dict[str, float], seen: Seen, loss: Tensor, totals: Totals) -> None:
+def note(entry: dict[str, float], seen: PassLosses, loss: Tensor, totals: Totals) -> None:
     """Adds a pass to the entry of its step. NLL: nats a token, weighted."""
 
     def add(name: str, value: float) -> None:

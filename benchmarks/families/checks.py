@@ -171,8 +171,8 @@ def train(tried: Tried, name: str, *more: object, fresh: bool = True, code: int 
     out, seen = tried.fresh(name) if fresh else tried.folder / name, []
 
     def watched(*given: Any, **named: Any) -> None:
-        packed, wrapper = given[3], given[4]
-        seen.append(logits(wrapper or packed.model))
+        model, wrapper = given[3], given[4]
+        seen.append(logits(wrapper or model))
         return write(*given, **named)
 
     write, run.write_output = run.write_output, watched
