@@ -16,7 +16,7 @@ from shared.engines.interface import Generator
 from shared.engines.torch import TorchEngine
 from shared.errors import ConfigError, DataError
 from shared.files.fs import hash_json
-from shared.lm.memory import keep_freed_memory
+from shared.lm.memory import keep_freed_memory, return_freed_memory
 from shared.lm.models import load_model
 from shared.lm.packed import PackedModel
 from shared.weighting.weights import seeded
@@ -60,8 +60,10 @@ def load(plan: Plan, ranks: Ranks = ALONE) -> Loaded:
 
     def mine() -> tuple[PackedModel, Any]:
         if ranks.count == 1:
+            keep_freed_memory()
             model, wrapper = load_marked(plan, device)
             return PackedModel(model), wrapper
+        return_freed_memory()
         model, wrapper = load_marked(plan, torch.device("cpu"))
         packed = PackedModel(model)
         shard(packed, blocks(packed), device)
@@ -77,7 +79,6 @@ def load_marked(plan: Plan, device: torch.device) -> tuple[Any, Any]:
     """-> the model, and peft's wrapper of it where adapters train."""
     config = plan.config
     torch.manual_seed(config.seed)
-    keep_freed_memory()
     model = load_model(plan.folder, dtype=torch.float32, device=device)
     wrapper = None
     if config.lora:

@@ -14,14 +14,29 @@ LARGEST = 1 << 30
 """bytes; what is larger still goes back at once"""
 
 
+RETURNED = 1 << 20
+"""bytes from which on memory goes back at once in a process of several that share a model"""
+
+
 def keep_freed_memory() -> bool:
     """Asks glibc to keep what is freed for the next allocation; resident memory then stays at its peak. -> whether the
     library could.
 
     Elsewhere than on Linux with glibc nothing happens.
     """
+    return _mallopt(M_MMAP_THRESHOLD, LARGEST) and _mallopt(M_TRIM_THRESHOLD, 2 * LARGEST - 1)
+
+
+def return_freed_memory() -> bool:
+    """The contrary: weights that are put together and dropped again, block by block, in sizes that differ from pass to
+    pass, would leave holes that no later one fits into; a rank then held more than one process that has the whole
+    model."""
+    return _mallopt(M_MMAP_THRESHOLD, RETURNED)
+
+
+def _mallopt(name: int, value: int) -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # no glibc; on Windows there is no CDLL(None)
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST)) and bool(mallopt(M_TRIM_THRESHOLD, 2 * LARGEST - 1))
+    return bool(mallopt(name, value))
