@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from shared.console import say
+from shared.errors import ModelError
 from shared.files.fs import require_fresh
 from shared.files.outputs import claimed_folder
 from shared.lm.models import choose_device, choose_dtype
@@ -18,6 +21,7 @@ from tu_train.load import Loaded, load, with_answers
 from tu_train.loop import start_state, train
 from tu_train.model.optimizer import adamw8bit
 from tu_train.plan import Plan, plan_finetuning, plan_unlearning, say_plan
+from tu_train.saving.checkpoint import has_checkpoint
 from tu_train.saving.finishing import kept_if_not_written
 from tu_train.saving.logs import open_trackers, say_unmoved
 from tu_train.saving.output import try_output, write_output
@@ -30,6 +34,7 @@ from tu_train.saving.working_folder import (
     check_unfinished,
     finished,
     nothing_to_do,
+    unfinished,
     working_folder,
 )
 from tu_train.stopping.interrupts import Stopping
@@ -53,10 +58,30 @@ def _run(config: Config, gather: Callable[[Config], Gathered], plan: Callable[[C
     if before is not None:
         return nothing_to_do(config, before, read.about)
     planned = plan(config, read)
-    loaded = load(planned)
-    planned = with_answers(planned, loaded.packed)
-    say_plan(planned)
-    return _train_and_save(planned, loaded)
+    try:
+        loaded = load(planned)
+        planned = with_answers(planned, loaded.packed)
+        say_plan(planned)
+        return _train_and_save(planned, loaded)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(out_of_memory(config, error)) from None
+
+
+def out_of_memory(config: LoopConfig, error: BaseException) -> str:
+    """What to change, in order of what it costs: nothing, time, digits, another kind of training."""
+    ways = [f"--set batch_tokens={config.batch_tokens // 2} (the same numbers, more passes)"] if config.batch_tokens > 1 else []
+    if config.checkpointing is False or (config.checkpointing is None and config.lora):
+        ways.append("--set checkpointing=true (the same numbers, a sixth more time)")
+    if config.dtype == "float32":
+        ways.append("--dtype bfloat16 (smaller activations, fewer digits)")
+    if not config.lora:
+        ways += ["--set optimizer=adamw8bit (6 bytes a parameter less)"] if config.optimizer != "adamw8bit" else []
+        ways.append("--lora 16 (adapters train instead of the weights)")
+    said = " ".join(str(error).split())[:200]
+    first = f"out of memory on {choose_device(config.device).type} ({said}); in order of cost: {', '.join(ways)}"
+    left = unfinished(Path(config.out))
+    on = f"; {left} has a checkpoint: go on from it with --resume and the first two alone" if has_checkpoint(left) else ""
+    return f"{first}; a larger or another device; tu-train run --dry-run says what takes the memory{on}"
 
 
 def _begin(config: LoopConfig) -> TrainingRecord | None:
