@@ -10,6 +10,12 @@ from shared.settings import About
 
 
 @dataclass(frozen=True, kw_only=True)
+class Run:
+    dry_run: Annotated[bool, About(flag=True)] = False
+    """only say steps, tokens and peak memory; no weight is read, nothing is written"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Many:
     study: Annotated[Path, About(positional=True)]
     """TOML file with the fields of `tu-train run`, a list takes each of its values in turn; and with what is made

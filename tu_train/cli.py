@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.cli import new_app, run_app
-from shared.commands import command
+from shared.commands import Asked, command
 from tu_train import arguments
 
 if TYPE_CHECKING:
@@ -24,9 +24,15 @@ def main() -> None:
     run_app(app)
 
 
-@command(app, config="tu_train.config:UnlearnConfig")
-def run(settings: UnlearnConfig) -> None:
+@command(app, config="tu_train.config:UnlearnConfig", arguments=arguments.Run)
+def run(asked: Asked[UnlearnConfig], given: arguments.Run) -> None:
     """Unlearn the forget set of a score store with token weights. No reference model is loaded."""
+    settings = asked.resolved(**({"out": "-"} if given.dry_run and asked.file is None else {}))  # a dry run needs none
+    if given.dry_run:
+        from tu_train.estimate import estimate
+
+        print("\n".join(estimate(settings).lines()))
+        return
     from tu_train.run import run_unlearn
 
     folder = run_unlearn(settings)

@@ -11,11 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 import shared
 from shared.console import say
+from shared.errors import ModelError
 from shared.files.fs import require_fresh
 from shared.files.outputs import claimed_folder
-from shared.lm.models import choose_dtype
+from shared.lm.models import choose_device, choose_dtype
 from shared.records import TrainingRecord
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.gather import Gathered, gather_finetuning, gather_unlearning
@@ -24,6 +27,7 @@ from tu_train.loop import start_state, train
 from tu_train.model.optimizer import adamw8bit
 from tu_train.plan import Plan, check_ranks, plan_finetuning, plan_unlearning, say_plan
 from tu_train.ranks import Ranks, agree, joined
+from tu_train.saving.checkpoint import has_checkpoint
 from tu_train.saving.finishing import kept_if_not_written
 from tu_train.saving.logs import open_trackers, say_unmoved
 from tu_train.saving.output import try_output, write_output
@@ -73,11 +77,35 @@ def _run(config: Config, gather: Callable[[Config], Gathered], plan: Callable[[C
         del read  # it holds what the plan lets go of
         with ranks.alike():
             check_ranks(planned, ranks)
-        loaded = load(planned, ranks)
-        with ranks.alike():
-            planned = with_answers(planned, loaded.packed)
-        say_plan(planned)
-        return _train_and_save(planned, loaded, ranks)
+        try:
+            return _load_and_train(planned, ranks)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(out_of_memory(config, error)) from None
+
+
+def _load_and_train(planned: Plan, ranks: Ranks) -> Path:
+    loaded = load(planned, ranks)
+    with ranks.alike():
+        planned = with_answers(planned, loaded.packed)
+    say_plan(planned)
+    return _train_and_save(planned, loaded, ranks)
+
+
+def out_of_memory(config: LoopConfig, error: BaseException) -> str:
+    """What to change, in order of what it costs: nothing, time, digits, another kind of training."""
+    ways = [f"--set batch_tokens={config.batch_tokens // 2} (the same numbers, more passes)"] if config.batch_tokens > 1 else []
+    if config.checkpointing is False or (config.checkpointing is None and config.lora):
+        ways.append("--set checkpointing=true (the same numbers, a sixth more time)")
+    if config.dtype == "float32":
+        ways.append("--dtype bfloat16 (smaller activations, fewer digits)")
+    if not config.lora:
+        ways += ["--set optimizer=adamw8bit (6 bytes a parameter less)"] if config.optimizer != "adamw8bit" else []
+        ways.append("--lora 16 (adapters train instead of the weights)")
+    said = " ".join(str(error).split())[:200]
+    first = f"out of memory on {choose_device(config.device).type} ({said}); in order of cost: {', '.join(ways)}"
+    left = unfinished(Path(config.out))
+    on = f"; {left} has a checkpoint: go on from it with --resume and the first two alone" if has_checkpoint(left) else ""
+    return f"{first}; a larger or another device; tu-train run --dry-run says what takes the memory{on}"
 
 
 def versions() -> dict[str, Any]:
