@@ -166,7 +166,7 @@ class Shapes(PackedModel):
     """A model without numbers, which cannot be asked how it wants to be fed: that follows from its configuration."""
 
     def __init__(self, model: Any, outside: Any):
-        self.model, self.outside = model, outside
+        self.model, self.outside, self.root = model, outside, None
         self.backbone = model.base_model if model.base_model is not model else getattr(model, "model", model)
         kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
         self.packs, self.reach, self.turn = kinds <= BLOCKS_OF_ATTENTION, None, turning_length(model)

@@ -122,18 +122,18 @@ class Several(Ranks):
         made, error = None, None
         try:
             made = work()
-        except (UserError, OSError) as caught:
+        except Exception as caught:  # of whatever kind, or the others would wait for an answer to another question
             error = caught
-        told = self.gather(error and f"{getattr(error, 'filename', None) or ''} {error}".strip())
+        told = self.gather(error and (f"{getattr(error, 'filename', None) or ''} {error}".strip() or type(error).__name__))
         if any(told):
             self._end(error, told)
         return made  # type: ignore[return-value]
 
     def _end(self, error: Exception | None, told: Sequence[str | None]) -> NoReturn:
+        if error is not None and (self.leads or not isinstance(error, (UserError, OSError))):
+            raise error
         if not self.leads:
             raise Ended(2)
-        if error is not None:
-            raise error
         rank = next(rank for rank, text in enumerate(told) if text)
         raise ConfigError(f"rank {rank}: {told[rank]}")
 
@@ -191,10 +191,13 @@ class Several(Ranks):
 def joined() -> Iterator[Ranks]:
     """The ranks that torchrun's environment speaks of. Where another one is gone, the process ends with code 2 and a
     line."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    asked = os.environ.get("WORLD_SIZE", "1")
+    if asked == "1":
         yield ALONE
         return
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ConfigError(f"WORLD_SIZE is {asked} but {', '.join(missing)} not set: start several ranks with torchrun, or unset WORLD_SIZE")
+    count = int(asked)
     number, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
     if number:

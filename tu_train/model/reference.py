@@ -32,6 +32,7 @@ class Reference:
         """Inside, the model is the one before training; without gradient. Nothing is copied: pointers change places.
         In a model in shards places are fixed, and numbers change them."""
         now = [p.data for p, _ in self.kept]
+        torch.clear_autocast_cache()  # it knows a parameter by its place, and would keep a cast of what stood there before
         try:
             if self.packed.root is not None:
                 self._exchange()
@@ -50,6 +51,7 @@ class Reference:
             else:
                 for (parameter, _), data in zip(self.kept, now, strict=True):
                     parameter.data = data
+            torch.clear_autocast_cache()
 
     @torch.no_grad()
     def _exchange(self) -> None:

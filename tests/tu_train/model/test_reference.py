@@ -155,3 +155,26 @@ def test_what_is_kept_is_the_model_when_the_reference_was_made(tiny_model):
     with later.active():
         assert torch.equal(now(made), trained)
     assert not torch.equal(now(made), trained)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pass_of_the_model_before_training_changes_nothing_of_the_pass_beside_it(dtype, tiny_model):
+    """Under autocast, which keeps casts of weights by the place where they stand; and the reverse."""
+
+    packed = PackedModel(load_model(tiny_model, dtype=torch.float32, device=torch.device("cpu")))
+    rows = PassRows([Item([1, 9, 8, 7, 30, 31, 5], [2, 3, 4, 5, 6], np.ones(5, np.float32), None, "a")], [])
+    nothing, both = Needs(), Needs(True, True)
+
+    def logp(needs, reference=None):
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            tokens = forward_pass(packed, rows, needs, nothing, reference).forget
+        return tokens
+
+    before = logp(Needs(True, False)).hidden_ND.detach().clone()
+    reference = Reference(packed)
+    with torch.no_grad():
+        for parameter in packed.model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    alone, beside = logp(nothing), logp(both, reference)
+    assert torch.equal(alone.logp_N, beside.logp_N)
+    assert torch.equal(beside.ref_hidden_ND, before) and not torch.equal(beside.hidden_ND, before)
