@@ -19,8 +19,8 @@ from shared.store.scores import open_store
 from tu_train.config import UnlearnConfig
 from tu_train.methods.table import METHOD, find_method
 
-EARLIER = frozenset({"out", "resume", "save_every", "keep_checkpoints"})
-"""settings that earlier versions left out of the hash"""
+EARLIER = frozenset({"out", "resume", "save_every", "keep_checkpoints", "exact"})
+"""settings that earlier versions left out of the hash, or did not have"""
 NAMES = ("model", "scores", "retain", "retain_scores", "forget_data", "refusals", "blocklist")
 """fields whose content counts, not their text"""
 LATER = ("blocklist",)
