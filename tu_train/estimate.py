@@ -76,8 +76,9 @@ class TrainingEstimate:
             f"steps            {self.steps:,}",
             f"tokens           about {self.tokens:,} in all steps, {self.largest:,} in the largest pass, before sharing",
             f"trained          {self.trained:,} parameters",
-            f"peak memory      about {readable_bytes(self.memory.peak)} of tensors on {self.device} (more is resident: docs/methods.md), of which",
+            f"peak memory      about {readable_bytes(self.memory.peak)} of tensors on {self.device}, of which",
             *parts,
+            "more is resident than tensors fill: docs/methods.md says how much",
             *self.notes,
         ]
 
