@@ -2,10 +2,11 @@
 
     python -m benchmarks.memory [--modes float32 kept ...] > memory.json
 
-A random model of 42 M parameters trains three steps of `graddiff` in a process of its own. What is measured is the
-anonymous memory of the process (Linux), looked at every few milliseconds, over what it held after a run of the same
-kind with a model of one block: so that the interpreter, the libraries and their first buffers do not count. The model
-is stored in bfloat16, so that its float32 weights are no pages of a file. A few minutes for all modes.
+A random model of 42 M parameters trains three steps in a process of its own. `measured` is what the process has
+allocated (glibc's count of bytes in use), looked at every few milliseconds, over what it held after a run of the same
+kind with a small model: so that the interpreter, the libraries and their first buffers do not count. `resident` is its
+anonymous memory beyond that, in which glibc's heap also has holes that nothing fits into. The model is stored in
+bfloat16, so that its float32 weights are no pages of a file. Linux with glibc; a few minutes for all modes.
 """
 
 from __future__ import annotations
@@ -50,10 +51,41 @@ def make_model(folder: Path, blocks: int, vocabulary: int) -> None:
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
 
 
-def anonymous() -> int:
-    """Bytes of the process that are no pages of files."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) << 10
+class Counts(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+    )]  # fmt: skip
+
+
+class Looking:
+    """Peaks of a process, from now on until the block ends; `libc`: the C library."""
+
+    def __init__(self, libc: Any):
+        libc.mallinfo2.restype = Counts
+        self.libc, self.over, self.thread = libc, threading.Event(), threading.Thread(target=self.look)
+        self.before = self.most = self.now()
+
+    def now(self) -> tuple[int, int]:
+        """Bytes that are allocated, and bytes of resident memory that are no pages of files."""
+        counts: Any = self.libc.mallinfo2()
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        return counts.uordblks + counts.hblkhd, int(line.split()[1]) << 10
+
+    def look(self) -> None:
+        while not self.over.is_set():
+            allocated, resident = self.now()
+            self.most = max(self.most[0], allocated), max(self.most[1], resident)
+            time.sleep(LOOK_S)
+
+    def __enter__(self) -> Looking:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.over.set()
+        self.thread.join()
 
 
 def measure(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
@@ -73,21 +105,12 @@ def measure(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
     predicted = estimate(config("whole")).memory.peak
     run_unlearn(config("small"))
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what is freed stays with a process that trains (shared/lm/memory.py)
-    before, most, over = anonymous(), 0, threading.Event()
-
-    def look() -> None:
-        nonlocal most
-        while not over.is_set():
-            most = max(most, anonymous())
-            time.sleep(LOOK_S)
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    run_unlearn(config("whole"))
-    over.set()
-    looking.join()
-    return {"predicted": predicted, "measured": most - before, "error": predicted / (most - before) - 1}
+    libc = ctypes.CDLL(None)
+    libc.malloc_trim(0)  # what is freed stays with a process that trains (shared/lm/memory.py)
+    with Looking(libc) as looking:
+        run_unlearn(config("whole"))
+    measured, resident = (most - before for most, before in zip(looking.most, looking.before, strict=True))
+    return {"predicted": predicted, "measured": measured, "resident": resident, "error": predicted / measured - 1}
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """`tu-train run --dry-run`: steps, tokens and memory of a run, said before it begins.
 
 It gathers and plans as the run does, and takes the largest pass of the first epoch through the training code itself, on
-tensors that have shapes and no numbers (tu_train/model/peak.py): no weight is read, nothing is written. What the
-interpreter and the libraries hold (some 500 MB) and what an allocator leaves unused come on top.
+tensors that have shapes and no numbers (tu_train/model/peak.py): no weight is read, nothing is written. Kernels'
+own buffers, holes in the heap, the interpreter and its libraries come on top (benchmarks/memory.py measures how much).
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class TrainingEstimate:
             f"steps            {self.steps:,}",
             f"tokens           about {self.tokens:,} in all steps, {self.largest:,} in the largest pass, before sharing",
             f"trained          {self.trained:,} parameters",
-            f"peak memory      about {readable_bytes(self.memory.peak)} on {self.device}, of which",
+            f"peak memory      about {readable_bytes(self.memory.peak)} of tensors on {self.device}, of which",
             *parts,
+            "more is resident than tensors fill: docs/methods.md says how much",
             *self.notes,
         ]
 

@@ -104,7 +104,7 @@ def out_of_memory(config: LoopConfig, error: BaseException) -> str:
     said = " ".join(str(error).split())[:200]
     first = f"out of memory on {choose_device(config.device).type} ({said}); in order of cost: {', '.join(ways)}"
     left = unfinished(Path(config.out))
-    on = f"; {left} has a checkpoint: go on from it with --resume and the first two alone" if has_checkpoint(left) else ""
+    on = f"; {left} has a checkpoint: go on from it with --resume and a way that keeps the numbers" if has_checkpoint(left) else ""
     return f"{first}; a larger or another device; tu-train run --dry-run says what takes the memory{on}"
 
 

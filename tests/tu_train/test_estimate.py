@@ -17,7 +17,7 @@ from tu_train.model import peak
 from tu_train.run import run_unlearn
 
 BOUND = 0.02
-"""relative; of what tensors fill. Resident memory, with what allocators and libraries add: benchmarks/memory.py"""
+"""relative; of what tensors fill. What is allocated and resident beside that: benchmarks/memory.py"""
 
 
 @pytest.fixture(scope="module", params=["byte level", "sentencepiece"])
