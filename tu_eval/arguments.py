@@ -47,6 +47,19 @@ class Many:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Report:
+    folders: Annotated[tuple[Path, ...], About(positional=True, metavar="DIR...")]
+    """results of one or more unlearned models (tu-eval run), and folders of tu-eval attack and choices of the same
+    models"""
+    out: Annotated[Path, About(flag=True)]
+    """the page to write (HTML); an older one is replaced"""
+    before: Annotated[Path | None, About(flag=True)] = None
+    """results of the model before unlearning; without the flag it is looked for among DIR"""
+    retain: Annotated[Path | None, About(flag=True)] = None
+    """results of a model that never saw the forget set; without the flag it is looked for among DIR"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence(Signed):
     before: Annotated[Path, About(flag=True)]
     """results of the model before unlearning"""

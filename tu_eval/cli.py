@@ -88,6 +88,18 @@ def many(given: arguments.Many) -> None:
         raise SystemExit(1)
 
 
+@command(app, arguments=arguments.Report)
+def report(given: arguments.Report) -> None:
+    """A verdict for each unlearned model: what is forgotten, what is kept, and what was not measured."""
+    from shared.files.outputs import claimed_files
+    from tu_eval.evidence.verdict.report import print_verdicts, write_verdict
+
+    with claimed_files({"--out": given.out}):
+        made = write_verdict(given.out, given.folders, given.before, given.retain)
+    print_verdicts(made)
+    print(f"page: {given.out}")
+
+
 @command(app, arguments=arguments.Evidence)
 def evidence(given: arguments.Evidence) -> None:
     """Report for a deletion request: what was asked, what was done, what was measured, and what cannot be claimed."""

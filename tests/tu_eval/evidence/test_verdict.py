@@ -1,0 +1,225 @@
+"""The verdict: its rules on cases whose answer is known, its numbers against plain loops, its page in a browser."""
+
+import math
+import random
+
+import pytest
+
+from shared.data.datasets import load_rows
+from tests.browser import Browser
+from tests.conftest import _save_tiny, build_sentencepiece, build_tokenizer
+from tests.tu_eval.made import EVIL, NoConfig, make_results, many
+from tests.tu_eval.test_commands import refused
+from tu_eval.attacks.config import AttackConfig
+from tu_eval.attacks.run import ATTACK_FOLDER, attack, schema
+from tu_eval.compare.intervals import DRAWS, SEED
+from tu_eval.evidence.verdict import attacked
+from tu_eval.evidence.verdict.measured import Number, above, difference, of_rows
+from tu_eval.evidence.verdict.pareto import front
+from tu_eval.evidence.verdict.report import write_verdict
+from tu_eval.evidence.verdict.rules import forgotten, kept
+from tu_eval.evidence.verdict.verdict import headline, load, verdicts
+from tu_eval.results.folder import ROWS, write_folder
+from tu_eval.results.results import load_results
+
+
+def around(value, *, n=40, spread=0.05, seed=0):
+    rng = random.Random(seed)
+    noise = [rng.uniform(-spread, spread) for _ in range(n)]
+    middle = math.fsum(noise) / n
+    return of_rows({f"r{k}": value + x - middle for k, x in enumerate(noise)})
+
+
+def test_a_difference_is_that_of_the_pairs_by_a_plain_loop():
+    import numpy as np
+
+    first, second = around(0.5, spread=0.4, seed=1), around(0.45, spread=0.4, seed=2)
+    pairs = [first.rows[k] - second.rows[k] for k in first.rows]
+    counts = np.random.default_rng(SEED).multinomial(len(pairs), [1 / len(pairs)] * len(pairs), DRAWS)
+    drawn = sorted(sum(c * p for c, p in zip(row, pairs, strict=True)) / len(pairs) for row in counts)
+    interval = difference(first, second)
+    assert interval == pytest.approx((np.percentile(drawn, 2.5), np.percentile(drawn, 97.5)), abs=1e-12)
+    assert interval[0] <= 0.05 <= interval[1]
+
+
+def test_pairs_tell_apart_what_intervals_cannot():
+    easy = of_rows({f"r{k}": k / 40 for k in range(40)})
+    harder = of_rows({f"r{k}": k / 40 - 0.02 for k in range(40)})
+    assert above(easy, harder) and not above(harder, easy)
+    alone = [Number(m.value, {}, m.span, m.n) for m in (easy, harder)]
+    assert not above(*alone), "the intervals over rows overlap widely"
+    assert above(Number(0.2), Number(0.1)), "without any interval: the plain order"
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "retain", "state"),
+    [
+        (0.1, 0.9, 0.1, "forgotten"),  # equal to the retain model
+        (0.01, 0.9, 0.1, "forgotten"),  # below it
+        (0.9, 0.9, 0.1, "there"),  # equal to the target
+        (0.5, 0.9, 0.1, "partly"),
+        (0.5, 0.9, None, "fell"),
+        (0.9, 0.9, None, "there"),
+        (0.5, 0.5, 0.5, "silent"),  # target and retain model are alike: nothing is learned from it
+        (0.5, None, 0.1, "partly"),
+        (0.1, None, 0.1, "forgotten"),
+        (0.5, None, None, "alone"),
+    ],
+)
+def test_forgotten_on_known_cases(model, target, retain, state):
+    said = forgotten(around(model), target and around(target), retain and around(retain))
+    assert said.state == state
+    if state == "partly" and target is not None:
+        assert said.sentence.startswith("50 % of what the target knows beyond")
+    if state == "fell":
+        assert said.sentence.startswith("56 % of the target's value is left")
+
+
+def test_too_few_rows_are_said_and_not_called_forgotten():
+    few = [of_rows({f"r{k}": v for k, v in enumerate(values)}) for values in ((0.0, 0.9, 0.4), (0.9, 0.85, 0.8), (0.1, 0.2, 0.15))]
+    assert forgotten(*few).state == "unclear" and "3 rows" in forgotten(*few).sentence
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "retain", "state"),
+    [(0.8, 0.8, 0.8, "kept"), (0.9, 0.8, None, "kept"), (0.7, 0.8, 0.7, "kept"), (0.4, 0.8, 0.7, "lost"), (0.4, 0.8, None, "lost")],
+)
+def test_kept_on_known_cases(model, target, retain, state):
+    said = kept(around(model), around(target), retain and around(retain))
+    assert said.state == state
+    if state == "lost":
+        assert said.sentence.startswith("50 % less than before unlearning")
+    assert kept(around(model), None, None).state == "alone"
+
+
+def test_the_front_is_that_of_a_plain_double_loop():
+    rng = random.Random(3)
+    points = [(rng.choice([0.1, 0.2, 0.3]), rng.choice([0.5, 0.6, 0.7])) for _ in range(40)]
+    plain = []
+    for x, y in points:
+        plain.append(not any((a < x and b >= y) or (a <= x and b > y) for a, b in points))
+    assert front(points) == plain and any(plain) and not all(plain)
+
+
+def attack_rows(role, *, level):
+    base = dict.fromkeys(schema().names)
+    rows = []
+    for k in range(4):
+        fact = level + 0.01 * k
+        one = {**base, "model": role, "set": "forget", "example_id": f"r{k}", "probability": 0.5, "fact_probability": fact}
+        rows += [{**one, "attack": "paraphrase", "setting": s, "fact_probability": fact + d} for s, d in (("plain", 0.0), ("prefix", 0.05))]
+        rows += [{**one, "attack": "quantise", "setting": s, "fact_probability": fact + d}
+                 for s, d in (("as it is", 0.3), ("int4, a scale a channel", 0.1), ("int4, a scale for 64", -0.02))]  # fmt: skip
+        rows += [{**one, "attack": "relearn", "setting": f"step {t}", "step": t, "set": "shown" if k == 0 else "rest",
+                  "fact_probability": fact + 0.1 * t} for t in (0, 2)]  # fmt: skip
+        rows.append({**one, "attack": "sample", "setting": "temperature 1", "samples": 5, "hits": k % 2, "matched": "fact"})
+    return rows
+
+
+def test_attacks_are_read_as_an_attacker_would():
+    found = attacked.measures({"model": attack_rows("model", level=0.2), "target": attack_rows("before", level=0.6)})
+    value = {name: measures["model"].value for name, (_, measures) in found.items()}
+    assert value["paraphrase"] == pytest.approx(0.265)  # the better of two prompts: 0.25, 0.26, 0.27, 0.28
+    assert value["quantise"] == pytest.approx(0.315)  # the form that brings out most; as it is does not count
+    assert value["relearn"] == pytest.approx(0.42)  # rows not shown, last step: 0.41, 0.42, 0.43
+    assert value["sample"] == 0.5
+    assert found["quantise"][0] == "int4, a scale a channel" and found["relearn"][0] == "after 2 steps, rows not shown"
+    assert found["paraphrase"][1]["target"].value == pytest.approx(0.665)
+
+
+def made_attack(folder, results, *, level, **models):
+    named = {"model": results, **models}
+    about = {role: {"label": role, "model_fingerprint": load_results(path).summary["model_fingerprint"]} for role, path in named.items()}
+    rows = [row for role in named for row in attack_rows(role, level=level if role == "model" else 0.6)]
+    numbers = [{"attack": "paraphrase", "setting": "plain", "measure": "probability"}]
+    write_folder(folder, ATTACK_FOLDER, {"models": about, "suite": "made", "numbers": numbers}, {ROWS: (schema(), rows)}, NoConfig())
+    return folder
+
+
+@pytest.fixture
+def three(tmp_path):
+    retain = make_results(tmp_path / "retain", "retain", seed=1, known=0.25)
+    target = make_results(tmp_path / "target", "target", seed=2, known=0.95, retain=retain)
+    good = make_results(tmp_path / "good", "good", seed=3, known=0.25, retain=retain)
+    bad = make_results(tmp_path / "bad", "bad", seed=4, known=0.93, retain=retain)
+    return target, retain, good, bad
+
+
+def by_metric(folder, metric):
+    return load_results(folder).summary["metrics"][metric]
+
+
+def test_each_model_gets_its_lines_and_what_was_not_measured(three, tmp_path, run_cli):
+    target, retain, good, bad = three
+    one = made_attack(tmp_path / "attack-good", good, level=0.2)
+    other = made_attack(tmp_path / "attack-target", target, level=0.6)
+    comparison, roles, more = load([good, bad, one, other], target, retain)
+    first, second = verdicts(comparison, roles, more)
+    states = {line.name: line.said.state for line in first.forgotten}
+    assert states["Probability"] == "forgotten" and {line.said.state for line in second.forgotten} <= {"there", "partly"}
+    assert [how for how, _ in first.missing] == [] and len(second.missing) == 4
+    reworded = next(line for line in first.forgotten if line.how == "in other words")
+    assert (reworded.model.value, reworded.target.value, reworded.retain) == (pytest.approx(0.265), pytest.approx(0.665), None)
+    assert first.point == (by_metric(good, "forget_probability"), by_metric(good, "model_utility"))
+    code, out, _ = run_cli("tu-eval", "report", good, bad, one, other, "--before", target, "--retain", retain, "--out", tmp_path / "v.html")
+    assert code == 0 and f"good: {headline(first)}\n" in out and "bad: Forgotten: 0 of" in out
+    assert "Not measured: in other words, by asking often, after relearning, after rounding the weights." in out
+
+
+def test_roles_are_found_among_the_folders(tmp_path):
+    folders = many(tmp_path)
+    comparison, roles, more = load(folders, None, None)
+    assert {comparison.labels[i] for i in roles.values()} == {"target", "retain"} and more == []
+    assert len(verdicts(comparison, roles, more)) == len(folders) - 2
+
+
+def test_bad_folders_are_one_line(run_cli, three, tmp_path):
+    target, retain, good, bad = three
+    stranger = made_attack(tmp_path / "stranger", bad, level=0.2)
+    roles = ("--before", target, "--retain", retain, "--out", tmp_path / "v.html")
+    assert "none of the models whose results were given" in refused(run_cli("tu-eval", "report", good, stranger, *roles))
+    assert "name the results of an unlearned model" in refused(run_cli("tu-eval", "report", target, *roles))
+    assert "no such folder" in refused(run_cli("tu-eval", "report", tmp_path / "nothing", *roles))
+    against = made_attack(tmp_path / "against", good, level=0.2, before=bad)
+    code, *_ = run_cli("tu-eval", "report", good, against, *roles)
+    assert code == 0, "an attack compared with another model counts for its own model alone"
+    (verdict,) = verdicts(*load([good, against], target, retain))
+    assert [line.target for line in verdict.forgotten if line.how == "after relearning"] == [None]
+
+
+@pytest.mark.parametrize("tokenizer", [build_tokenizer, build_sentencepiece])
+def test_real_models_with_real_attacks_in_spanish(tokenizer, evaluate, tmp_path):
+    suite = "atlas:language=es,people=4,facts_per_person=3,forget_people=2,holdout_people=1"
+    assert any("¿" in row.question for row in load_rows(suite.replace("atlas:", "atlas:forget:")))
+    folders = {role: tmp_path / role for role in ("model", "before", "retain")}
+    for seed, folder in enumerate(folders.values()):
+        folder.mkdir()
+        _save_tiny(folder, tokenizer(), "Llama", seed, {})
+    results = {role: evaluate(folder, suite=suite, limit=3, label=role) for role, folder in folders.items()}
+    model, before, retain = map(str, folders.values())
+    ways = ("paraphrase", "quantise")
+    attack(AttackConfig(model=model, before=before, retain=retain, suite=suite, out=str(tmp_path / "a"), attacks=ways, bits=(4,), limit=3))
+    made = write_verdict(tmp_path / "v.html", [results["model"], tmp_path / "a"], results["before"], results["retain"])
+    by_how = {line.how: line for line in reversed(made[0].forgotten)}
+    assert by_how["in other words"].target is not None and by_how["after rounding the weights"].retain is not None
+    assert by_how["direct"].model.value == by_metric(results["model"], "forget_fact_probability")
+
+
+def test_the_page_in_light_dark_and_narrow(three, tmp_path):
+    target, retain, good, _ = three
+    evil = make_results(tmp_path / "evil", EVIL, seed=5, known=0.5, retain=retain)
+    page = tmp_path / "v.html"
+    write_verdict(page, [good, evil], target, retain)
+    text = page.read_text(encoding="utf-8")
+    assert EVIL not in text and "http://" not in text and "https://" not in text
+    with Browser() as browser:
+        light, dark = browser.page(page), browser.page(page, dark=True, size=(400, 800))
+        background = "getComputedStyle(document.body).backgroundColor"
+        assert light.evaluate(background) != dark.evaluate(background)
+        assert dark.evaluate("document.documentElement.scrollWidth") == 400  # wide tables scroll by themselves
+        assert light.evaluate("document.querySelectorAll('section').length") == 3
+        assert light.evaluate("document.querySelectorAll('.scroll[tabindex=\"0\"]').length") == 5  # reached by keyboard
+        cut = "[...document.querySelectorAll('td, th, .headline')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+        assert light.evaluate(cut) == 0
+        assert light.errors() == [] and light.requests() == []
+        assert light.evaluate("document.title") == "Verdict: made"

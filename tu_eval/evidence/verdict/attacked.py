@@ -1,0 +1,81 @@
+"""What attacks bring out, as measures: a value a row of each model that an attack folder holds.
+
+Where rows mark their fact, the fact's probability is the row's value, else that of the whole answer. In other words:
+the most probable of all prompts. Sampling: 1 where one of the answers drawn had it. Rounding: that form of rounding
+which brings out most of the model in question. Relearning: after the last step, on rows that were not shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tu_eval.attacks.relearn import REST
+from tu_eval.evidence.verdict.measured import Number, mean, of_rows
+from tu_eval.results.folder import Finished
+
+AttackRows = Sequence[Mapping[str, Any]]
+Found = tuple[str, dict[str, float]]
+"""what exactly was measured, and by example id"""
+
+
+def rows_of(folders: Sequence[Finished], fingerprint: str) -> AttackRows:
+    """The rows of the first folder in which this model was attacked; none where there is none such."""
+    for folder in folders:
+        for role, about in folder.summary["models"].items():
+            if about["model_fingerprint"] == fingerprint:
+                return [row for row in folder.rows() if row["model"] == role]
+    return []
+
+
+def measures(by_role: Mapping[str, AttackRows]) -> dict[str, tuple[str, dict[str, Number]]]:
+    """`by_role`: rows of `model`, and of `target` and `retain` where they were attacked alike.
+
+    -> attack -> what exactly, and the measure by role; own attacks are left out."""
+    made: dict[str, tuple[str, dict[str, Number]]] = {}
+    for name, read in READ.items():
+        own = {role: [r for r in rows if r["attack"] == name] for role, rows in by_role.items()}
+        if not own["model"]:
+            continue
+        what, _ = read(own["model"], None)
+        found = {role: read(kept, what)[1] for role, kept in own.items() if kept}
+        made[name] = (what, {role: of_rows(values) for role, values in found.items() if values})
+    return made
+
+
+def _value(row: Mapping[str, Any]) -> float:
+    return row["fact_probability"] if row["fact_probability"] is not None else row["probability"]
+
+
+def _reworded(rows: AttackRows, what: str | None) -> Found:
+    out: dict[str, float] = {}
+    for row in rows:
+        out[row["example_id"]] = max(_value(row), out.get(row["example_id"], 0.0))
+    return f"best of {len({row['setting'] for row in rows})} prompts", out
+
+
+def _sampled(rows: AttackRows, what: str | None) -> Found:
+    return f"in one of {min(row['samples'] for row in rows)} answers drawn", {r["example_id"]: float(r["hits"] > 0) for r in rows}
+
+
+def _quantised(rows: AttackRows, what: str | None) -> Found:
+    forms = {r["setting"] for r in rows} - {"as it is"}
+    by_form = {form: {r["example_id"]: _value(r) for r in rows if r["setting"] == form} for form in sorted(forms)}
+    form = what or max(by_form, key=lambda form: mean(by_form[form].values()))
+    return form, by_form.get(form, {})
+
+
+def _relearned(rows: AttackRows, what: str | None) -> Found:
+    last = max(row["step"] for row in rows)
+    rest = {r["example_id"]: _value(r) for r in rows if r["step"] == last and r["set"] == REST}
+    every = {r["example_id"]: _value(r) for r in rows if r["step"] == last}
+    return f"after {last} steps, {'rows not shown' if rest else 'rows shown'}", rest or every
+
+
+READ: dict[str, Callable[[AttackRows, str | None], Found]] = {
+    "paraphrase": _reworded,
+    "sample": _sampled,
+    "relearn": _relearned,
+    "quantise": _quantised,
+}
+"""attack -> how its rows are read; the second argument is the setting that another model's rows were read at"""
