@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -14,6 +14,8 @@ from shared.console import say, unbroken_streams
 from shared.errors import UserError
 
 INTERRUPTED = 130
+HELP = {"help_option_names": ["-h", "--help"]}
+"""of every program and command"""
 
 
 def run_app(app: typer.Typer) -> None:
@@ -52,6 +54,26 @@ class Commands(TyperGroup):
 
 
 def new_app(help_text: str) -> typer.Typer:
-    return typer.Typer(
-        cls=Commands, help=help_text, no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False
-    )
+    """A program without commands yet; it has -h, --version, and what shells complete with (--install-completion)."""
+    app = typer.Typer(
+        cls=Commands, help=help_text, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+        context_settings=HELP,
+    )  # fmt: skip
+
+    @app.callback(help=help_text)
+    def program(
+        version: Annotated[
+            bool, typer.Option("--version", help="Say which version this is.", is_eager=True, callback=_say_version)
+        ] = False,
+    ) -> None:
+        del version
+
+    return app
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from shared import __version__
+
+        print(f"token-unlearn {__version__}")
+        raise typer.Exit

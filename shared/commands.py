@@ -22,6 +22,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import typer
 from typer.core import TyperCommand
 
+from shared.cli import HELP
 from shared.settings import Setting, check_ranges, settings_of
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class Late(TyperCommand):
     def whole(self) -> Any:
         """The command with its flags, as typer makes it."""
         alone = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-        alone.command(self.name, help=self.help)(_with_flags(self.call, self.config, self.arguments))
+        alone.command(self.name, help=self.help, context_settings=HELP)(_with_flags(self.call, self.config, self.arguments))
         return typer.main.get_command(alone)
 
 

@@ -152,5 +152,15 @@ def list_() -> None:
     print_list()
 
 
+@command(app)
+def doctor() -> None:
+    """What this machine has: versions, devices, memory, caches. Paste it into a report of a fault."""
+    from shared.errors import printable
+    from tu_score.doctor import report
+
+    for what, found in report():
+        print(printable(f"{what}: {found}"))
+
+
 def main() -> None:
     run_app(app)

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 def run(monkeypatch, capsys, action, *arguments: str) -> tuple[object, str, str]:
     """Exit code, stdout and stderr of an app whose only command calls `action`."""
     app = new_app("A command.")
-    app.command()(action)
-    monkeypatch.setattr(sys, "argv", ["tu-test", *arguments])
+    app.command("one")(action)
+    monkeypatch.setattr(sys, "argv", ["tu-test", "one", *arguments])
     with pytest.raises(SystemExit) as stop:
         run_app(app)
     out, err = capsys.readouterr()
@@ -41,8 +41,8 @@ def test_another_error_is_not_dressed_up_as_the_users(monkeypatch, capsys):
         raise ZeroDivisionError
 
     app = new_app("A command.")
-    app.command()(action)
-    monkeypatch.setattr(sys, "argv", ["tu-test"])
+    app.command("one")(action)
+    monkeypatch.setattr(sys, "argv", ["tu-test", "one"])
     with pytest.raises(ZeroDivisionError):
         run_app(app)
 
