@@ -24,7 +24,7 @@ def known_fields() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_flag_and_field_of_a_page_exists(page):
-    flags, fields = known_flags() | {"--help"}, known_fields()
+    flags, fields = known_flags() | {"--help", "--version", "--install-completion"}, known_fields()
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         if OTHERS.search(line):
             continue

@@ -173,6 +173,15 @@ def test_roles_are_found_among_the_folders(tmp_path):
     assert len(verdicts(comparison, roles, more)) == len(folders) - 2
 
 
+def test_without_a_retain_model_the_page_says_so(three, tmp_path):
+    target, _, good, _ = three
+    (verdict,) = write_verdict(tmp_path / "v.html", [good], target, None)
+    assert {line.said.state for line in verdict.forgotten} == {"fell"}
+    assert "No retain model was given" in (tmp_path / "v.html").read_text(encoding="utf-8")
+    write_verdict(tmp_path / "alone.html", [good], None, None)
+    assert "nothing to compare with" in (tmp_path / "alone.html").read_text(encoding="utf-8")
+
+
 def test_bad_folders_are_one_line(run_cli, three, tmp_path):
     target, retain, good, bad = three
     stranger = made_attack(tmp_path / "stranger", bad, level=0.2)

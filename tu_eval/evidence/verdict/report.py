@@ -26,13 +26,13 @@ def write_verdict(out: Path, folders: Sequence[Path], target: Path | None, retai
     comparison, roles, more = load(folders, target, retain)
     made = verdicts(comparison, roles, more)
     first = comparison.results[0].summary
-    about = {role: comparison.labels[i] for role, i in roles.items()}
+    about = {role: comparison.labels[roles[role]] if role in roles else None for role in ("target", "retain")}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, page(made, about, first, comparison.notes))
     return made
 
 
-def page(made: Sequence[Verdict], about: dict[str, str], first: dict[str, Any], notes: Sequence[str]) -> str:
+def page(made: Sequence[Verdict], about: dict[str, str | None], first: dict[str, Any], notes: Sequence[str]) -> str:
     shown = [
         {
             "title": v.label, "about": v.about, "headline": headline(v), "missing": v.missing, "on_front": v.on_front,
