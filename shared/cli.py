@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from shared.console import say, unbroken_streams
+from shared.console import ERROR, hush, say, unbroken_streams
 from shared.errors import UserError
 
 INTERRUPTED = 130
@@ -27,16 +27,16 @@ def run_app(app: typer.Typer) -> None:
             finally:
                 sys.stdout.flush()  # a result that cannot be written is no success
         except UserError as error:
-            say("error: " + " ".join(str(error).split()))
+            say(ERROR + " ".join(str(error).split()))
             sys.exit(2)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG):
                 raise
-            say(f"error: {error.filename or 'output'}: {error.strerror}; finished parts are kept, mend this and run again")
+            say(f"{ERROR}{error.filename or 'output'}: {error.strerror}; finished parts are kept, mend this and run again")
             sys.exit(2)
         except SystemExit as stop:
             if stop.code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
-                say("interrupted; nothing half-written is left (a scoring run goes on when started again)")
+                say("interrupted; nothing half-written is left, what is finished is kept, and the same command goes on from there")
             raise
 
 
@@ -65,8 +65,11 @@ def new_app(help_text: str) -> typer.Typer:
         version: Annotated[
             bool, typer.Option("--version", help="Say which version this is.", is_eager=True, callback=_say_version)
         ] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell errors and results, not how it is getting on.")] = False,
     ) -> None:
         del version
+        if quiet:
+            hush()
 
     return app
 

@@ -17,11 +17,20 @@ from typing import Any
 from shared.errors import printable
 from shared.secret import without_secrets
 
-PLAIN_EVERY_S = 10.0
+FIRST_S, PLAIN_EVERY_S = 10.0, 60.0
+"""where stderr is no terminal: the first plain line, and those after it"""
 
 
+ERROR = "error: "
+"""how a line begins that is said in any case"""
 _heard: list[dict[str, None]] = []
-_quiet = False
+_quiet = _hushed = False
+
+
+def hush() -> None:
+    """From now on this process tells errors and results, and nothing of how it is getting on (--quiet)."""
+    global _hushed
+    _hushed = True
 
 
 def quiet() -> None:
@@ -37,7 +46,7 @@ def say(message: str) -> None:
     line = printable(without_secrets(message))
     for lines in _heard:
         lines[line] = None
-    if not _quiet:
+    if not _quiet and (not _hushed or line.startswith(ERROR)):
         print(line, file=sys.stderr, flush=True)
 
 
@@ -150,20 +159,20 @@ class Progress:
         self.title, self.total, self.unit = title, total, unit
         self.note = ""
         """stands at the end of each line until it is changed"""
-        self.done, self.started, self.said = 0, time.monotonic(), time.monotonic()
+        self.done, self.started, self.next = 0, time.monotonic(), time.monotonic() + FIRST_S
 
     def advance(self, n: int, note: str = "") -> None:
         self.done += n
         self.note = note or self.note
         now = time.monotonic()
-        if self.done < self.total and now - self.said >= PLAIN_EVERY_S:
-            self.said = now
+        if self.done < self.total and now >= self.next:
+            self.next = now + PLAIN_EVERY_S
             self.tell()
 
     def tell(self) -> None:
         """The line as it is now; the last one is said when the work is done, and what it made is written."""
         line = f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.speed()}{self.left()} {self.note}".rstrip()
-        if not _quiet:
+        if not _quiet and not _hushed:
             print(printable(without_secrets(line)), file=sys.stderr, flush=True)
 
     def speed(self) -> str:
@@ -190,9 +199,9 @@ class _RichProgress(Progress):
 
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
-    """A progress display for `total` units; plain lines (at most one every ten seconds, and the last) when stderr is no
-    terminal."""
-    if _quiet or not sys.stderr.isatty():
+    """A progress display for `total` units; plain lines (after ten seconds, then one a minute, and the last) when
+    stderr is no terminal."""
+    if _quiet or _hushed or not sys.stderr.isatty():
         plain = Progress(title, total, unit)
         yield plain
         if plain.done:

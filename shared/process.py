@@ -16,12 +16,10 @@ from typing import Any
 
 import shared
 from shared.config import as_dict, resolve, toml_of
-from shared.console import say
+from shared.console import ERROR, say
 from shared.errors import ConfigError, UserError
 from shared.settings import harmless
 from shared.study import MEASURES, PLACED, Study
-
-ERROR = "error: "
 
 
 def run_command(command: str, settings: Mapping[str, Any], *, what: str) -> None:

@@ -63,7 +63,7 @@ def test_an_interrupt_says_that_the_work_is_kept(monkeypatch, capsys):
 
     code, out, err = run(monkeypatch, capsys, action)
     assert (code, out) == (INTERRUPTED, "")
-    assert err.strip() == "interrupted; nothing half-written is left (a scoring run goes on when started again)"
+    assert err.strip() == "interrupted; nothing half-written is left, what is finished is kept, and the same command goes on from there"
 
 
 def test_the_shared_parts_of_a_command_line_do_not_wait_for_torch():
@@ -125,3 +125,36 @@ def test_the_last_line_of_plain_progress_is_said_when_the_work_is_done(capsys):
         bar.advance(2)
         raise ValueError("stop")
     assert capsys.readouterr().err == "", "work that failed is not said to be done"
+
+
+def test_a_long_work_says_a_line_a_minute_to_a_log(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    with progress("training", 1000, "steps") as bar:
+        for _ in range(1000):
+            clock[0] += 0.5
+            bar.advance(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [int(line.split("/")[0].split(": ")[1].replace(",", "")) for line in lines] == [20, 140, 260, 380, 500, 620, 740, 860, 980, 1000]
+    assert "2.00 steps/s, 4 min 10 s left" in lines[4]
+
+
+def test_quiet_leaves_errors_and_results(monkeypatch, capsys):
+    monkeypatch.setattr(console, "_hushed", False)
+
+    def action(fail: bool = False) -> None:
+        say("opening the model")
+        with progress("scoring", 1, "rows") as bar:
+            bar.advance(1)
+        print("rows: 1")
+        if fail:
+            raise DataError("rows.jsonl: is empty")
+
+    app = new_app("A command.")
+    app.command("one")(action)
+    for words, result in ((["one"], (0, "")), (["one", "--fail"], (2, "error: rows.jsonl: is empty\n"))):
+        monkeypatch.setattr(sys, "argv", ["tu-test", "--quiet", *words])
+        with pytest.raises(SystemExit) as stop:
+            run_app(app)
+        out, err = capsys.readouterr()
+        assert (out, stop.value.code, err) == ("rows: 1\n", *result)
