@@ -19,7 +19,7 @@ from shared.store.scores import open_store
 from tu_train.config import UnlearnConfig
 from tu_train.methods.table import METHOD, find_method
 
-EARLIER = frozenset({"out", "resume", "save_every", "keep_checkpoints", "exact", "eval_generate"})
+EARLIER = frozenset({"out", "resume", "save_every", "keep_checkpoints", "exact"})
 """settings that earlier versions left out of the hash, or did not have"""
 NAMES = ("model", "scores", "retain", "retain_scores", "forget_data", "refusals", "blocklist", "forget")
 """fields whose content counts, not their text"""
