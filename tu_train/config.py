@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from shared.better import lower_is_better
 from shared.data.datasets import DataOptions
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
@@ -176,15 +175,6 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     paraphrase_key: str | None = None
     """also evaluate the answers reworded: column of forget_data with another wording of each answer (of a list, the
     first)"""
-    eval_suite: Annotated[str | None, About(flag=True, changes=False)] = None
-    """also measure the model at these steps on a suite of tu-eval, as tu-eval run --suite does; its metrics go into the
-    log as suite_NAME"""
-    eval_generate: Annotated[bool, About(changes=False)] = False
-    """with eval_suite: also write answers, which takes far longer (ROUGE, model utility)"""
-    eval_limit: Annotated[int | None, About(unit="rows", changes=False, default="all", **COUNT)] = None
-    """with eval_suite: rows of each set"""
-    keep_best: Annotated[str | None, About(flag=True, changes=False, metavar="METRIC")] = None
-    """keep the model of the evaluation at which this metric of eval_suite was best, as OUT-best beside OUT"""
     stop_when: Annotated[str | None, About(flag=True)] = None
     """ends training at the first evaluation where this holds, such as forget_probability<0.05"""
     land: bool = False
@@ -193,7 +183,6 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_source()
-        self._check_suite()
         if len(self.corpora) > 1:
             return  # each has been looked at by itself
         from tu_train.methods.retain_terms import check_retain_term
@@ -232,14 +221,6 @@ class UnlearnConfig(TokenOptions, LoopConfig):
                 raise ConfigError(f"--stop-when {self.stop_when}: there are no retain rows; name their data with --retain")
         elif self.land:
             raise ConfigError("--set land=true says where --stop-when ends; give a rule, such as --stop-when forget_probability<0.05")
-
-    def _check_suite(self) -> None:
-        if self.eval_suite is not None and not self.eval_every:
-            raise ConfigError(f"--eval-suite {self.eval_suite}: at which steps? add --eval-every N")
-        if self.keep_best is not None:
-            if self.eval_suite is None:
-                raise ConfigError(f"--keep-best {self.keep_best}: is a metric of a suite; name it with --eval-suite SUITE")
-            lower_is_better(self.keep_best)
 
     def _check_source(self) -> None:
         if self.scores is None and self.forget is None:

@@ -43,7 +43,6 @@ from tu_train.objective import Objective, Totals
 from tu_train.padded import padded_pass
 from tu_train.ranks import ALONE, Ranks
 from tu_train.saving.logs import Log, Tracker
-from tu_train.saving.on_the_way import OnTheWay
 from tu_train.saving.snapshot import Moving
 from tu_train.saving.working_folder import Checkpoints
 from tu_train.stopping.evaluating import Evaluation
@@ -61,7 +60,7 @@ NOTED = ("loss", "forget_loss", "forget_nll", "retain_loss", "retain_nll")
 def train(
     packed: PackedModel, steps: Callable[[int], Iterable[list[PassRows]]], total_steps: int, objective: Objective, config: LoopConfig,
     log: Path | None, *, state: State | None = None, reference: Reference | None = None, evaluation: Evaluation | None = None,
-    checkpoints: Checkpoints | None = None, trackers: Sequence[Tracker] = (), ranks: Ranks = ALONE, suite: OnTheWay | None = None,
+    checkpoints: Checkpoints | None = None, trackers: Sequence[Tracker] = (), ranks: Ranks = ALONE,
 ) -> str | None:  # fmt: skip
     """Trains in place; one JSON line a step in `log`. `steps(n)` gives the passes of step n and all after it; `state`,
     changed in place, is what the method keeps beside the model (`start_state`).
@@ -80,8 +79,6 @@ def train(
         return checkpoints.ended
     if evaluation and not first:
         evaluation.begin(packed, autocast, moving.landing, ranks)
-    if suite:
-        suite.begin(first)
     entry, stop = None, None
     with Log(log, trackers) as lines, progress("training", total_steps, "steps") as bar:
         bar.done = first
@@ -104,8 +101,6 @@ def train(
             objective.put_back(corpus, own, state)
             stop = evaluation.after(number, packed, autocast, entry, moving.landing, ranks) if evaluation else None
             require_finite_entry(entry)
-            if suite:
-                suite.after(number + 1, entry)
             lines.write(entry)
             bar.advance(1, ", ".join(f"{shown} {entry[k]:.4g}" for k, shown in SHOWN.items() if k in entry))
             if stop is not None:

@@ -116,9 +116,6 @@ def check_ranks(plan: Plan, ranks: Ranks) -> None:
         return
     if config.optimizer == "adamw8bit":
         raise ConfigError(f"--set optimizer=adamw8bit: its state cannot be split over {count} ranks; use adamw, or start one process")
-    if isinstance(config, UnlearnConfig) and config.eval_suite is not None:
-        raise ConfigError(f"--eval-suite: {count} ranks each hold a part of the model, which tu-eval cannot measure on the way; leave it "
-                          "out and measure the checkpoint's model afterwards, or start one process")  # fmt: skip
     if plan.objective.pad_id is not None:
         raise ConfigError(f"--set mean_over=padded: a padded batch is one forward pass, which {count} ranks cannot share; leave it out, or "
                           "start one process")  # fmt: skip

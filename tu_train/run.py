@@ -3,7 +3,6 @@ train. Under torchrun every rank does all of it, and rank 0 alone writes."""
 
 from __future__ import annotations
 
-import copy
 import platform
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -25,14 +24,12 @@ from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
 from tu_train.gather import Gathered, gather_finetuning, gather_unlearning
 from tu_train.load import Loaded, load, whole_on_first, with_answers
 from tu_train.loop import start_state, train
-from tu_train.methods.tokens import State
 from tu_train.model.optimizer import adamw8bit
 from tu_train.plan import Plan, check_ranks, plan_finetuning, plan_unlearning, say_plan
 from tu_train.ranks import Ranks, agree, joined
 from tu_train.saving.checkpoint import has_checkpoint
 from tu_train.saving.finishing import kept_if_not_written
 from tu_train.saving.logs import open_trackers, say_unmoved
-from tu_train.saving.on_the_way import OnTheWay, by_command
 from tu_train.saving.output import try_output, write_output
 from tu_train.saving.record import recorded_settings
 from tu_train.saving.room import Room, require_finite_weights
@@ -147,37 +144,19 @@ def _train_and_save(plan: Plan, loaded: Loaded, ranks: Ranks) -> Path:
         checkpoints = Checkpoints(work, plan.about, config, stopping, room, ranks)
         trackers = ranks.first(lambda: open_trackers(config.trackers, name=out.name, settings=plan.about.settings, folder=work))
         state = start_state(packed, objective)
-        suite = on_the_way(plan, loaded, work, state)
         with ranks.alike():
             early = train(packed, plan.stream, plan.steps, objective, config, work / LOG if ranks.leads else None, state=state,
                           reference=loaded.reference, evaluation=plan.evaluation, checkpoints=checkpoints, trackers=trackers or (),
-                          ranks=ranks, suite=suite)  # fmt: skip
+                          ranks=ranks)  # fmt: skip
             require_finite_weights(packed.model, state, ranks=ranks)
         if ranks.leads and objective.method is not None and "layer" in objective.method.needs:
             say_unmoved(work / LOG, config)
         if early:
             say(f"stopped early: {early}")
         with ranks.alike(), kept_if_not_written(out, checkpoints, packed.model, state, room):
-            if suite is not None:
-                suite.publish()  # before OUT is there: what stands in OUT.unfinished then is removed
             model, wrapper = whole_on_first(plan, loaded, ranks)
             counts = {**plan.rows, "steps": plan.steps}
             ranks.first(lambda: write_output(out, work, config, model, wrapper, plan.tokenizer, objective.method, plan.about, counts,
                                              state, early, None if ranks.count == 1 else FILE_SIZE))  # fmt: skip
         ranks.gather(None)
     return out
-
-
-def on_the_way(plan: Plan, loaded: Loaded, work: Path, state: State) -> OnTheWay | None:
-    """--eval-suite: what is written at a step is what would be written at the end; of adapters a copy is merged."""
-    config = plan.config
-    if not isinstance(config, UnlearnConfig) or config.eval_suite is None:
-        return None
-
-    def write(folder: Path, steps: int) -> None:
-        model, wrapper = loaded.packed.model, copy.deepcopy(loaded.wrapper)
-        counts = {**plan.rows, "steps": steps}
-        write_output(folder, work, config, model, wrapper, plan.tokenizer, plan.objective.method, plan.about, counts, state,
-                     f"--eval-suite after {steps} steps", told=False)  # fmt: skip
-
-    return OnTheWay(config, work, write, by_command(config))

@@ -38,11 +38,10 @@ weights"""
 def write_output(
     out: Path, work: Path, config: LoopConfig, model: Any, wrapper: Any, tokenizer: Any, method: Method | None,
     about: RunRecord, counts: dict[str, int], state: State, stopped_early: str | None = None, file_size: str | None = None,
-    told: bool = True,
 ) -> None:  # fmt: skip
     """`out` appears whole. `wrapper`: peft's, where adapters were trained; `about`: what it was made from;
     `counts`: rows and steps; `state`: what the method keeps beside the model; `stopped_early`: the rule that ended
-    training; `file_size`: see save_model; `told`: the dtype that was written is said."""
+    training; `file_size`: see save_model."""
     source = locate(config.model)
     dtype = output_dtype(config, source)
     with atomic_folder(out) as temporary:
@@ -63,7 +62,7 @@ def write_output(
         if (work / "tensorboard").is_dir():
             shutil.copytree(work / "tensorboard", temporary / "tensorboard")  # where the model is not written in the end, it is still there
         write_json(temporary / TRAINING, replace(record, **output_record(temporary)).to_json())
-    if dtype != "float32" and told:
+    if dtype != "float32":
         _say_dtype(out, config, dtype, *lost)
 
 
