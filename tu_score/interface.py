@@ -54,7 +54,7 @@ class Scores:
 
     @property
     def folder(self) -> Path | str:
-        """A path, or a URL."""
+        """Where the store lies: a path, or a URL."""
         return self.store.folder
 
     @property

@@ -32,7 +32,8 @@ def scores(request, tiny_model, make_tiny, tmp_path_factory) -> Scores:
 
 
 CHOICES = [
-    {"tokens": "all"}, {"tokens": "hard"}, {"tokens": "hard", "keep": 0.3}, {"tokens": "hard", "keep": "auto"}, {"tokens": "hard", "top": 2},
+    {"tokens": "all"}, {"tokens": "hard"}, {"tokens": "hard", "keep": 0.3}, {"tokens": "hard", "keep": "auto"},
+    {"tokens": "hard", "top": 2},
     {"tokens": "hard", "threshold": 0.4}, {"tokens": "hard", "keep": 0.4, "whole_words": False}, {"tokens": "soft"},
     {"tokens": "soft", "soft": "linear"}, {"tokens": "soft", "temperature": 0.1}, {"tokens": "random", "keep": 0.5, "seed": 3},
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from shared.lm.packed import PackedModel
 from tests.s3 import require
 from tests.tu_train.conftest import RETAIN, ROWS
 from tu_train import METHODS, Pairs, WeightedDataset, collate, compute_loss, unlearn
-from tu_train.data.batches import PassRows, item_of_example
+from tu_train.data.batches import PassRows
 from tu_train.forward import forward_pass
 from tu_train.loop import losses_of
 from tu_train.methods.retain_terms import RETAIN_TERMS
