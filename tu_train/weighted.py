@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from shared.calls import configured
+from shared.console import say
 from shared.data.datasets import DataOptions
 from shared.data.layout import LayoutOptions, as_scored
 from shared.errors import ConfigError, DataError
@@ -80,7 +81,10 @@ class WeightedDataset(Dataset[dict[str, Tensor]]):
             raise ConfigError("WeightedDataset: tokens='given' and given={example id: positions} go together; give both or neither")
         name = fspath(scores)
         store, rows = (open_store(name), None) if model is None else _fitting(name, fspath(model))
-        self._open(store, settled(asked, store).selection, shown(name), given=given, rows=rows, parts=parts)
+        settlement = settled(asked, store)
+        if settlement.found is not None:
+            say(settlement.found)
+        self._open(store, settlement.selection, shown(name), given=given, rows=rows, parts=parts)
 
     @classmethod
     def of_data(cls, data: str, *, model: Place, like: WeightedDataset | None = None, **reading: Any) -> WeightedDataset:
