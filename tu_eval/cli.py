@@ -41,26 +41,18 @@ def run(asked: Asked[EvalConfig], given: arguments.Signed) -> None:
 @command(app, arguments=arguments.Compare)
 def compare(given: arguments.Compare) -> None:
     """Put several evaluations of one suite on one self-contained page."""
-    from shared.errors import ConfigError
-    from shared.files.outputs import claimed_files
-    from tu_eval.compare.comparison import load_comparison
-    from tu_eval.compare.export import check_png, write_exports
-    from tu_eval.compare.report import write_report
     from tu_eval.compare.table import print_comparison
+    from tu_eval.compare.together import compare
 
-    if not given.folders and given.index is None:
-        raise ConfigError("compare: no results given; name results folders of tu-eval run, or --index with the index.json of tu-train many")
-    named = {"--out": given.out, "--markdown": given.markdown, "--csv": given.csv, "--png": given.png}
-    files = {flag: path for flag, path in named.items() if path is not None}
-    with claimed_files(files):
-        comparison = load_comparison(given.folders, given.index, given.agreement)
-        if given.png is not None:
-            check_png(comparison)
-        write_report(given.out, comparison, texts=given.rows)
-        write_exports(comparison, to_markdown=given.markdown, to_csv=given.csv, to_png=given.png)
+    named = {"page": given.out, "markdown": given.markdown, "csv": given.csv, "png": given.png}
+    comparison = compare(
+        given.folders, index=given.index, agreement=given.agreement, out=given.out, markdown=given.markdown, csv=given.csv, png=given.png,
+        rows=given.rows,
+    )  # fmt: skip
     print_comparison(comparison)
-    for flag, path in files.items():
-        print(f"{'page' if path is given.out else flag.removeprefix('--')}: {path}")
+    for what, path in named.items():
+        if path is not None:
+            print(f"{what}: {path}")
 
 
 @command(app, arguments=arguments.Many)

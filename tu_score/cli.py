@@ -35,13 +35,15 @@ def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
         print("\n".join(estimate(settings, check_out=settings.out != "-").lines()))
         return
     from shared.secret import without_secrets
-    from shared.store.scores import open_store
-    from tu_score.run import run_score
 
-    where = run_score(settings)
     if settings.shard is not None:
+        from tu_score.run import run_score
+
+        run_score(settings)
         return
-    store = open_store(where)
+    from tu_score.interface import score
+
+    store = score(settings).store
     check, where = store.manifest["self_check"], without_secrets(str(store.folder))
     gap = f"{len(check['rows'])} rows scored again alone differ by at most {check['largest_nats']:.2g} nats"
     print(f"scores: {where}  ({len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts)")

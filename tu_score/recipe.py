@@ -147,14 +147,21 @@ def tempered_as_learned(store: Store) -> bool:
 def apply_recipe(store: Store, recipe: Recipe) -> Store:
     """Rewrites the importance column and records the recipe in the manifest. `recipe`: of the user, never of a store.
     Raises StoreError when the store lacks a column it reads."""
-    recipe = resolved(recipe.imported(), store)
+    recipe = fitting(store, recipe.imported())
+    seen = survey(store, recipe)
+    return rewrite(store, lambda table: with_importance(table, recipe, seen, store), recipe=recipe.written())
+
+
+def fitting(store: Store, recipe: Recipe) -> Recipe:
+    """The recipe resolved for the store. Raises StoreError where it reads an entropy at another temperature than that
+    of the store."""
+    recipe = resolved(recipe, store)
     if "learned_alone" in recipe.shares() and not tempered_as_learned(store):
         raise StoreError(
             f"{store.folder}: learned_alone reads the entropy at temperature {TEMPERATURE:g}, this store holds that at "
             f"{store.manifest['options']['entropy_temperature']:g}; score again with --set entropy_temperature=2, or take learned_text"
         )
-    seen = survey(store, recipe)
-    return rewrite(store, lambda table: with_importance(table, recipe, seen, store), recipe=recipe.written())
+    return recipe
 
 
 def survey(store: Store, recipe: Recipe) -> Seen:

@@ -33,9 +33,9 @@ def run(asked: Asked[UnlearnConfig], given: arguments.Run) -> None:
 
         print("\n".join(estimate(settings).lines()))
         return
-    from tu_train.run import run_unlearn
+    from tu_train.interface import unlearn
 
-    folder = run_unlearn(settings)
+    folder = unlearn(settings)
     if settings.lora:
         from tu_train.model.lora import WARNING
 
@@ -55,9 +55,9 @@ def methods() -> None:
 @command(app, config="tu_train.config:FinetuneConfig")
 def finetune(settings: FinetuneConfig) -> None:
     """Fine-tune on a data set: makes a target model, or the retain model that forget quality compares with."""
-    from tu_train.run import run_finetune
+    from tu_train.interface import finetune as train
 
-    folder = run_finetune(settings)
+    folder = train(settings)
     print(f"fine-tuned model: {folder}\nnext: tu-score run --model {folder} --data FORGET --out scores")
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from shared.console import say
-from shared.data.datasets import Row, load_rows
+from shared.data.datasets import DataOptions, Row, load_rows
 from shared.data.examples import Example, examples_of
 from shared.errors import ConfigError
 from shared.files.fs import hash_json
 from shared.lm.models import context_length, embedding_rows
 from shared.secret import without_secrets as shown
+from shared.store.auto_keep import Settled, settled
 from shared.store.scored import scored_examples
-from tu_train.config import LoopConfig, UnlearnConfig
-from tu_train.data.auto_keep import Settled, settled
+from tu_train.config import UnlearnConfig
 from tu_train.data.batches import Item, item_of_row, only
 from tu_train.data.filed import NamedItems, filed_by_name
 from tu_train.data.partners import answers_in, fingerprint_of, given_answers, partner_items
@@ -121,7 +121,7 @@ def _unscored(config: UnlearnConfig, folder: Path, tokenizer: Any, _: dict[str, 
     return Origin(read, examples if columns else [], Settled(config.selection), {"forget_data": read.sha256})
 
 
-def rows_and_examples(config: LoopConfig, spec: str, folder: Path, tokenizer: Any) -> tuple[list[Row], list[Example]]:
+def rows_and_examples(config: DataOptions, spec: str, folder: Path, tokenizer: Any) -> tuple[list[Row], list[Example]]:
     """The rows of a data set, and what a model reads of them."""
     rows = load_rows(spec, keys=config.keys, limit=config.limit)
     return rows, examples_of(rows, tokenizer, config, context=context_length(folder))

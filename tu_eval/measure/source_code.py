@@ -11,6 +11,7 @@ those of an earlier version: an edit without that decision measures anew.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import shared
-import tu_eval
 from shared.files.fs import hash_json
 
 
@@ -92,7 +92,7 @@ def files_of(sources: Sources) -> dict[str, Path]:
     """By name, `tu_eval/metrics/rouge.py`. A pattern that matches no file is an error of this list: a file that moved
     would leave the key without a word."""
     files: dict[str, Path] = {}
-    for package, patterns in ((tu_eval, sources.tu_eval), (shared, sources.shared)):
+    for package, patterns in ((sys.modules["tu_eval"], sources.tu_eval), (shared, sources.shared)):
         root = Path(package.__path__[0])
         for pattern in patterns:
             paths = list(root.glob(pattern))

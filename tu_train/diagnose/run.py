@@ -41,11 +41,11 @@ from shared.lm.models import (
 )  # fmt: skip
 from shared.secret import without_secrets as shown
 from shared.secret import without_secrets_in
+from shared.store.auto_keep import settled
 from shared.store.scored import given_tokens, scored_examples
 from shared.store.scores import Store, check_fits, open_store
 from shared.weighting.selection import Selection
 from shared.weighting.weights import seeded, token_weights
-from tu_train.data.auto_keep import settled
 from tu_train.data.batches import check_row, importance_of, item_of_example, word_of
 from tu_train.data.filed import filed
 from tu_train.data.sources import Shared, fingerprint

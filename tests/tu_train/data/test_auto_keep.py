@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shared.store.auto_keep import settled
 from shared.store.scores import open_store
 from shared.weighting.selection import Selection
 from shared.weighting.weights import expected_f1_threshold, token_weights
 from tests.tu_score.test_recipe import DATA, made  # noqa: F401
-from tu_train.data.auto_keep import settled
 from tu_train.data.batches import word_of
 
 RETAIN = "atlas:retain:people=4,facts_per_person=3,forget_people=2,holdout_people=1"
