@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,33 @@ from shared.settings import harmless
 from shared.study import MEASURES, PLACED, Study
 
 
-def run_command(command: str, settings: Mapping[str, Any], *, what: str) -> None:
-    """Runs `tu-score run` and the like with the settings as its configuration; what it says goes to our stderr. Raises
-    UserError, beginning with `what`, with the command's own line if it fails."""
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""of the environment of one of several ranks; a command of another program is none of them"""
+
+
+def run_command(
+    command: str, settings: Mapping[str, Any], *, what: str, tell: Callable[[str], None] = say,
+    ending: Callable[[subprocess.Popen], AbstractContextManager[None]] | None = None,
+) -> None:  # fmt: skip
+    """Runs `tu-score run` and the like with the settings as its configuration; what it says goes to `tell`. Raises
+    UserError, beginning with `what`, with the command's own line if it fails.
+
+    `ending`: who ends it when we are told to stop, which is then said to us alone."""
     program, name = command.split(" ")
     said = ""
     with _written(settings) as file:
         child = subprocess.Popen(  # noqa: S603 (our own program)
             [sys.executable, "-P", "-m", program.replace("-", "_"), name, "--config", str(file)],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", env=_environment(),
+            start_new_session=ending is not None,
         )  # fmt: skip
         assert child.stderr is not None
-        with _ends_with_us(child):
+        with (ending or _ends_with_us)(child):
             for line in child.stderr:
                 if line.startswith(ERROR):
                     said = line.removeprefix(ERROR).strip().replace(f"{file}: ", "")
                 else:
-                    say(line.rstrip("\n"))
+                    tell(line.rstrip("\n"))
             code = child.wait()
     if code:
         raise UserError(f"{what}: {said or f'{command} ended with code {code}'}")
@@ -78,7 +88,8 @@ def _written(settings: Mapping[str, Any]) -> Iterator[Path]:
 def _environment() -> dict[str, str]:
     """The child imports the packages that we are."""
     root = str(Path(shared.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    ours = {name: value for name, value in os.environ.items() if name not in TORCHRUN}
+    return {**ours, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
 
 
 @contextmanager

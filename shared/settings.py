@@ -47,8 +47,8 @@ class About:
     default: str = ""
     """what the default comes to, where the field itself says None"""
     changes: bool | str = True
-    """whether another value gives another result; paths of output, memory and bookkeeping do not. The name of another
-    setting: only where that one is given"""
+    """whether another value gives another result; paths of output, memory and bookkeeping do not. Names of other
+    settings, with blanks between: only where one of them is given"""
     content: bool = False
     """names what is compared by its fingerprint, so that the name itself changes nothing"""
     least: float | None = None
@@ -169,7 +169,9 @@ def harmless(config: Any) -> frozenset[str]:
     """Names of the settings that change no result of this configuration."""
 
     def changes(about: About) -> bool:
-        return getattr(config, about.changes) is not None if isinstance(about.changes, str) else about.changes
+        if isinstance(about.changes, str):
+            return any(getattr(config, name) is not None for name in about.changes.split())
+        return about.changes
 
     return frozenset(setting.name for setting in settings_of(type(config)) if not changes(setting.about))
 

@@ -45,7 +45,7 @@ MEASURES = {
     "choices": ("tu-eval choices", "tu_eval.choices.config:ChoicesConfig"),
 }
 """tables of measurements -> command and configuration"""
-OWN = ("options", "template_options")
+OWN = ("options", "template_options", "eval_options")
 """tables that are fields of `tu-train run`"""
 TABLES = ("steps", "models", *MEASURES, *OWN)
 PLACED = ("model", "out")

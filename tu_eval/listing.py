@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from shared.better import OVERALL
 from shared.console import print_table
 from shared.extensions import first_sentence, listed
 from tu_eval.attacks.config import ATTACK, NAMES
 from tu_eval.measure.own import METRIC
-from tu_eval.results.columns import KINDS, LONE, MEANING, OVERALL
+from tu_eval.results.columns import KINDS, LONE, MEANING
 from tu_eval.suites.suites import KNOWN, SUITE, TOFU_FORGET
 
 COLUMNS = ("kind", "name", "meaning", "from")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from shared.data.datasets import DataOptions
 from shared.data.layout import LayoutOptions
@@ -165,8 +165,8 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     """where other answers come from: that column, or the model before training, asked for another answer"""
     allow_other_model: Annotated[bool, About(flag=True)] = False
     """train another model than the one that was scored; weights and reference values then speak of that other model"""
-    eval_every: Annotated[int, About(unit="steps", flag=True, changes="stop_when", **NONE_OR_MORE)] = 0
-    """steps between evaluations on fixed rows; 0: none"""
+    eval_every: Annotated[int, About(unit="steps", flag=True, changes="stop_when keep_best", **NONE_OR_MORE)] = 0
+    """steps between evaluations on fixed rows, and on eval_suite; 0: none"""
     eval_rows: Annotated[int, About(unit="rows", **NONE_OR_MORE)] = 32
     """first rows of each forget and of each retain set that are evaluated"""
     eval_key: str | None = None
@@ -175,6 +175,12 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     paraphrase_key: str | None = None
     """also evaluate the answers reworded: column of forget_data with another wording of each answer (of a list, the
     first)"""
+    eval_suite: Annotated[str | None, About(flag=True, changes="keep_best")] = None
+    """suite that tu-eval run measures on the way, at every evaluation, in a process of its own (docs/on_the_way.md)"""
+    eval_options: Annotated[dict[str, Any] | None, About(changes="keep_best", default="{generate = false}")] = None
+    """fields of tu-eval run for eval_suite, as in {limit = 20, holdout = "holdout.jsonl"}"""
+    keep_best: Annotated[str | None, About(flag=True, metavar="METRIC")] = None
+    """number of eval_suite by which the best model of all evaluations is kept, as OUT/best beside the last one"""
     stop_when: Annotated[str | None, About(flag=True)] = None
     """ends training at the first evaluation where this holds, such as forget_probability<0.05"""
     land: bool = False
@@ -183,6 +189,7 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_source()
+        self._check_suite()
         if len(self.corpora) > 1:
             return  # each has been looked at by itself
         from tu_train.methods.retain_terms import check_retain_term
@@ -228,6 +235,17 @@ class UnlearnConfig(TokenOptions, LoopConfig):
                               "--forget DATA --tokens all, which needs no store (or set one of them in --config FILE.toml)")  # fmt: skip
         if self.scores is not None and self.forget is not None:
             raise ConfigError("--scores and --forget: each names what is to be forgotten; give one of them")
+
+    def _check_suite(self) -> None:
+        if self.eval_suite is not None and not self.eval_every:
+            raise ConfigError(f"--eval-suite {self.eval_suite} is measured when the model is evaluated; add --eval-every N")
+        if self.keep_best is not None and self.eval_suite is None:
+            raise ConfigError(f"--keep-best {self.keep_best} is a number of a suite; name the suite with --eval-suite SUITE")
+        if self.eval_options is not None and self.eval_suite is None:
+            raise ConfigError("--set eval_options: are those of a suite; name it with --eval-suite SUITE")
+        for name in ("model", "suite", "out", "store"):
+            if name in (self.eval_options or {}):
+                raise ConfigError(f"--set eval_options: {name} is chosen by training (the suite by --eval-suite); leave it out")
 
     def _check_unscored(self) -> None:
         from tu_train.methods.table import find_method

@@ -91,10 +91,13 @@ def load_marked(plan: Plan, device: torch.device) -> tuple[Any, Any]:
 
 
 def whole_on_first(plan: Plan, loaded: Loaded, ranks: Ranks) -> tuple[Any, Any]:
-    """-> the trained model and peft's wrapper, whole in the host memory of rank 0, put together tensor by tensor; what
-    other ranks get is of no use. One process has them already."""
-    if ranks.count == 1:
-        return loaded.packed.model, loaded.wrapper
+    """-> the trained model and peft's wrapper, whole in the host memory of rank 0; what other ranks get is of no use.
+    One process has them already."""
+    return (loaded.packed.model, loaded.wrapper) if ranks.count == 1 else copied_on_first(plan, loaded, ranks)
+
+
+def copied_on_first(plan: Plan, loaded: Loaded, ranks: Ranks) -> tuple[Any, Any]:
+    """The same as a copy, put together tensor by tensor."""
     made = ranks.first(lambda: load_marked(plan, torch.device("cpu")))
     here = dict(made[0].named_parameters()) if made else {}
     for name, value in gathered((name, p) for name, p in loaded.packed.model.named_parameters() if p.requires_grad):

@@ -77,8 +77,8 @@ def train(
     first = checkpoints.restore(moving, total_steps) if checkpoints else 0
     if checkpoints and checkpoints.over:
         return checkpoints.ended
-    if evaluation and not first:
-        evaluation.begin(packed, autocast, moving.landing, ranks)
+    if evaluation:
+        evaluation.begin(first, packed, autocast, moving.landing, ranks)
     entry, stop = None, None
     with Log(log, trackers) as lines, progress("training", total_steps, "steps") as bar:
         bar.done = first

@@ -46,7 +46,8 @@ from tu_train.saving.working_folder import (
     unfinished,
     working_folder,
 )
-from tu_train.stopping.interrupts import Stopping
+from tu_train.stopping.interrupts import DOUBLED_S, Stopping
+from tu_train.suite import check_suite, kept_best, with_suite
 
 Config = TypeVar("Config", bound=LoopConfig)
 FILE_SIZE = "5GB"
@@ -127,6 +128,7 @@ def _begin(config: LoopConfig, ranks: Ranks) -> TrainingRecord | None:
     choose_dtype(config.dtype)
     if config.optimizer == "adamw8bit":
         adamw8bit()
+    check_suite(config)
     return None
 
 
@@ -137,16 +139,17 @@ def _train_and_save(plan: Plan, loaded: Loaded, ranks: Ranks) -> Path:
     work = unfinished(out)
     with ExitStack() as held:
         ranks.first(lambda: (held.enter_context(working_folder(out)), held.enter_context(claimed_folder(out, what="this model"))))
-        stopping, room = held.enter_context(Stopping()), Room(work)
+        stopping, room = held.enter_context(Stopping(DOUBLED_S if ranks.count > 1 else 0)), Room(work)
         ranks.first(lambda: held.enter_context(room))
         adapter = loaded.wrapper if ranks.count == 1 else None
         ranks.first(lambda: room.take(try_output(work, config, packed, adapter, plan.tokenizer), plan.steps, packed.model))
         checkpoints = Checkpoints(work, plan.about, config, stopping, room, ranks)
         trackers = ranks.first(lambda: open_trackers(config.trackers, name=out.name, settings=plan.about.settings, folder=work))
         state = start_state(packed, objective)
+        evaluation = with_suite(plan, loaded, work, ranks, stopping)
         with ranks.alike():
             early = train(packed, plan.stream, plan.steps, objective, config, work / LOG if ranks.leads else None, state=state,
-                          reference=loaded.reference, evaluation=plan.evaluation, checkpoints=checkpoints, trackers=trackers or (),
+                          reference=loaded.reference, evaluation=evaluation, checkpoints=checkpoints, trackers=trackers or (),
                           ranks=ranks)  # fmt: skip
             require_finite_weights(packed.model, state, ranks=ranks)
         if ranks.leads and objective.method is not None and "layer" in objective.method.needs:
@@ -157,6 +160,6 @@ def _train_and_save(plan: Plan, loaded: Loaded, ranks: Ranks) -> Path:
             model, wrapper = whole_on_first(plan, loaded, ranks)
             counts = {**plan.rows, "steps": plan.steps}
             ranks.first(lambda: write_output(out, work, config, model, wrapper, plan.tokenizer, objective.method, plan.about, counts,
-                                             state, early, None if ranks.count == 1 else FILE_SIZE))  # fmt: skip
+                                             state, early, None if ranks.count == 1 else FILE_SIZE, kept_best(work)))  # fmt: skip
         ranks.gather(None)
     return out

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from shared.better import DOWN, ZERO
 from shared.errors import StoreError
 from tu_eval.compare.agreement import Agreement, agreement_of, read_agreements
 from tu_eval.compare.groups import Group, group_results, is_reference
@@ -20,7 +21,7 @@ from tu_eval.compare.training import Training, find_training, read_index
 from tu_eval.measure.recompute import require_recomputable
 from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.metrics.privleak import privleak
-from tu_eval.results.columns import DOWN, ZERO, Column, columns_of
+from tu_eval.results.columns import Column, columns_of
 from tu_eval.results.results import SUMMARY, Results, load_results, require_comparable
 
 EQUAL = 1e-12

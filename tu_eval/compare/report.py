@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import __version__
+from shared.better import DOWN, UP, ZERO
 from shared.files.fs import write_text
 from shared.secret import without_secrets
 from tu_eval.compare import plot
@@ -21,7 +22,7 @@ from tu_eval.compare.bars import charts
 from tu_eval.compare.comparison import Comparison
 from tu_eval.compare.intervals import Estimate
 from tu_eval.compare.lacking import lacking
-from tu_eval.results.columns import DOWN, LUME_KINDS, MEANING, UP, ZERO, plain, said, show
+from tu_eval.results.columns import LUME_KINDS, MEANING, plain, said, show
 
 SHADES = 8
 """colours the page's style defines; markers differ in shape as well, and after SHADES results are hollow"""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from shared.better import OVERALL, UP, better, set_of
+
 LUME_KINDS = {
     f"{task}_{kind}": f"Task {task[-1]} {form}"
     for task in ("task1", "task2", "task3")
     for kind, form in (("rouge", "completions"), ("match", "answers"))
 }
 """the last parts of the names of LUME's metrics -> their headings"""
-UP, DOWN, ZERO = "↑", "↓", "→0"
 KINDS = {
     "probability": "Probability",
     "fact_probability": "Fact probability",
@@ -31,10 +32,6 @@ SETS = {
     "world_facts": "World facts",
     "world": "World facts",
 }
-OVERALL = {
-    "forget_quality": "Forget quality", "model_utility": "Model utility",
-    "final_score": "Final score", "task_aggregate": "Task aggregate", "mia_score": "MIA score", "mmlu": "MMLU",
-}  # fmt: skip
 MORE = "Membership inference"
 LONE = {
     "mia_loss": "Loss AUC", "mia_zlib": "Zlib AUC", "mia_min_k": "Min-K% AUC", "mia_min_k_plus": "Min-K%++ AUC",
@@ -113,14 +110,11 @@ def columns_of(summary: dict[str, Any]) -> list[Column]:
     columns = [Column(metric, "Overall", heading, UP) for metric, heading in OVERALL.items() if metric in metrics]
     left = [metric for metric in metrics if metric not in OVERALL]
     for name in sets:
-        # A set's name may begin another's: a metric belongs to the longest that fits.
-        kinds = {m: m.removeprefix(f"{name}_") for m in left if m.startswith(f"{name}_")}
-        kinds = {m: k for m, k in kinds.items() if not any(len(s) > len(name) and m.startswith(f"{s}_") for s in sets)}
+        kinds = {metric: metric.removeprefix(f"{name}_") for metric in left if set_of(metric, sets) == name}
         for metric, kind in sorted(kinds.items(), key=lambda item: _place(item[1])):
-            better = DOWN if name == "forget" and kind != "truth_ratio" else UP
-            columns.append(Column(metric, SETS.get(name, plain(name)), KINDS.get(kind, plain(kind)), better))
+            columns.append(Column(metric, SETS.get(name, plain(name)), KINDS.get(kind, plain(kind)), better(metric, sets)))
         left = [m for m in left if m not in kinds]
-    return columns + [Column(metric, MORE, LONE.get(metric, plain(metric)), ZERO if metric == "privleak" else DOWN) for metric in left]
+    return columns + [Column(metric, MORE, LONE.get(metric, plain(metric)), better(metric, sets)) for metric in left]
 
 
 def _place(kind: str) -> int:

@@ -106,6 +106,11 @@ def has_checkpoint(folder: Path) -> bool:
     return any(True for _ in _checkpoints(folder))
 
 
+def newest_step(folder: Path) -> int:
+    """Of the checkpoints; 0 where there is none."""
+    return max((step for step, _ in _checkpoints(folder)), default=0)
+
+
 def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
     for entry in folder.iterdir() if folder.is_dir() else ():
         if found := NAME.fullmatch(entry.name):

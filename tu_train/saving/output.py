@@ -3,6 +3,7 @@ from."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,15 +34,18 @@ from tu_train.saving.working_folder import LOG
 STATE = "method.json"
 """ATWU's gate, RMU's direction, PDU's multiplier; not safetensors, of which loaders take every file in the folder for
 weights"""
+BEST = "best"
+"""folder of the best model in that of the last one"""
 
 
 def write_output(
     out: Path, work: Path, config: LoopConfig, model: Any, wrapper: Any, tokenizer: Any, method: Method | None,
     about: RunRecord, counts: dict[str, int], state: State, stopped_early: str | None = None, file_size: str | None = None,
+    best: Path | None = None,
 ) -> None:  # fmt: skip
     """`out` appears whole. `wrapper`: peft's, where adapters were trained; `about`: what it was made from;
     `counts`: rows and steps; `state`: what the method keeps beside the model; `stopped_early`: the rule that ended
-    training; `file_size`: see save_model."""
+    training; `file_size`: see save_model; `best`: folder of the best model, which comes to stand in `out`."""
     source = locate(config.model)
     dtype = output_dtype(config, source)
     with atomic_folder(out) as temporary:
@@ -59,11 +63,21 @@ def write_output(
         card = partial(model_card, name=out.name, method=method, about=fingerprints(record), counts=counts, settings=about.settings)
         _optional("README.md", lambda: write_text(temporary / "README.md", card()))
         _optional("curves.png", lambda: draw_curves(work / LOG, temporary / "curves.png"))
+        if best is not None:
+            shutil.copytree(best, temporary / BEST, copy_function=_link)
         if (work / "tensorboard").is_dir():
             shutil.copytree(work / "tensorboard", temporary / "tensorboard")  # where the model is not written in the end, it is still there
         write_json(temporary / TRAINING, replace(record, **output_record(temporary)).to_json())
     if dtype != "float32":
         _say_dtype(out, config, dtype, *lost)
+
+
+def _link(source: str, to: str) -> None:
+    """The same bytes under another name, where the file system can; both are never written to again."""
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copyfile(source, to)
 
 
 def fingerprints(record: TrainingRecord) -> dict[str, str]:

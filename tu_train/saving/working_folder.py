@@ -233,6 +233,8 @@ class Checkpoints:
                 self.ranks.first(self.room.release)
             save_snapshot(self.folder, capture(moving, done, self.about, self.ranks), self.config.keep_checkpoints, self.ranks)
             self.saved = done
+        if self.stop.error is not None:
+            raise StoreError(f"{self.stop.error}; saved after {done} steps: mend that, then the same command with --resume goes on")
         if asked:
             say(f"saved after {done} steps; the same command with --resume goes on")
             sys.exit(EXIT_SAVED)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 
@@ -23,6 +24,16 @@ from tu_train.methods.tokens import State
 from tu_train.ranks import ALONE, Ranks
 from tu_train.stopping.landing import land, remember
 from tu_train.stopping.rule import KINDS, Rule
+
+
+class Beside(Protocol):
+    """What else is measured whenever we are."""
+
+    def begin(self, done: int) -> None:
+        """Before the first step of a process, `done` steps into the run."""
+
+    def after(self, done: int, entry: dict[str, float], *, ends: bool) -> None:
+        """Adds its numbers to the entry of the last of `done` steps. `ends`: training is over."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +52,16 @@ class Evaluation:
     """the questions of the forget rows with another wording of their answers"""
     land: bool = False
     """end where the rule begins to hold, not at the evaluation after it (landing.py)"""
+    beside: Beside | None = None
 
-    def begin(self, packed: PackedModel, autocast: AbstractContextManager, landing: State, ranks: Ranks = ALONE) -> None:
-        """Before the first step of a run: what landing between it and the first evaluation needs."""
-        if self.land and self.rule is not None:
+    def begin(
+        self, done: int, packed: PackedModel, autocast: AbstractContextManager, landing: State, ranks: Ranks = ALONE
+    ) -> None:  # fmt: skip
+        """Before the first step of a process, `done` steps into the run; at its very beginning what landing between it
+        and the first evaluation needs."""
+        if self.beside is not None:
+            self.beside.begin(done)
+        if not done and self.land and self.rule is not None:
             remember(packed.model, landing, self._watched(packed, autocast, ranks, self.rule))
 
     def after(
@@ -66,6 +83,8 @@ class Evaluation:
             else:
                 remember(packed.model, landing, found[rule.name])
         entry.update({f"eval_{name}": value for name, value in found.items()})
+        if self.beside is not None:
+            self.beside.after(step + 1, entry, ends=holds)
         return rule.text if rule is not None and holds else None
 
     def _measured(self, packed: PackedModel, autocast: AbstractContextManager, ranks: Ranks, only: str = "") -> dict[str, float]:
