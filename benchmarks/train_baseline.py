@@ -64,13 +64,14 @@ class NPOTrainer(Trainer):
         return (loss, None) if return_outputs else loss
 
 
-def train_baseline(model, pairs: Sequence[Pair], *, batch_size: int, beta: float, learning_rate: float) -> float:
-    """One pass over `pairs` in their order; returns the loss of the first batch."""
+def train_baseline(model, pairs: Sequence[Pair], *, batch_size: int, beta: float, learning_rate: float, bf16: bool = False) -> float:
+    """One pass over `pairs` in their order, on the model's device (the one that Trainer finds); returns the loss of the
+    first batch. `bf16`: under autocast. Raises ImportError where accelerate, which Trainer needs, is not installed."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder, per_device_train_batch_size=batch_size, num_train_epochs=1, learning_rate=learning_rate, weight_decay=0.01,
             train_sampling_strategy="sequential", remove_unused_columns=False, save_strategy="no", report_to=[], disable_tqdm=True,
-            use_cpu=True, dataloader_pin_memory=False, logging_strategy="no",
+            use_cpu=model.device.type == "cpu", bf16=bf16, dataloader_pin_memory=False, logging_strategy="no",
         )  # fmt: skip
         trainer = NPOTrainer(beta=beta, model=model, args=arguments, train_dataset=list(pairs), data_collator=collate)  # type: ignore[arg-type]
         trainer.train()

@@ -20,6 +20,7 @@ from shared.console import say
 from shared.errors import ConfigError, ModelError
 from shared.lm.attention import recomputing
 from shared.lm.logprobs import Head, target_logprobs
+from shared.lm.memory import placed
 from shared.lm.models import block_count
 from shared.lm.packed import PackedModel
 from tu_train.data.batches import Item, PassRows
@@ -70,7 +71,7 @@ def forward_pass(
     layer = next((needs.layer for group, needs, _ in groups if group and needs.layer is not None), None)
     hidden_LD, layer_LD, slots = _forward(packed, items, layer)
     predicting, own = _rows_of(items, slots, hidden_LD.device)
-    targets = torch.tensor([i.ids[p] for i in items for p in i.positions], device=hidden_LD.device, dtype=torch.long)
+    targets = placed([i.ids[p] for i in items for p in i.positions], hidden_LD.device, torch.long)
     hidden_ND = hidden_LD[predicting]
     logp_N = target_logprobs(hidden_ND, targets, packed.head)
     tokens_of, start = [], 0
@@ -114,7 +115,7 @@ def _rows_of(items: Sequence[Item], slots: Sequence[Sequence[int]], device: torc
     """[N] rows of hidden states that predict the tokens, and those of the tokens themselves."""
     predicting = [slots[k][p - 1] for k, i in enumerate(items) for p in i.positions]
     own = [slots[k][p] for k, i in enumerate(items) for p in i.positions]
-    return torch.tensor(predicting, device=device, dtype=torch.long), torch.tensor(own, device=device, dtype=torch.long)
+    return placed(predicting, device, torch.long), placed(own, device, torch.long)
 
 
 def _forward(packed: PackedModel, items: Sequence[Item], layer: int | None) -> tuple[Tensor, Tensor | None, list[list[int]]]:
@@ -155,7 +156,7 @@ def tokens_of_items(items: Sequence[Item], logp_N: Tensor, target_N: Tensor) -> 
     device = logp_N.device
 
     def joined(arrays: list[Any], dtype: torch.dtype) -> Tensor:
-        return torch.tensor(np.concatenate(arrays) if arrays else np.zeros(0), device=device, dtype=dtype)
+        return placed(np.concatenate(arrays) if arrays else np.zeros(0), device, dtype)
 
     tokens = Tokens(
         logp_N,

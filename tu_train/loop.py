@@ -7,6 +7,8 @@
       then:             stop if anything is not finite; clip; AdamW; schedule; the method's own state; evaluation;
                         checkpoint
 
+Numbers stay on the device until the step's gradient is whole, and are read together.
+
 Denominators are those of the whole step, so the number of passes changes no result. The head runs only at tokens that a
 loss sees. Reference log-probabilities come with the rows; see reference.py for the methods that need more of the model
 before training.
@@ -55,6 +57,8 @@ SHOWN = {"forget_loss": "forget loss", "forget_nll": "forget NLL", "retain_nll":
 """what the progress line says of a step: the method's own loss, and log-likelihoods, nats a token"""
 NOTED = ("loss", "forget_loss", "forget_nll", "retain_loss", "retain_nll")
 """sums over the passes of a step"""
+Noted = tuple[PassRows, dict[str, Tensor]]
+"""a pass, and numbers of it that nobody has waited for"""
 
 
 def train(
@@ -89,9 +93,10 @@ def train(
             if objective.corpora:
                 entry["corpus"] = corpus
             share = dealt(passes, ranks.number, ranks.count, batch_size=config.batch_size, batch_tokens=config.batch_tokens)
-            backward(packed, share, Totals.of(passes, mine.method, padded=mine.pad_id is not None), mine, own, reference, autocast, entry,
-                     ranks)  # fmt: skip
-            entry["gradient_norm"] = ranks.gradient_norm(parameters, config.clip or math.inf)
+            totals = Totals.of(passes, mine.method, padded=mine.pad_id is not None)
+            noted = backward(packed, share, totals, mine, own, reference, autocast, ranks)
+            norm = ranks.gradient_norm(parameters, config.clip or math.inf)
+            read(entry, noted, norm, totals, ranks)  # the one time that the host waits for the device
             require_finite(entry, "gradient_norm", passes)
             optimizer.step()
             schedule.step()
@@ -115,11 +120,10 @@ def train(
 
 def backward(
     packed: PackedModel, share: list[PassRows], totals: Totals, objective: Objective, state: State, reference: Reference | None,
-    autocast: torch.autocast, entry: dict[str, float], ranks: Ranks = ALONE,
-) -> None:  # fmt: skip
-    """The gradient of this process's share of a step; the losses of the whole step go into `entry`. Raises ModelError
-    where one is not finite."""
-    method, broken = objective.method, []
+    autocast: torch.autocast, ranks: Ranks = ALONE,
+) -> list[Noted]:  # fmt: skip
+    """The gradient of this process's share of a step -> what its passes came to."""
+    method, noted = objective.method, []
     alpha = objective.alpha * (method.retain_weight(state) if method and method.retain_weight else 1.0)
     with ranks.adding_to(state):
         for rows in share:
@@ -132,12 +136,8 @@ def backward(
             if loss.requires_grad:
                 loss.backward()
             if rows.counts:
-                note(entry, seen, loss, totals)
-            if not np.isfinite(entry["loss"]):
-                broken.append(rows)
-    ranks.add(entry, NOTED)
-    if not np.isfinite(entry["loss"]):
-        require_finite(entry, "loss", [rows for each in ranks.gather(broken) for rows in each[:1]])
+                noted.append((rows, note(seen, loss)))
+    return noted
 
 
 def _losses(
@@ -191,20 +191,30 @@ def losses_of(pass_tokens: PassTokens, objective: Objective, state: State, total
     return forget, retain
 
 
-def note(entry: dict[str, float], seen: PassLosses, loss: Tensor, totals: Totals) -> None:
-    """Adds a pass to the entry of its step. NLL: nats a token, weighted."""
-
-    def add(name: str, value: float) -> None:
-        entry[name] = entry.get(name, 0.0) + value
-
-    add("loss", loss.item())
-    for kind, tokens, part, total in (
-        ("forget", seen.tokens.forget, seen.forget, totals.weights),
-        ("retain", seen.tokens.retain, seen.retain, totals.retain_tokens),
-    ):
+def note(seen: PassLosses, loss: Tensor) -> dict[str, Tensor]:
+    """What a pass came to, still on the device. NLL: nats, weighted, summed over its tokens."""
+    out = {"loss": loss.detach()}
+    for kind, tokens, part in (("forget", seen.tokens.forget, seen.forget), ("retain", seen.tokens.retain, seen.retain)):
         if tokens.rows:
-            add(f"{kind}_loss", part.item())
-            add(f"{kind}_nll", -(tokens.weight_N * tokens.logp_N.detach().where(tokens.weight_N > 0, 0)).sum().item() / total)
+            out[f"{kind}_loss"] = part.detach()
+            out[f"{kind}_nll"] = -(tokens.weight_N * tokens.logp_N.detach().where(tokens.weight_N > 0, 0)).sum()
+    return out
+
+
+def read(entry: dict[str, float], noted: list[Noted], norm: Tensor, totals: Totals, ranks: Ranks = ALONE) -> None:
+    """Puts losses of the whole step, NLL a token, and the gradient's norm into its entry. Raises ModelError for a loss
+    that is not finite."""
+    values = iter(torch.stack([*(value for _, own in noted for value in own.values()), norm]).tolist())
+    over, broken = {"forget_nll": totals.weights, "retain_nll": totals.retain_tokens}, []
+    for rows, own in noted:
+        for name in own:
+            entry[name] = entry.get(name, 0.0) + next(values) / over.get(name, 1.0)
+        if not np.isfinite(entry["loss"]):
+            broken.append(rows)
+    ranks.add(entry, NOTED)
+    entry["gradient_norm"] = next(values)
+    if not np.isfinite(entry["loss"]):
+        require_finite(entry, "loss", [rows for each in ranks.gather(broken) for rows in each[:1]])
 
 
 def require_finite(entry: dict[str, float], name: str, passes: list[PassRows]) -> None:

@@ -93,9 +93,9 @@ class Ranks:
         """`work` of every part, in order; each part is the work of one rank, and all have as many."""
         return [work(part) for part in parts]
 
-    def gradient_norm(self, parameters: Sequence[Tensor], most: float) -> float:
-        """Over all parameters, before they are scaled down to a norm of `most`."""
-        return torch.nn.utils.clip_grad_norm_(parameters, most).item()
+    def gradient_norm(self, parameters: Sequence[Tensor], most: float) -> Tensor:
+        """Over all parameters, before they are scaled down to a norm of `most`; still on the device."""
+        return torch.nn.utils.clip_grad_norm_(parameters, most)
 
 
 ALONE = Ranks()
@@ -182,9 +182,9 @@ class Several(Ranks):
         found = self.gather(mine)
         return [found[at % self.count][at // self.count] for at in range(len(parts))]
 
-    def gradient_norm(self, parameters: Sequence[Tensor], most: float) -> float:
+    def gradient_norm(self, parameters: Sequence[Tensor], most: float) -> Tensor:
         norm: Any = torch.nn.utils.clip_grad_norm_(parameters, most)
-        return norm.full_tensor().item()
+        return norm.full_tensor()
 
 
 @contextmanager

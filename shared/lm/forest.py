@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from shared.lm.memory import placed
+
 MIN_SHARED = 4
 """tokens; a shorter shared prefix is computed twice, which costs less than another segment in the attention calls"""
 MAX_WASTE = 0.25
@@ -137,7 +139,7 @@ def pack(sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu",
         longer = next((k for k in range(first, last) if lengths[k] > shared), last)  # those that end here sort before
         if longer < last:
             stack += [(run, shared, segment) for run in _runs(common, lengths, longer, last, shared)][::-1]
-    ids_L, positions_L, ends_L = (torch.tensor(x, device=device) for x in (ids, positions, _ends(segments)))
+    ids_L, positions_L, ends_L = (placed(x, device) for x in (ids, positions, _ends(segments)))
     return Forest(ids_L, positions_L, ends_L, slots, segments, *_shared_out(segments, device, alone))
 
 

@@ -374,8 +374,10 @@ def _d_product(head: Head, hidden_ND, target_N, grad_N, log_norm_N, block: slice
     z -= log_norm_N[:, None]
     z.exp_()
     z *= -(grad_N * head.scale)[:, None]
-    here = ((target_N >= block.start) & (target_N < block.stop)).nonzero()[:, 0]
-    z[here, target_N[here] - block.start] += grad_N[here] * head.scale
+    # Every row adds something, outside the block nothing: to choose rows, the host would wait for the device.
+    at = (target_N - block.start).clamp(0, z.shape[1] - 1)
+    here = at == target_N - block.start
+    z.scatter_add_(1, at[:, None], (grad_N * head.scale).to(z.dtype).where(here, 0)[:, None])
     return z if slope is None else z.mul_(slope)
 
 

@@ -1,4 +1,4 @@
-"""How this process gives memory back.
+"""How this process gives memory back, and how numbers get from it to a device.
 
 Every layer makes activations of a few MiB and drops them again. A C library that returns them to the system each time
 makes the system clear the same pages again and again, which takes as long as a small matrix product.
@@ -7,6 +7,9 @@ makes the system clear the same pages again and again, which takes as long as a 
 from __future__ import annotations
 
 import ctypes
+from typing import Any
+
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """names and values of glibc's malloc.h"""
@@ -40,3 +43,10 @@ def _mallopt(name: int, value: int) -> bool:
     except (AttributeError, OSError, TypeError):  # no glibc; on Windows there is no CDLL(None)
         return False
     return bool(mallopt(name, value))
+
+
+def placed(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Numbers of the host as a tensor on the device. A GPU gets them when it comes to them: through memory that the
+    system does not move, so that the host goes on at once and does not wait for all the work before."""
+    made = torch.tensor(values, dtype=dtype)
+    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)

@@ -59,11 +59,12 @@ def test_the_peak_of_a_step_is_the_one_said(fields, model, tmp_path, monkeypatch
         kept = [before for _, before in reference.kept] if reference else []
         real.known(iter([*packed.model.parameters(), *packed.model.buffers(), *kept]))
         with real:
-            backward(packed, passes, totals, objective, state, reference, *more)
+            noted = backward(packed, passes, totals, objective, state, reference, *more)
         held = [*packed.model.parameters(), *packed.model.buffers()]
         assert peak.bytes_of(held) == said.weights and peak.bytes_of(kept) == said.reference
         assert peak.bytes_of(p for p in packed.model.parameters() if p.requires_grad) == said.gradients
         measured.append(real.most)
+        return noted
 
     monkeypatch.setattr(tu_train.loop, "backward", watched)
     run_unlearn(config)

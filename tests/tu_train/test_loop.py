@@ -6,12 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from transformers import AutoModelForCausalLM, FalconConfig
 
+import shared.lm.packed
 import tu_train.load
 from shared.data.datasets import load_rows
 from shared.data.examples import make_examples
 from shared.errors import ConfigError, ModelError
+from shared.lm.forest import pack
 from shared.lm.models import load_model, load_tokenizer
 from shared.lm.packed import PackedModel
 from shared.store.scores import open_store
@@ -131,6 +134,43 @@ def train_steps(folder, groups, objective, tmp_path, *, dtype=torch.float32, bat
     (tmp_path / "log.jsonl").unlink(missing_ok=True)
     train(packed, lambda n: passes[n:], len(groups), objective, config, tmp_path / "log.jsonl")
     return packed.model, [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a host wait for a device: numbers read out, and results whose size depends on numbers."""
+
+    READING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in self.READING
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_host_waits_for_the_device_once_a_step(dtype, target, forget_rows, retain_examples, tmp_path, monkeypatch):
+    pairs, lists, tolist = pairs_of(forget_rows, retain_examples, "soft"), [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: lists.append(self.shape) or tolist(self))
+
+    def unseen(*args, **kwargs):  # the row that is packed is the host's own
+        with _disable_current_modes():
+            return pack(*args, **kwargs)
+
+    monkeypatch.setattr(shared.lm.packed, "pack", unseen)
+    packed, passes = packed_of(target), cut(pairs, 1)
+    config = LoopConfig(model="", out="", batch_tokens=1, learning_rate=1e-4, dtype=dtype)
+    counts = []
+    for steps in (1, 4):
+        lists.clear()
+        with Waits() as waits:
+            train(packed, lambda n, steps=steps: [passes] * steps, steps, objective_of("npo"), config, None)
+        counts.append((waits.count, len(lists)))
+    assert len(passes) == 3 and counts == [(0, 1), (0, 4)]
+    with Waits() as waits:
+        assert torch.ones(2).nonzero().sum().item() == 1 and waits.count == 2
 
 
 @pytest.mark.parametrize("dtype", BOUND)

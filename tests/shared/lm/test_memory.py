@@ -4,7 +4,11 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+
+from shared.lm.memory import placed
 
 MEASURE = """
 import ctypes, json, resource, sys
@@ -41,3 +45,14 @@ def test_what_is_freed_is_used_again_without_asking_the_system():
     kept, faults = outcomes["kept"]
     assert kept is True
     assert faults * 4 < outcomes["returned"][1]
+
+
+def test_a_gpu_gets_numbers_without_a_wait_and_a_cpu_without_a_copy_in_pinned_memory(monkeypatch):
+    """No GPU is here: what would be asked of it is written down."""
+    asked, to = [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append("pinned") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, **how: asked.append((device.type, how)) or to(self, "cpu"))
+    here = placed([3, 1], torch.device("cpu"))
+    assert here.tolist() == [3, 1] and here.dtype == torch.long and asked == [("cpu", {})]
+    there = placed(np.array([0.5, 2]), torch.device("cuda:1"), torch.float32)
+    assert there.tolist() == [0.5, 2] and there.dtype == torch.float32 and asked[1:] == ["pinned", ("cuda", {"non_blocking": True})]
