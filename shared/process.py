@@ -21,7 +21,6 @@ from shared.errors import ConfigError, UserError
 from shared.settings import harmless
 from shared.study import MEASURES, PLACED, Study
 
-
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """of the environment of one of several ranks; a command of another program is none of them"""
 

@@ -137,6 +137,8 @@ def public():
             value = getattr(importlib.import_module(package), name)
             if isinstance(value, dict):
                 continue
+            if inspect.ismodule(value):  # a room that can be called for what its function does
+                value = getattr(importlib.import_module(f"{value.__name__}.together"), name)
             yield f"{package}.{name}", inspect.getdoc(value), value
             if name in ("Scores", "WeightedDataset", "Pairs"):
                 for attribute, member in vars(value).items():

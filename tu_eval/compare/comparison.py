@@ -89,7 +89,7 @@ class Comparison:
         return Estimate(values[0], span, 1, "rows" if span else "none")
 
     def table(self) -> list[list[Estimate]]:
-        """[groups][columns]."""
+        """`[groups][columns]`."""
         return [[self.estimate(group, column) for column in self.columns] for group in self.groups]
 
     def marks(self, column: int, table: list[list[Estimate]]) -> list[str]:

@@ -25,7 +25,7 @@ def compare(
     any of them nothing is written. `rows`: texts on the page, row by row.
 
     Of the comparison, `groups` are the G models (seeds of one recipe are one), `columns` the C metrics, and `table()`
-    is [G][C] estimates with `value` and `span`, the interval or None.
+    is `[G][C]` estimates with `value` and `span`, the interval or None.
 
     Raises StoreError for a folder that holds no finished results, or results of another suite, data or tokenizer, and
     ConfigError where nothing is named.
