@@ -1,7 +1,8 @@
 """Results side by side: intervals, seeds, tables, plots, the page; all measurements of a study.
 
 `from tu_eval import compare` gives this room, which can be called: `compare(["results/a", "results/b"],
-out="report.html")` is the function of together.py.
+out="report.html")` is the function of together.py. It gives a Comparison, whose `table()` is [G][C] estimates, of G
+models and C metrics. Raises StoreError for results that are unfinished or do not go together, ConfigError for none.
 """
 
 from __future__ import annotations
