@@ -67,7 +67,7 @@ class Comparison:
             return privleak(auc, auc)
         if metric == "forget_quality":
             ratios = [row["log_truth_ratio"] for row in self.rows[index]["forget"]]
-            return forget_quality(ratios, ratios)
+            return None if None in ratios else forget_quality(ratios, ratios)
         return value
 
     def true_positives(self, members: Sequence[int], metric: str) -> float | None:
