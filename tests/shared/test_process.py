@@ -56,5 +56,5 @@ def test_the_child_is_the_same_code(monkeypatch, tmp_path):
 
 
 def test_a_shown_command_has_our_streams_and_its_code_comes_back(capfd, tmp_path):
-    assert run_shown("tu-eval many", [str(tmp_path / "gone.toml"), "--out", str(tmp_path / "out")]) == 2
-    assert "gone.toml" in capfd.readouterr().err
+    assert run_shown("tu-score verify", [str(tmp_path / "gone")]) == 2
+    assert "gone" in capfd.readouterr().err
