@@ -79,7 +79,7 @@ def check_measures(study: Study) -> None:
             _check_rows(settings, any_model, what=f"{study.path}: {name}")
 
 
-def _check_rows(settings: Mapping[str, Any], any_model: Mapping[str, str], *, what: str) -> None:
+def _check_rows(settings: Mapping[str, Any], any_model: Mapping[Any, str], *, what: str) -> None:
     """The suite is known, or the files are there and can be read. Raises ConfigError, beginning with `what`."""
     config = resolve(importlib.import_module("tu_eval.measure.config").EvalConfig, flags={**settings, **any_model})
     try:
