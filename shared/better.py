@@ -8,6 +8,7 @@ UP, DOWN, ZERO = "↑", "↓", "→0"
 """higher; lower; nearer to 0"""
 OVERALL = {
     "forget_quality": "Forget quality", "model_utility": "Model utility",
+    "choices_accuracy": "Choices", "choices_accuracy_norm": "Choices (length taken out)",
     "final_score": "Final score", "task_aggregate": "Task aggregate", "mia_score": "MIA score", "mmlu": "MMLU",
 }  # fmt: skip
 """metrics of a whole suite -> their headings"""

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,18 @@ def run_command(
         raise UserError(f"{what}: {said or f'{command} ended with code {code}'}")
 
 
+def run_shown(command: str, arguments: Sequence[str]) -> int:
+    """Runs `tu-eval many` and the like with arguments of its command line; both of its streams are ours. -> its exit
+    code."""
+    program, name = command.split(" ")
+    sys.stdout.flush()
+    child = subprocess.Popen(  # noqa: S603 (our own program)
+        [sys.executable, "-P", "-m", program.replace("-", "_"), name, *arguments], env=_environment()
+    )
+    with _ends_with_us(child):
+        return child.wait()
+
+
 def resolved(kind: str, settings: Mapping[str, Any], *, what: str) -> dict[str, Any]:
     """What the settings come to in the configuration `module:Class`, without those that change no result. Raises
     ConfigError, beginning with `what`, for a field or value that it does not know."""
@@ -70,6 +82,17 @@ def check_measures(study: Study) -> None:
     any_model = dict.fromkeys(PLACED, "-")
     for name, settings in study.measures.items():
         resolved(MEASURES[name][1], {**settings, **any_model}, what=f"{study.path}: {name}")
+        if name == "eval":
+            _check_rows(settings, any_model, what=f"{study.path}: {name}")
+
+
+def _check_rows(settings: Mapping[str, Any], any_model: Mapping[Any, str], *, what: str) -> None:
+    """The suite is known, or the files are there and can be read. Raises ConfigError, beginning with `what`."""
+    config = resolve(importlib.import_module("tu_eval.measure.config").EvalConfig, flags={**settings, **any_model})
+    try:
+        importlib.import_module("tu_eval.measure.run").check_rows(config)
+    except UserError as error:
+        raise ConfigError(f"{what}: {error}") from None
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def _override(given: dict[str, Any], name: str, value: Any, path: Path) -> None:
             raise ConfigError(f"{path}: --set {name}: {what}")
         for found in there:
             found[of] = value
-    elif table in TABLES and isinstance(given.get(table, {} if table in OWN else None), dict):
+    elif table in TABLES and isinstance(given.get(table, {} if table in (*OWN, "eval") else None), dict):
         given.setdefault(table, {})[rest] = value
     else:
         raise ConfigError(f"{path}: --set {name}: the file has no table {table!r}{nearest(table, [t for t in TABLES if t in given])}")

@@ -18,7 +18,7 @@ class Signed:
 @dataclass(frozen=True, kw_only=True)
 class Compare:
     folders: Annotated[tuple[Path, ...], About(positional=True, metavar="DIR...")] = ()
-    """results folders of tu-eval run, all on the same suite"""
+    """results folders of tu-eval run, all on the same suite, and of tu-eval choices on the same models"""
     out: Annotated[Path, About(flag=True)]
     """the page to write (HTML); an older one is replaced"""
     index: Annotated[Path | None, About(flag=True)] = None

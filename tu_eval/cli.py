@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tu_eval.harness.config import BenchmarksConfig
     from tu_eval.judge.config import JudgeConfig
     from tu_eval.measure.config import EvalConfig
+    from tu_eval.prepare.config import PrepareConfig
 
 app = new_app("Measure what a model still knows: evaluate it on a suite, compare evaluations on one page.")
 
@@ -143,6 +144,17 @@ def judge(settings: JudgeConfig) -> None:
     from tu_eval.judge.run import print_judge, run_judge
 
     print_judge(run_judge(settings))
+
+
+@command(app, config="tu_eval.prepare.config:PrepareConfig")
+def prepare(settings: PrepareConfig) -> None:
+    """Wrong answers and questions in other words for rows of your own (docs/own_data.md). With --paraphrase judge,
+    sends the questions to the endpoint that TU_JUDGE_URL names."""
+    from tu_eval.prepare.run import prepare
+
+    folder = prepare(settings)
+    files = [folder / f"{name}.jsonl" for name in ("forget", "retain") if getattr(settings, name) is not None]
+    print("\n".join(f"prepared: {file}" for file in files))
 
 
 @command(app, arguments=arguments.NewKey)

@@ -24,3 +24,6 @@ class Many:
     """folder of all runs and index.json (tu-eval compare --index); an earlier one goes on"""
     sets: Annotated[tuple[str, ...], About(flag="--set", metavar="NAME=VALUE")] = ()
     """in place of what the file says: a field, `base`, TABLE.FIELD, steps.FIELD or steps.NAME.FIELD; may be repeated"""
+    suite: Annotated[str | None, About(flag=True)] = None
+    """measures what was trained, and the file's [models], on this suite, and ends in one page, as tu-eval many does;
+    for files of your own say `--suite own` with --set eval.forget=FILE and --set eval.retain=FILE"""

@@ -84,6 +84,7 @@ def many(given: arguments.Many) -> None:
     equal combinations are one run. The first field of the file is the outermost loop. Exit code 1 if a run failed."""
     from shared.files.fs import refuse_url
     from shared.files.storage import open_place
+    from tu_train.many.measure import measure, with_suite
     from tu_train.many.run import run_many
     from tu_train.ranks import refuse
     from tu_train.saving.working_folder import check_name
@@ -93,11 +94,15 @@ def many(given: arguments.Many) -> None:
     folder = Path(given.out)
     refuse_url(folder, what="the runs of a study")
     open_place(given.out)  # refuses an empty name, which as a path would be the working directory
-    runs = run_many(given.study, folder, given.sets)
+    sets = with_suite(given.study, folder, given.sets, given.suite)
+    runs = run_many(given.study, folder, sets)
     failed = [run for run in runs if run.status == "failed"]
     print(f"{len(runs) - len(failed)} of {len(runs)} runs finished: {folder / 'index.json'}")
     for run in failed:
         print(f"failed: {run.name}: {run.error}")
+    code = measure(given.study, folder, sets) if given.suite is not None else 0
     if failed:
         print("next: mend what they say and start the same command again; it does only what is not finished")
         raise SystemExit(1)
+    if code:
+        raise SystemExit(code)

@@ -5,7 +5,7 @@ import tempfile
 import pytest
 
 from shared.errors import ConfigError, UserError
-from shared.process import resolved, run_command
+from shared.process import resolved, run_command, run_shown
 
 FINETUNE = "tu_train.config:FinetuneConfig"
 SETTINGS = {"model": "モデル", "data": "Псков.jsonl", "out": "x", "template_options": {"think": False}}
@@ -53,3 +53,8 @@ def test_the_child_is_the_same_code(monkeypatch, tmp_path):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     with pytest.raises(UserError, match=r"^x: --model is missing"):
         run_command("tu-score run", {"data": "d", "out": "o"}, what="x")
+
+
+def test_a_shown_command_has_our_streams_and_its_code_comes_back(capfd, tmp_path):
+    assert run_shown("tu-score verify", [str(tmp_path / "gone")]) == 2
+    assert "gone" in capfd.readouterr().err

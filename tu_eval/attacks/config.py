@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from shared.data.data_files import COMPRESSED, SUFFIXES
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
 from shared.extensions import Kind, is_function, load
 from shared.lm.models import PrecisionOptions
 from shared.settings import COUNT, SEED, About, check_ranges
+from tu_eval.measure.config import check_files
 
 AttackName = Literal["paraphrase", "sample", "quantise", "relearn"]
 NAMES: tuple[AttackName, ...] = ("paraphrase", "sample", "quantise", "relearn")
@@ -22,9 +24,12 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
 
     model: Annotated[str, About(flag=True)]
     """the model after unlearning: local folder, FILE.gguf, org/name[@revision], or smollm2"""
-    suite: Annotated[str, About(flag=True)]
+    suite: Annotated[str | None, About(flag=True, default="none: a file of your own, --forget")] = None
     """its forget set is what attacks look for: tofu:forget01, tofu:forget05, tofu:forget10, or
     atlas[:people=..,seed=..], or a TOML file of your own"""
+    forget: Annotated[str | None, About(flag=True)] = None
+    """instead of a suite: data spec, say a file, of the rows that attacks look for (docs/own_data.md); rows that must
+    stay have no part in attacks"""
     out: Annotated[str, About(flag=True, changes=False)]
     """folder for the numbers; must be new or empty"""
     before: Annotated[str | None, About(flag=True)] = None
@@ -85,6 +90,12 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_files(self)
+        if self.retain is not None and self.retain.endswith((*SUFFIXES, *COMPRESSED)):
+            raise ConfigError(
+                f"--retain {self.retain}: is a file of rows; here --retain names the model that never saw the forget set, and attacks look "
+                f"for the rows of --forget alone; leave it out, or relearn from these rows with --set relearn_on={self.retain}"
+            )
         for name in ("attacks", "bits"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

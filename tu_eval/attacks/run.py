@@ -41,7 +41,8 @@ from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Subject, stop_ids
 from tu_eval.measure.source_code import attack_version
 from tu_eval.results.folder import CONFIG, ROWS, FolderKind, ResultRow, read_folder, write_folder
-from tu_eval.suites.suites import SUITE, find_suite
+from tu_eval.suites.own_files import suite_of
+from tu_eval.suites.suites import SUITE
 
 if TYPE_CHECKING:
     import pyarrow
@@ -54,10 +55,13 @@ NO_NUMBERS = (*ROLES, "attacks")
 @claims("the numbers of attacks")
 def attack(config: AttackConfig) -> Path:
     """Runs the attacks and writes the folder. Raises UserError before any work for everything that cannot fit."""
-    suite, out = find_suite(config.suite), Path(config.out)
+    own_files, out = suite_of(config, ["forget"]), Path(config.out)
+    suite = own_files.suite
+    if suite.forget.text is not None:
+        raise ConfigError(f"--suite {config.suite}: its forget set is raw text, which no attack asks for; give questions and answers")
     folders = {role: find_model(name) for role in ROLES if (name := getattr(config, role)) is not None}
     device = models.choose_device(config.device).type
-    material = load(config, next(s for s in suite.sets if s.name == "forget"), folders)
+    material = load(config, suite.forget, folders)
     root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
     settings = without_secrets_in({k: v for k, v in as_dict(config).items() if k not in {*NO_NUMBERS, *harmless(config)}})
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
@@ -69,7 +73,7 @@ def attack(config: AttackConfig) -> Path:
         name = getattr(config, role)
         say(f"attacking {name} ({role}) on {suite.name}: {', '.join(config.attacks)}; {len(material.plain)} forget rows")
         open_as = EvalConfig(
-            model=name, suite=config.suite, out=config.out, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens
+            model=name, suite=suite.name, out=config.out, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens
         )
         subject = Subject(folder, open_as, KeptMeasurements(root, {**content, "model_fingerprint": fingerprint}))
         about[role] = {"label": default_label(name), "model": name, "model_fingerprint": fingerprint}
@@ -78,7 +82,8 @@ def attack(config: AttackConfig) -> Path:
     numbers = summarise(config.attacks, rows)
     flat = [{"model": role, "attack": name, **row} for role, made in rows.items() for name in config.attacks for row in made[name]]
     codes = {name: code for name in config.attacks if (code := identity(OWN, name))}
-    more = {**({"own_attacks": codes} if codes else {}), **({"suite_code": code} if (code := identity(SUITE, config.suite)) else {})}
+    code = identity(SUITE, config.suite) if config.suite else None
+    more = {**({"own_attacks": codes} if codes else {}), **({"suite_code": code} if code else {})}
     found = {"models": about, "suite": suite.name, **content, **more, "numbers": numbers}
     write_folder(out, ATTACK_FOLDER, found, {ROWS: (schema(), flat)}, config)
     if not config.store:

@@ -14,6 +14,7 @@ from typing import Any
 from shared.better import DOWN, ZERO
 from shared.errors import StoreError
 from tu_eval.compare.agreement import Agreement, agreement_of, read_agreements
+from tu_eval.compare.choices import is_choices, spans, with_choices
 from tu_eval.compare.groups import Group, group_results, is_reference
 from tu_eval.compare.intervals import Estimate, over_rows, over_seeds
 from tu_eval.compare.notes import notes_of
@@ -41,6 +42,8 @@ class Comparison:
     """what a reader must know before comparing"""
     agreements: list[tuple[Agreement | None, str]]
     """one a group: how well its tokens were chosen, or None and why that is not known; empty unless files were given"""
+    choices: Sequence[Path] = ()
+    """folders of tu-eval choices, each of the weights of a result"""
 
     @cached_property
     def rows(self) -> list[dict[str, list[dict[str, Any]]]]:
@@ -52,7 +55,7 @@ class Comparison:
     def spans(self) -> list[dict[str, tuple[float, float]]]:
         """Bootstrap intervals of each result, by metric; those of membership inference were made with the results."""
         return [
-            {**over_rows(rows, r.summary["metrics"], r.summary["utility_parts"]), **_membership(r)}
+            {**over_rows(rows, r.summary["metrics"], r.summary["utility_parts"]), **_membership(r), **spans(self.choices, r)}
             for r, rows in zip(self.results, self.rows, strict=True)
         ]
 
@@ -68,7 +71,7 @@ class Comparison:
             return privleak(auc, auc)
         if metric == "forget_quality":
             ratios = [row["log_truth_ratio"] for row in self.rows[index]["forget"]]
-            return forget_quality(ratios, ratios)
+            return None if None in ratios else forget_quality(ratios, ratios)
         return value
 
     def true_positives(self, members: Sequence[int], metric: str) -> float | None:
@@ -134,9 +137,12 @@ def load_comparison(
     Raises StoreError for a folder that is no finished result, whose metrics are not those of its rows, or that was
     measured on another suite, data or tokenizer."""
     runs, agreed = read_index(index) if index else [], read_agreements(agreements)
+    choices, folders = [f for f in folders if is_choices(f)], [f for f in folders if not is_choices(f)]
     given = {folder.resolve() for folder in folders}
     found = [place for run in runs for place in run.results if search and place.resolve() not in given]
     results = [load_results(folder) for folder in [*folders, *found]]
+    if not results and choices and index is None:
+        raise StoreError(f"{choices[0]}: holds results of tu-eval choices alone; name those of tu-eval run on the same model too")
     if not results:
         raise StoreError(
             f"--index {index}: none of its {len(runs)} runs has results; they are looked for as {SUMMARY} in each run's folder RUN or in a "
@@ -147,6 +153,7 @@ def load_comparison(
         require_comparable(first.summary, other, what=f"{first.folder} and")
     for result in results:
         require_recomputable(result, results)
+    results = with_choices(results, choices)
     settings = {held.place: held.run.settings for held in runs if held.run.settings is not None}
     trainings = [find_training(r, settings) for r in results]
     labels = _labels(results)
@@ -156,7 +163,7 @@ def load_comparison(
         f"No run here was trained with the store of {a.place.name} (--agreement)." for a in agreed if all(a is not q for q, _ in quality)
     ]
     notes = [*notes_of(results, labels, runs), *unused]
-    return Comparison(results, labels, _columns(results), trainings, groups, notes, quality)
+    return Comparison(results, labels, _columns(results), trainings, groups, notes, quality, choices)
 
 
 def _labels(results: Sequence[Results]) -> list[str]:

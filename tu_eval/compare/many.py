@@ -121,7 +121,7 @@ def _of_suite(settings: dict[str, Any], study: Study, subject: MeasuredModel, su
     more: dict[str, Any] = {"label": subject.label}
     if subject.label != RETAIN and subjects[0].label == RETAIN:
         more["retain_results"] = str(subjects[0].places["eval"])
-    if settings["suite"] == "lume" and MMLU in study.measures.get("benchmarks", {}).get("tasks", ()):
+    if settings.get("suite") == "lume" and MMLU in study.measures.get("benchmarks", {}).get("tasks", ()):
         more["mmlu"] = str(subject.places["benchmarks"])
     return {**more, **settings}
 
@@ -156,7 +156,7 @@ def _data_now(table: str, settings: Mapping[str, Any]) -> str | None:
     LUME, whose data is published, and benchmarks."""
     if table == "choices":
         return choices_fingerprint(resolve(ChoicesConfig, flags=settings))
-    if table == "eval" and kind_of_suite(settings["suite"]) not in ("muse", "lume"):
+    if table == "eval" and kind_of_suite(settings.get("suite")) not in ("muse", "lume"):
         return questions_fingerprint(resolve(EvalConfig, flags=settings))
     return None
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
 from shared.lm.models import PrecisionOptions
 from shared.settings import COUNT, SEED, About, check_ranges
+
+
+class AsksRows(Protocol):
+    """A configuration that names a suite or files."""
+
+    @property
+    def suite(self) -> str | None: ...
+    @property
+    def forget(self) -> str | None: ...
+
 
 OF_SUITE = {
     "questions": ("max_new_tokens", "holdout", "metrics"), "muse": ("verbmem_tokens", "knowmem_tokens"),
@@ -17,9 +27,22 @@ OF_SUITE = {
 """kind of suite -> the fields that it alone uses"""
 
 
-def kind_of_suite(name: str) -> str:
-    """A key of OF_SUITE."""
+def kind_of_suite(name: str | None) -> str:
+    """A key of OF_SUITE; None: files of one's own."""
+    if name is None:
+        return "questions"
     return "muse" if name.startswith("muse:") else "lume" if name == "lume" else "questions"
+
+
+def check_files(config: AsksRows) -> None:
+    """A suite or files, not both and not neither. Raises ConfigError naming the flags."""
+    if config.suite is not None and config.forget is not None:
+        raise ConfigError(f"--suite {config.suite} and --forget {config.forget}: a suite has rows of its own; give one of the two")
+    if config.suite is None and config.forget is None:
+        raise ConfigError("--suite is missing; name a suite, or files of your own with --forget FILE")
+
+
+MISSING = {"forget": "the rows to be forgotten", "retain": "rows that say what the model still can"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +51,16 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
 
     model: Annotated[str, About(flag=True)]
     """local folder, FILE.gguf, org/name[@revision], or smollm2"""
-    suite: Annotated[str, About(flag=True)]
+    suite: Annotated[str | None, About(flag=True, default="none: files of your own, --forget and --retain")] = None
     """tofu:forget01, tofu:forget05, tofu:forget10, muse:news, muse:books, lume, or
     atlas[:people=..,facts_per_person=..,seed=..], or one of your own: a TOML file (docs/evaluation.md) or
     package.module:NAME (docs/extending.md)"""
+    forget: Annotated[str | None, About(flag=True)] = None
+    """instead of a suite: data spec, say a file, of the rows to be forgotten (docs/own_data.md)"""
+    retain: Annotated[str | None, About(flag=True)] = None
+    """with --forget: data spec of rows that must stay"""
+    text_key: Annotated[str | None, About(flag=True)] = None
+    """with --forget: column of raw text in the files, instead of question and answer"""
     out: Annotated[str, About(flag=True, changes=False)]
     """folder for the results; must be new or empty"""
     retain_results: Annotated[str | None, About(flag=True)] = None
@@ -73,7 +102,7 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
     generate: bool = True
     """false skips generation, and with it ROUGE and model utility (MUSE: both kinds of memorisation; LUME: all twelve
     numbers)"""
-    holdout: Annotated[str | None, About(default="the suite's own")] = None
+    holdout: Annotated[str | None, About(flag=True, default="the suite's own")] = None
     """data spec (or file) of rows that no model was trained on. Not for MUSE and LUME, which have texts of their own"""
     reference_model: str | None = None
     """a model that never saw the forget set, with the same tokenizer; membership inference by the difference of losses
@@ -85,6 +114,12 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if (self.forget is None) != (self.retain is None):
+            there, other = ("forget", "retain") if self.retain is None else ("retain", "forget")
+            raise ConfigError(f"--{there} {getattr(self, there)}: give --{other} too: {MISSING[other]}")
+        check_files(self)
+        if self.text_key is not None and self.forget is None:
+            raise ConfigError(f"--text-key {self.text_key}: names a column of --forget and --retain; a suite says it itself")
         if self.template is None:
             object.__setattr__(self, "template", "bare" if kind_of_suite(self.suite) == "lume" else "model")
         for name in (name for kind, names in OF_SUITE.items() for name in names if kind != kind_of_suite(self.suite)):

@@ -42,6 +42,7 @@ STOPS = ("\n\n", "\nQuestion", "Question:")
 @claims("the results of one evaluation")
 def evaluate(config: EvalConfig) -> Results:
     """Runs the suite and writes the results folder. Raises UserError before any work for everything that cannot fit."""
+    assert config.suite is not None, "this suite was asked for by its name"
     corpus = config.suite.partition(":")[2]
     if corpus not in MUSE:
         raise ConfigError(f"--suite {config.suite}: no such suite{nearest(config.suite, KNOWN)}")

@@ -29,15 +29,17 @@ from tu_eval.measure.retain import load_retain
 from tu_eval.measure.rows import add_generations, row_of
 from tu_eval.measure.summary import summarise
 from tu_eval.results.results import Results
+from tu_eval.suites.own_files import suite_of
 from tu_eval.suites.sets import Suite
-from tu_eval.suites.suites import SUITE, find_suite
+from tu_eval.suites.suites import SUITE
 from tu_eval.suites.variants import load_holdout, load_variants
 
 
 @claims("the results of one evaluation")
 def evaluate(config: EvalConfig) -> Results:
     """Runs a suite and writes the results folder. Raises UserError before any work for everything that cannot fit."""
-    suite = find_suite(config.suite)
+    own_files = suite_of(config)
+    suite = own_files.suite
     folder = find_model(config.model)
     device = models.choose_device(config.device)
     loaded = _load(config, suite, folder)
@@ -48,6 +50,8 @@ def evaluate(config: EvalConfig) -> Results:
         retain = load_retain(config.retain_results, loaded.identity, forget, holdout)
     subject, reference = open_subjects(config, folder, device.type, loaded.identity, ["max_new_tokens"], loaded.sides)
     say_layout(loaded.tokenizer, config.model)
+    if own_files.missing:
+        say(own_files.missing)
     say(f"evaluating {config.model} on {suite.name}: " + ", ".join(f"{s.name} {len(rows)} rows" for s, rows in loaded.sets))
     measured = _measure(config, loaded, subject, reference, own)
     metrics, reasons = summarise(suite, measured.rows, measured.attacks, retain, loaded.no_holdout)
@@ -61,7 +65,7 @@ def evaluate(config: EvalConfig) -> Results:
 
 def fingerprint(config: EvalConfig) -> str:
     """Of the rows that the suite asks now, as the summary of an evaluation has it."""
-    return _load(config, find_suite(config.suite), find_model(config.model)).identity["data_fingerprint"]
+    return _load(config, suite_of(config).suite, find_model(config.model)).identity["data_fingerprint"]
 
 
 def _load(config: EvalConfig, suite: Suite, folder: Path) -> TokenisedSuite:
@@ -74,7 +78,7 @@ def _load(config: EvalConfig, suite: Suite, folder: Path) -> TokenisedSuite:
         sets.append((part, variants))
     holdout, no_holdout = _holdout(config, suite, tokenizer, context)
     asked = (e for _, rows in sets for v in rows for e in v.examples)
-    own = {"suite_code": code} if (code := code_of(SUITE, config.suite)) else {}
+    own = {"suite_code": code} if config.suite and (code := code_of(SUITE, config.suite)) else {}
     identity = {"suite": suite.name, **own, **identity_of(config, tokenizer, asked, holdout)}
     return TokenisedSuite(tokenizer, context, sets, holdout, no_holdout, identity)
 
@@ -83,13 +87,13 @@ def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | No
     """A holdout that was asked for must be there; without the suite's own, the rest is measured and the results say why
     it is not all."""
     if config.holdout is not None:
-        return load_holdout(config.holdout, tokenizer, context=context, limit=config.limit), None
+        return load_holdout(config.holdout, tokenizer, context=context, limit=config.limit, text=suite.forget.text), None
     if suite.holdout is None:
-        return [], "needs rows that no model saw, and the suite names none; name some with --set holdout=DATA"
+        return [], "needs rows that no model saw, and the suite names none; name some with --holdout DATA"
     try:
-        return load_holdout(suite.holdout, tokenizer, context=context, limit=config.limit), None
+        return load_holdout(suite.holdout, tokenizer, context=context, limit=config.limit, text=suite.forget.text), None
     except DataError as error:
-        reason = f"needs rows that no model saw, and the suite's are not there ({error}); name some with --set holdout=DATA"
+        reason = f"needs rows that no model saw, and the suite's are not there ({error}); name some with --holdout DATA"
         say(f"no membership inference: {reason}")
         return [], reason
 

@@ -82,6 +82,8 @@ def _of_set(name: str, rows: Rows, suite: str) -> Metrics:
     ratios = [row["log_truth_ratio"] for row in rows]
     if None not in ratios:
         out[f"{name}_truth_ratio"] = forget_truth_ratio(ratios) if name == "forget" else utility_truth_ratio(ratios)
+    elif not any(x is not None for x in ratios):  # rows without wrong answers
+        out[f"{name}_truth_ratio"] = None
     if name == "forget":
         out |= {f"forget_{kind}": mean(rows, kind) for kind in ("exact_memorization", "extraction_strength")}
     return out

@@ -23,7 +23,7 @@ def row_of(part: EvalSet, variants: Variants, scores: Mapping[str, ResultRow], t
     answer, hits = scored["logprob"], scored["hits"]
     right = mean_logprob(scores[variants.right.id]["logprob"])
     wrong = [mean_logprob(scores[e.id]["logprob"]) for e in variants.wrong]
-    ratio = log_truth_ratio(right, wrong)
+    ratio = log_truth_ratio(right, wrong) if wrong else None
     at = dict(zip(variants.answer.targets, answer, strict=True))
     known = hits and hits[: answer_length(variants.answer, tokenizer)]
     return {
@@ -37,7 +37,7 @@ def row_of(part: EvalSet, variants: Variants, scores: Mapping[str, ResultRow], t
         "probability": probability(answer),
         "probability_options": probability_with_options(right, wrong) if part.options else None,
         "log_truth_ratio": ratio,
-        "truth_ratio": truth_ratio(ratio),
+        "truth_ratio": None if ratio is None else truth_ratio(ratio),
         "rouge_l_recall": None,
         "fact_probability": probability([at[i] for i in variants.fact_tokens]) if variants.fact_tokens else None,
         "exact_memorization": exact_memorization(known) if known else None,

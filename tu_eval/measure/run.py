@@ -9,6 +9,14 @@ from tu_eval.measure.config import EvalConfig, kind_of_suite
 from tu_eval.results.results import Results
 
 
+def check_rows(config: EvalConfig) -> None:
+    """Raises UserError for a suite that is unknown and for files that cannot be asked; no model is looked at."""
+    from tu_eval.suites.own_files import suite_of
+
+    if kind_of_suite(config.suite) == "questions":
+        suite_of(config)
+
+
 def evaluate(config: EvalConfig | None = None, /, **settings: Any) -> Results:
     """Runs a suite, writes the results folder and gives what is in it: what `tu-eval run` does. Settings are the fields
     of EvalConfig (docs/configuration.md): `evaluate(model="models/unlearned", suite="tofu:forget01", out="results")`.

@@ -17,6 +17,7 @@ from tu_eval.suites.sets import Suite
 
 Metrics = dict[str, float | None]
 Reasons = dict[str, str]
+NO_WRONG = "its rows have no wrong answers (perturbed_answer); tu-eval prepare makes them"
 NO_RETAIN = "needs retain results (--retain-results DIR)"
 
 
@@ -28,12 +29,13 @@ def summarise(
     reasons: Reasons = {}
     for part in suite.sets:
         kept = rows[part.name]
-        ratios = [r["log_truth_ratio"] for r in kept]
         metrics[f"{part.name}_probability"] = mean(kept, "probability_options" if part.options else "probability")
         if part.facts:
             metrics[f"{part.name}_fact_probability"] = mean(kept, "fact_probability")
         metrics[f"{part.name}_rouge"] = mean(kept, "rouge_l_recall")
-        metrics[f"{part.name}_truth_ratio"] = forget_truth_ratio(ratios) if part.name == "forget" else utility_truth_ratio(ratios)
+        metrics[f"{part.name}_truth_ratio"] = _truth_ratio(part.name, kept) if part.wrong else None
+        if not part.wrong:
+            reasons[f"{part.name}_truth_ratio"] = NO_WRONG
     for name in ("exact_memorization", "extraction_strength"):
         metrics[f"forget_{name}"] = mean(rows["forget"], name)
     parts = {name: value for name in suite.utility_parts if (value := metrics[name]) is not None}
@@ -45,12 +47,19 @@ def summarise(
         reasons.update({f"{part.name}_rouge": "generation was off (generate=false)" for part in suite.sets})
     reasons.update({f"{part.name}_rouge": "the suite has no answers written for this set" for part in suite.sets if not part.generate})
     metrics["forget_quality"] = None
-    if retain is None:
+    if not suite.forget.wrong:
+        reasons["forget_quality"] = f"forget: {NO_WRONG}"
+    elif retain is None:
         reasons["forget_quality"] = NO_RETAIN
     else:
         metrics["forget_quality"] = forget_quality([r["log_truth_ratio"] for r in rows["forget"]], retain.log_ratios)
     leaks, more = leakage(attacks, retain, no_holdout)
     return {**metrics, **leaks}, {**reasons, **more}
+
+
+def _truth_ratio(name: str, rows: Rows) -> float:
+    ratios = [r["log_truth_ratio"] for r in rows]
+    return forget_truth_ratio(ratios) if name == "forget" else utility_truth_ratio(ratios)
 
 
 def leakage(attacks: Mapping[str, Mapping[str, float]], retain: RetainModel | None, no_holdout: str | None) -> tuple[Metrics, Reasons]:

@@ -43,6 +43,8 @@ MEANING = {
     "the retain model. Near 1: not to be told from a model that never saw the data. Below 0.05: it can be told.",
     "Model utility": "Harmonic mean of probability, ROUGE-L recall and truth ratio over every set but the forget set; "
     "one lost ability pulls it to 0.",
+    "Choices": "Share of multiple-choice questions on which the likeliest choice is the right one (tu-eval choices).",
+    "Choices (length taken out)": "The same with each choice's log-probability divided by its number of characters.",
     "Final score": "LUME: mean of task aggregate, MIA score and MMLU.",
     "Task aggregate": "LUME: harmonic mean of the twelve numbers of its tasks, those of the forget set as 1 − x.",
     "MIA score": "LUME: 1 − 2 · |AUC − 0.5| of the loss; 1 where it does not tell texts trained on from texts never seen.",

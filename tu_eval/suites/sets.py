@@ -15,7 +15,7 @@ class EvalSet:
     name: str
     """first part of its metrics' names: forget, retain, ..."""
     data: str
-    """data spec; rows have question, answer, perturbed_answer and, with `paraphrase`, paraphrased_answer"""
+    """data spec; rows have question, answer, perturbed_answer (`wrong`) and, with `paraphrase`, paraphrased_answer"""
     options: bool = False
     """its probability is that of the right answer among the wrong ones; else that of the answer alone"""
     paraphrase: bool = False
@@ -24,6 +24,16 @@ class EvalSet:
     """rows have fact_spans, and the probability of the fact alone is reported"""
     generate: bool = True
     """greedy answers are written, for ROUGE"""
+    wrong: bool = True
+    """rows have perturbed_answer; without wrong answers there is no truth ratio"""
+    text: str | None = None
+    """column of raw text, instead of question and answer: each piece is asked for its second half after its first"""
+
+    @property
+    def parts(self) -> list[str]:
+        """What can be measured on it of PARTS."""
+        there = {"rouge": self.generate, "truth_ratio": self.wrong}
+        return [f"{self.name}_{part}" for part in PARTS if there.get(part, True)]
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,24 @@ class Suite:
     name: str
     sets: tuple[EvalSet, ...]
     holdout: str | None
-    """data spec; only question and answer of its rows are used"""
+    """data spec; only question and answer of its rows are used, or their `text` where the forget set has one"""
+
+    @property
+    def forget(self) -> EvalSet:
+        return next(s for s in self.sets if s.name == "forget")
 
     @property
     def utility_parts(self) -> list[str]:
-        return [f"{s.name}_{part}" for s in self.sets if s.name != "forget" for part in PARTS if s.generate or part != "rouge"]
+        return [part for s in self.sets if s.name != "forget" for part in s.parts]
+
+
+def wrong_form(part: EvalSet) -> str | None:
+    """What does not go together in the description of a set; None where all does."""
+    if part.options and not part.wrong:
+        return f"set {part.name}: options sets the right answer against wrong ones, so it cannot be without them (wrong = false)"
+    if part.text is not None and (part.wrong or part.options or part.paraphrase or part.facts):
+        return f"set {part.name}: raw text has no wrong answers, paraphrases or facts; write wrong = false, and none of the others"
+    return None
 
 
 def lacks(sets: Sequence[EvalSet]) -> str | None:
@@ -45,4 +68,6 @@ def lacks(sets: Sequence[EvalSet]) -> str | None:
         return f"its sets are {', '.join(names)}; expected different names, one of them forget"
     if len(names) < 2:
         return "forget is its only set; add another, such as retain, that says what the model still can"
+    if wrong := next(filter(None, map(wrong_form, sets)), None):
+        return wrong
     return None

@@ -13,7 +13,8 @@
     options = true                   # probability of the right answer among the wrong ones
     generate = false                 # no greedy answers and no ROUGE
 
-Rows need question, answer and perturbed_answer (a list of wrong ones), with `facts` also fact_spans.
+Rows need question, answer and perturbed_answer (a list of wrong ones), with `facts` also fact_spans. A set with
+`wrong = false` does without wrong answers, and without a truth ratio; with `text = "column"` its rows are raw text.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def _set(path: Path, table: Any) -> EvalSet:
     if not isinstance(table, dict) or not {"name", "data"} <= set(table):
         raise ConfigError(f"--suite {path}: a [[set]] without name or data")
     values = checked(EvalSet, table, f"--suite {path}")
+    if values.get("text") is not None:
+        values.setdefault("wrong", False)
     return EvalSet(**{**values, "data": _beside(path, values["data"])})
 
 

@@ -10,12 +10,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shared.data.datasets import Row, load_rows
-from shared.data.examples import Example, answer_span_tokens, make_examples, special_ids
+from shared.data.datasets import Keys, Row, load_rows
+from shared.data.examples import Example, answer_offsets, answer_span_tokens, make_examples, offsets_of, special_ids, text_examples
+from shared.data.placed import place
 from shared.errors import DataError
 from shared.secret import without_secrets
 from shared.store.scored import row_spans
 from tu_eval.suites.sets import EvalSet
+
+TEXT_LENGTH = 256
+"""tokens of a piece of raw text: MUSE's 128 of a continuation, after as many"""
+LEAST_TEXT = 8
+"""tokens of a piece that has anything to continue"""
 
 
 @dataclass(frozen=True)
@@ -34,9 +40,11 @@ class Variants:
         return [self.answer, *([] if self.right is self.answer else [self.right]), *self.wrong]
 
 
-def load_holdout(spec: str, tokenizer: Any, *, context: int | None, limit: int | None) -> list[Example]:
-    """Rows beside the suite's own sets. Those beyond the model's context are left out, as nothing else depends on
-    them."""
+def load_holdout(spec: str, tokenizer: Any, *, context: int | None, limit: int | None, text: str | None = None) -> list[Example]:
+    """Rows beside the suite's own sets, raw text in the column `text` as in its forget set. Those beyond the model's
+    context are left out, as nothing else depends on them."""
+    if text is not None:
+        return load_halves(spec, text, tokenizer, context=context, limit=limit)
     return make_examples(load_rows(spec, limit=limit), tokenizer, context=context, long="skip")
 
 
@@ -50,6 +58,9 @@ def answer_length(example: Example, tokenizer: Any) -> int:
 def load_variants(part: EvalSet, tokenizer: Any, *, context: int | None, long: str, limit: int | None) -> tuple[list[Variants], int]:
     """-> the rows of a set in order, and how many `long="skip"` left out. Raises DataError naming the row that cannot
     be used."""
+    if part.text is not None:
+        halves = load_halves(part.data, part.text, tokenizer, context=context, limit=limit)
+        return [Variants(e, e, [], []) for e in halves], 0
     rows = load_rows(part.data, limit=limit)
     forms = [_forms(row, part) for row in rows]
     made = {e.id: e for e in make_examples([f for form in forms for f in form], tokenizer, context=context, long=long)}
@@ -67,6 +78,30 @@ def load_variants(part: EvalSet, tokenizer: Any, *, context: int | None, long: s
     return out, len(rows) - len(kept)
 
 
+def load_halves(spec: str, column: str, tokenizer: Any, *, context: int | None, limit: int | None) -> list[Example]:
+    """Raw text in pieces of TEXT_LENGTH tokens, or as many as the context holds: the first half is the question, and
+    the tokens of the second are the targets. A rest of fewer than LEAST_TEXT tokens is left out."""
+    length, out = min(TEXT_LENGTH, context or TEXT_LENGTH), []
+    for row in load_rows(spec, keys=Keys(text=column), limit=limit):
+        placed = place(row, tokenizer)
+        pieces = list(text_examples(row, tokenizer, length))
+        for piece in [p for p in pieces if len(p.input_ids) >= LEAST_TEXT] or pieces[:1]:
+            half = _between_letters(offsets_of(piece, placed), len(piece.input_ids) // 2)
+            first = replace(piece, is_target=[t and i < half for i, t in enumerate(piece.is_target)])
+            rest = replace(piece, is_target=[t and i >= half for i, t in enumerate(piece.is_target)])
+            begin, end = (answer_offsets(e, placed)[0] for e in (first, rest))
+            out.append(replace(rest, row=replace(row, id=piece.id, question=begin, answer=end)))
+    if not any(e.row.answer.strip() for e in out):
+        raise DataError(f"data {without_secrets(spec)}: no text is long enough to be cut into a beginning and a rest")
+    return [e for e in out if e.row.answer.strip()]
+
+
+def _between_letters(offsets: Sequence[tuple[int, int]], half: int) -> int:
+    """The first token from `half` on that begins no earlier than the one before it ends: a letter may be over several
+    tokens."""
+    return next((i for i in range(half, len(offsets)) if offsets[i][0] >= offsets[i - 1][1]), half)
+
+
 def fact_spans(row: Row) -> list[tuple[int, int]]:
     """The marked facts of a row of a set with `facts`: [start, end) characters of the answer. Raises DataError naming
     the row."""
@@ -75,8 +110,8 @@ def fact_spans(row: Row) -> list[tuple[int, int]]:
 
 def _forms(row: Row, part: EvalSet) -> list[Row]:
     """The row with each of its answers: gold, paraphrase (if the set uses it), wrong ones."""
-    wrong = _column(row, "perturbed_answer", part)
-    if not isinstance(wrong, Sequence) or isinstance(wrong, str) or not wrong:
+    wrong = _column(row, "perturbed_answer", part) if part.wrong else []
+    if part.wrong and (not isinstance(wrong, Sequence) or isinstance(wrong, str) or not wrong):
         raise DataError(f"{row.id}: its perturbed_answer is not a list of wrong answers")
     right = [_column(row, "paraphrased_answer", part)] if part.paraphrase else []
     return [row, *_renamed(row, "right", right), *_renamed(row, "wrong", wrong)]

@@ -1,0 +1,1 @@
+"""Question-answer rows of your own, given the columns that evaluations use: wrong answers, questions in other words."""
