@@ -36,6 +36,10 @@ def run(asked: Asked[EvalConfig], given: arguments.Signed) -> None:
     if key is not None:
         sign(results.folder, key)
     print_results(results)
+    if found := results.summary.get("leaks"):
+        from tu_eval.results.leaks import print_leaks
+
+        print_leaks(found, results.folder)
 
 
 @command(app, arguments=arguments.Compare)
@@ -91,12 +95,13 @@ def many(given: arguments.Many) -> None:
 @command(app, arguments=arguments.Evidence)
 def evidence(given: arguments.Evidence) -> None:
     """Report for a deletion request: what was asked, what was done, what was measured, and what cannot be claimed."""
-    from tu_eval.evidence.report import write_evidence
+    from tu_eval.evidence.report import DeletionRequest, write_evidence
     from tu_eval.evidence.sign import private_key, sign
 
     key = private_key(given.sign, "--sign") if given.sign is not None else None
+    request = DeletionRequest(given.request_id, given.operator, show_text=given.show_text, show_answers=given.show_answers)
     folder = write_evidence(
-        given.out, before=given.before, after=given.after, retain=given.retain, store=given.store, show_text=given.show_text
+        given.out, before=given.before, after=given.after, retain=given.retain, store=given.store, attacks=given.attacks, request=request
     )
     if key is not None:
         sign(folder, key)
