@@ -71,6 +71,14 @@ class Evidence(Signed):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ask:
+    model: Annotated[str, About(positional=True, metavar="MODEL")]
+    """local folder, FILE.gguf, org/name[@revision], or smollm2"""
+    question: Annotated[str, About(positional=True, metavar="QUESTION")]
+    """what it is asked"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewKey:
     out: Annotated[Path, About(positional=True, metavar="OUT")]
     """file for the private key; the public one goes beside it"""

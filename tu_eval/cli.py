@@ -13,6 +13,7 @@ from shared.commands import Asked, command
 from tu_eval import arguments
 
 if TYPE_CHECKING:
+    from tu_eval.ask.config import AskConfig
     from tu_eval.attacks.config import AttackConfig
     from tu_eval.choices.config import ChoicesConfig
     from tu_eval.harness.config import BenchmarksConfig
@@ -115,6 +116,15 @@ def attack(settings: AttackConfig) -> None:
     from tu_eval.attacks.run import attack, print_attacks
 
     print_attacks(attack(settings))
+
+
+@command(app, config="tu_eval.ask.config:AskConfig", arguments=arguments.Ask)
+def ask(asked: Asked[AskConfig], given: arguments.Ask) -> None:
+    """Put a question to one or two models: greedy and drawn answers, side by side."""
+    settings = asked.resolved()
+    from tu_eval.ask.run import ask, print_answers
+
+    print_answers(ask(given.model, given.question, settings))
 
 
 @command(app, config="tu_eval.choices.config:ChoicesConfig")

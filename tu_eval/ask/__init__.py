@@ -1,0 +1,1 @@
+"""One question put to one or two models, their answers side by side."""
