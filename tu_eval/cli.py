@@ -13,11 +13,11 @@ from shared.commands import Asked, command
 from tu_eval import arguments
 
 if TYPE_CHECKING:
-    from tu_eval.ask.config import AskConfig
     from tu_eval.attacks.config import AttackConfig
     from tu_eval.choices.config import ChoicesConfig
     from tu_eval.harness.config import BenchmarksConfig
     from tu_eval.judge.config import JudgeConfig
+    from tu_eval.measure.ask_config import AskConfig
     from tu_eval.measure.config import EvalConfig
 
 app = new_app("Measure what a model still knows: evaluate it on a suite, compare evaluations on one page.")
@@ -118,11 +118,11 @@ def attack(settings: AttackConfig) -> None:
     print_attacks(attack(settings))
 
 
-@command(app, config="tu_eval.ask.config:AskConfig", arguments=arguments.Ask)
+@command(app, config="tu_eval.measure.ask_config:AskConfig", arguments=arguments.Ask)
 def ask(asked: Asked[AskConfig], given: arguments.Ask) -> None:
     """Put a question to one or two models: greedy and drawn answers, side by side."""
     settings = asked.resolved()
-    from tu_eval.ask.run import ask, print_answers
+    from tu_eval.measure.ask import ask, print_answers
 
     print_answers(ask(given.model, given.question, settings))
 
@@ -149,7 +149,7 @@ def benchmarks(settings: BenchmarksConfig) -> None:
 
 @command(app, config="tu_eval.judge.config:JudgeConfig")
 def judge(settings: JudgeConfig) -> None:
-    """Answers graded 1 to 10 by a judge, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL
+    """Said graded 1 to 10 by a judge, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL
     names."""
     from tu_eval.judge.run import print_judge, run_judge
 

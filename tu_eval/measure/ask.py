@@ -14,7 +14,7 @@ from shared.data.layout import say_layout
 from shared.engines.torch import TorchEngine
 from shared.errors import ConfigError, DataError, printable
 from shared.lm import models
-from tu_eval.ask.config import AskConfig
+from tu_eval.measure.ask_config import AskConfig
 from tu_eval.measure.drawing import draws
 from tu_eval.measure.finish import default_label
 from tu_eval.measure.model_folder import find_model
@@ -22,7 +22,7 @@ from tu_eval.measure.pieces import stop_ids
 
 
 @dataclass(frozen=True)
-class Answers:
+class Said:
     """What one model says."""
 
     label: str
@@ -49,7 +49,7 @@ class Put:
         return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
 
 
-def ask(model: str, question: str, config: AskConfig) -> list[Answers]:
+def ask(model: str, question: str, config: AskConfig) -> list[Said]:
     """Raises UserError for every model before the first one is loaded."""
     if not question.strip():
         raise ConfigError('ask: the question is empty; expected tu-eval ask MODEL "QUESTION"')
@@ -57,7 +57,9 @@ def ask(model: str, question: str, config: AskConfig) -> list[Answers]:
     prepared = [_prepare(name, question, config) for name in names]
     labels = [default_label(name) for name in names]
     labels = names if len(set(labels)) < len(labels) else labels
-    return [Answers(label, one.answers(config)) for label, one in zip(labels, prepared, strict=True)]
+    for name, one in zip(names, prepared, strict=True):
+        say_layout(one.tokenizer, name)
+    return [Said(label, one.answers(config)) for label, one in zip(labels, prepared, strict=True)]
 
 
 def _prepare(name: str, question: str, config: AskConfig) -> Put:
@@ -69,17 +71,16 @@ def _prepare(name: str, question: str, config: AskConfig) -> Put:
     if context is not None and len(prompt) >= context:
         raise DataError(f"{name}: the question has {len(prompt)} tokens as it is put, but the model's context holds {context}")
     room = config.max_new_tokens if context is None else min(config.max_new_tokens, context - len(prompt))
-    say_layout(tokenizer, name)
     return Put(folder, tokenizer, prompt, room, stop_ids(tokenizer, [example]))
 
 
-def shown(answers: Sequence[Answers]) -> list[list[str]]:
+def shown(answers: Sequence[Said]) -> list[list[str]]:
     """One line a way of answering, and the answer of each model."""
     ways = ["greedy", *(f"drawn {number}" for number in range(1, len(answers[0].texts)))]
     return [[way, *(one.texts[k] for one in answers)] for k, way in enumerate(ways)]
 
 
-def print_answers(answers: Sequence[Answers]) -> None:
+def print_answers(answers: Sequence[Said]) -> None:
     """On stdout: a table on a terminal, elsewhere a line an answer, with the model and the way before it."""
     from rich.console import Console
     from rich.table import Table
