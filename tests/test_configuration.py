@@ -12,8 +12,8 @@ from shared.settings import settings_of
 COMMANDS = dict(commands())
 CONFIGURED = [name for name, command in COMMANDS.items() if command.config]
 WITHOUT_UNIT = {
-    "alpha", "clip", "entropy_temperature", "gamma", "learning_rate", "lora_alpha", "satimp_beta1", "satimp_beta2", "secret_temperature", "seed", "temperature",
-    "wga_beta", "weight_decay",
+    "alpha", "clip", "entropy_temperature", "gamma", "learning_rate", "lora_alpha", "satimp_beta1", "satimp_beta2", "secret_temperature",
+    "seed", "temperature", "wga_beta", "weight_decay",
 }  # fmt: skip
 """numbers that count nothing and measure nothing"""
 

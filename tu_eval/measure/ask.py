@@ -22,7 +22,7 @@ from tu_eval.measure.pieces import stop_ids
 
 
 @dataclass(frozen=True)
-class Said:
+class ModelAnswers:
     """What one model says."""
 
     label: str
@@ -49,7 +49,7 @@ class Put:
         return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
 
 
-def ask(model: str, question: str, config: AskConfig) -> list[Said]:
+def ask(model: str, question: str, config: AskConfig) -> list[ModelAnswers]:
     """Raises UserError for every model before the first one is loaded."""
     if not question.strip():
         raise ConfigError('ask: the question is empty; expected tu-eval ask MODEL "QUESTION"')
@@ -59,7 +59,7 @@ def ask(model: str, question: str, config: AskConfig) -> list[Said]:
     labels = names if len(set(labels)) < len(labels) else labels
     for name, one in zip(names, prepared, strict=True):
         say_layout(one.tokenizer, name)
-    return [Said(label, one.answers(config)) for label, one in zip(labels, prepared, strict=True)]
+    return [ModelAnswers(label, one.answers(config)) for label, one in zip(labels, prepared, strict=True)]
 
 
 def _prepare(name: str, question: str, config: AskConfig) -> Put:
@@ -74,13 +74,13 @@ def _prepare(name: str, question: str, config: AskConfig) -> Put:
     return Put(folder, tokenizer, prompt, room, stop_ids(tokenizer, [example]))
 
 
-def shown(answers: Sequence[Said]) -> list[list[str]]:
+def shown(answers: Sequence[ModelAnswers]) -> list[list[str]]:
     """One line a way of answering, and the answer of each model."""
     ways = ["greedy", *(f"drawn {number}" for number in range(1, len(answers[0].texts)))]
     return [[way, *(one.texts[k] for one in answers)] for k, way in enumerate(ways)]
 
 
-def print_answers(answers: Sequence[Said]) -> None:
+def print_answers(answers: Sequence[ModelAnswers]) -> None:
     """On stdout: a table on a terminal, elsewhere a line an answer, with the model and the way before it."""
     from rich.console import Console
     from rich.table import Table

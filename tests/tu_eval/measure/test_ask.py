@@ -8,7 +8,7 @@ from rich.console import Console
 
 from shared.lm.models import load_laid_out
 from tests.tu_eval.test_commands import refused
-from tu_eval.measure.ask import Said, print_answers
+from tu_eval.measure.ask import ModelAnswers, print_answers
 from tu_eval.measure.ask_config import AskConfig
 
 QUESTION = "Où habite Zoë ﬁn 李晓梅?"
@@ -51,7 +51,7 @@ def test_two_models_answer_side_by_side_as_the_template_puts_it(tiny_model, tiny
 def test_a_terminal_gets_a_table(monkeypatch):
     text = io.StringIO()
     monkeypatch.setattr("rich.console.Console", lambda: Console(file=text, force_terminal=True, width=80, color_system=None))
-    print_answers([Said("before [b]", ["one\ntwo", "drei \x1b[31m"]), Said("after", ["None.", "לא"])])
+    print_answers([ModelAnswers("before [b]", ["one\ntwo", "drei \x1b[31m"]), ModelAnswers("after", ["None.", "לא"])])
     assert "before [b]" in text.getvalue() and "two" in text.getvalue() and "\x1b[31m" not in text.getvalue()
     assert max(map(len, text.getvalue().splitlines())) <= 80
 
