@@ -71,8 +71,24 @@ class Evidence(Signed):
     """results of the retain model, to compare with"""
     store: Annotated[str | None, About(flag=True)] = None
     """score store of what was to be forgotten"""
+    attacks: Annotated[tuple[Path, ...], About(flag=True, metavar="DIR")] = ()
+    """results of tu-eval attack on the model after unlearning; may be repeated"""
+    request_id: Annotated[str | None, About(flag=True, metavar="TEXT")] = None
+    """the deletion request that the report answers"""
+    operator: Annotated[str | None, About(flag=True, metavar="TEXT")] = None
+    """who makes the report"""
     show_text: Annotated[bool, About(flag=True)] = False
     """texts of the forget set in the report, not their hashes alone"""
+    show_answers: Annotated[bool, About(flag=True)] = False
+    """what the model after unlearning answers to the forget set's questions; may give away what was to be forgotten"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    model: Annotated[str, About(positional=True, metavar="MODEL")]
+    """local folder, FILE.gguf, org/name[@revision], or smollm2"""
+    question: Annotated[str, About(positional=True, metavar="QUESTION")]
+    """what it is asked"""
 
 
 @dataclass(frozen=True, kw_only=True)

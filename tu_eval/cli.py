@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tu_eval.choices.config import ChoicesConfig
     from tu_eval.harness.config import BenchmarksConfig
     from tu_eval.judge.config import JudgeConfig
+    from tu_eval.measure.ask_config import AskConfig
     from tu_eval.measure.config import EvalConfig
     from tu_eval.prepare.config import PrepareConfig
 
@@ -37,6 +38,10 @@ def run(asked: Asked[EvalConfig], given: arguments.Signed) -> None:
     if key is not None:
         sign(results.folder, key)
     print_results(results)
+    if found := results.summary.get("leaks"):
+        from tu_eval.results.leaks import print_leaks
+
+        print_leaks(found, results.folder)
 
 
 @command(app, arguments=arguments.Compare)
@@ -96,12 +101,13 @@ def report(given: arguments.Report) -> None:
 @command(app, arguments=arguments.Evidence)
 def evidence(given: arguments.Evidence) -> None:
     """Report for a deletion request: what was asked, what was done, what was measured, and what cannot be claimed."""
-    from tu_eval.evidence.report import write_evidence
+    from tu_eval.evidence.report import DeletionRequest, write_evidence
     from tu_eval.evidence.sign import private_key, sign
 
     key = private_key(given.sign, "--sign") if given.sign is not None else None
+    request = DeletionRequest(given.request_id, given.operator, show_text=given.show_text, show_answers=given.show_answers)
     folder = write_evidence(
-        given.out, before=given.before, after=given.after, retain=given.retain, store=given.store, show_text=given.show_text
+        given.out, before=given.before, after=given.after, retain=given.retain, store=given.store, attacks=given.attacks, request=request
     )
     if key is not None:
         sign(folder, key)
@@ -115,6 +121,15 @@ def attack(settings: AttackConfig) -> None:
     from tu_eval.attacks.run import attack, print_attacks
 
     print_attacks(attack(settings))
+
+
+@command(app, config="tu_eval.measure.ask_config:AskConfig", arguments=arguments.Ask)
+def ask(asked: Asked[AskConfig], given: arguments.Ask) -> None:
+    """Put a question to one or two models: greedy and drawn answers, side by side."""
+    settings = asked.resolved()
+    from tu_eval.measure.ask import ask, print_answers
+
+    print_answers(ask(given.model, given.question, settings))
 
 
 @command(app, config="tu_eval.choices.config:ChoicesConfig")
@@ -139,7 +154,7 @@ def benchmarks(settings: BenchmarksConfig) -> None:
 
 @command(app, config="tu_eval.judge.config:JudgeConfig")
 def judge(settings: JudgeConfig) -> None:
-    """Answers graded 1 to 10 by a judge, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL
+    """Said graded 1 to 10 by a judge, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL
     names."""
     from tu_eval.judge.run import print_judge, run_judge
 

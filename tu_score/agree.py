@@ -22,19 +22,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from itertools import pairwise
+from itertools import pairwise, tee
 from typing import IO, Any
 
 import numpy as np
 
 from shared.data.examples import Example
 from shared.data.layout import LayoutOptions, as_scored
+from shared.data.secrets import COLUMN, Secret, read_secrets
 from shared.data.written import RARITY, WRITTEN
 from shared.errors import ConfigError, DataError, StoreError
 from shared.files.spill import Spilled
 from shared.lm.finished import check_output
 from shared.lm.models import load_laid_out, locate
-from shared.store.scored import iter_given, iter_scored
+from shared.store.scored import iter_given, iter_scored, iter_secret
 from shared.store.scores import Store
 from shared.weighting.importance import SIGNALS, Recipe, columns_of, describe, signal
 from shared.weighting.learned import MODEL_COLUMNS
@@ -72,8 +73,9 @@ def figures(scores: np.ndarray, truth: np.ndarray, word: np.ndarray | None = Non
     return {"auc": roc_auc(scores, truth), "ap": average_precision(scores, truth), **precision}
 
 
-def agreement(store: Store, *, truth: str, key: str, model: str, data: str | None) -> dict[str, Any]:
-    """Figures of every signal, per answer and pooled, as plain JSON values.
+def agreement(store: Store, *, truth: str, key: str, model: str, data: str | None, secrets: str | None = None) -> dict[str, Any]:
+    """Figures of every signal, per answer and pooled, as plain JSON values. `secrets`: a list of them is the
+    truth, instead of the column `key`.
 
     Raises StoreError when the model's tokenizer or the data are not those of the store, DataError for data without
     usable spans.
@@ -85,7 +87,7 @@ def agreement(store: Store, *, truth: str, key: str, model: str, data: str | Non
     tokenizer = load_laid_out(model, folder, as_scored(LayoutOptions(), store.manifest["options"]))
     recipe = store.manifest["recipe"] and describe(store.manifest["recipe"])  # none where no importance was written
     with tempfile.TemporaryFile() as told, closing(Tally()) as tally:
-        count = _write_truth(told, store, tokenizer, model, data, key)
+        count = _write_truth(told, iter_scored(store, tokenizer, model, data), tokenizer, key, secrets)
         targets, held = _held(store)
         if count != targets:
             raise StoreError(f"{store.folder}: holds {targets} target tokens, its data has {count}; tu-score verify says where")
@@ -94,7 +96,7 @@ def agreement(store: Store, *, truth: str, key: str, model: str, data: str | Non
             true = np.frombuffer(told.read(int(starts[-1])), dtype=bool)
             tally.add(scores, true, [slice(a, b) for a, b in pairwise(starts)], word)
         figured = tally.result()
-    return {"format": FORMAT, "store": store.sha256, "recipe": recipe, "truth": key, **figured}
+    return {"format": FORMAT, "store": store.sha256, "recipe": recipe, "truth": secrets or key, **figured}
 
 
 class Tally:
@@ -165,11 +167,17 @@ def compare(scores: Mapping[str, np.ndarray], true: np.ndarray, answers: Sequenc
         return tally.result()
 
 
-def _write_truth(told: IO[bytes], store: Store, tokenizer: Any, model: str, data: str | None, key: str) -> int:
-    """A byte for each target token in the order of the store: is it true? Returns their number."""
-    examples, count = iter_scored(store, tokenizer, model, data), 0
+def _write_truth(told: IO[bytes], examples: Iterator[Example], tokenizer: Any, key: str, secrets: str | None) -> int:
+    """A byte for each target token in the order of the store: is it true? Returns their number. Secrets of a column are
+    all read first, and all examples are in memory then."""
+    count = 0
+    if secrets is not None and secrets.startswith(COLUMN):
+        examples, again = tee(examples)
+        sought = read_secrets(secrets, (example.row for example in again))
+    else:
+        sought = None if secrets is None else read_secrets(secrets, ())
     try:
-        for own in _truths(examples, tokenizer, key):
+        for own in _truths(examples, tokenizer, key, sought):
             told.write(bytes(own))
             count += len(own)
     except DataError:
@@ -179,9 +187,10 @@ def _write_truth(told: IO[bytes], store: Store, tokenizer: Any, model: str, data
     return count
 
 
-def _truths(examples: Iterable[Example], tokenizer: Any, key: str) -> Iterator[list[bool]]:
+def _truths(examples: Iterable[Example], tokenizer: Any, key: str, secrets: Sequence[Secret] | None = None) -> Iterator[list[bool]]:
     """Of one example after another: which of its target tokens are true."""
-    for example, tokens in iter_given(examples, tokenizer, key, flag="--truth-key"):
+    given = iter_given(examples, tokenizer, key, flag="--truth-key") if secrets is None else iter_secret(examples, tokenizer, secrets)
+    for example, tokens in given:
         true = set(tokens)
         yield [position in true for position in example.targets]
 

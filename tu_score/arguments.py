@@ -69,6 +69,9 @@ class Agree(Store):
     """what the truth is: spans (character offsets in the answer)"""
     truth_key: Annotated[str, About(flag=True)] = "fact_spans"
     """column of the data that holds the spans, or words and phrases of the answer"""
+    secrets: Annotated[str | None, About(flag=True, metavar="FILE")] = None
+    """instead of --truth-key: file with one secret a line, or column:NAME of the data, found in every answer
+    (docs/secrets.md)"""
     data: Annotated[str | None, About(flag=True)] = None
     """the data that was scored, if it is no longer where the run found it"""
     as_json: Annotated[bool, About(flag="--json")] = False

@@ -142,7 +142,7 @@ def agree(given: arguments.Agree) -> None:
     store = open_store(given.folder)
     from tu_score.agree import agreement, as_text
 
-    result = agreement(store, truth=given.truth, key=given.truth_key, model=given.model, data=given.data)
+    result = agreement(store, truth=given.truth, key=given.truth_key, model=given.model, data=given.data, secrets=given.secrets)
     print(json.dumps(result, indent=2) if given.as_json else as_text(result))
 
 

@@ -157,6 +157,9 @@ class UnlearnConfig(TokenOptions, LoopConfig):
     or with words and phrases of it, a list or one"""
     blocklist: str | None = None
     """tokens=given: file with one word or phrase a line, looked for in every answer instead of given_key"""
+    secrets: Annotated[str | None, About(flag=True)] = None
+    """tokens=given: file with one secret a line, or column:NAME of the data (a text or a list of texts), found in every
+    answer whatever their case, form of Unicode or blanks (docs/secrets.md), instead of given_key"""
     refusals: Annotated[str | None, About(default="a short list of our own")] = None
     """file with one refusal a line, for methods that learn to refuse"""
     alternate_key: str | None = None
@@ -214,6 +217,10 @@ class UnlearnConfig(TokenOptions, LoopConfig):
             )
         if self.blocklist is not None and self.tokens != "given":
             raise ConfigError(f"--set blocklist={self.blocklist}: names the tokens of --tokens given, this is --tokens {self.tokens}")
+        if self.secrets is not None and self.tokens != "given":
+            raise ConfigError(f"--secrets {self.secrets}: names the tokens of --tokens given, this is --tokens {self.tokens}")
+        if self.secrets is not None and self.blocklist is not None:
+            raise ConfigError("--secrets and --set blocklist: each names the tokens of --tokens given; give one of them")
         if self.alternates == "generate" and self.alternate_key is not None:
             raise ConfigError("--set alternates=generate writes what alternate_key reads from a column; give one of them")
         if self.stop_when is not None:

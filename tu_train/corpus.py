@@ -22,7 +22,7 @@ from tu_train.config import UnlearnConfig
 from tu_train.data.batches import Item, item_of_row, only
 from tu_train.data.filed import NamedItems, filed_by_name
 from tu_train.data.partners import answers_in, fingerprint_of, given_answers, partner_items
-from tu_train.data.sources import ForgetRows, RetainRows, blocked_positions, given_positions, open_fitting, read_forget
+from tu_train.data.sources import ForgetRows, RetainRows, blocked_positions, given_positions, open_fitting, read_forget, secret_positions
 from tu_train.data.unscored import RowsInParts, Unscored
 from tu_train.forward import check_layer
 from tu_train.methods.table import Method, find_method
@@ -82,8 +82,8 @@ def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: di
     if given is not None:
         about["given_tokens"] = hash_json({name: sorted(positions) for name, positions in given.items()})
         targets, rows = sum(len(example.targets) for example in examples), sum(map(bool, given.values()))
-        say(f"{config.blocklist or config.given_key}: names {sum(map(len, given.values())):,} of {targets:,} target tokens, in {rows:,} of "
-            f"{len(examples):,} rows")  # fmt: skip
+        say(f"{config.secrets or config.blocklist or config.given_key}: names {sum(map(len, given.values())):,} of {targets:,} target "
+            f"tokens, in {rows:,} of {len(examples):,} rows")  # fmt: skip
     forget = read_forget(store, make, selection=selection, where=shown(where), limit=config.limit,
                          evaluated=config.eval_rows if config.eval_every else 0)  # fmt: skip
     corpus, context = Corpus(config, forget, about, settlement.found), context_length(folder)
@@ -128,7 +128,9 @@ def rows_and_examples(config: DataOptions, spec: str, folder: Path, tokenizer: A
 
 
 def _given(config: UnlearnConfig, examples: list[Example], tokenizer: Any) -> Mapping[str, set[int]]:
-    """By example id, the tokens that a blocklist names, or a column of the data."""
+    """By example id, the tokens that a list of secrets or a blocklist names, or a column of the data."""
+    if config.secrets is not None:
+        return secret_positions(examples, tokenizer, config.secrets)
     if config.blocklist is not None:
         return blocked_positions(examples, tokenizer, config.blocklist)
     return given_positions(examples, tokenizer, config.given_key)

@@ -63,15 +63,21 @@ def _goes_on(whole: str, at: int) -> bool:
 def read_phrases(path: str, *, flag: str) -> list[str]:
     """The lines of a file, one word or phrase each; blank ones are left out, and what is written twice counts once.
     Raises ConfigError naming `flag`."""
+    lines = list(dict.fromkeys(line.strip() for line in lines_of(path, flag=f"{flag}=", what="word or phrase") if line.strip()))
+    if not lines:
+        raise ConfigError(f"{flag}={path}: holds no line; expected one word or phrase a line")
+    return lines
+
+
+def lines_of(path: str, *, flag: str, what: str) -> list[str]:
+    """All lines of a file with one `what` a line. Raises ConfigError, which begins with `flag`."""
+    where = f"{flag}{path}"
     try:
         with open_regular(Path(path)) as handle:
             data = handle.read(LARGEST + 1)
         text = data[:LARGEST].decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{flag}={path}: cannot be read: {error}") from None
+        raise ConfigError(f"{where}: cannot be read: {error}") from None
     if len(data) > LARGEST:
-        raise ConfigError(f"{flag}={path}: has more than {LARGEST:,} bytes, expected one word or phrase a line")
-    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-    if not lines:
-        raise ConfigError(f"{flag}={path}: holds no line; expected one word or phrase a line")
-    return lines
+        raise ConfigError(f"{where}: has more than {LARGEST:,} bytes, expected one {what} a line")
+    return text.splitlines()

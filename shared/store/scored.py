@@ -10,6 +10,7 @@ from shared.console import say
 from shared.data.datasets import Keys, ReadingOptions, Row, iter_rows, kind_of
 from shared.data.examples import DataHash, Example, answer_span_tokens, each_example, place
 from shared.data.phrases import Characters, find_phrases
+from shared.data.secrets import Census, Secret
 from shared.errors import DataError, StoreError
 from shared.lm.models import context_length, locate, template_fingerprint, tokenizer_names
 from shared.secret import lacks_secrets, without_secrets
@@ -87,6 +88,20 @@ def blocked_tokens(examples: Sequence[Example], tokenizer: Any, phrases: Sequenc
     found = [any(row[k] for row in spans.values()) for k in range(len(phrases))]
     _say_missing(flag, len(phrases), found.count(False), flag)
     return _tokens(examples, tokenizer, lambda row: [span for one in spans[id(row)] for span in one])
+
+
+def iter_secret(examples: Iterable[Example], tokenizer: Any, secrets: Sequence[Secret]) -> Iterator[tuple[Example, list[int]]]:
+    """The same for secrets, looked for in every answer (shared/data/secrets.py). Which are in none, and which rows hold
+    none, is said after the last. Raises DataError where none is found."""
+    row = placed = None
+    spans: list[Characters] = []
+    census = Census(secrets)
+    for example in examples:
+        if example.row is not row:
+            row, placed = example.row, place(example.row, tokenizer)
+            spans = census.find(row)
+        yield example, answer_span_tokens(example, tokenizer, spans, placed)
+    census.say()
 
 
 def _say_missing(what: str, count: int, missing: int, flag: str) -> None:

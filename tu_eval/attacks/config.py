@@ -53,6 +53,10 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
     batch_tokens: Annotated[int, About(unit="tokens", changes=False, **COUNT)] = 2048
     """of a forward pass; memory, not results, depends on it"""
 
+    secrets: Annotated[str | None, About(flag=True, metavar="FILE")] = None
+    """leak check: file with one secret a line, or column:NAME of the forget set, looked for in greedy answers, those to
+    all prompts, and `samples` drawn ones, of each model (docs/secrets.md)"""
+
     relearn_steps: Annotated[int, About(unit="steps", **COUNT)] = 20
     """optimizer steps of fine-tuning"""
     relearn_every: Annotated[int, About(unit="steps", **COUNT)] = 1

@@ -15,9 +15,11 @@ from shared.files.fs import hash_json
 from shared.lm import models
 from shared.secret import without_secrets
 from tu_eval.attacks.config import AttackConfig
-from tu_eval.attacks.paraphrase import PARAPHRASED, Prompt, choose_prompts, probes
+from tu_eval.attacks.paraphrase import probes
 from tu_eval.attacks.probing import Probe
 from tu_eval.attacks.relearn import choose
+from tu_eval.measure.leaks import LeakCheck, Writing, prepare
+from tu_eval.suites.prompts import PARAPHRASED, Prompt, choose_prompts
 from tu_eval.suites.sets import EvalSet
 
 
@@ -30,6 +32,7 @@ class Material:
     part: EvalSet
     asked: dict[str, list[Probe]]
     """by prompt; `plain` is always there"""
+    leaks: LeakCheck | None
     texts: list[Example]
     """that relearning trains on; empty where it is not asked for"""
     identity: dict[str, Any]
@@ -69,7 +72,12 @@ def load(config: AttackConfig, part: EvalSet, folders: dict[str, Path]) -> Mater
         "prompts": [asdict(p) for p in prompts],
         "relearned_fingerprint": data_fingerprint(texts) if texts else None,
     }
-    return Material(tokenizer, context, part, asked, texts, identity)
+    check = None
+    if config.secrets is not None:
+        writing = Writing(config.samples, config.temperature, config.max_new_tokens, config.seed)
+        check = prepare(config.secrets, sources, tokenizer, writing, context=context, long=config.long, templates=config.prompts,
+                        columns=config.question_columns)  # fmt: skip
+    return Material(tokenizer, context, part, asked, check, texts, identity)
 
 
 def _texts(config: AttackConfig, forget: Sequence[Example], tokenizer: Any, context: int | None) -> list[Example]:

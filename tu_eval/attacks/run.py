@@ -25,7 +25,7 @@ from shared.errors import ConfigError
 from shared.extensions import asked, identity, running
 from shared.files.fs import hash_json
 from shared.files.outputs import claims
-from shared.files.shape import Named, misfit
+from shared.files.shape import Maybe, Named, misfit
 from shared.lm import models
 from shared.secret import without_secrets_in
 from shared.settings import harmless
@@ -37,10 +37,13 @@ from tu_eval.attacks.probing import Numbers, means
 from tu_eval.measure.config import EvalConfig
 from tu_eval.measure.finish import default_label
 from tu_eval.measure.kept import KeptMeasurements, remove_measurements
+from tu_eval.measure.leaks import answers_to, search
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import Subject, stop_ids
 from tu_eval.measure.source_code import attack_version
 from tu_eval.results.folder import CONFIG, ROWS, FolderKind, ResultRow, read_folder, write_folder
+from tu_eval.results.leaks import FORM, LEAKS, print_leaks
+from tu_eval.results.leaks import schema as leaks_schema
 from tu_eval.suites.own_files import suite_of
 from tu_eval.suites.suites import SUITE
 
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROLES = ("model", "before", "retain")
-NO_NUMBERS = (*ROLES, "attacks")
+NO_NUMBERS = (*ROLES, "attacks", "secrets")
 """fields that say nothing of what an attack on one model does, beside those that change no result"""
 
 
@@ -66,7 +69,7 @@ def attack(config: AttackConfig) -> Path:
     settings = without_secrets_in({k: v for k, v in as_dict(config).items() if k not in {*NO_NUMBERS, *harmless(config)}})
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     content = {**material.identity, "settings": settings, "device": device, "versions": versions, "attack_code": attack_version()}
-    about, rows = {}, {}
+    about, rows, leaked = {}, {}, []
     say_layout(material.tokenizer, config.model)
     for role, folder in folders.items():
         fingerprint = models.model_fingerprint(folder)
@@ -78,14 +81,19 @@ def attack(config: AttackConfig) -> Path:
         subject = Subject(folder, open_as, KeptMeasurements(root, {**content, "model_fingerprint": fingerprint}))
         about[role] = {"label": default_label(name), "model": name, "model_fingerprint": fingerprint}
         rows[role] = _run(config, subject, material)
+        if material.leaks is not None:
+            drawn = {row["example_id"]: row["drawn"] for row in rows[role].get("sample", [])} or None
+            leaked += search(material.leaks, role, answers_to(material.leaks, subject, drawn=drawn))
         subject.close()
     numbers = summarise(config.attacks, rows)
     flat = [{"model": role, "attack": name, **row} for role, made in rows.items() for name in config.attacks for row in made[name]]
     codes = {name: code for name in config.attacks if (code := identity(OWN, name))}
     code = identity(SUITE, config.suite) if config.suite else None
     more = {**({"own_attacks": codes} if codes else {}), **({"suite_code": code} if code else {})}
+    if material.leaks is not None:
+        more["leaks"] = material.leaks.describe(leaked)
     found = {"models": about, "suite": suite.name, **content, **more, "numbers": numbers}
-    write_folder(out, ATTACK_FOLDER, found, {ROWS: (schema(), flat)}, config)
+    write_folder(out, ATTACK_FOLDER, found, {ROWS: (schema(), flat), **({LEAKS: (leaks_schema(), leaked)} if leaked else {})}, config)
     if not config.store:
         remove_measurements(root)
     return out
@@ -182,8 +190,10 @@ def schema() -> pyarrow.Schema:
 
 
 ATTACK_FOLDER = FolderKind(
-    "attack.json", "tu-eval attack", {"models": Named({}), "numbers": [{"attack": str, "setting": str, "measure": str}]}, columns=schema
-)
+    "attack.json", "tu-eval attack",
+    {"models": Named({}), "numbers": [{"attack": str, "setting": str, "measure": str}], "leaks": Maybe(FORM)},
+    columns=schema, more=(LEAKS,),
+)  # fmt: skip
 
 
 def print_attacks(folder: Path) -> None:
@@ -212,4 +222,6 @@ def print_attacks(folder: Path) -> None:
         table.add_row(name, Text(setting), Text(measure), *shown)
         last = number["attack"]
     console.print(table)
+    if found := about.get("leaks"):
+        print_leaks(found, folder)
     console.print(f"attacks: {folder} ({ATTACK_FOLDER.summary}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)

@@ -19,22 +19,17 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from shared.console import progress, say
 from shared.data.datasets import Row
 from shared.data.words import TERM, terms
 from shared.data.words import holds as in_a_row
-from shared.weighting.weights import seeded
 from tu_eval.attacks.probing import Numbers, Probe
+from tu_eval.measure.drawing import draws
 from tu_eval.metrics.rouge import rouge_l_recall
 from tu_eval.results.folder import ResultRow
 
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine
-
-TOGETHER = 16
-"""answers drawn in one batch; draws depend on it"""
 
 
 def sample(
@@ -49,10 +44,7 @@ def sample(
             example = probe.example
             prompt = example.input_ids[: example.prompt_length]
             room = max_new_tokens if context is None else min(max_new_tokens, context - len(prompt))
-            made: list[list[int]] = []
-            for number, at in enumerate(range(0, count, TOGETHER)):
-                key = int(seeded(seed, f"sample {number} {example.id}").integers(2**63))
-                made += draw(engine, prompt, min(TOGETHER, count - at), room, temperature, stop_ids, key)
+            made = draws(engine, example.id, prompt, count, room, temperature, stop_ids, seed)
             texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
             hits = [text for text, hit in zip(texts, holds(example.row, texts, threshold, facts), strict=True) if hit]
             found = {"samples": count, "hits": len(hits), "found": hits[0] if hits else None, "drawn": texts}
@@ -67,30 +59,6 @@ def sample(
         where = f"{max_new_tokens} tokens (--set max_new_tokens) or the model's context"
         say(f"{cut} of {count * len(rows)} drawn answers had not ended after {where}")
     return rows
-
-
-@torch.inference_mode()
-def draw(
-    engine: TorchEngine, prompt: list[int], count: int, most: int, temperature: float, stop_ids: Sequence[int], key: int
-) -> list[list[int]]:
-    """`count` answers from softmax(logits / temperature) over the whole vocabulary, without the stop token."""
-    from transformers import GenerationConfig
-
-    model: Any = engine.packed.model
-    own, model.generation_config = model.generation_config, GenerationConfig()  # a folder's own may cut the distribution
-    ids = torch.tensor([prompt], device=model.device)
-    devices = [model.device] if model.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(key)
-            new = model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
-                num_return_sequences=count, max_new_tokens=most, eos_token_id=list(stop_ids), pad_token_id=stop_ids[0],
-            )  # fmt: skip
-    finally:
-        model.generation_config = own
-    rows = new[:, len(prompt) :].tolist()
-    return [row[: next((k for k, token in enumerate(row) if token in stop_ids), len(row))] for row in rows]
 
 
 def holds(row: Row, texts: Sequence[str], threshold: float, facts: bool) -> list[bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tu_eval.compare.plot import TOLD_APART
@@ -28,6 +28,8 @@ NEVER = (
     "That the hashes below keep the rows secret: who can guess a row's exact text can compute its hash and find it here.",
 )
 """holds for every report"""
+ATTEMPTS = {"relearn": "relearning", "paraphrase": "paraphrased prompts and prefix injection", "sample": "sampling many answers"}
+"""attack -> what it is called where it was not made"""
 NOTHING = "That generated text reveals nothing: generation was off in a run, so ROUGE and model utility are missing."
 
 
@@ -54,13 +56,30 @@ def conditions(
         items.append("How near the other numbers are to those of a model that never saw the data: no retain results were given (--retain).")
     if not summary.get("membership"):
         items.append("That the rows cannot be told to have been trained on: no membership inference was measured.")
-    items.append(
-        "Resistance to attacks: relearning, paraphrased prompts, prefix injection and sampling many answers are not part of this report."
-    )
-    items.append("Anything about quantised weights: the model was measured as it is stored, and rounding can bring knowledge back.")
     items += _limits([before, after], rows, store)
     items += _recorded([before, after], retain)
     items += _history(before, training, why)
+    return items
+
+
+def untried(attempts: Sequence[Mapping[str, Any]], leaks: Mapping[str, Any] | None) -> list[str]:
+    """What was not tried on the model, by the attacks and leak checks that the report holds."""
+    tried = {name for attempt in attempts for name in attempt["attacks"]}
+    left = [words for name, words in ATTEMPTS.items() if name not in tried]
+    items = []
+    if left:
+        items.append(f"Resistance to attacks: {', '.join(left[:-1])}{' and ' if left[1:] else ''}{left[-1]} "
+                     f"{'are' if left[1:] else 'is'} not part of this report.")  # fmt: skip
+    if tried:
+        items.append("Resistance to other attacks than those below, or to the same ones with more steps, draws or other prompts.")
+    if "quantise" not in tried:
+        items.append("Anything about quantised weights: the model was measured as it is stored, and rounding can bring knowledge back.")
+    checks = [leaks, *(attempt["leaks"] for attempt in attempts)]
+    if not any(checks):
+        items.append("That no answer gives a secret away word for word: no leak check was made (--secrets).")
+    else:
+        items.append("That a secret is not given away in other words, in part, or in answers that were not drawn: "
+                     "a leak check finds it whole, in the answers that it read.")  # fmt: skip
     return items
 
 

@@ -8,7 +8,7 @@ of the canonical JSON (sorted keys, no spaces) of {"answer": ..., "question": ..
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from tu_eval.compare.comparison import Comparison, load_comparison
 from tu_eval.compare.intervals import Bounds, Estimate
 from tu_eval.compare.report import fill
 from tu_eval.compare.training import Training, find_training
-from tu_eval.evidence.not_claimed import NEVER, RECORDED, conditions
+from tu_eval.evidence.attacked import attacked, leaks_of
+from tu_eval.evidence.not_claimed import NEVER, RECORDED, conditions, untried
 from tu_eval.evidence.sign import check_signature
 from tu_eval.measure.model_folder import local_folder
 from tu_eval.measure.recompute import intervals
@@ -35,18 +36,34 @@ FORMAT = 2
 """1 said `training.known`"""
 
 
+@dataclass(frozen=True)
+class DeletionRequest:
+    """What a report answers, and how much it shows."""
+
+    request_id: str | None = None
+    operator: str | None = None
+    show_text: bool = False
+    """of the forget set, not hashes alone"""
+    show_answers: bool = False
+    """of the model after unlearning"""
+
+
+NO_REQUEST = DeletionRequest()
+
+
 def write_evidence(
-    out: Path, *, before: Path, after: Path, retain: Path | None = None, store: str | None = None, show_text: bool = False
-) -> Path:
+    out: Path, *, before: Path, after: Path, retain: Path | None = None, store: str | None = None, attacks: Sequence[Path] = (),
+    request: DeletionRequest = NO_REQUEST,
+) -> Path:  # fmt: skip
     """Writes the folder in one step. Raises StoreError for results that do not go together, and for a store that is not
     the one used."""
     with claimed_folder(out, what="the report"):
-        return _write(out, before, after, retain, store=store, show_text=show_text)
+        comparison = load_comparison([before, after, *([retain] if retain else [])])
+        report = build(comparison, store=store, attacks=attacks, request=request)
+        return _write(out, report)
 
 
-def _write(out: Path, before: Path, after: Path, retain: Path | None, *, store: str | None, show_text: bool) -> Path:
-    comparison = load_comparison([before, after, *([retain] if retain else [])])
-    report = build(comparison, store=store, show_text=show_text)
+def _write(out: Path, report: dict[str, Any]) -> Path:
     with atomic_folder(out) as folder:
         write_json(folder / "evidence.json", report)
         write_text(folder / "evidence.html", page(report))
@@ -65,7 +82,9 @@ def page(report: dict[str, Any]) -> str:
         raise StoreError(f"evidence.json: has not the form of a report ({type(error).__name__}); it was edited, make it again") from None
 
 
-def build(comparison: Comparison, *, store: str | None, show_text: bool) -> dict[str, Any]:
+def build(
+    comparison: Comparison, *, store: str | None, attacks: Sequence[Path] = (), request: DeletionRequest = NO_REQUEST
+) -> dict[str, Any]:
     """The report as JSON values; `comparison`: before, after and, if there is one, the retain model."""
     before, after, *others = comparison.results
     retain = others[0] if others else None
@@ -81,14 +100,17 @@ def build(comparison: Comparison, *, store: str | None, show_text: bool) -> dict
     rows = comparison.rows[1].get("forget", [])
     if not rows:
         raise StoreError(f"--after {after.folder}: has no rows of a forget set, so there is nothing to report on")
+    models = {role: r for role, r in (("before", before), ("after", after), ("retain", retain)) if r is not None}
+    attempts, leaks = attacked(attacks, models), leaks_of(models)
     scored = _store(store, before, training, rows) if store else None
     report = {
         "format": FORMAT,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
+        "request": {"id": request.request_id, "operator": request.operator},
         "suite": {k: after.summary[k] for k in ("suite", "limit", "data_fingerprint", "rows")},
-        "asked": {"rows": len(rows), "hashes": [_named(row, show_text) for row in rows], "store": scored},
-        "models": {role: _model(r) for role, r in (("before", before), ("after", after), ("retain", retain)) if r is not None},
+        "asked": {"rows": len(rows), "hashes": [_named(row, request) for row in rows], "store": scored},
+        "models": {role: _model(r) for role, r in models.items()},
         "training": {
             **(training.record.to_json() if training else {}),
             "recorded": training is not None,
@@ -96,17 +118,20 @@ def build(comparison: Comparison, *, store: str | None, show_text: bool) -> dict
             "said": RECORDED if training else "",
             "why_not": why,
         },
-        "signed_by": {role: check_signature(r.folder) for role, r in (("before", before), ("after", after), ("retain", retain)) if r},
+        "signed_by": {role: check_signature(r.folder) for role, r in models.items()},
         "measured": _measured(comparison),
-        "not_claimed": [*NEVER, *conditions(before, after, retain, training, why, scored, len(rows))],
+        "attacks": attempts,
+        "leaks": leaks,
+        "not_claimed": [*NEVER, *conditions(before, after, retain, training, why, scored, len(rows)), *untried(attempts, leaks)],
     }
     report = without_secrets_in(report)
     return {**report, "evidence_sha256": seal_of(report, "evidence_sha256")}
 
 
-def _named(row: dict[str, Any], show_text: bool) -> dict[str, str]:
+def _named(row: dict[str, Any], request: DeletionRequest) -> dict[str, str]:
     text = {"answer": row["answer"], "question": row["question"]}
-    return {"id": row["example_id"], "sha256": hash_json(text), **(text if show_text else {})}
+    after = {"after": row["generation"] or ""} if request.show_answers else {}
+    return {"id": row["example_id"], "sha256": hash_json(text), **(text if request.show_text else {}), **after}
 
 
 def _model(result: Results) -> dict[str, Any]:

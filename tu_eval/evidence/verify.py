@@ -8,7 +8,7 @@ so.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ from tu_eval.choices.run import CHOICES_FOLDER, accuracies
 from tu_eval.evidence.sign import check_signature
 from tu_eval.harness.run import BENCHMARKS_FOLDER
 from tu_eval.judge.run import JUDGE_FOLDER, summarise
-from tu_eval.measure.recompute import SAME, require_recomputable
+from tu_eval.measure.recompute import differs, require_recomputable
 from tu_eval.results.folder import ROWS, Finished, FolderKind, ResultRow, read_folder, seal_of
+from tu_eval.results.leaks import LEAKS, require_counted
 from tu_eval.results.results import SUITE_FOLDER, load_results
 from tu_eval.results.summary_form import ROUNDING
 
@@ -54,11 +55,12 @@ def _results(folder: Path) -> list[str]:
     results = load_results(folder)
     done = require_recomputable(results)
     rest = [name for name, value in results.summary["metrics"].items() if value is not None and name not in done]
+    said = _leaks(folder, results.summary, SUITE_FOLDER.summary)
     held = [
         f"hashes: {SUITE_FOLDER.summary} and its rows are whole",
         f"metrics: {len(done)} computed again from {len(results.rows())} rows, the same",
     ]
-    return [*held, *([f"metrics: as recorded, not verified, for want of the retain results: {', '.join(rest)}"] if rest else [])]
+    return [*held, *said, *([f"metrics: as recorded, not verified, for want of the retain results: {', '.join(rest)}"] if rest else [])]
 
 
 def _evidence(folder: Path) -> list[str]:
@@ -108,26 +110,10 @@ def _again(finished: Finished, said: Any, make: Callable[[], Any]) -> str:
         found = make()
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError, OverflowError, AttributeError) as error:
         raise StoreError(f"{path}: its rows give no numbers ({type(error).__name__}); it was edited, make it again") from None
-    differs = _differs(said, found)
-    if differs is not None:
-        raise StoreError(f"{path}: {differs or 'its numbers'}: not what its rows give; it was edited, make it again")
+    wrong = differs(said, found)
+    if wrong is not None:
+        raise StoreError(f"{path}: {wrong or 'its numbers'}: not what its rows give; it was edited, make it again")
     return f"numbers of {path.name}: computed again from its rows, the same"
-
-
-def _differs(said: Any, found: Any, at: str = "") -> str | None:
-    """Where two JSON values differ, numbers by more than SAME; None where nowhere."""
-    if isinstance(found, dict):
-        if not isinstance(said, dict) or set(said) != set(found):
-            return at
-        return next((d for k in found if (d := _differs(said[k], found[k], f"{at} {k}".strip())) is not None), None)
-    if isinstance(found, list):
-        if not isinstance(said, list) or len(said) != len(found):
-            return at
-        return next((d for k, v in enumerate(found) if (d := _differs(said[k], v, f"{at} {k}".strip())) is not None), None)
-    if isinstance(found, float) and isinstance(said, int | float) and not isinstance(said, bool):
-        same = math.isclose(said, found, rel_tol=SAME, abs_tol=SAME) or (math.isnan(found) and math.isnan(said))
-        return None if same else at
-    return None if said == found and isinstance(said, bool) == isinstance(found, bool) else at
 
 
 def _choices(folder: Path) -> list[str]:
@@ -149,7 +135,15 @@ def _judge(folder: Path) -> list[str]:
 
 def _attack(folder: Path) -> list[str]:
     finished, rows, said = _read(folder, ATTACK_FOLDER)
+    said += _leaks(folder, finished.summary, ATTACK_FOLDER.summary)
     return [*said, _again(finished, finished.summary["numbers"], lambda: numbers_again(finished.summary, rows))]
+
+
+def _leaks(folder: Path, summary: Mapping[str, Any], name: str) -> list[str]:
+    if (found := summary.get("leaks")) is None:
+        return []
+    require_counted(folder, found, name)
+    return [f"leaks: {len(found['secrets'])} secrets counted again in {LEAKS}, the same"]
 
 
 def _benchmarks(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Protocol
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
 from shared.lm.models import PrecisionOptions
-from shared.settings import COUNT, SEED, About, check_ranges
+from shared.settings import COUNT, NONE_OR_MORE, SEED, About, check_ranges
 
 
 class AsksRows(Protocol):
@@ -21,7 +21,8 @@ class AsksRows(Protocol):
 
 
 OF_SUITE = {
-    "questions": ("max_new_tokens", "holdout", "metrics"), "muse": ("verbmem_tokens", "knowmem_tokens"),
+    "questions": ("max_new_tokens", "holdout", "metrics", "secrets", "secret_samples", "secret_temperature"),
+    "muse": ("verbmem_tokens", "knowmem_tokens"),
     "lume": ("completion_tokens", "mia_data", "mmlu"),
 }  # fmt: skip
 """kind of suite -> the fields that it alone uses"""
@@ -109,6 +110,13 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
     needs it"""
     metrics: Annotated[tuple[str, ...], About(flag="--metric")] = ()
     """metrics of your own, package.module:NAME (docs/extending.md); the flag may be repeated. Not for MUSE and LUME"""
+    secrets: Annotated[str | None, About(flag=True, metavar="FILE")] = None
+    """leak check: file with one secret a line, or column:NAME of the forget set, looked for in greedy, reworded and
+    drawn answers (docs/secrets.md). Not for MUSE and LUME"""
+    secret_samples: Annotated[int, About(unit="answers", **NONE_OR_MORE)] = 8
+    """leak check: answers drawn a forget row"""
+    secret_temperature: Annotated[float, About(least=1e-3)] = 1.0
+    """leak check: of the softmax that answers are drawn from"""
     gradients: bool = False
     """true adds membership inference by the norm of the gradient: a backward pass for each forget and holdout row"""
 

@@ -43,6 +43,8 @@ class Measured:
     engine: dict[str, Any]
     own_metrics: Mapping[str, str] = field(default_factory=dict)
     """column of rows.parquet -> the source that computed it"""
+    leaks: tuple[dict[str, Any], Rows] | None = None
+    """of a leak check: the field `leaks` of the summary, and the rows of leaks.parquet"""
 
 
 def identity_of(config: EvalConfig, tokenizer: Any, measured: Iterable[Example], holdout: Sequence[Example]) -> dict[str, Any]:
@@ -138,12 +140,13 @@ def finish(
         "reasons": reasons,
         "utility_parts": list(utility_parts),
         **({"own_metrics": dict(measured.own_metrics)} if measured.own_metrics else {}),
+        **({"leaks": measured.leaks[0]} if measured.leaks is not None else {}),
         "membership": {"holdout_fingerprint": identity["holdout_fingerprint"], "holdout_rows": holdout, "attacks": measured.attacks}
         if measured.membership
         else None,
     }
     rows = [row for kept in measured.rows.values() for row in kept]
-    results = write_results(Path(config.out), summary, rows, measured.membership, config)
+    results = write_results(Path(config.out), summary, rows, measured.membership, config, measured.leaks and measured.leaks[1])
     if not config.store:
         remove_measurements(measurements_root(config))
     return results

@@ -19,6 +19,7 @@ from shared.errors import DataError
 from shared.extensions import identity as code_of
 from shared.files.outputs import claims
 from shared.lm import models
+from tu_eval.measure import leaks
 from tu_eval.measure.config import EvalConfig
 from tu_eval.measure.finish import Measured, finish, identity_of, infer_membership, open_subjects
 from tu_eval.measure.membership import separations
@@ -48,12 +49,13 @@ def evaluate(config: EvalConfig) -> Results:
         forget = [(e.id, e.row.answer) for e in loaded.sides["forget"]]
         holdout = (loaded.identity["holdout_fingerprint"], len(loaded.holdout))
         retain = load_retain(config.retain_results, loaded.identity, forget, holdout)
+    check = _leak_check(config, loaded) if config.secrets is not None else None
     subject, reference = open_subjects(config, folder, device.type, loaded.identity, ["max_new_tokens"], loaded.sides)
     say_layout(loaded.tokenizer, config.model)
     if own_files.missing:
         say(own_files.missing)
     say(f"evaluating {config.model} on {suite.name}: " + ", ".join(f"{s.name} {len(rows)} rows" for s, rows in loaded.sets))
-    measured = _measure(config, loaded, subject, reference, own)
+    measured = _measure(config, loaded, subject, reference, own, check)
     metrics, reasons = summarise(suite, measured.rows, measured.attacks, retain, loaded.no_holdout)
     means, more = own_means(own, measured.rows)
     metrics, reasons = {**metrics, **means}, {**reasons, **more}
@@ -83,6 +85,12 @@ def _load(config: EvalConfig, suite: Suite, folder: Path) -> TokenisedSuite:
     return TokenisedSuite(tokenizer, context, sets, holdout, no_holdout, identity)
 
 
+def _leak_check(config: EvalConfig, loaded: TokenisedSuite) -> leaks.LeakCheck:
+    asked = [v.answer.row for part, kept in loaded.sets if part.name == "forget" for v in kept]
+    writing = leaks.Writing(config.secret_samples, config.secret_temperature, config.max_new_tokens, config.seed)
+    return leaks.prepare(str(config.secrets), asked, loaded.tokenizer, writing, context=loaded.context, long=config.long)
+
+
 def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | None) -> tuple[list[Example], str | None]:
     """A holdout that was asked for must be there; without the suite's own, the rest is measured and the results say why
     it is not all."""
@@ -98,7 +106,8 @@ def _holdout(config: EvalConfig, suite: Suite, tokenizer: Any, context: int | No
         return [], reason
 
 
-def _measure(config: EvalConfig, loaded: TokenisedSuite, subject: Subject, reference: Subject | None, own: Sequence[OwnMetric]) -> Measured:
+def _measure(config: EvalConfig, loaded: TokenisedSuite, subject: Subject, reference: Subject | None, own: Sequence[OwnMetric],
+             check: leaks.LeakCheck | None) -> Measured:  # fmt: skip
     scores, engine = score(subject, loaded.examples, loaded.sides)
     rows = {part.name: [row_of(part, v, scores, loaded.tokenizer) for v in kept] for part, kept in loaded.sets}
     if config.generate:
@@ -109,5 +118,10 @@ def _measure(config: EvalConfig, loaded: TokenisedSuite, subject: Subject, refer
             add_generations(rows[part.name], generate(subject, part.name, [v.answer for v in kept], decoding))
     for part, kept in loaded.sets:
         add_own(own, rows[part.name], kept, scores)
+    leaked = None
+    if check is not None:
+        every = [row for kept in rows.values() for row in kept]
+        found = leaks.search(check, "model", leaks.answers_to(check, subject, greedy=every))
+        leaked = check.describe(found), found
     membership = infer_membership(loaded.sides, scores, loaded.tokenizer, subject, reference)
-    return Measured(rows, membership, separations(membership, seed=config.seed), engine, {m.column: m.code for m in own})
+    return Measured(rows, membership, separations(membership, seed=config.seed), engine, {m.column: m.code for m in own}, leaked)

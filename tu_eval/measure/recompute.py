@@ -150,3 +150,19 @@ def _against(retain: Results, rows: Rows, min_k: float | None, summary: Mapping[
     if min_k is not None and held is not None and same:
         out["privleak"] = privleak(min_k, held)
     return out
+
+
+def differs(said: Any, found: Any, at: str = "") -> str | None:
+    """Where two JSON values differ, numbers by more than SAME; None where nowhere."""
+    if isinstance(found, dict):
+        if not isinstance(said, dict) or set(said) != set(found):
+            return at
+        return next((d for k in found if (d := differs(said[k], found[k], f"{at} {k}".strip())) is not None), None)
+    if isinstance(found, list):
+        if not isinstance(said, list) or len(said) != len(found):
+            return at
+        return next((d for k, v in enumerate(found) if (d := differs(said[k], v, f"{at} {k}".strip())) is not None), None)
+    if isinstance(found, float) and isinstance(said, int | float) and not isinstance(said, bool):
+        same = math.isclose(said, found, rel_tol=SAME, abs_tol=SAME) or (math.isnan(found) and math.isnan(said))
+        return None if same else at
+    return None if said == found and isinstance(said, bool) == isinstance(found, bool) else at

@@ -40,7 +40,9 @@ MEASURED = Sources(
     ),
 )  # fmt: skip
 """log-probabilities, greedy answers and gradient norms"""
-ATTACKS = Sources(("attacks/*.py",), without=("tu_eval/attacks/run.py", "tu_eval/attacks/config.py"))
+ATTACKS = Sources(
+    ("attacks/*.py", "measure/drawing.py", "suites/prompts.py"), without=("tu_eval/attacks/run.py", "tu_eval/attacks/config.py")
+)
 """what an attack does to a model; how it is measured is in MEASURED, and the settings are in the key themselves"""
 ANSWERS = Sources(("judge/answers.py",))
 """what a model is asked whose answers are graded"""
@@ -52,7 +54,7 @@ BEFORE = {
 }
 """field of an identity -> the hash of its sources in the last version before they moved to folders"""
 SAME = {
-    "attack_code": "e34fea93a7f45bb6f7b6289ec937a99b2e76bb1cb7f9795f7cc00854fba793ac",
+    "attack_code": "9c78c47031676c09fe538456f56bebde490233d93a3877d2ae392b069d72668b",
     "answer_code": "0cf69090a86fd9c57247a3bb22923031a23724b9c7eef729d380487af511ce02",
 }
 """the same fields -> the hash of the sources that were found to give the same numbers as those of BEFORE, bit for bit.

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from shared.errors import StoreError
 from tu_eval.results.columns import LUME_KINDS
 from tu_eval.results.folder import MEMBERSHIP_METRICS, ROWS, FolderKind, ResultRow, read_folder, write_folder
+from tu_eval.results.leaks import LEAKS
+from tu_eval.results.leaks import schema as leaks_schema
 from tu_eval.results.open_unlearning import as_log
 from tu_eval.results.parquet_file import read_table, require_between, rows_of
 from tu_eval.results.summary_form import FORM, check_summary
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 SUMMARY, MEMBERSHIP, LOG = "summary.json", "membership.parquet", "TOFU_EVAL.json"
-SUITE_FOLDER = FolderKind(SUMMARY, "tu-eval run", FORM, more=(MEMBERSHIP,), always_sealed=True)
+SUITE_FOLDER = FolderKind(SUMMARY, "tu-eval run", FORM, more=(MEMBERSHIP, LEAKS), always_sealed=True)
 IDENTITY = ("suite", "limit", "tokenizer_fingerprint", "template_fingerprint", "data_fingerprint")
 """fields of the summary that two results must share to be compared, the plainest reason first"""
 REQUIRED = frozenset({"set", "example_id", "question", "answer"})
@@ -120,12 +122,15 @@ def membership_schema() -> pyarrow.Schema:
 
 
 def write_results(
-    out: Path, summary: Mapping[str, Any], rows: Sequence[ResultRow], membership: Sequence[ResultRow], config: Any
-) -> Results:
-    """Writes the folder in one step; `summary` gains rows_sha256, membership_sha256 and summary_sha256."""
+    out: Path, summary: Mapping[str, Any], rows: Sequence[ResultRow], membership: Sequence[ResultRow], config: Any,
+    leaks: Sequence[ResultRow] | None = None,
+) -> Results:  # fmt: skip
+    """Writes the folder in one step; `leaks`: of a leak check; `summary` gains rows_sha256, membership_sha256 and
+    summary_sha256."""
     tables = {
         ROWS: (schema(summary["suite"], summary.get("own_metrics", ())), rows),
         MEMBERSHIP: (membership_schema(), membership) if membership else None,
+        **({LEAKS: (leaks_schema(), leaks)} if leaks is not None else {}),
     }
     also = {LOG: as_log(summary["metrics"], rows, membership)} if summary["suite"].startswith("tofu:") else {}
     return Results(out, write_folder(out, SUITE_FOLDER, summary, tables, config, also))

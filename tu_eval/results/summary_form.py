@@ -10,6 +10,7 @@ from typing import Any
 from shared.errors import StoreError
 from shared.files.shape import PLAIN, Count, Maybe, Named, Text
 from tu_eval.results.columns import LONE, columns_of
+from tu_eval.results.leaks import FORM as LEAKS_FORM
 
 SLACK = 1e-9
 """that a mean of shares may leave 0 to 1 by rounding"""
@@ -28,8 +29,10 @@ FORM = {
     "data_fingerprint": TEXT, "limit": (COUNT, None), "retain_results": (RETAIN, None), "settings": Named(PLAIN),
     "engine": Named(PLAIN), "rows": Named(COUNT, MOST_SETS), "metrics": Named((float, None)), "reasons": Named(TEXT),
     "utility_parts": [TEXT],
-    **dict.fromkeys(("rouge_words", "vocabulary_fingerprint", "holdout_fingerprint", "membership_sha256"), Maybe(TEXT_OR_NULL)),
+    **dict.fromkeys(("rouge_words", "vocabulary_fingerprint", "holdout_fingerprint", "membership_sha256", "leaks_sha256"),
+                    Maybe(TEXT_OR_NULL)),
     "membership": Maybe((MEMBERSHIP, None)), "own_metrics": Maybe(Named(TEXT, MOST_SETS)), "suite_code": Maybe(TEXT),
+    "leaks": Maybe(LEAKS_FORM),
 }  # fmt: skip
 """fields that may be missing are of later versions than the first"""
 

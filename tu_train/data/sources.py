@@ -14,10 +14,11 @@ import torch
 from shared.console import say
 from shared.data.examples import Example
 from shared.data.phrases import read_phrases
+from shared.data.secrets import read_secrets
 from shared.errors import ConfigError, DataError, StoreError
 from shared.lm.models import locate, require_rows
 from shared.secret import without_secrets as shown
-from shared.store.scored import blocked_tokens, given_tokens
+from shared.store.scored import blocked_tokens, given_tokens, iter_secret
 from shared.store.scores import Store, check_fits, open_store
 from shared.weighting.weights import Selection
 from tu_train.data.batches import READ_TOP, Item, columns_to_read, endless, endless_store, forget_items, item_of_top_row
@@ -191,6 +192,12 @@ class Shared:
 def given_positions(examples: list[Example], tokenizer: Any, key: str, *, flag: str = "--set given_key") -> Mapping[str, set[int]]:
     """By example id, the tokens that a column of the data names, by their places or by their words."""
     return {example.id: set(tokens) for example, tokens in given_tokens(examples, tokenizer, key, flag=flag)}
+
+
+def secret_positions(examples: list[Example], tokenizer: Any, named: str) -> Mapping[str, set[int]]:
+    """By example id, the tokens of the secrets that a file or a column of the data lists."""
+    secrets = read_secrets(named, (example.row for example in examples))
+    return {example.id: set(tokens) for example, tokens in iter_secret(examples, tokenizer, secrets)}
 
 
 def blocked_positions(examples: list[Example], tokenizer: Any, blocklist: str) -> Mapping[str, set[int]]:

@@ -9,6 +9,7 @@ from typing import Any
 from shared.config import as_dict
 from shared.data.datasets import Keys, Row, iter_rows
 from shared.data.placed import system_of
+from shared.data.secrets import COLUMN
 from shared.errors import ConfigError
 from shared.extensions import identity
 from shared.files.fs import hash_file, hash_json, hash_json_list
@@ -21,9 +22,9 @@ from tu_train.methods.table import METHOD, find_method
 
 EARLIER = frozenset({"out", "resume", "save_every", "keep_checkpoints", "exact"})
 """settings that earlier versions left out of the hash, or did not have"""
-NAMES = ("model", "scores", "retain", "retain_scores", "forget_data", "refusals", "blocklist", "forget")
+NAMES = ("model", "scores", "retain", "retain_scores", "forget_data", "refusals", "blocklist", "secrets", "forget")
 """fields whose content counts, not their text"""
-LATER = ("scores", "blocklist", "forget")
+LATER = ("scores", "blocklist", "secrets", "forget")
 """those that earlier versions did not have, and that stand in the hash only where they are given"""
 HASH_LENGTH = 10
 
@@ -42,6 +43,7 @@ def content_of(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> tupl
         "forget": lambda name: _hash_rows(name, config),
         "refusals": lambda name: _hash_lines(name, "refusals", "one refusal a line"),
         "blocklist": lambda name: _hash_lines(name, "blocklist", "one word or phrase a line"),
+        "secrets": lambda name: name if name.startswith(COLUMN) else _hash_lines(name, "secrets", "one secret a line"),
     }
 
     def hash_of(field: str, name: str | None) -> str | None:
@@ -92,8 +94,9 @@ def _own_system(row: Row) -> list[list[str]]:
 def columns_read(config: UnlearnConfig) -> list[str]:
     """Columns of the scored data that the run reads, beyond those that the hash of forget_data holds already."""
     read = {
-        config.given_key if config.tokens == "given" and config.blocklist is None else None,
+        config.given_key if config.tokens == "given" and config.blocklist is None and config.secrets is None else None,
         config.alternate_key if "alternate" in find_method(config.method).needs and config.alternates == "column" else None,
+        config.secrets.removeprefix(COLUMN) if config.secrets is not None and config.secrets.startswith(COLUMN) else None,
         config.eval_key if config.eval_every else None,
         config.paraphrase_key if config.eval_every else None,
     }

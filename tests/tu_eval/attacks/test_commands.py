@@ -12,9 +12,9 @@ from shared.data.datasets import load_rows
 from tests.conftest import build_tokenizer
 from tests.tu_eval.conftest import SUITE
 from tests.tu_eval.test_commands import refused
-from tu_eval.attacks import sample
 from tu_eval.attacks.config import AttackConfig
 from tu_eval.attacks.run import ATTACK_FOLDER, print_attacks, schema
+from tu_eval.measure import drawing
 from tu_eval.metrics.rouge import rouge_l_recall
 from tu_eval.results.folder import ROWS, write_folder
 
@@ -218,7 +218,7 @@ def test_a_secret_in_a_sentence_of_its_own_is_no_all_clear(run_cli, tiny_model, 
         asked = tiny_tokenizer.decode(prompt)
         return [tiny_tokenizer(next(text for key, text in said.items() if key in asked))["input_ids"]] * count
 
-    monkeypatch.setattr(sample, "draw", draw)
+    monkeypatch.setattr(drawing, "draw", draw)
     found = {}
     for name, more in {"marked": "facts = true\n", "unmarked": ""}.items():
         (tmp_path / f"{name}.toml").write_text(

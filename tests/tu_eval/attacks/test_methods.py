@@ -18,12 +18,14 @@ from shared.engines.torch import TorchEngine
 from shared.errors import DataError, ModelError
 from tests.tu_eval.conftest import SUITE
 from tu_eval.attacks import relearn as relearning
-from tu_eval.attacks.paraphrase import PROMPTS, Prompt, choose_prompts, paraphrase, probes, summarise
+from tu_eval.attacks.paraphrase import paraphrase, probes, summarise
 from tu_eval.attacks.probing import Probe
 from tu_eval.attacks.quantise import matrices, quantise, rounded
 from tu_eval.attacks.relearn import batch_loss, batches, choose, relearn
-from tu_eval.attacks.sample import at_least_one, draw, holds, sample
+from tu_eval.attacks.sample import at_least_one, holds, sample
+from tu_eval.measure.drawing import draw
 from tu_eval.measure.pieces import stop_ids
+from tu_eval.suites.prompts import PROMPTS, Prompt, choose_prompts
 
 FORGET = f"atlas:forget{SUITE.removeprefix('atlas')}"
 
@@ -300,7 +302,7 @@ def test_drawn_answers_are_read_back_with_every_form_of_tokenizer(answer, span, 
     row = Row("r", "Q?", answer, {"fact_spans": [span]})
     probe = Probe(make_examples([row], any_tokenizer, context=512)[0], [])
     ids = any_tokenizer(said, add_special_tokens=False)["input_ids"]
-    monkeypatch.setattr("tu_eval.attacks.sample.draw", lambda engine, prompt, count, *_: [ids, [], ids])
+    monkeypatch.setattr("tu_eval.measure.drawing.draw", lambda engine, prompt, count, *_: [ids, [], ids])
     settings = {"count": 3, "temperature": 1.0, "max_new_tokens": 200, "context": 512, "threshold": 0.8, "facts": True, "seed": 0}
     (found,) = sample(None, [probe], any_tokenizer, [0], **settings)  # type: ignore[arg-type]
     assert (found["matched"], found["hits"], found["found"], found["drawn"]) == ("fact", 2, said, [said, "", said])

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from shared.files.fs import hash_json
 from tests.browser import Browser
 from tests.tu_eval.made import TEXTS, make_model, make_results
 from tests.tu_eval.test_commands import refused, rewrite
@@ -107,3 +108,94 @@ def test_texts_are_shown_on_request_and_literally(run_cli, made, tmp_path):
         assert page.evaluate("document.querySelectorAll('img, script').length") == 0
         assert page.errors() == [] and page.requests() == []
         assert page.evaluate("document.title").startswith("Evidence") and page.evaluate("document.documentElement.scrollWidth") == 400
+
+
+def leak(folder, role_secrets, *, name="line 1"):
+    """The results with a leak check beside them: one secret, and answers of which some hold it."""
+    import pyarrow
+    import pyarrow.parquet
+
+    from shared.files.fs import hash_file
+    from tu_eval.results.leaks import count_leaks, schema
+
+    about = {"set": "forget", "kind": "greedy", "prompt": "plain", "question": "Q?", "answer": "A", "told": []}
+    rows = [
+        {"model": role, "example_id": f"made/forget/{k}", "secrets": found, **about}
+        for role, some in role_secrets.items()
+        for k, found in enumerate(some)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema()), folder / "leaks.parquet", write_page_checksum=True)
+    settings = {"samples": 0, "temperature": 1.0, "max_new_tokens": 40, "seed": 0}
+    leaks = {"secrets_sha256": "a" * 64, "settings": settings, **count_leaks(rows, [{"name": name, "rows": 3}])}
+    return leaks, hash_file(folder / "leaks.parquet")
+
+
+def with_leaks(folder, found, **changes):
+    leaks, digest = leak(folder, {"model": found})
+    rewrite(folder, leaks={**leaks, **changes}, leaks_sha256=digest)
+    return folder
+
+
+def make_attack(folder, models, found):
+    """A folder of tu-eval attack: one attack, and a leak check."""
+    from tests.tu_eval.made import NoConfig
+    from tu_eval.attacks.run import ATTACK_FOLDER, schema, summarise
+    from tu_eval.results.folder import ROWS, write_folder
+    from tu_eval.results.leaks import LEAKS, leak_rows
+    from tu_eval.results.leaks import schema as leaks_schema
+
+    row = {"setting": "8 bits", "set": "forget", "example_id": "x", "fact_probability": None}
+    rows = {role: {"quantise": [{**row, "probability": 0.25 + 0.5 * k}]} for k, role in enumerate(models)}
+    flat = [{"model": role, "attack": "quantise", **made["quantise"][0]} for role, made in rows.items()]
+    folder.parent.mkdir(exist_ok=True)
+    scratch = folder.with_name("scratch")
+    scratch.mkdir()
+    leaks, _ = leak(scratch, found)
+    about = {role: {"label": role, "model": role, "model_fingerprint": print_} for role, print_ in models.items()}
+    summary = {"models": about, "suite": "made", "numbers": summarise(["quantise"], rows), "leaks": leaks}
+    write_folder(folder, ATTACK_FOLDER, summary, {ROWS: (schema(), flat), LEAKS: (leaks_schema(), leak_rows(scratch))}, NoConfig())
+    return folder
+
+
+def test_attacks_and_leak_checks_stand_in_the_report_with_its_request(run_cli, made, tmp_path):
+    before, after, retain = made
+    weights = json.loads((after / "summary.json").read_text())["model_fingerprint"]
+    with_leaks(before, [[0], [0], []]), with_leaks(after, [[], [0], []])
+    attack = make_attack(tmp_path / "attack", {"model": weights, "before": "0" * 64}, {"model": [[0]], "before": [[0]]})
+    more = ("--attacks", attack, "--request-id", "DSR-17 <b>", "--operator", "Orla Venn", "--show-answers")
+    data, html = report(run_cli, tmp_path / "out", "--before", before, "--after", after, "--retain", retain, *more)
+    assert data["request"] == {"id": "DSR-17 <b>", "operator": "Orla Venn"} and "DSR-17 &lt;b&gt;" in html and "Orla Venn" in html
+    assert data["leaks"]["secrets"][0]["found"] == {"before": {"greedy": 2}, "after": {"greedy": 1}}
+    assert data["attacks"][0]["leaks"]["secrets"][0]["found"] == {"after": {"greedy": 1}, "before": {"greedy": 1}}
+    assert data["attacks"][0]["numbers"][0]["after"] == 0.25 and data["attacks"][0]["numbers"][0]["before"] == 0.75
+    claims = "\n".join(data["not_claimed"])
+    assert "quantised" not in claims and "no leak check" not in claims and "relearning" in claims and "paraphrased prompts" in claims
+    assert data["asked"]["hashes"][3]["after"] and "question" not in data["asked"]["hashes"][3] and "answer after" in html
+    assert "line 1" in html and "of 1 secrets 1 in 3 greedy answers" in html
+    code, stdout, err = run_cli("tu-eval", "verify", tmp_path / "out")
+    assert code == 0 and "page: says what" in stdout, err
+    with Browser() as browser:
+        page = browser.page(tmp_path / "out" / "evidence.html", size=(400, 900), dark=True)
+        assert page.errors() == [] and page.evaluate("document.documentElement.scrollWidth") == 400
+
+
+def test_attacks_and_leak_checks_of_something_else_are_refused(run_cli, made, tmp_path):
+    before, after, _ = made
+    weights = json.loads((after / "summary.json").read_text())["model_fingerprint"]
+
+    def refusal(*arguments):
+        return refused(run_cli("tu-eval", "evidence", "--before", before, "--after", after, "--out", tmp_path / "out", *arguments))
+
+    other = make_attack(tmp_path / "a" / "attack", {"model": "1" * 64}, {"model": [[0]]})
+    assert "its model has other weights than the results after" in refusal("--attacks", other)
+    edited = make_attack(tmp_path / "b" / "attack", {"model": weights}, {"model": [[0]]})
+    about = json.loads((edited / "attack.json").read_text())
+    about["numbers"][0]["model"] = 0.0
+    del about["summary_sha256"]
+    (edited / "attack.json").write_text(json.dumps({**about, "summary_sha256": hash_json(about)}))
+    assert "its numbers are not what its rows give" in refusal("--attacks", edited)
+    with_leaks(after, [[0]])
+    with_leaks(before, [[0]], secrets_sha256="b" * 64)
+    assert "other secrets than" in refusal()
+    with_leaks(before, [[0]], answers={"model": {"greedy": 2}})
+    assert "its leaks are not what leaks.parquet gives" in refusal()

@@ -9,7 +9,8 @@ from shared.data.datasets import Row, load_rows
 from shared.data.examples import Example, answer_span_tokens, qa_example
 from shared.errors import DataError
 from tests.conftest import CHATML, build_tokenizer
-from tu_eval.attacks.paraphrase import Prompt, probes
+from tu_eval.attacks.paraphrase import probes
+from tu_eval.suites.prompts import Prompt
 from tu_eval.suites.sets import EvalSet
 from tu_eval.suites.variants import load_variants
 

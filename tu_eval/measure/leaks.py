@@ -1,0 +1,145 @@
+"""The leak check: every secret of a list looked for in a model's answers to the forget rows' questions, greedy,
+reworded and drawn.
+
+Answers are kept with the other measurements and searched anew each time: another list of secrets asks no model again.
+Cost: a greedy answer for each prompt and row, and `samples` drawn answers a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shared.console import progress
+from shared.data.datasets import Row
+from shared.data.examples import Example
+from shared.data.secrets import Census, Secret, hash_of, held, read_secrets
+from shared.files.fs import hash_json
+from tu_eval.measure.drawing import draws
+from tu_eval.measure.pieces import Subject, stop_ids
+from tu_eval.results.folder import ResultRow
+from tu_eval.results.leaks import count_leaks
+from tu_eval.suites.prompts import asked, choose_prompts
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How answers are written."""
+
+    samples: int
+    """drawn answers a row; 0: none"""
+    temperature: float
+    max_new_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class LeakCheck:
+    """What is looked for, and in answers to what."""
+
+    secrets: list[Secret]
+    rows: list[int]
+    """in how many gold answers each secret stands"""
+    prompts: dict[str, list[Example]]
+    """the forget rows, by prompt; `plain` is the first"""
+    tokenizer: Any
+    context: int | None
+    writing: Writing
+
+    def describe(self, found: Sequence[ResultRow]) -> dict[str, Any]:
+        """The field `leaks` of a summary; `found`: rows of leaks.parquet."""
+        secrets = [{"name": secret.name, "rows": rows} for secret, rows in zip(self.secrets, self.rows, strict=True)]
+        return {"secrets_sha256": hash_of(self.secrets), "settings": asdict(self.writing), **count_leaks(found, secrets)}
+
+
+def prepare(
+    named: str, rows: Sequence[Row], tokenizer: Any, writing: Writing, *, context: int | None, long: str, templates: Sequence[str] = (),
+    columns: Sequence[str] = (),
+) -> LeakCheck:  # fmt: skip
+    """Reads the secrets and lays out all prompts; says which secrets and rows have nothing to be found. Raises
+    ConfigError or DataError. `templates`, `columns`: further prompts, as `choose_prompts` takes them."""
+    secrets, census = read_secrets(named, rows), Census(read_secrets(named, rows))
+    for row in rows:
+        census.find(row)
+    census.say(refuse=False)
+    prompts = {
+        p.name: list(asked(rows, p, tokenizer, context=context, long=long, facts=False)) for p in choose_prompts(rows, templates, columns)
+    }
+    return LeakCheck(secrets, census.rows, prompts, tokenizer, context, writing)
+
+
+def answers_to(
+    check: LeakCheck, subject: Subject, *, greedy: Sequence[ResultRow] | None = None, drawn: Mapping[str, list[str]] | None = None
+) -> list[ResultRow]:
+    """All answers of one model: set, example_id, kind, prompt, question, answer. `greedy`: rows of rows.parquet whose
+    answers are there already; `drawn`: answers by row's id that are."""
+    out = [
+        _row(r["set"], r["example_id"], "greedy", "plain", r["question"], r["generation"])
+        for r in greedy or ()
+        if r["generation"] is not None
+    ]
+    for number, (name, examples) in enumerate(check.prompts.items()):
+        if number or not out:
+            answers = subject.piece(f"leak-{_name(name, check)}", lambda some=examples, what=name: _greedy(check, subject, some, what))[0]
+            kind = "reworded" if number else "greedy"
+            out += [_row("forget", e.id, kind, name, e.row.question, a["answer"]) for e, a in zip(examples, answers, strict=True)]
+    plain = check.prompts["plain"]
+    if drawn is None and check.writing.samples:
+        rows = subject.piece(f"leak-{_name('drawn', check)}", lambda: _drawn(check, subject, plain))[0]
+        drawn = {row["id"]: row["answers"] for row in rows}
+    for e in plain if drawn else ():
+        out += [_row("forget", e.id, "sampled", "plain", e.row.question, text) for text in (drawn or {})[e.id]]
+    return out
+
+
+def search(check: LeakCheck, role: str, answers: Sequence[ResultRow]) -> list[ResultRow]:
+    """Rows of leaks.parquet: the answers of a model with the secrets that they hold."""
+    told: dict[str, set[int]] = {}
+    out = []
+    for row in answers:
+        question = row["question"] or ""
+        if question not in told:
+            told[question] = set(held(question, check.secrets))
+        found = held(row["answer"], check.secrets)
+        own, repeated = ([k for k in found if (k in told[question]) is asked] for asked in (False, True))
+        out.append({"model": role, **row, "secrets": own, "told": repeated})
+    return out
+
+
+def _row(part: str, name: str, kind: str, prompt: str, question: str | None, answer: str) -> ResultRow:
+    return {"set": part, "example_id": name, "kind": kind, "prompt": prompt, "question": question, "answer": answer}
+
+
+def _name(what: str, check: LeakCheck) -> str:
+    """Of a piece: what answers depend on beside model and data."""
+    prompt = [e.input_ids[: e.targets[0]] for e in check.prompts.get(what, check.prompts["plain"])]
+    settings = asdict(check.writing) if what == "drawn" else {"max_new_tokens": check.writing.max_new_tokens}
+    return hash_json([what == "drawn", settings, prompt])[:32]
+
+
+def _room(check: LeakCheck, prompt: Sequence[int]) -> int:
+    most = check.writing.max_new_tokens
+    return most if check.context is None else max(0, min(most, check.context - len(prompt)))
+
+
+def _greedy(check: LeakCheck, subject: Subject, examples: Sequence[Example], name: str) -> list[ResultRow]:
+    prompts = [e.input_ids[: e.targets[0]] for e in examples]
+    stop = stop_ids(check.tokenizer, check.prompts["plain"])
+    with progress(f"writing answers (leak check, {name})", len(prompts), "rows") as bar:
+        room = [_room(check, p) for p in prompts]
+        made = subject.generator.generate(prompts, max_new_tokens=room, stop_ids=stop, advance=bar.advance)
+    texts = [check.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
+    return [{"id": e.id, "answer": text} for e, text in zip(examples, texts, strict=True)]
+
+
+def _drawn(check: LeakCheck, subject: Subject, examples: Sequence[Example]) -> list[ResultRow]:
+    w, stop, out = check.writing, stop_ids(check.tokenizer, examples), []
+    with progress("drawing answers (leak check)", len(examples), "rows") as bar:
+        for e in examples:
+            prompt = e.input_ids[: e.targets[0]]
+            room = _room(check, prompt)
+            made = draws(subject.engine, e.id, prompt, w.samples, room, w.temperature, stop, w.seed) if room else [[]] * w.samples
+            out.append({"id": e.id, "answers": [check.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]})
+            bar.advance(1)
+    return out
