@@ -41,10 +41,12 @@ def run(asked: Asked[EvalConfig], given: arguments.Signed) -> None:
 @command(app, arguments=arguments.Compare)
 def compare(given: arguments.Compare) -> None:
     """Put several evaluations of one suite on one self-contained page."""
+    from shared.console import print_table
     from shared.errors import ConfigError
     from shared.files.outputs import claimed_files
     from tu_eval.compare.comparison import load_comparison
     from tu_eval.compare.export import check_png, write_exports
+    from tu_eval.compare.paired import HEADS, cells, differences
     from tu_eval.compare.report import write_report
     from tu_eval.compare.table import print_comparison
 
@@ -54,13 +56,32 @@ def compare(given: arguments.Compare) -> None:
     files = {flag: path for flag, path in named.items() if path is not None}
     with claimed_files(files):
         comparison = load_comparison(given.folders, given.index, given.agreement)
+        pairs = differences(comparison, given.against) if given.against is not None else []
         if given.png is not None:
             check_png(comparison)
-        write_report(given.out, comparison, texts=given.rows)
-        write_exports(comparison, to_markdown=given.markdown, to_csv=given.csv, to_png=given.png)
+        write_report(given.out, comparison, texts=given.rows, against=given.against, pairs=pairs)
+        write_exports(comparison, pairs=pairs, to_markdown=given.markdown, to_csv=given.csv, to_png=given.png)
     print_comparison(comparison)
+    if pairs:
+        print(f"differences from {given.against}, p corrected for {len(pairs)} comparisons (Holm)")
+        print_table(HEADS, cells(pairs))
     for flag, path in files.items():
         print(f"{'page' if path is given.out else flag.removeprefix('--')}: {path}")
+
+
+@command(app, arguments=arguments.Metrics)
+def metrics(given: arguments.Metrics) -> None:
+    """Which metric can be trusted: faithfulness, and robustness to relearning and quantisation, over pools of
+    models."""
+    from shared.console import print_table
+    from shared.files.fs import write_text
+    from tu_eval.compare.pools import HEADS, cells, load_pool, markdown, scores
+
+    found = scores(load_pool(given.pool), given.metric)
+    if given.markdown is not None:
+        given.markdown.parent.mkdir(parents=True, exist_ok=True)
+        write_text(given.markdown, markdown(found))
+    print_table(HEADS, cells(found))
 
 
 @command(app, arguments=arguments.Many)

@@ -30,6 +30,7 @@ FORM = {
     "utility_parts": [TEXT],
     **dict.fromkeys(("rouge_words", "vocabulary_fingerprint", "holdout_fingerprint", "membership_sha256"), Maybe(TEXT_OR_NULL)),
     "membership": Maybe((MEMBERSHIP, None)), "own_metrics": Maybe(Named(TEXT, MOST_SETS)), "suite_code": Maybe(TEXT),
+    "more_columns": Maybe([TEXT]),
 }  # fmt: skip
 """fields that may be missing are of later versions than the first"""
 
