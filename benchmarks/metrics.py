@@ -24,7 +24,7 @@ from tu_eval.results.columns import KINDS, LONE
 MODELS, RETRAINED = 8, 2
 EPOCHS = range(8, 8 + 2 * MODELS, 2)
 """of each model: some know the rows by heart, some hardly"""
-UNLEARNED = {"graddiff": "2e-4", "npo": "1e-3", "simnpo": "1e-3", "wga": "2e-4"}
+UNLEARNED = {"graddiff": "2e-4", "simnpo": "1e-3", "wga": "1e-3", "ceu": "1e-3"}
 """method -> learning rate; nobody tuned them"""
 WORLD = "people=6,facts_per_person=3,forget_people=2,holdout_people=2"
 LEARN = ("--learning-rate", "1e-2", "--set", "batch_size=6")

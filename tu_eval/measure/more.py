@@ -79,7 +79,8 @@ def opened_example(example: Example, tokenizer: Any) -> Example:
     text = f"{OPENING} {gold}"
     row = replace(example.row, answer=text)
     (made,) = make_examples([row], tokenizer, context=None)
-    first = min(answer_span_tokens(made, tokenizer, [(len(text) - len(gold), len(text))]), default=made.prompt_length)
+    # From the blank on: where that is a token of its own, the model has to write it.
+    first = min(answer_span_tokens(made, tokenizer, [(len(OPENING), len(text))]), default=made.prompt_length)
     return replace(made, is_target=[t and i >= first for i, t in enumerate(made.is_target)])
 
 

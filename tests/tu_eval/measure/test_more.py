@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tu_eval.measure.config import EvalConfig
 from tu_eval.measure.more import OPENING, opened_example
 from tu_eval.measure.rounding import round_model
 from tu_eval.metrics.rouge import rouge_l_recall
+from tu_eval.results.folder import seal_of
 from tu_eval.results.results import load_results
 
 FORGET = f"atlas:forget{SUITE.removeprefix('atlas')}"
@@ -108,10 +110,6 @@ def test_rounded_weights_are_measured(evaluate, tiny_model, tiny_tokenizer):
 
 
 def test_a_summary_that_was_edited_is_noticed(run, run_cli, tmp_path):
-    import shutil
-
-    from tu_eval.results.folder import seal_of
-
     folder = shutil.copytree(run.folder, tmp_path / "edited")
     assert run_cli("tu-eval", "verify", folder)[0] == 0
     summary = json.loads((folder / "summary.json").read_text())
@@ -123,7 +121,7 @@ def test_a_summary_that_was_edited_is_noticed(run, run_cli, tmp_path):
 
 
 def test_what_cannot_be_asked_for_is_refused(evaluate, tiny_model):
-    with pytest.raises(DataError, match="--cluster athor: no set of the suite has that column; there are .*person"):
+    with pytest.raises(DataError, match=r"--cluster athor: no set of the suite has that column; there are .*person"):
         evaluate(tiny_model, limit=1, cluster="athor", generate=False)
     for wrong, match in (
         ({"rounding": "nf4"}, "--rounding nf4: is torch's alone; add --engine torch"),
