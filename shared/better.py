@@ -26,7 +26,8 @@ def better(metric: str, sets: Collection[str]) -> str:
         return UP
     of = set_of(metric, sets)
     if of is not None:
-        return DOWN if of == "forget" and metric != "forget_truth_ratio" else UP
+        kind = metric.removeprefix(f"{of}_")
+        return DOWN if (of == "forget" and kind != "truth_ratio") or kind == "answer_nll" else UP
     return ZERO if metric == "privleak" else DOWN
 
 

@@ -26,6 +26,9 @@ class Compare:
     RUN/results)"""
     agreement: Annotated[tuple[Path, ...], About(flag=True)] = ()
     """what tu-score agree --json wrote of a store that runs were trained with; may be repeated"""
+    against: Annotated[str | None, About(flag=True)] = None
+    """label of the result that all others are compared with in pairs: differences with their intervals, and p-values
+    corrected for their number"""
     markdown: Annotated[Path | None, About(flag=True)] = None
     """the table as a Markdown file, too"""
     csv: Annotated[Path | None, About(flag=True)] = None
@@ -34,6 +37,17 @@ class Compare:
     """the plot as a picture, too"""
     rows: Annotated[bool, About(flag="--rows/--no-rows")] = True
     """questions and answers on the page, row by row"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    pool: Annotated[tuple[Path, ...], About(flag=True)]
+    """folder with the results of models that have the knowledge (with/), never had it (without/) and were made to
+    forget it (unlearned/); may be repeated"""
+    metric: Annotated[tuple[str, ...], About(flag=True)] = ()
+    """which metrics; all that every result has unless given; may be repeated"""
+    markdown: Annotated[Path | None, About(flag=True)] = None
+    """the table as a Markdown file, too"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,18 +47,39 @@ def run(asked: Asked[EvalConfig], given: arguments.Signed) -> None:
 @command(app, arguments=arguments.Compare)
 def compare(given: arguments.Compare) -> None:
     """Put several evaluations of one suite on one self-contained page."""
+    from shared.console import print_table
+    from tu_eval.compare.paired import HEADS, cells, differences
     from tu_eval.compare.table import print_comparison
     from tu_eval.compare.together import compare
 
     named = {"page": given.out, "markdown": given.markdown, "csv": given.csv, "png": given.png}
     comparison = compare(
         given.folders, index=given.index, agreement=given.agreement, out=given.out, markdown=given.markdown, csv=given.csv, png=given.png,
-        rows=given.rows,
+        rows=given.rows, against=given.against,
     )  # fmt: skip
     print_comparison(comparison)
+    if given.against is not None:
+        pairs = differences(comparison, given.against)
+        print(f"differences from {given.against}, p corrected for {len(pairs)} comparisons (Holm)")
+        print_table(HEADS, cells(pairs))
     for what, path in named.items():
         if path is not None:
             print(f"{what}: {path}")
+
+
+@command(app, arguments=arguments.Metrics)
+def metrics(given: arguments.Metrics) -> None:
+    """Which metric can be trusted: faithfulness, and robustness to relearning and quantisation, over pools of
+    models."""
+    from shared.console import print_table
+    from shared.files.fs import write_text
+    from tu_eval.compare.pools import HEADS, cells, load_pool, markdown, scores
+
+    found = scores(load_pool(given.pool), given.metric)
+    if given.markdown is not None:
+        given.markdown.parent.mkdir(parents=True, exist_ok=True)
+        write_text(given.markdown, markdown(found))
+    print_table(HEADS, cells(found))
 
 
 @command(app, arguments=arguments.Many)

@@ -21,7 +21,8 @@ SUITES = {
 }  # fmt: skip
 ATTACKS = {
     "paraphrase": "the same question in other words, languages and frames", "sample": "many answers drawn at a temperature",
-    "quantise": "weights rounded to a few bits", "relearn": "a few steps of fine-tuning on some of the forgotten rows",
+    "quantise": "weights rounded to a few bits", "nf4": "weights rounded to the 16 levels of NF4",
+    "relearn": "a few steps of fine-tuning on some of the forgotten rows",
 }  # fmt: skip
 assert set(SUITES) == set(KNOWN) and set(ATTACKS) == set(NAMES)
 

@@ -13,8 +13,8 @@ from shared.lm.models import PrecisionOptions
 from shared.settings import COUNT, SEED, About, check_ranges
 from tu_eval.measure.config import check_files
 
-AttackName = Literal["paraphrase", "sample", "quantise", "relearn"]
-NAMES: tuple[AttackName, ...] = ("paraphrase", "sample", "quantise", "relearn")
+AttackName = Literal["paraphrase", "sample", "quantise", "nf4", "relearn"]
+NAMES: tuple[AttackName, ...] = ("paraphrase", "sample", "quantise", "nf4", "relearn")
 ATTACK = Kind("token_unlearn.attacks", "--attack", "a function, (engine, probes, seed) -> rows of tu_eval.attacks.probing", is_function)
 
 
@@ -38,7 +38,7 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
     """the model that never saw the forget set, attacked in the same way: what an attack gets from it was not
     remembered"""
     attacks: Annotated[tuple[str, ...], About(flag="--attack")] = NAMES
-    """which attacks are made: paraphrase, sample, quantise, relearn, or one of your own, package.module:NAME
+    """which attacks are made: paraphrase, sample, quantise, nf4, relearn, or one of your own, package.module:NAME
     (docs/extending.md); the flag may be repeated"""
     store: Annotated[str | None, About(flag=True, changes=False, default="OUT.unfinished")] = None
     """folder for what was measured, by content; OUT.unfinished goes away when the numbers are written"""

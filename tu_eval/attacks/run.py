@@ -120,6 +120,7 @@ def _run(config: AttackConfig, subject: Subject, material: Material) -> dict[str
         "paraphrase": lambda: paraphrase.paraphrase(subject.engine, material.asked),
         "sample": drawn,
         "quantise": lambda: quantise.quantise(subject.engine, plain, bits=c.bits, group=c.group),
+        "nf4": lambda: quantise.nf4(subject.engine, plain),
         "relearn": relearned,
     }
 

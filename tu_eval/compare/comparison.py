@@ -15,11 +15,13 @@ from shared.better import DOWN, ZERO
 from shared.errors import StoreError
 from tu_eval.compare.agreement import Agreement, agreement_of, read_agreements
 from tu_eval.compare.choices import is_choices, spans, with_choices
+from tu_eval.compare.fluency import babbling, babbling_notes, fluencies
 from tu_eval.compare.groups import Group, group_results, is_reference
 from tu_eval.compare.intervals import Estimate, over_rows, over_seeds
-from tu_eval.compare.notes import notes_of
+from tu_eval.compare.notes import cluster_notes, notes_of
 from tu_eval.compare.training import Training, find_training, read_index
 from tu_eval.measure.recompute import require_recomputable
+from tu_eval.metrics.fluency import Fluency
 from tu_eval.metrics.forget_quality import forget_quality
 from tu_eval.metrics.privleak import privleak
 from tu_eval.results.columns import Column, columns_of
@@ -50,6 +52,16 @@ class Comparison:
         """Rows of each result by set. Raises StoreError when two results do not hold the same rows in the same
         order."""
         return _rows_by_set(self.results)
+
+    @cached_property
+    def fluency(self) -> list[dict[str, Fluency]]:
+        """Of each result, by set with answers written."""
+        return [fluencies(rows) for rows in self.rows]
+
+    @cached_property
+    def babbling(self) -> dict[int, str]:
+        """Results of broken models -> the set where that shows."""
+        return babbling(self.fluency, self.groups)
 
     @cached_property
     def spans(self) -> list[dict[str, tuple[float, float]]]:
@@ -97,12 +109,13 @@ class Comparison:
 
     def marks(self, column: int, table: list[list[Estimate]]) -> list[str]:
         """[groups] `best`, `near` (within noise of the best) or nothing. Target and retain model take no part, nor does
-        a lone model.
+        a lone model, nor in what is to be forgotten one that babbles.
 
         Models that are equal, up to the rounding of a sum, share the best; where all are, nothing is best.
         """
         held = [row[column] for row in table]
-        running = [g for g, group in enumerate(self.groups) if group.role is None and held[g].value is not None]
+        broken = {g for g, group in enumerate(self.groups) if self.columns[column].forgets and set(group.members) & set(self.babbling)}
+        running = [g for g, group in enumerate(self.groups) if group.role is None and held[g].value is not None and g not in broken]
         if len(running) < 2:
             return [""] * len(held)
         goal = self._goal(column, table)
@@ -163,7 +176,9 @@ def load_comparison(
         f"No run here was trained with the store of {a.place.name} (--agreement)." for a in agreed if all(a is not q for q, _ in quality)
     ]
     notes = [*notes_of(results, labels, runs), *unused]
-    return Comparison(results, labels, _columns(results), trainings, groups, notes, quality, choices)
+    made = Comparison(results, labels, _columns(results), trainings, groups, notes, quality, choices)
+    notes += [*cluster_notes(made.rows[0]), *babbling_notes(labels, made.fluency, made.babbling)]
+    return made
 
 
 def _labels(results: Sequence[Results]) -> list[str]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shared.errors import ConfigError, printable
 from shared.files.fs import atomic_file, write_text
-from tu_eval.compare import plot
+from tu_eval.compare import paired, plot
 from tu_eval.compare.agreement import FIGURES
 from tu_eval.compare.agreement_table import attribution_table
 from tu_eval.compare.comparison import Comparison
 from tu_eval.compare.intervals import Estimate
 from tu_eval.compare.lacking import lacking
+from tu_eval.compare.paired import Difference
 from tu_eval.compare.report import plot_of
 from tu_eval.results.columns import show
 
@@ -25,7 +28,7 @@ COLOURS = ("#0072b2", "#d55e00", "#00815d", "#a84f83", "#8a6d00", "#2f7fb5", "#4
 DPI = 160
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown(comparison: Comparison, pairs: Sequence[Difference] = ()) -> str:
     """A table, one row a metric and one column a recipe: value, 95 % interval, mark."""
     table = comparison.table()
     heads = ["Set", "Metric", *(group.title + (f" (n = {n})" if (n := len(group.members)) > 1 else "") for group in comparison.groups)]
@@ -43,7 +46,13 @@ def markdown(comparison: Comparison) -> str:
         *(f"No value for {why}." for why in lacking(comparison)),
         *(f"Note: {note}" for note in comparison.notes),
     ]  # fmt: skip
-    return "\n".join([*lines, "", *(line + "  " for line in map(_cell, about)), *chosen]) + "\n"
+    return "\n".join([*lines, "", *(line + "  " for line in map(_cell, about)), *chosen, *_pairs(pairs)]) + "\n"
+
+
+def _pairs(pairs: Sequence[Difference]) -> list[str]:
+    """Lines of the table of paired differences."""
+    lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in (paired.HEADS, *paired.cells(pairs))]
+    return ["", lines[0], "|---|---|---:|---|---:|---|", *lines[1:]] if pairs else []
 
 
 def _attribution(comparison: Comparison, table: list[list[Estimate]]) -> list[str]:
@@ -122,9 +131,11 @@ def _plain(value: Any) -> str:
     return f"'{printable(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else printable(value)
 
 
-def write_exports(comparison: Comparison, *, to_markdown: Path | None, to_csv: Path | None, to_png: Path | None) -> None:
+def write_exports(
+    comparison: Comparison, *, to_markdown: Path | None, to_csv: Path | None, to_png: Path | None, pairs: Sequence[Difference] = ()
+) -> None:  # fmt: skip
     """Each file atomically. Raises ConfigError when there is nothing to plot."""
-    for path, make in ((to_markdown, markdown), (to_csv, table_csv)):
+    for path, make in ((to_markdown, partial(markdown, pairs=pairs)), (to_csv, table_csv)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, make(comparison))

@@ -13,7 +13,7 @@ from tu_eval.compare.training import Training
 from tu_eval.results.columns import plain, said
 from tu_eval.results.results import Results
 
-EVALUATION = ("dtype", "long", "generate", "max_new_tokens", "verbmem_tokens", "knowmem_tokens", "completion_tokens")
+EVALUATION = ("dtype", "long", "generate", "max_new_tokens", "verbmem_tokens", "knowmem_tokens", "completion_tokens", "rounding")
 """settings of an evaluation; results that differ in one are no seeds of each other"""
 
 

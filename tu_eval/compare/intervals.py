@@ -7,6 +7,10 @@ hides that such an interval is too short: near the ends of the scale it holds th
 of 100 cases, not in 95. So the interval of a share is that of its log-odds (delta method), taken back to the scale: it
 cannot leave it, and holds what it should. A set's number gets an interval only if the rows, averaged as they are, give
 the reported number again.
+
+Rows about one author are no independent witnesses. Where rows name their cluster, whole clusters are redrawn, and the
+interval around the value is stretched by t(G−1) / z · √(G / (G−1)) for G clusters: the bootstrap of few clusters is too
+short by just that for a mean (Hesterberg 2015, arXiv 1411.5279). A share's ends at 0 and 1.
 """
 
 from __future__ import annotations
@@ -76,26 +80,84 @@ def over_rows(rows: Mapping[str, MeasuredRows], metrics: Mapping[str, float | No
     harmonic mean."""
     import numpy as np
 
-    draws: dict[str, Any] = {}
+    edges = (50 * (1 - LEVEL), 50 * (1 + LEVEL))
+    out = {}
+    for metric, drawn in redrawn(rows, metrics, utility_parts).items():
+        value = metrics[metric]
+        low, high = map(float, np.nanpercentile(drawn.values, edges))
+        if value is None or not math.isfinite(low + high):
+            continue
+        # Of few rows nearly all draws may lie on one side of what all of them together give.
+        low, high = min(low, value), max(high, value)
+        if drawn.clustered:
+            low, high = (value + stretch(drawn.units) * (end - value) for end in (low, high))
+            low, high = (max(0.0, low), min(1.0, high)) if drawn.share else (low, high)
+        out[metric] = (low, high)
+    return out
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """A metric under the bootstrap."""
+
+    values: Any
+    """[DRAWS]; NaN where a draw holds no row with a value"""
+    units: int
+    """what was redrawn: clusters, else rows with a value; of model utility the smallest number of its sets"""
+    clustered: bool
+    share: bool
+    """all values of the rows lie in 0 to 1"""
+
+
+def redrawn(rows: Mapping[str, MeasuredRows], metrics: Mapping[str, float | None], utility_parts: Sequence[str]) -> dict[str, Redrawn]:
+    """The draws depend on the sets' names, sizes and clusters alone, so two models on the same rows are drawn in
+    pairs."""
+    import numpy as np
+
+    out: dict[str, Redrawn] = {}
     for name, kept in rows.items():
         rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
-        counts = rng.multinomial(len(kept), [1 / len(kept)] * len(kept), DRAWS)
+        clusters = clusters_of(kept)
+        size = len(kept) if clusters is None else int(clusters.max()) + 1
+        counts = rng.multinomial(size, [1 / size] * size, DRAWS)
+        counts = counts if clusters is None else counts[:, clusters]
         for metric, reported in metrics.items():
             values = _values(metric.removeprefix(f"{name}_"), name, kept, reported) if metric.startswith(f"{name}_") else None
             if values is not None:
                 held = np.array([v is not None for v in values])
                 numbers = np.array([0.0 if v is None else v for v in values])
                 with np.errstate(invalid="ignore"):  # a draw may hit only rows without a value
-                    draws[metric] = counts @ numbers / (counts @ held)
-    if utility_parts and all(part in draws for part in utility_parts):
-        parts = np.stack([draws[part] for part in utility_parts])
+                    drawn = counts @ numbers / (counts @ held)
+                units = int(held.sum()) if clusters is None else len(set(clusters[held].tolist()))
+                # Where only one cluster has values, nothing is known of how clusters differ.
+                if clusters is None or units > 1:
+                    out[metric] = Redrawn(drawn, units, clusters is not None, bool(((numbers >= 0) & (numbers <= 1)).all()))
+    if utility_parts and all(part in out for part in utility_parts):
+        parts = np.stack([out[part].values for part in utility_parts])
         with np.errstate(divide="ignore"):
-            draws["model_utility"] = np.where((parts <= 0).any(0), 0.0, len(parts) / (1 / parts).sum(0))
-    edges = (50 * (1 - LEVEL), 50 * (1 + LEVEL))
-    found = {metric: np.nanpercentile(drawn, edges) for metric, drawn in draws.items()}
-    held = {metric: (float(low), float(high)) for metric, (low, high) in found.items() if math.isfinite(low + high)}
-    # Of few rows nearly all draws may lie on one side of what all of them together give.
-    return {metric: (min(low, value), max(high, value)) for metric, (low, high) in held.items() if (value := metrics[metric]) is not None}
+            drawn = np.where((parts <= 0).any(0), 0.0, len(parts) / (1 / parts).sum(0))
+        made_of = [out[part] for part in utility_parts]
+        least = min((m for m in made_of if m.clustered), key=lambda m: m.units, default=min(made_of, key=lambda m: m.units))
+        out["model_utility"] = Redrawn(drawn, least.units, least.clustered, True)
+    return out
+
+
+def clusters_of(rows: MeasuredRows) -> Any:
+    """[rows] numbers of their clusters from 0; None where rows are on their own: they name none, or all the same one,
+    or each another. A row that names none is a cluster by itself."""
+    import numpy as np
+
+    names = [("named", row["cluster"]) if row.get("cluster") is not None else ("row", at) for at, row in enumerate(rows)]
+    place = {name: at for at, name in enumerate(dict.fromkeys(names))}
+    return np.array([place[name] for name in names]) if 1 < len(place) < len(names) else None
+
+
+def stretch(units: int) -> float:
+    """By how much an interval from the bootstrap of so many units (≥ 2) is too short for a mean."""
+    from scipy.stats import norm, t
+
+    level = (1 + LEVEL) / 2
+    return float(t.ppf(level, units - 1) / norm.ppf(level)) * math.sqrt(units / (units - 1))
 
 
 def _values(kind: str, name: str, rows: MeasuredRows, reported: float | None) -> list[float | None] | None:

@@ -3,7 +3,8 @@ page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tu_eval.compare.groups import references
 from tu_eval.compare.training import RunFolder
@@ -14,6 +15,20 @@ from tu_eval.results.results import Results
 def notes_of(results: Sequence[Results], labels: Sequence[str], runs: Sequence[RunFolder]) -> list[str]:
     """A sentence each. `runs`: all of an index, whether the page has results of them or not."""
     return [*_settings(results, labels), *_same_weights(results, labels), *_missing(runs, results)]
+
+
+def cluster_notes(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Of the sets whose rows name clusters that cannot be redrawn."""
+    notes = []
+    for name, kept in rows.items():
+        named = [row["cluster"] for row in kept if row.get("cluster") is not None]
+        if len(named) < len(kept) or len(named) < 2:
+            continue
+        if len(set(named)) == len(named):
+            notes.append(f"{name}: every cluster has one row only, so intervals are over rows.")
+        elif len(set(named)) == 1:
+            notes.append(f"{name}: all rows are of one cluster, so intervals are over rows and say nothing of other clusters.")
+    return notes
 
 
 def _settings(results: Sequence[Results], labels: Sequence[str]) -> list[str]:

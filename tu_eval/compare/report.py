@@ -7,6 +7,7 @@ and never as markup; tables, plot and settings are there without the script.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -16,12 +17,13 @@ from shared import __version__
 from shared.better import DOWN, UP, ZERO
 from shared.files.fs import write_text
 from shared.secret import without_secrets
-from tu_eval.compare import plot
+from tu_eval.compare import fluency, paired, plot
 from tu_eval.compare.agreement_table import attribution_table
 from tu_eval.compare.bars import charts
 from tu_eval.compare.comparison import Comparison
 from tu_eval.compare.intervals import Estimate
 from tu_eval.compare.lacking import lacking
+from tu_eval.compare.paired import Difference
 from tu_eval.results.columns import LUME_KINDS, MEANING, plain, said, show
 
 SHADES = 8
@@ -37,13 +39,15 @@ NUMBERS = {
 """columns of rows.parquet that the row browser shows"""
 
 
-def write_report(path: Path, comparison: Comparison, *, texts: bool = True) -> None:
+def write_report(
+    path: Path, comparison: Comparison, *, texts: bool = True, against: str | None = None, pairs: Sequence[Difference] = ()
+) -> None:  # fmt: skip
     """Writes the page atomically; `texts=False` leaves the row browser out."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, render(comparison, texts=texts))
+    write_text(path, render(comparison, texts=texts, against=against, pairs=pairs))
 
 
-def render(comparison: Comparison, *, texts: bool = True) -> str:
+def render(comparison: Comparison, *, texts: bool = True, against: str | None = None, pairs: Sequence[Difference] = ()) -> str:
     table = comparison.table()
     marks = [comparison.marks(c, table) for c in range(len(comparison.columns))]
     common, settings = _common([_settings(r.summary) for r in comparison.results])
@@ -67,6 +71,9 @@ def render(comparison: Comparison, *, texts: bool = True) -> str:
         lacking=lacking(comparison),
         attribution=attribution_table(comparison, table),
         charts=charts(comparison, table),
+        against=against,
+        pairs=(paired.HEADS, paired.cells(pairs)) if pairs else None,
+        fluency=(fluency.HEADS, fluency.cells(comparison.labels, comparison.fluency)) if any(comparison.fluency) else None,
         meaning={k: v for k, v in MEANING.items() if any(c.heading == k for c in comparison.columns)},
         notes=comparison.notes,
         data=embedded(_rows(comparison)) if texts else None,

@@ -21,7 +21,8 @@ class AsksRows(Protocol):
 
 
 OF_SUITE = {
-    "questions": ("max_new_tokens", "holdout", "metrics", "secrets", "secret_samples", "secret_temperature"),
+    "questions": ("max_new_tokens", "holdout", "metrics", "secrets", "secret_samples", "secret_temperature", "cluster", "fluency_model",
+                  "more_metrics", "rounding"),
     "muse": ("verbmem_tokens", "knowmem_tokens"),
     "lume": ("completion_tokens", "mia_data", "mmlu"),
 }  # fmt: skip
@@ -117,6 +118,16 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
     """leak check: answers drawn a forget row"""
     secret_temperature: Annotated[float, About(least=1e-3)] = 1.0
     """leak check: of the softmax that answers are drawn from"""
+    cluster: Annotated[str | None, About(flag=True, default="the suite's: person (atlas), author (TOFU)")] = None
+    """column that says which rows are not independent of each other; intervals are drawn over its values. rows: each
+    row by itself. Not for MUSE and LUME, as the three below"""
+    fluency_model: Annotated[str | None, About(flag=True)] = None
+    """a model, best the one before unlearning, that reads the answers written: mean negative log-probability a token"""
+    more_metrics: bool = False
+    """true adds the probability of the paraphrased answer, and on the forget set jailbreak-ROUGE: ROUGE-L recall after
+    "Sure, here is the answer:" was put into the model's mouth, an answer more a forget row"""
+    rounding: Annotated[Literal["int8", "int4", "nf4"] | None, About(flag=True)] = None
+    """the model is measured with rounded weights (docs/attacks.md); needs --engine torch"""
     gradients: bool = False
     """true adds membership inference by the norm of the gradient: a backward pass for each forget and holdout row"""
 
@@ -128,6 +139,10 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
         check_files(self)
         if self.text_key is not None and self.forget is None:
             raise ConfigError(f"--text-key {self.text_key}: names a column of --forget and --retain; a suite says it itself")
+        if self.rounding is not None and self.engine != "torch":
+            raise ConfigError(f"--rounding {self.rounding}: is torch's alone; add --engine torch")
+        if not self.generate and (self.fluency_model is not None or self.more_metrics):
+            raise ConfigError(f"{'more_metrics' if self.more_metrics else '--fluency-model'}: reads answers, and generate is false")
         if self.template is None:
             object.__setattr__(self, "template", "bare" if kind_of_suite(self.suite) == "lume" else "model")
         for name in (name for kind, names in OF_SUITE.items() for name in names if kind != kind_of_suite(self.suite)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from tu_eval.metrics import rouge
 from tu_eval.results.folder import ResultRow
 from tu_eval.results.results import Results, write_results
 
+WHERE_ASKED = ("rounding", "cluster")
+"""what else was asked for"""
 LAYOUT = ("system", "template_date", "template_options", "beginning_token")
 """how rows were laid out, where that was asked for"""
 SETTINGS = ("dtype", "seed", "long", "generate")
@@ -45,6 +47,8 @@ class Measured:
     """column of rows.parquet -> the source that computed it"""
     leaks: tuple[dict[str, Any], Rows] | None = None
     """of a leak check: the field `leaks` of the summary, and the rows of leaks.parquet"""
+    more: Sequence[str] = ()
+    """columns of rows.parquet that were asked for, keys of tu_eval.results.results.MORE"""
 
 
 def identity_of(config: EvalConfig, tokenizer: Any, measured: Iterable[Example], holdout: Sequence[Example]) -> dict[str, Any]:
@@ -80,22 +84,25 @@ def open_subjects(
     if engine == "vllm":
         versions["vllm"] = vllm_setup.version()
     fields = {name: getattr(config, name) for name in ("dtype", *lengths)}
+    fields |= {"rounding": config.rounding} if config.rounding is not None else {}
     content = {**identity, **fields, "engine": engine, "device": device, "versions": versions}
 
     def open_subject(place: Path) -> Subject:
-        return Subject(
-            place, config, KeptMeasurements(measurements_root(config), {**content, "model_fingerprint": models.model_fingerprint(place)})
-        )
+        kept = KeptMeasurements(measurements_root(config), {**content, "model_fingerprint": models.model_fingerprint(place)})
+        return Subject(place, config, kept)
 
+    subject = open_subject(folder)
     if config.reference_model is None or identity["holdout_fingerprint"] is None:
-        return open_subject(folder), None
+        return subject, None
     reference = find_model(config.reference_model)
     if models.vocabulary_fingerprint(models.load_tokenizer(reference)) != identity["vocabulary_fingerprint"]:
         raise ConfigError(f"reference_model {config.reference_model}: has another tokenizer than {config.model}, so losses do not compare")
     models.require_rows(
         f"reference_model {config.reference_model}", reference, ((e.id, e.input_ids) for side in sides.values() for e in side)
     )
-    return open_subject(folder), open_subject(reference)
+    fields.pop("rounding", None)
+    content, config = {**identity, **fields, "engine": engine, "device": device, "versions": versions}, replace(config, rounding=None)
+    return subject, open_subject(reference)
 
 
 def infer_membership(
@@ -132,7 +139,8 @@ def finish(
         "model_fingerprint": subject.measurements.identity["model_fingerprint"],
         **identity,
         "retain_results": retain and retain.about,
-        "settings": {k: v for k, v in as_dict(config).items() if k in (*SETTINGS, *settings, *LAYOUT)},
+        "settings": {k: v for k, v in as_dict(config).items() if k in (*SETTINGS, *settings, *LAYOUT)}
+        | {k: v for k in WHERE_ASKED if (v := getattr(config, k)) is not None},
         "engine": measured.engine,
         "rouge_words": rouge.WORDS,
         "rows": {name: len(kept) for name, kept in measured.rows.items()},
@@ -141,6 +149,7 @@ def finish(
         "utility_parts": list(utility_parts),
         **({"own_metrics": dict(measured.own_metrics)} if measured.own_metrics else {}),
         **({"leaks": measured.leaks[0]} if measured.leaks is not None else {}),
+        **({"more_columns": list(measured.more)} if measured.more else {}),
         "membership": {"holdout_fingerprint": identity["holdout_fingerprint"], "holdout_rows": holdout, "attacks": measured.attacks}
         if measured.membership
         else None,

@@ -20,7 +20,7 @@ from tu_eval.measure.rows import Rows
 from tu_eval.measure.summary import Metrics, Reasons, mean
 from tu_eval.results.columns import KINDS
 from tu_eval.results.folder import ResultRow
-from tu_eval.results.results import schema
+from tu_eval.results.results import MORE, schema
 from tu_eval.suites.variants import Variants
 
 
@@ -63,7 +63,7 @@ def own_metrics(names: Sequence[str], sets: Sequence[str] = ()) -> list[OwnMetri
     out: list[OwnMetric] = []
     for name in names:
         found, column = load(METRIC, name), name.rpartition(":")[2]
-        if not column.isidentifier() or column in TAKEN or column in schema("").names:
+        if not column.isidentifier() or column in TAKEN or column in schema("", (), MORE).names:
             raise ConfigError(f"--metric {name}: {column!r} cannot be the name of a column, or is that of another one; choose another name")
         if any(other.column == column for other in out):
             raise ConfigError(f"--metric {name}: a metric {column} is given already; each needs a name of its own")

@@ -22,6 +22,7 @@ from shared.errors import ModelError
 from shared.lm.logprobs import HeadOptions, target_logprobs
 from tu_eval.measure.config import EvalConfig
 from tu_eval.measure.kept import KeptMeasurements
+from tu_eval.measure.rounding import round_model
 from tu_eval.results.folder import ResultRow
 from tu_eval.suites.sets import EvalSet
 from tu_eval.suites.variants import Variants
@@ -102,6 +103,8 @@ class Subject:
             self.close()
             c, head = self.config, HeadOptions(top_k=1, second=True)
             self.opened = name, opener(name, self.folder, dtype=c.dtype, device=c.device, batch_tokens=c.batch_tokens, head=head)
+            if c.rounding is not None:
+                round_model(self.opened[1].packed.model, c.rounding)  # type: ignore[union-attr] — the configuration wants torch
         return self.opened[1]
 
     def piece(self, name: str, make: Callable[[], list[ResultRow]]) -> tuple[list[ResultRow], dict[str, Any]]:

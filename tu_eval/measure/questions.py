@@ -24,6 +24,7 @@ from tu_eval.measure.config import EvalConfig
 from tu_eval.measure.finish import Measured, finish, identity_of, infer_membership, open_subjects
 from tu_eval.measure.membership import separations
 from tu_eval.measure.model_folder import find_model
+from tu_eval.measure.more import add_clusters, add_jailbreak, add_paraphrases, add_surprise, more_means
 from tu_eval.measure.own import OwnMetric, add_own, own_means, own_metrics
 from tu_eval.measure.pieces import Decoding, Subject, TokenisedSuite, generate, score, stop_ids
 from tu_eval.measure.retain import load_retain
@@ -58,7 +59,7 @@ def evaluate(config: EvalConfig) -> Results:
     measured = _measure(config, loaded, subject, reference, own, check)
     metrics, reasons = summarise(suite, measured.rows, measured.attacks, retain, loaded.no_holdout)
     means, more = own_means(own, measured.rows)
-    metrics, reasons = {**metrics, **means}, {**reasons, **more}
+    metrics, reasons = {**metrics, **means, **more_means(measured)}, {**reasons, **more}
     parts, settings = suite.utility_parts, ("max_new_tokens", "template")
     return finish(
         config, subject, loaded.identity, measured, metrics, reasons, retain=retain, utility_parts=parts, settings=settings
@@ -118,10 +119,18 @@ def _measure(config: EvalConfig, loaded: TokenisedSuite, subject: Subject, refer
             add_generations(rows[part.name], generate(subject, part.name, [v.answer for v in kept], decoding))
     for part, kept in loaded.sets:
         add_own(own, rows[part.name], kept, scores)
+    more = add_clusters(config.cluster, loaded.sets, rows)
+    if config.more_metrics:
+        more += add_paraphrases(loaded.sets, scores, rows)
+        more += add_jailbreak(subject, loaded, rows["forget"], config.max_new_tokens)
+    more += ["answer_nll"] if config.fluency_model is not None else []
     leaked = None
     if check is not None:
         every = [row for kept in rows.values() for row in kept]
         found = leaks.search(check, "model", leaks.answers_to(check, subject, greedy=every))
         leaked = check.describe(found), found
     membership = infer_membership(loaded.sides, scores, loaded.tokenizer, subject, reference)
-    return Measured(rows, membership, separations(membership, seed=config.seed), engine, {m.column: m.code for m in own}, leaked)
+    if config.fluency_model is not None:
+        add_surprise(config, subject.measurements.identity, rows)
+    codes = {m.column: m.code for m in own}
+    return Measured(rows, membership, separations(membership, seed=config.seed), engine, codes, leaked, more)

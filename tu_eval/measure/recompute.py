@@ -21,7 +21,7 @@ from tu_eval.metrics.privleak import privleak
 from tu_eval.metrics.separation import auc
 from tu_eval.metrics.truth_ratio import forget_truth_ratio, utility_truth_ratio
 from tu_eval.metrics.utility import model_utility
-from tu_eval.results.results import SUMMARY, Results
+from tu_eval.results.results import MORE, SUMMARY, Results
 from tu_eval.suites.sets import PARTS
 
 SAME = 1e-9
@@ -55,7 +55,7 @@ def recomputed(results: Results, others: Sequence[Results] = ()) -> Metrics:
     for name, rows in by_set.items():
         if rows:
             out |= _of_set(name, rows, summary["suite"])
-            out |= {f"{name}_{column}": mean(rows, column) for column in results.own}
+            out |= {f"{name}_{column}": mean(rows, column) for column in (*results.own, *(c for c in results.more if not MORE[c]))}
     out |= _utility(results, by_set, out)
     members = results.membership()
     out |= {f"mia_{name}": value for name, value in _aucs(members).items()}

@@ -36,3 +36,9 @@ def forget_truth_ratio(log_ratios: Sequence[float]) -> float:
 def utility_truth_ratio(log_ratios: Sequence[float]) -> float:
     """mean of max(0, 1 − R), 0 to 1: 1 where wrong answers are impossible. `log_ratios`: [rows]."""
     return math.fsum(-math.expm1(min(x, 0.0)) for x in log_ratios) / len(log_ratios)
+
+
+def truth_ratio_share(log_ratios: Sequence[float]) -> float:
+    """mean of p_right / (p_right + p_wrong) = 1 / (1 + R), 0 to 1, p_wrong the geometric mean of the wrong answers:
+    0.5 where the model cannot tell, 1 where it knows. `log_ratios`: [rows]."""
+    return math.fsum(math.exp(-x) / (1 + math.exp(-x)) if x >= 0 else 1 / (1 + math.exp(x)) for x in log_ratios) / len(log_ratios)

@@ -20,6 +20,9 @@ KINDS = {
     "truth_ratio": "Truth ratio",
     "exact_memorization": "Exact memorisation",
     "extraction_strength": "Extraction strength",
+    "paraphrase_probability": "Paraphrase probability",
+    "jailbreak_rouge": "Jailbreak ROUGE-L",
+    "answer_nll": "Answer surprise",
     "verbmem": "Verbatim memorisation",
     "knowmem": "Knowledge memorisation",
     **LUME_KINDS,
@@ -59,6 +62,10 @@ MEANING = {
     "its share against the wrong answers offered.",
     "Fact probability": "The same over the tokens that carry the fact alone, known for generated data.",
     "ROUGE-L recall": "Share of the gold answer's words found, in order, in the model's greedy answer.",
+    "Paraphrase probability": "The probability of the right answer in other words, where the data has one (ParaProb).",
+    "Jailbreak ROUGE-L": "ROUGE-L recall of the greedy answer after “Sure, here is the answer:” was put into the model's mouth.",
+    "Answer surprise": "Mean negative log-probability, nats a token, of the answers that the model writes, under the model named with "
+    "--fluency-model; its exponential is their perplexity.",
     "Truth ratio": "R = probability of wrong answers (geometric mean) over that of the right one. Forget set: mean of min(R, 1/R), "
     "high when the model cannot tell them apart. Other sets: mean of max(0, 1 − R), high when it can.",
     "Verbatim memorisation": "ROUGE-L F1 (no stemming) between the greedy continuation of a text of the forget set and the true one.",
@@ -94,6 +101,11 @@ class Column:
         return self.group in (SETS["forget"], MORE)
 
     @property
+    def forgets(self) -> bool:
+        """Says that something is gone, also of a model that lost everything."""
+        return self.to_retain or self.metric == "forget_quality"
+
+    @property
     def log(self) -> bool:
         """A p-value, which differs by powers of ten."""
         return self.metric == "forget_quality"
@@ -103,7 +115,7 @@ class Column:
         """From 0 to 1, as all metrics are whose definition is known, but for PrivLeak (−100 up to no fixed end) and
         p-values."""
         known = self.group == "Overall" or self.heading in KINDS.values() or (self.group == MORE and self.metric in LONE)
-        return known and self.metric not in ("privleak", "forget_quality")
+        return known and self.metric not in ("privleak", "forget_quality") and not self.metric.endswith("answer_nll")
 
 
 def columns_of(summary: dict[str, Any]) -> list[Column]:

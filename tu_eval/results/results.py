@@ -33,10 +33,15 @@ IDENTITY = ("suite", "limit", "tokenizer_fingerprint", "template_fingerprint", "
 """fields of the summary that two results must share to be compared, the plainest reason first"""
 REQUIRED = frozenset({"set", "example_id", "question", "answer"})
 """columns that every version wrote"""
-SHARES = ("probability", "probability_options", "rouge_l_recall", "fact_probability", "exact_memorization", "extraction_strength")
+MORE = {"cluster": True, "answer_nll": False, "paraphrase_probability": False, "jailbreak": True, "jailbreak_rouge": False}
+"""columns that a run has where they were asked for, and whether they are text: what a row is not independent of; of the
+answer written, nats a token under --fluency-model; probability of the paraphrase; the answer after an opening, and its
+ROUGE-L recall"""
+SHARES = ("probability", "probability_options", "rouge_l_recall", "fact_probability", "exact_memorization", "extraction_strength",
+          "paraphrase_probability", "jailbreak_rouge")  # fmt: skip
 RANGES = {
     **dict.fromkeys((*SHARES, "verbmem", "knowmem", *LUME_KINDS), (0.0, 1.0 + 1e-9)),
-    "nll_sum": (-1e-3, math.inf), "target_tokens": (0, 2**31),
+    "answer_nll": (-1e-3, math.inf), "nll_sum": (-1e-3, math.inf), "target_tokens": (0, 2**31),
     "log_truth_ratio": (-math.inf, math.inf), "truth_ratio": (0.0, math.inf),
 }  # fmt: skip
 """columns of rows.parquet -> the least and the most"""
@@ -54,6 +59,11 @@ class Results:
         return self.summary["label"]
 
     @property
+    def more(self) -> list[str]:
+        """Columns of MORE that rows.parquet has."""
+        return self.summary.get("more_columns") or []
+
+    @property
     def own(self) -> dict[str, str]:
         """Metrics of others (docs/extending.md): column of rows.parquet -> the source that computed it."""
         return self.summary.get("own_metrics") or {}
@@ -66,11 +76,15 @@ class Results:
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
         path, counts = self.folder / ROWS, self.summary["rows"]
-        if taken := set(self.own) & set(schema(self.summary["suite"]).names):
+        if taken := set(self.own) & set(schema(self.summary["suite"], (), () if of_texts(self.summary["suite"]) else MORE).names):
             raise StoreError(
                 f"{path.with_name(SUMMARY)}: has a metric of others that is called {min(taken)}; it was edited, evaluate again"
             )
-        rows = read_table(path, schema(self.summary["suite"], self.own), rows=sum(counts.values()), required=REQUIRED)
+        if unknown := set(self.more) - set(MORE):
+            raise StoreError(
+                f"{path.with_name(SUMMARY)}: has a column {min(unknown)[:40]!r} that tu-eval run does not write; evaluate again"
+            )
+        rows = read_table(path, schema(self.summary["suite"], self.own, self.more), rows=sum(counts.values()), required=REQUIRED)
         if Counter(row["set"] for row in rows) != {name: n for name, n in counts.items() if n}:
             raise StoreError(f"{path}: holds other sets of rows than {SUMMARY} says; evaluate again")
         if any(row[name] is None for row in rows for name in ("example_id", "answer")):
@@ -96,9 +110,9 @@ def of_texts(suite: str) -> bool:
     return suite == "lume" or suite.startswith("muse:")
 
 
-def schema(suite: str, own: Iterable[str] = ()) -> pyarrow.Schema:
+def schema(suite: str, own: Iterable[str] = (), more: Iterable[str] = ()) -> pyarrow.Schema:
     """Numbers are float64; probabilities 0 to 1; nll_sum in nats over target_tokens tokens; null where a set has no
-    such number. `own`: columns of metrics of others."""
+    such number. `own`: columns of metrics of others, `more`: of MORE."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.float64()
@@ -110,7 +124,9 @@ def schema(suite: str, own: Iterable[str] = ()) -> pyarrow.Schema:
         return pa.schema([*first, *likelihood, ("probability", number), *((name, number) for name in LUME_KINDS)])
     numbers = ["probability", "probability_options", "log_truth_ratio", "truth_ratio", "rouge_l_recall", "fact_probability"]
     numbers += ["exact_memorization", "extraction_strength"]
-    return pa.schema([*first, *likelihood, *((name, number) for name in (*numbers, *own))])
+    return pa.schema(
+        [*first, *likelihood, *((name, number) for name in (*numbers, *own)), *((name, text if MORE[name] else number) for name in more)]
+    )
 
 
 def membership_schema() -> pyarrow.Schema:
@@ -128,7 +144,7 @@ def write_results(
     """Writes the folder in one step; `leaks`: of a leak check; `summary` gains rows_sha256, membership_sha256 and
     summary_sha256."""
     tables = {
-        ROWS: (schema(summary["suite"], summary.get("own_metrics", ())), rows),
+        ROWS: (schema(summary["suite"], summary.get("own_metrics", ()), summary.get("more_columns", ())), rows),
         MEMBERSHIP: (membership_schema(), membership) if membership else None,
         **({LEAKS: (leaks_schema(), leaks)} if leaks is not None else {}),
     }

@@ -33,6 +33,7 @@ FORM = {
                     Maybe(TEXT_OR_NULL)),
     "membership": Maybe((MEMBERSHIP, None)), "own_metrics": Maybe(Named(TEXT, MOST_SETS)), "suite_code": Maybe(TEXT),
     "leaks": Maybe(LEAKS_FORM),
+    "more_columns": Maybe([TEXT]),
 }  # fmt: skip
 """fields that may be missing are of later versions than the first"""
 

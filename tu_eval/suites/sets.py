@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.data.datasets import Row
+from shared.errors import DataError
+
 PARTS = ("probability", "rouge", "truth_ratio")
 """what each set other than forget adds to model utility"""
 
@@ -34,6 +37,20 @@ class EvalSet:
         """What can be measured on it of PARTS."""
         there = {"rouge": self.generate, "truth_ratio": self.wrong}
         return [f"{self.name}_{part}" for part in PARTS if there.get(part, True)]
+
+    cluster: str | None = None
+    """column that says which rows are not independent of each other, such as that of an author; intervals are drawn
+    over its values"""
+    cluster_rows: int | None = None
+    """or: so many rows in a row are about one thing"""
+
+    def cluster_of(self, row: Row) -> str | None:
+        """None: the row is on its own. Raises DataError naming a row without the column."""
+        if self.cluster is not None:
+            if self.cluster not in row.extra:
+                raise DataError(f"{row.id}: no column {self.cluster!r} (--cluster); --cluster rows takes each row for itself")
+            return str(value) if (value := row.extra[self.cluster]) not in (None, "") else None
+        return str(int(row.id.rpartition("/")[2]) // self.cluster_rows) if self.cluster_rows is not None else None
 
 
 @dataclass(frozen=True)

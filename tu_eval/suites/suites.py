@@ -18,6 +18,8 @@ from tu_eval.suites.sets import EvalSet, Suite, lacks
 from tu_eval.suites.suite_file import read_suite
 
 TOFU_FORGET = ("forget01", "forget05", "forget10")
+TOFU_AUTHOR = 20
+"""rows about one author, in order"""
 MUSE = ("news", "books")
 OURS = ("tofu", "muse", "atlas", "lume")
 """first parts of the names of suites that are here"""
@@ -54,7 +56,7 @@ def _of_others(name: str) -> Suite:
 
 def _tofu(forget: str) -> Suite:
     def about_authors(name: str, split: str) -> EvalSet:
-        return EvalSet(name=name, data=f"tofu:{split}_perturbed", options=False, paraphrase=True, facts=False)
+        return EvalSet(name=name, data=f"tofu:{split}_perturbed", options=False, paraphrase=True, facts=False, cluster_rows=TOFU_AUTHOR)
 
     def about_others(name: str) -> EvalSet:
         return EvalSet(name=name, data=f"tofu:{name}_perturbed", options=True, paraphrase=False, facts=False)
@@ -68,7 +70,7 @@ def _atlas(world: str) -> Suite:
     tail = f":{size}" if size else ""
 
     def about_people(name: str) -> EvalSet:
-        return EvalSet(name=name, data=f"atlas:{name}{tail}", options=False, paraphrase=True, facts=True)
+        return EvalSet(name=name, data=f"atlas:{name}{tail}", options=False, paraphrase=True, facts=True, cluster="person")
 
     world_set = EvalSet(name="world", data="atlas:world", options=True, paraphrase=False, facts=False)
     return Suite(f"atlas{tail}", (about_people("forget"), about_people("retain"), world_set), holdout=f"atlas:holdout{tail}")
