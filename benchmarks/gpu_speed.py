@@ -146,10 +146,10 @@ def speed(shape: str, device: torch.device, sizes: Sizes, rounds: int, over: Cal
         if "tokens_s" in found and "tokens_s" in base and found is not base:
             found["speed_over_padded"] = round(found["tokens_s"] / base["tokens_s"], 3)
             found["memory_over_padded"] = found["peak_mib"] and round(found["peak_mib"] / base["peak_mib"], 3)
-    return {**out, "packing_ms_a_step": round(_packing_ms(steps, device), 2)}
+    return {**out, "packing_ms_a_step": round(packing_ms(steps, device), 2)}
 
 
-def _packing_ms(steps: Sequence[Sequence[Pair]], device: torch.device) -> float:
+def packing_ms(steps: Sequence[Sequence[Pair]], device: torch.device) -> float:
     """What the host needs to pack a step's rows, while which the device waits unless it has work left."""
     found = []
     for step in steps:

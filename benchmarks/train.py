@@ -1,7 +1,7 @@
 """How fast NPO trains and how much memory it takes, against what a user would write today
 (benchmarks/train_baseline.py).
 
-    TU_TOFU_DIR=... python -m benchmarks.train --json [--rounds 3] [--steps 4]
+    TU_TOFU_DIR=... python -m benchmarks.train --json [--rounds 3] [--steps 4] [--processor]
 
 SmolLM2-135M, tofu:forget01 with tofu:retain99, all tokens, steps of eight forget and eight retain rows. Ours is the
 real command, on a store that is scored first. Every variant runs in a process of its own; they take turns, and medians
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -52,17 +53,17 @@ def peak_mib() -> float:
 
 
 class Watch:
-    """Notes time and peak memory after every optimizer step of this process, whoever makes it."""
+    """Notes time and peak memory after every optimizer step of this process, whoever makes it. `clock`: seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
-        self.times: list[float] = []
+        self.clock, self.times = clock, list[float]()
         self.peak = 0.0
         register_optimizer_step_post_hook(self.note)
 
     def note(self, *_: Any) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(self.clock())
         self.peak = peak_mib()
 
 
@@ -97,13 +98,13 @@ def pairs_of(model: str, store_folder: Path, retain: str, epochs: int) -> list[t
     return [(item, next(others)) for epoch in range(epochs) for item in forget_items(store, make, seed=SEED, epoch=epoch)]
 
 
-def variant(name: str, model: str, store: Path, retain: str, epochs: int) -> dict[str, float]:
+def variant(name: str, model: str, store: Path, retain: str, epochs: int, *, processor: bool = False) -> dict[str, float]:
     """Runs one of VARIANTS in this process: tokens/s after the first step, peak MiB, loss of the first batch."""
     import torch
 
     from shared.lm.models import load_model, locate
 
-    pairs, watch = pairs_of(model, store, retain, epochs), Watch()
+    pairs, watch = pairs_of(model, store, retain, epochs), Watch(time.process_time if processor else time.perf_counter)
     if name == "baseline":
         from benchmarks.train_baseline import train_baseline
 
@@ -132,6 +133,7 @@ def ask(name: str, arguments: argparse.Namespace, store: Path) -> dict[str, floa
     """`variant` (or `score`) in a process of its own, whose memory is then its own too."""
     same = (f"--{k}={getattr(arguments, k)}" for k in ("model", "data", "retain", "rows", "steps"))
     words = ["--run", name, "--store", str(store), *same]
+    words += ["--processor"] if arguments.processor else []
     done = subprocess.run([sys.executable, "-m", "benchmarks.train", *words], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -161,6 +163,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--data", default="tofu:forget01")
     parser.add_argument("--retain", default="tofu:retain99")
+    parser.add_argument("--processor", action="store_true", help="count processor seconds: on a machine that others use, with one thread")
     parser.add_argument("--run", choices=[*VARIANTS, "score"], help=argparse.SUPPRESS)
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -170,7 +173,8 @@ def main() -> None:
         return
     if arguments.run:
         epochs = -(-(arguments.steps + 1) // -(-arguments.rows // BATCH))
-        print(json.dumps(variant(arguments.run, arguments.model, arguments.store, arguments.retain, epochs)))
+        print(json.dumps(variant(arguments.run, arguments.model, arguments.store, arguments.retain, epochs,
+                                 processor=arguments.processor)))  # fmt: skip
         return
     from shared.lm.smollm2 import cache_folder
 
