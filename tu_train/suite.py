@@ -76,11 +76,11 @@ def with_suite(plan: Plan, loaded: Loaded, work: Path, ranks: Ranks, stopping: S
     config = plan.config
     if plan.evaluation is None or not isinstance(config, UnlearnConfig) or config.eval_suite is None:
         return plan.evaluation
-    return replace(plan.evaluation, beside=Suite(plan, config, loaded, work, ranks, stopping))
+    return replace(plan.evaluation, beside=OnTheWay(plan, config, loaded, work, ranks, stopping))
 
 
 @dataclass(frozen=True)
-class Suite:
+class OnTheWay:
     plan: Plan
     config: UnlearnConfig
     loaded: Loaded
