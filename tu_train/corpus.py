@@ -84,7 +84,7 @@ def gather_corpus(config: UnlearnConfig, folder: Path, tokenizer: Any, names: di
         targets, rows = sum(len(example.targets) for example in examples), sum(map(bool, given.values()))
         say(f"{config.secrets or config.blocklist or config.given_key}: names {sum(map(len, given.values())):,} of {targets:,} target "
             f"tokens, in {rows:,} of {len(examples):,} rows")  # fmt: skip
-    forget = read_forget(store, make, selection=selection, where=shown(where), limit=config.limit,
+    forget = read_forget(store, make, selection=selection, where=shown(where), limit=config.limit if config.scores is not None else None,
                          evaluated=config.eval_rows if config.eval_every else 0)  # fmt: skip
     corpus, context = Corpus(config, forget, about, settlement.found), context_length(folder)
     if learns_answers:
@@ -114,9 +114,8 @@ def _scored(config: UnlearnConfig, _: Path, tokenizer: Any, names: dict[str, str
 
 
 def _unscored(config: UnlearnConfig, folder: Path, tokenizer: Any, _: dict[str, str], *, columns: bool) -> Origin:
-    """A data set; `columns` of it are at hand."""
+    """A data set; `columns` of it are at hand. A limit is one of its rows, as of a store that is made with it."""
     rows, examples = rows_and_examples(config, str(config.forget), folder, tokenizer)
-    examples = examples if config.limit is None else examples[: config.limit]  # of a longer text several
     read = Unscored(rows, examples)
     return Origin(read, examples if columns else [], Settled(config.selection), {"forget_data": read.sha256})
 

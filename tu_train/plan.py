@@ -102,8 +102,9 @@ def _objective(config: UnlearnConfig, tokenizer: Any) -> Objective:
 def _plan(config: LoopConfig, read: Gathered, objective: Objective, train_only: tuple[str, ...]) -> Plan:
     # A padded batch is one forward pass: in another batch its rows would have other padding.
     batch_tokens = config.batch_tokens if objective.pad_id is None else MANY
+    limit = None if isinstance(config, UnlearnConfig) and config.forget is not None else config.limit  # the data was read with it
     order = Order(epochs=config.epochs or MANY, seed=config.order_seed, batch_size=config.batch_size, accumulate=config.accumulate,
-                  batch_tokens=batch_tokens, limit=config.limit, most=config.steps or config.max_steps)  # fmt: skip
+                  batch_tokens=batch_tokens, limit=limit, most=config.steps or config.max_steps)  # fmt: skip
     about = RunRecord(**read.about, settings=recorded_settings(config))
     return Plan(config=config, folder=read.folder, tokenizer=read.tokenizer, objective=objective, train_only=train_only, order=order,
                 corpora=read.corpora, learned=read.learned, evaluation=read.evaluation, about=about)  # fmt: skip

@@ -12,6 +12,7 @@ wait for it: at once where its connections close with it, after TIMEOUT where it
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ TIMEOUT = timedelta(minutes=30)
 """that a rank waits for another: one may be reading data or writing a model meanwhile"""
 LOST = ("gloo", "nccl", "connection closed", "connection reset", "connection refused", "broken pipe", "socket", "tcpstore", "timed out")
 """in what torch raises when another rank is gone"""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""of a disk that takes no more"""
 GO_ON = "the checkpoints in OUT.unfinished are good: start all ranks again, with --resume where there is one"
 
 
@@ -124,17 +127,20 @@ class Several(Ranks):
             made = work()
         except Exception as caught:  # of whatever kind, or the others would wait for an answer to another question
             error = caught
-        told = self.gather(error and (f"{getattr(error, 'filename', None) or ''} {error}".strip() or type(error).__name__))
+        told = self.gather(error and _told(error))
         if any(told):
             self._end(error, told)
         return made  # type: ignore[return-value]
 
-    def _end(self, error: Exception | None, told: Sequence[str | None]) -> NoReturn:
+    def _end(self, error: Exception | None, told: Sequence[Any]) -> NoReturn:
         if error is not None and (self.leads or not isinstance(error, (UserError, OSError))):
             raise error
         if not self.leads:
             raise Ended(2)
         rank = next(rank for rank, text in enumerate(told) if text)
+        if isinstance(told[rank], tuple):  # whoever writes knows what to say of a full disk
+            number, why, name = told[rank]
+            raise OSError(number, f"{why}, on rank {rank}", name)
         raise ConfigError(f"rank {rank}: {told[rank]}")
 
     def first(self, work: Callable[[], T]) -> T | None:
@@ -187,18 +193,28 @@ class Several(Ranks):
         return norm.full_tensor()
 
 
+def _told(error: Exception) -> str | tuple[int, str, str | None]:
+    """What the others are told of it; of a full disk what makes the same error of it."""
+    name = getattr(error, "filename", None)
+    if isinstance(error, OSError) and error.errno in FULL:
+        return error.errno, error.strerror or str(error), name
+    return f"{name or ''} {error}".strip() or type(error).__name__
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """The ranks that torchrun's environment speaks of. Where another one is gone, the process ends with code 2 and a
     line."""
-    asked = os.environ.get("WORLD_SIZE", "1")
-    if asked == "1":
+    asked = _number("WORLD_SIZE", 1)
+    if asked == 1:
         yield ALONE
         return
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise ConfigError(f"WORLD_SIZE is {asked} but {', '.join(missing)} not set: start several ranks with torchrun, or unset WORLD_SIZE")
-    count = int(asked)
-    number, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    count, number, local = asked, _number("RANK"), _number("LOCAL_RANK")
+    _number("MASTER_PORT")
+    if number >= count:
+        raise ConfigError(f"RANK is {number}, but WORLD_SIZE {count}: ranks are numbered from 0; start them with torchrun, or unset both")
     cuda = torch.cuda.is_available()
     if number:
         quiet()
@@ -219,6 +235,14 @@ def joined() -> Iterator[Ranks]:
         # Not through the interpreter's own end, which would wait for threads that wait for the one that is gone.
         sys.stdout.flush()
         os._exit(2)
+
+
+def _number(name: str, least: int = 0) -> int:
+    """Of torchrun's environment; what is not there is its smallest value. Raises ConfigError for what is no number."""
+    text = os.environ.get(name, str(least))
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < least:
+        raise ConfigError(f"{name} is {text!r}, expected a number from {least} on, as torchrun sets it; start with torchrun, or unset it")
+    return int(text)
 
 
 def _lost(error: BaseException) -> bool:
@@ -254,5 +278,5 @@ def _shown(value: Any) -> str:
 
 def refuse(ranks_of: str) -> None:
     """Raises ConfigError where torchrun started several ranks of a command that one process runs."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _number("WORLD_SIZE", 1) > 1:
         raise ConfigError(f"{ranks_of} runs in one process; start it without torchrun (several ranks are for tu-train run and finetune)")

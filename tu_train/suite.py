@@ -76,11 +76,11 @@ def with_suite(plan: Plan, loaded: Loaded, work: Path, ranks: Ranks, stopping: S
     config = plan.config
     if plan.evaluation is None or not isinstance(config, UnlearnConfig) or config.eval_suite is None:
         return plan.evaluation
-    return replace(plan.evaluation, beside=SuiteOnTheWay(plan, config, loaded, work, ranks, stopping))
+    return replace(plan.evaluation, beside=OnTheWay(plan, config, loaded, work, ranks, stopping))
 
 
 @dataclass(frozen=True)
-class SuiteOnTheWay:
+class OnTheWay:
     plan: Plan
     config: UnlearnConfig
     loaded: Loaded
@@ -117,8 +117,8 @@ class SuiteOnTheWay:
                 raise ConfigError(f"--keep-best {metric}: no number of --eval-suite {self.config.eval_suite}{known}")
             if metric not in numbers:
                 why = summary["reasons"].get(metric, "no number came out")
-                raise ConfigError(f"--keep-best {metric}: {why}; say it to the suite with --set eval_options.NAME=VALUE, or choose one of "
-                                  f"{', '.join(sorted(numbers))}")  # fmt: skip
+                raise ConfigError(f"--keep-best {metric}: {why}; say it to the suite with --set 'eval_options={{NAME = VALUE}}', or "
+                                  f"choose one of {', '.join(sorted(numbers))}")  # fmt: skip
             write_json(self.work / CHOICE, {"metric": metric, "better": better(metric, summary["rows"])})
         shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         say(f"{self.config.eval_suite} before training: {shown}")

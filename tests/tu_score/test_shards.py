@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreError
 from shared.files.fs import hash_json
 from shared.store.files import MANIFEST, PLAN
 from shared.store.scores import open_store
@@ -153,6 +153,32 @@ def test_a_merge_killed_at_any_removal_is_finished_by_the_same_command(recipe, s
         shutil.rmtree(store)
         steps += 1
     assert steps > 10 and run_cli("tu-score", "verify", store)[0] == 0
+
+
+@pytest.mark.parametrize("left", [(), ("_plan.json",), ("_plan.json", "_shard.json")], ids=["whole", "half removed", "nearly gone"])
+def test_what_a_killed_merge_of_an_earlier_version_left_is_removed(left, scored, tmp_path, monkeypatch):
+    """It had no file that says that all shards are in the store."""
+    store = shutil.copytree(scored / "shards", tmp_path / "store")
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(shards, "_remove_shards", kill)
+        shards.merge(str(store))
+    (store / "_merged.json").unlink()
+    gone, *rest = sorted((store / "_shards").iterdir())
+    shutil.rmtree(gone)
+    for name in left:
+        (rest[0] / name).unlink()
+    shards.merge(str(store))
+    assert not (store / "_shards").exists()
+    assert_same(store, scored / "one")
+
+
+def test_shards_of_another_run_in_a_finished_store_are_not_removed(scored, config, tmp_path):
+    store = shutil.copytree(scored / "one", tmp_path / "store")
+    run_score(config(tmp_path / "other", seed=7, shard="1/2"))
+    shutil.copytree(tmp_path / "other" / "_shards", store / "_shards")
+    with pytest.raises(StoreError, match="shard 2 of 2 is missing"):
+        shards.merge(str(store))
+    assert len(list((store / "_shards").iterdir())) == 1
 
 
 def test_one_that_was_killed_before_a_part_of_many(parted, scored, monkeypatch):

@@ -304,6 +304,21 @@ def test_without_ray_its_extra_is_named(command, monkeypatch, tmp_path):
     assert command()[0] == 0 and len(open_store(tmp_path / "store")) == 18
 
 
+def test_rays_folders_without_a_driver_are_removed_when_they_are_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers.tempfile, "tempdir", str(tmp_path))
+    for name in ("empty", "made-now", "old", "in-use", "linked"):
+        (tmp_path / f"tu-ray-{name}").mkdir()
+    for name in ("old", "in-use"):
+        (tmp_path / f"tu-ray-{name}" / "log").write_text("")
+        os.utime(tmp_path / f"tu-ray-{name}", (0, 0))
+    (tmp_path / "tu-ray-linked").rmdir()
+    (tmp_path / "tu-ray-linked").symlink_to(tmp_path)
+    os.utime(tmp_path / "tu-ray-old" / "log", (0, 0))
+    os.utime(tmp_path / "tu-ray-empty", (0, 0))
+    workers._remove_left_behind()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tu-ray-in-use", "tu-ray-linked", "tu-ray-made-now"]
+
+
 def test_rays_folders_of_killed_drivers_are_removed_and_those_of_others_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(workers.tempfile, "tempdir", str(tmp_path))
     for name in ("dead", "young", "alive", "strange"):

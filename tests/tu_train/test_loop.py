@@ -392,3 +392,11 @@ def test_a_block_that_reads_its_own_mode_has_no_dropout_where_it_runs_again():
         gradients.append([p.grad.clone() for p in packed.model.parameters() if p.grad is not None])
     assert blocks_that_run_again(packed.model) == 2
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_a_clip_of_zero_clips_nothing(unlearn):
+    def weights(clip):
+        return weights_of(unlearn(clip=clip, max_steps=2, method="ga", retain="none", tokens="all"))
+
+    off = weights(0.0)
+    assert off == weights(1e9) and off != weights(1e-6)

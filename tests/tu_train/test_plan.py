@@ -57,3 +57,12 @@ def test_fine_tuning_trains_on_retain_rows(tiny_model):
     passes = [one for step in plan.stream(0) for one in step]
     assert sum(len(one.retain) for one in passes) == 14 and not any(one.forget for one in passes)
     assert plan.about.task == "finetune" and plan.about.settings["epochs"] == 2
+
+
+def test_in_file_order_rows_come_as_they_stand_in_the_data_in_every_epoch(unlearning):
+    plan = unlearning(method="ga", tokens="all", order="file", epochs=2, batch_size=2)
+    names = [item.name for step in plan.stream(0) for rows in step for item in rows.forget]
+    stands = [row["example_id"] for row in plan.corpora[0].forget.store.rows(["example_id"])]
+    assert len(stands) == ROWS and names == stands * 2
+    drawn = unlearning(method="ga", tokens="all", epochs=2, batch_size=2)
+    assert [item.name for step in drawn.stream(0) for rows in step for item in rows.forget] != names

@@ -104,6 +104,24 @@ def test_rows_come_in_the_parts_of_a_store(target, russian, tmp_path, monkeypatc
         assert plans[0].steps == plans[1].steps and plans[0].rows == plans[1].rows
 
 
+@pytest.mark.parametrize("limit", [1, 3, 4])
+def test_a_limit_is_that_of_a_store_made_with_it(limit, target, russian, tmp_path, monkeypatch):
+    """Of texts in pieces too: rows of the data count, in the order of such a store."""
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"{n}. {row['answer']} " * 9}) + "\n" for n, row in enumerate(RUSSIAN)), encoding="utf-8")
+    for data, more in ((str(russian), {}), (str(text), {"text_key": "text", "text_length": 40, "text_overlap": 8})):
+        store = score(target, tmp_path / f"scores-{len(more)}", data=data, part_tokens=100, limit=limit, **more)
+        monkeypatch.setattr("tu_train.data.unscored.Parts", lambda: Parts(100))
+        usual = {"model": str(target), "retain": "none", "method": "graddiff", "tokens": "all", "out": "-", "epochs": 3, **more}
+        plans = []
+        for named in ({"scores": str(store)}, {"forget": data, "limit": limit}):
+            config = UnlearnConfig(**usual, **named).filled()
+            plans.append(plan_unlearning(config, gather_unlearning(config)))
+        one, other = ([i for step in plan.stream(0) for p in step for i in p.forget] for plan in plans)
+        assert [(i.name, i.ids, i.positions) for i in one] == [(i.name, i.ids, i.positions) for i in other]
+        assert plans[0].steps == plans[1].steps and plans[0].rows == plans[1].rows and len({i.name.split("#")[0] for i in one}) == limit
+
+
 def test_rows_are_those_of_the_data(target):
     rows, tokenizer = load_rows(FORGET), load_tokenizer(target)
     examples = make_examples(rows, tokenizer, context=512)

@@ -14,7 +14,6 @@ Numbers come back bit for bit.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -37,7 +36,6 @@ FORMAT, SHARDED = 1, 2
 """of state.json: all tensors in one file, or in shards"""
 NAME = re.compile(r"checkpoint-(\d{6,})")
 TENSORS, STATE = "state.safetensors", "state.json"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def save_snapshot(folder: Path, snapshot: Snapshot, keep: int, ranks: Ranks = ALONE) -> Path:
@@ -120,9 +118,10 @@ def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
 def latest_snapshot(folder: Path, ranks: Ranks = ALONE) -> Snapshot | None:
     """The newest checkpoint, or None; its tensors are read where one process made it and one wants it, else `restore`
     reads what it needs of them. Raises StoreError naming the file when it is damaged: it is never trained on."""
-    step, path = max(_checkpoints(folder), default=(0, None))
-    if path is None:
+    step = ranks.gather(newest_step(folder))[0]  # by one listing: on network folders others may be older
+    if not step:
         return None
+    path = folder / f"checkpoint-{step:06d}"
     others = [step for step, other in _checkpoints(folder) if other != path]
     back = f"delete {path} to go on from the checkpoint of step {max(others)}" if others else f"delete {folder} to start anew"
     advice = f"it is damaged; {back}"
@@ -139,6 +138,8 @@ def latest_snapshot(folder: Path, ranks: Ranks = ALONE) -> Snapshot | None:
         if hash_file(path / name) != sha256:
             raise StoreError(f"{path / name}: fails its checksum; {advice}")
     in_parts = ranks.count > 1 or body["format"] == SHARDED
+    if unseen := sorted(set(files) - {file.name for file in path.iterdir()}) if in_parts else []:
+        raise StoreError(f"{path / unseen[0]}: not in this machine's listing of the folder, which may be an old one; try again in a minute")
     try:
         tensors = forms(path) if in_parts else load_file(path / TENSORS)
     except (SafetensorError, *FOREIGN) as error:

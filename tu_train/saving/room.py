@@ -20,8 +20,7 @@ from shared.console import readable_bytes, say
 from shared.errors import ModelError
 from shared.files.fs import remove
 from tu_train.model.sharded import here
-from tu_train.ranks import ALONE, Ranks
-from tu_train.saving.checkpoint import FULL
+from tu_train.ranks import ALONE, FULL, Ranks
 
 RESERVED, BESIDE, FOR_CHECKPOINT = "reserved", "reserved-beside", "reserved-checkpoint"
 SMALL, LINE = 1 << 19, 500

@@ -29,7 +29,8 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> d
 
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=buckets(tensors), save_distributed=True)
     _call("save", dict(tensors), ranks, storage_writer=writer)
-    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    # Of a network folder a machine may have an old listing, but each knows of what it wrote itself.
+    names = sorted({name for own in ranks.gather([path.name for path in folder.glob("*.safetensors")]) for name in own})
     found = {name: hash_file(folder / name) for name in names[ranks.number :: ranks.count]}
     return dict(sorted(pair for own in ranks.gather(found) for pair in own.items()))
 

@@ -22,8 +22,8 @@ from shared.files.outputs import lock_beside
 from shared.files.storage import open_place
 from shared.records import RunRecord, TrainingRecord
 from tu_train.config import LoopConfig
-from tu_train.ranks import ALONE, Ranks
-from tu_train.saving.checkpoint import FULL, has_checkpoint, latest_snapshot, not_written, save_snapshot
+from tu_train.ranks import ALONE, FULL, Ranks
+from tu_train.saving.checkpoint import has_checkpoint, latest_snapshot, not_written, save_snapshot
 from tu_train.saving.logs import Log, cut_log
 from tu_train.saving.record import changes_nothing, complete, recorded_settings
 from tu_train.saving.room import Room, require_finite_weights

@@ -12,7 +12,7 @@ from tu_train.config import FinetuneConfig, UnlearnConfig
 from tu_train.saving.record import changes_nothing
 from tu_train.stopping.interrupts import EXIT_SAVED
 
-LATER = {"exact", "forget"}
+LATER = {"exact", "forget", "eval_suite", "eval_options"}
 """settings that earlier records do not have"""
 NEEDED: dict[str, Any] = {"model": "m", "scores": "s", "retain": "r", "out": "o"}
 
@@ -23,7 +23,11 @@ def test_settings_that_change_nothing_are_those_that_earlier_records_are_read_wi
     assert changes_nothing(free) - LATER == without_effect({"stop_when": None})
     assert changes_nothing(bound) - LATER == without_effect({"stop_when": "forget_nll>1"})
     assert changes_nothing(bound) == changes_nothing(free) - {"eval_every"}
-    assert changes_nothing(FinetuneConfig(model="m", data="d", out="o")) == changes_nothing(bound) - {"scores", "retain_scores", "forget"}
+    kept = UnlearnConfig(**NEEDED, eval_every=1, eval_suite="atlas", keep_best="privleak")
+    suite = {"eval_suite", "eval_options"}
+    assert changes_nothing(kept) == changes_nothing(free) - suite - {"eval_every"}
+    learning = changes_nothing(FinetuneConfig(model="m", data="d", out="o"))
+    assert learning == changes_nothing(bound) - suite - {"scores", "retain_scores", "forget"}
 
 
 @pytest.fixture
