@@ -73,7 +73,7 @@ def test_it_forgets_as_float32_does(mode, curve):
 
 def test_lora_over_nf4_forgets_as_lora_over_the_same_weights_in_full_does(curve, target, tmp_path):
     """Four bits change what a model this small knows, so it is compared with itself."""
-    model = load_model(target, dtype=torch.bfloat16, device=torch.device("cpu"))
+    model = load_model(target, dtype=torch.bfloat16, device=torch.device("cpu")).requires_grad_(False)
     in_four_bits(model)
     in_full(model)
     save_model(model, load_tokenizer(target), tmp_path / "rounded", source=target, dtype=torch.float32)
