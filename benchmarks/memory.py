@@ -28,7 +28,13 @@ MODES: dict[str, dict[str, Any]] = {
     "kept": {"checkpointing": False},
     "bfloat16": {"dtype": "bfloat16"},
     "bfloat16, kept": {"dtype": "bfloat16", "checkpointing": False},
+    "bfloat16 weights": {"dtype": "bfloat16", "weights": "bfloat16"},
+    "8-bit moments": {"dtype": "bfloat16", "weights": "bfloat16", "moments": "8bit"},
+    "4-bit moments": {"dtype": "bfloat16", "weights": "bfloat16", "moments": "4bit"},
+    "moments on the CPU": {"moments_on": "cpu"},
     "lora": {"lora": 8},
+    "lora over bfloat16": {"dtype": "bfloat16", "weights": "bfloat16", "lora": 8},
+    "lora over nf4": {"dtype": "bfloat16", "weights": "nf4", "lora": 8},
     "lora, checkpointed": {"lora": 8, "checkpointing": True},
     "reference": {"method": "undial"},
 }

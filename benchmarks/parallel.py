@@ -4,6 +4,9 @@
 
     two_ranks      tokens/s of two ranks over those of one process
     rank_memory    peak resident memory of a rank, the larger one, over that of one process, until the last step
+    bytes_bf16     bytes a parameter of bfloat16 weights with 8-bit moments: weights, gradients, moments (modes.py)
+    bytes_qlora    the same of LoRA over NF4
+    prediction_error  largest relative error of the predicted peak memory, over all modes (memory.py)
 
 Every run is the real command's in processes of its own; one process and two ranks take turns, and medians over the
 rounds are compared. The first step is a warm-up and is not timed. Losses of the first batch are checked to agree. Lines
@@ -26,6 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import modes
 from benchmarks.train import AGREE, BETA, LEARNING_RATE, SEED, Watch, pairs_of, say, score
 
 
@@ -91,7 +95,23 @@ def compare(one: list[dict[str, float]], two: list[dict[str, float]]) -> dict[st
     return {"two_ranks": speed, "rank_memory": peak}
 
 
-MEASURES: dict[str, Callable[[argparse.Namespace, Path], dict[str, float]]] = {"ranks": of_ranks}
+def of_modes(arguments: argparse.Namespace, store: Path) -> dict[str, float]:
+    """bytes_bf16 and bytes_qlora."""
+    keys = {"bytes_bf16": "8-bit moments", "bytes_qlora": "lora over nf4"}
+    return {key: modes.ask(mode, 2, store)["bytes"] for key, mode in keys.items()}
+
+
+def of_predictions(arguments: argparse.Namespace, store: Path) -> dict[str, float]:
+    """prediction_error."""
+    made = subprocess.run([sys.executable, "-m", "benchmarks.memory"], check=True, stdout=subprocess.PIPE, text=True)
+    return {"prediction_error": json.loads(made.stdout)["prediction_error"]}
+
+
+MEASURES: dict[str, Callable[[argparse.Namespace, Path], dict[str, float]]] = {
+    "ranks": of_ranks,
+    "modes": of_modes,
+    "predictions": of_predictions,
+}
 """name on the command line -> what measures some of the keys"""
 
 

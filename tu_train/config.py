@@ -46,6 +46,15 @@ class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
     """adamw8bit keeps its state in 8 bits (bitsandbytes, an extra); adamw_transformers takes the steps of the AdamW
     that transformers had until version 4 (epsilon 1e-6, which counts for more in the first steps), as published runs
     did"""
+    weights: Literal["float32", "bfloat16", "nf4"] = "float32"
+    """what the model is held in while it trains: bfloat16 takes half the bytes, nf4 (for --lora) a seventh of them;
+    both need --dtype bfloat16. Adapters are float32 always"""
+    moments: Literal["float32", "8bit", "4bit"] = "float32"
+    """what optimizer=adamw keeps its two moments in: 8, 2 or 1 bytes a parameter that trains, and scales"""
+    moments_on: Literal["device", "cpu"] = "device"
+    """where optimizer=adamw keeps them: beside the model, or in the host's memory"""
+    rounding: Literal["stochastic", "nearest"] = "stochastic"
+    """of weights that train in bfloat16; to nearest, updates below 1/512 of a weight are lost"""
     weight_decay: Annotated[float, About(least=0)] = 0.01
     """of AdamW"""
     clip: Annotated[float, About(least=0)] = 1.0
@@ -82,9 +91,9 @@ class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
     seed: Annotated[int, About(flag=True, least=0, most=SEED)] = 0
     """of the order of rows, and of every other random choice"""
     dtype: Dtype = "float32"
-    """of the forward pass; the weights that are trained stay float32 (bfloat16 means autocast)"""
+    """of the forward pass (bfloat16 means autocast); what the weights are held in is weights"""
     save_dtype: Annotated[Dtype | None, About(default="that of the model it began with")] = None
-    """of the written model; checkpoints hold float32"""
+    """of the written model; checkpoints hold weights as they train"""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -99,6 +108,27 @@ class LoopConfig(DataOptions, LayoutOptions, PrecisionOptions):
             raise ConfigError("--lora and train_only: adapters train instead of the weights; choose their layers with --set lora_targets")
         if not self.lora and (self.lora_alpha is not None or self.lora_targets):
             raise ConfigError("lora_alpha and lora_targets are for --lora RANK; give a rank, or drop them")
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        if self.weights == "nf4" and not self.lora:
+            raise ConfigError("--set weights=nf4: quantised weights cannot train; add --lora RANK, or train bfloat16 weights with "
+                              "--set weights=bfloat16")  # fmt: skip
+        if self.weights != "float32" and self.dtype != "bfloat16":
+            raise ConfigError(f"--set weights={self.weights}: such weights compute in bfloat16, this is --dtype {self.dtype}; add "
+                              "--dtype bfloat16")  # fmt: skip
+        if self.optimizer != "adamw" and (self.moments != "float32" or self.moments_on == "cpu" or self.trains_bfloat16):
+            what = (f"moments={self.moments}" if self.moments != "float32" else "moments_on=cpu" if self.moments_on == "cpu"
+                    else f"weights={self.weights}")  # fmt: skip
+            raise ConfigError(f"--set {what} is for optimizer=adamw, this is {self.optimizer}; leave one of them out")
+        if self.rounding == "nearest" and not self.trains_bfloat16:
+            raise ConfigError("--set rounding=nearest: only weights that train in bfloat16 are rounded; add --set weights=bfloat16 without "
+                              "--lora, or leave it out")  # fmt: skip
+
+    @property
+    def trains_bfloat16(self) -> bool:
+        """Whether weights in bfloat16 train."""
+        return self.weights == "bfloat16" and not self.lora
 
     @property
     def order_seed(self) -> int | None:

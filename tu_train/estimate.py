@@ -7,6 +7,7 @@ own buffers, holes in the heap, the interpreter and its libraries come on top (b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -21,13 +22,15 @@ from shared.lm.forest import pack
 from shared.lm.logprobs import CHUNK_MIB, accumulation_dtype, sizes
 from shared.lm.models import choose_device
 from shared.lm.packed import BLOCKS_OF_ATTENTION, PackedModel, turning_length
-from tu_train.config import UnlearnConfig
+from tu_train.config import LoopConfig, UnlearnConfig
 from tu_train.data.batches import Item, PassRows, tokens_of
 from tu_train.data.sources import with_partners
 from tu_train.forward import forward_pass
 from tu_train.gather import gather_unlearning
+from tu_train.load import held_in, refuse_quantised
 from tu_train.loop import Objective, Totals, losses_of, prepare, start_state
 from tu_train.model.lora import add_lora
+from tu_train.model.nf4 import in_four_bits
 from tu_train.model.peak import Peak, bytes_a_weight, bytes_of, fill_with_shapes, without_numbers
 from tu_train.model.reference import Reference
 from tu_train.model.trainable import freeze_all_but, in_this_model
@@ -144,9 +147,17 @@ def memory_of(plan: Plan, step: list[PassRows]) -> tuple[Memory, int]:
         most = peak.most
     beside = max(0, most - gradients)  # gradients that are not there yet leave their room to activations
     head = min(_head_bytes(packed, step), beside)
-    memory = Memory(weights=bytes_of(held), gradients=gradients, moments=sum(p.numel() for p in trained) * bytes_a_weight(config.optimizer),
-                    reference=bytes_of(kept), head=head, activations=beside - head)  # fmt: skip
+    moments = _moments(trained, config, choose_device(config.device))
+    memory = Memory(weights=bytes_of(held), gradients=gradients, moments=moments, reference=bytes_of(kept), head=head,
+                    activations=beside - head)  # fmt: skip
     return memory, sum(p.numel() for p in trained)
+
+
+def _moments(trained: Sequence[Tensor], config: LoopConfig, device: torch.device) -> int:
+    """On that device."""
+    if config.moments_on == "cpu" and device.type != "cpu":
+        return 0
+    return round(sum(p.numel() for p in trained) * bytes_a_weight(config.optimizer, config.moments))
 
 
 def _empty_model(plan: Plan) -> tuple[Any, Any]:
@@ -154,9 +165,13 @@ def _empty_model(plan: Plan) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = plan.config
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(plan.folder), dtype=torch.float32).eval()
+    refuse_quantised(plan)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(plan.folder), dtype=held_in(config)).eval()
     if config.lora:
-        return model, add_lora(model, config.lora, config.lora_alpha, config.lora_targets)
+        wrapper = add_lora(model, config.lora, config.lora_alpha, config.lora_targets)
+        if config.weights == "nf4":
+            in_four_bits(model)
+        return model, wrapper
     if plan.train_only:
         globs = config.train_only or in_this_model(model, plan.train_only)
         freeze_all_but(model, globs, named_by="--set train_only")

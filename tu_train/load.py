@@ -17,9 +17,10 @@ from shared.engines.torch import TorchEngine
 from shared.errors import ConfigError, DataError
 from shared.files.fs import hash_json
 from shared.lm.memory import keep_freed_memory, return_freed_memory
-from shared.lm.models import load_model
+from shared.lm.models import choose_dtype, load_model, quantisation
 from shared.lm.packed import PackedModel
 from shared.weighting.weights import seeded
+from tu_train.config import LoopConfig
 from tu_train.corpus import Corpus
 from tu_train.data.batches import Item, PassRows
 from tu_train.data.filed import filed_by_name
@@ -27,6 +28,7 @@ from tu_train.data.partners import fingerprint_of, partner_items, question_of
 from tu_train.data.sources import with_partners
 from tu_train.forward import Needs, blocks, forward_pass
 from tu_train.model.lora import add_lora
+from tu_train.model.nf4 import in_four_bits
 from tu_train.model.reference import Reference
 from tu_train.model.sharded import gathered, ready, shard
 from tu_train.model.trainable import freeze_all_but, in_this_model
@@ -78,16 +80,32 @@ def load(plan: Plan, ranks: Ranks = ALONE) -> Loaded:
 def load_marked(plan: Plan, device: torch.device) -> tuple[Any, Any]:
     """-> the model, and peft's wrapper of it where adapters train."""
     config = plan.config
+    refuse_quantised(plan)
     torch.manual_seed(config.seed)
-    model = load_model(plan.folder, dtype=torch.float32, device=device)
+    model = load_model(plan.folder, dtype=held_in(config), device=device)
     wrapper = None
     if config.lora:
         wrapper = add_lora(model, config.lora, config.lora_alpha, config.lora_targets)
+        if config.weights == "nf4":
+            in_four_bits(model)
     elif plan.train_only:
         default = f"--method {getattr(config, 'method', '')} (its default; say what trains with --set train_only=GLOB)"
         globs = config.train_only or in_this_model(model, plan.train_only)
         freeze_all_but(model, globs, named_by="--set train_only" if config.train_only else default)
     return model, wrapper
+
+
+def held_in(config: LoopConfig) -> torch.dtype:
+    """What weights are read in; nf4 is made of bfloat16, layer by layer."""
+    return choose_dtype("float32" if config.weights == "float32" else "bfloat16")
+
+
+def refuse_quantised(plan: Plan) -> None:
+    """Raises ConfigError for quantised weights that are all to train."""
+    how = quantisation(plan.folder)
+    if how is not None and not plan.config.lora:
+        raise ConfigError(f"--model {plan.config.model}: its weights are quantised ({how}), such weights cannot train; add --lora RANK, or "
+                          "use the model before quantisation")  # fmt: skip
 
 
 def whole_on_first(plan: Plan, loaded: Loaded, ranks: Ranks) -> tuple[Any, Any]:

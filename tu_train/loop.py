@@ -73,7 +73,9 @@ def train(
     """
     model = packed.model
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = make_optimizer(parameters, config.optimizer, learning_rate=config.peak, weight_decay=config.weight_decay)
+    optimizer = make_optimizer(parameters, config.optimizer, learning_rate=config.peak, weight_decay=config.weight_decay,
+                               moments=config.moments, moments_on=config.moments_on, rounding=config.rounding,
+                               seed=config.seed)  # fmt: skip
     schedule = make_schedule(optimizer, total_steps, warmup=config.warmup, shape=config.schedule)
     autocast = prepare(packed, config, packs=objective.pad_id is None)
     state = start_state(packed, objective) if state is None else state

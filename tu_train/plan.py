@@ -117,6 +117,9 @@ def check_ranks(plan: Plan, ranks: Ranks) -> None:
         return
     if config.optimizer == "adamw8bit":
         raise ConfigError(f"--set optimizer=adamw8bit: its state cannot be split over {count} ranks; use adamw, or start one process")
+    for name, usual in (("weights", "float32"), ("moments", "float32"), ("moments_on", "device")):
+        if (value := getattr(config, name)) != usual:
+            raise ConfigError(f"--set {name}={value} is not built for {count} ranks; leave it out, or start one process")
     if plan.objective.pad_id is not None:
         raise ConfigError(f"--set mean_over=padded: a padded batch is one forward pass, which {count} ranks cannot share; leave it out, or "
                           "start one process")  # fmt: skip

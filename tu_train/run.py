@@ -100,8 +100,13 @@ def out_of_memory(config: LoopConfig, error: BaseException) -> str:
     if config.dtype == "float32":
         ways.append("--dtype bfloat16 (smaller activations, fewer digits)")
     if not config.lora:
-        ways += ["--set optimizer=adamw8bit (6 bytes a parameter less)"] if config.optimizer != "adamw8bit" else []
+        if config.optimizer != "adamw8bit" and config.moments == "float32":
+            ways.append("--set moments=8bit (6 bytes a parameter less)")
+        if config.weights == "float32":
+            ways.append("--dtype bfloat16 --set weights=bfloat16 (4 bytes a parameter less)")
         ways.append("--lora 16 (adapters train instead of the weights)")
+    elif config.weights != "nf4":
+        ways.append("--dtype bfloat16 --set weights=nf4 (the model in four bits)")
     said = " ".join(str(error).split())[:200]
     first = f"out of memory on {choose_device(config.device).type} ({said}); in order of cost: {', '.join(ways)}"
     left = unfinished(Path(config.out))

@@ -155,6 +155,14 @@ def _refuse_code(folder: Path, error: BaseException) -> None:
         ) from None
 
 
+def quantisation(folder: Path) -> str | None:
+    """How the weights of a folder are quantised, as its configuration says; None where they are not."""
+    entry = _config(folder).get("quantization_config")
+    if entry is None:
+        return None
+    return str(entry.get("quant_method") or "unnamed") if isinstance(entry, dict) else "unnamed"
+
+
 def _refuse_quantised(folder: Path, error: BaseException) -> None:
     """Raises ModelError for quantised weights, naming what reads them."""
     if "quantization_config" not in _config(folder):

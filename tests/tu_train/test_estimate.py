@@ -105,6 +105,6 @@ def test_out_of_memory_says_what_to_change(run_cli, target, tmp_path, monkeypatc
     code, _, err = run_cli("tu-train", "run", *named, "--set", "checkpointing=false", "--out", tmp_path / "out")
     line = err.splitlines()[-1]
     assert code == 2 and line.startswith("error: out of memory on cpu (CUDA out of memory. Tried to allocate 2 GiB)"), err
-    ways = ["batch_tokens=1024", "checkpointing=true", "--dtype bfloat16", "optimizer=adamw8bit", "--lora 16"]
+    ways = ["batch_tokens=1024", "checkpointing=true", "--dtype bfloat16 (", "moments=8bit", "weights=bfloat16", "--lora 16"]
     assert [line.index(way) for way in ways] == sorted(line.index(way) for way in ways)
     assert not list(tmp_path.iterdir())

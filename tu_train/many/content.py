@@ -22,6 +22,8 @@ from tu_train.methods.table import METHOD, find_method
 
 EARLIER = frozenset({"out", "resume", "save_every", "keep_checkpoints", "exact"})
 """settings that earlier versions left out of the hash, or did not have"""
+NEWER = {"weights": "float32", "moments": "float32", "moments_on": "device", "rounding": "stochastic"}
+"""settings that earlier versions did not have, with what those did; they stand in the hash only where they are other"""
 NAMES = ("model", "scores", "retain", "retain_scores", "forget_data", "refusals", "blocklist", "secrets", "forget")
 """fields whose content counts, not their text"""
 LATER = ("scores", "blocklist", "secrets", "forget")
@@ -70,7 +72,7 @@ def content_of(config: UnlearnConfig, known: dict[tuple[str, ...], str]) -> tupl
         parts["method_code"] = code
 
     def hashed(left_out: Set[str]) -> str:
-        settings = {k: v for k, v in as_dict(config).items() if k not in left_out and k not in NAMES}
+        settings = {k: v for k, v in as_dict(config).items() if k not in left_out and k not in NAMES and NEWER.get(k) != v}
         return hash_json({"settings": without_secrets_in(settings), **parts})[:HASH_LENGTH]
 
     return hashed(harmless(config)), hashed(EARLIER)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from shared.errors import ConfigError
+from tu_train.model.nf4 import in_full
 from tu_train.model.trainable import near
 
 ALL = ("all-linear",)
@@ -72,4 +73,5 @@ def export_lora(wrapper: Any, folder: Path, *, unlearned: bool) -> Any:
     wrapper.save_pretrained(adapter)
     (adapter / "README.md").write_text(README if unlearned else FINETUNED, encoding="utf-8")
     with torch.no_grad():
+        in_full(wrapper)
         return wrapper.merge_and_unload()

@@ -1,4 +1,4 @@
-"""AdamW, in 32 or 8 bits, and the schedule of its learning rate."""
+"""AdamW, in 32 bits or fewer, and the schedule of its learning rate."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ import torch
 from torch import Tensor
 
 from shared.errors import ConfigError
+from tu_train.model.thrifty import ThriftyAdamW
 
 FUSED = ("cpu", "cuda", "mps")
 """devices on which torch updates all parameters in one kernel"""
 
 
-def make_optimizer(parameters: Sequence[Tensor], kind: str, *, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """`kind`: adamw, adamw8bit or adamw_transformers. Raises ConfigError where the 8-bit optimizer is not installed."""
+def make_optimizer(
+    parameters: Sequence[Tensor], kind: str, *, learning_rate: float, weight_decay: float, moments: str = "float32",
+    rounding: str = "stochastic", moments_on: str = "device", seed: int = 0,
+) -> torch.optim.Optimizer:  # fmt: skip
+    """`kind`: adamw, adamw8bit or adamw_transformers; the rest as in LoopConfig. Raises ConfigError where the 8-bit
+    optimizer is not installed."""
     options: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
+    if moments != "float32" or moments_on == "cpu" or any(p.dtype == torch.bfloat16 for p in parameters):
+        return ThriftyAdamW(
+            parameters, moments=moments, stochastic=rounding == "stochastic", on_cpu=moments_on == "cpu", seed=seed, **options
+        )
     if kind == "adamw8bit":
         return adamw8bit()(parameters, **options)
     fused = parameters[0].device.type in FUSED

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
+from tu_train.model.thrifty import moment_bytes
+
 aten = torch.ops.aten
 
 
@@ -104,6 +106,6 @@ def bytes_of(tensors: Any) -> int:
     return sum({(s := t.untyped_storage())._cdata: s.nbytes() for t in tensors}.values())
 
 
-def bytes_a_weight(optimizer: str) -> int:
+def bytes_a_weight(optimizer: str, moments: str) -> float:
     """Moments of an optimizer, for each parameter that trains."""
-    return 2 if optimizer == "adamw8bit" else 2 * torch.float32.itemsize
+    return 2 if optimizer == "adamw8bit" else moment_bytes(moments)

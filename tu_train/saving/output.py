@@ -25,6 +25,7 @@ from tu_train.config import LoopConfig
 from tu_train.methods.table import Method
 from tu_train.methods.tokens import State
 from tu_train.model.lora import export_lora
+from tu_train.model.nf4 import Nf4Linear
 from tu_train.saving.card import model_card
 from tu_train.saving.curves import draw_curves
 from tu_train.saving.record import as_begun, changes_nothing
@@ -98,7 +99,9 @@ def try_output(work: Path, config: LoopConfig, packed: PackedModel, wrapper: Any
     """
     source = locate(config.model)
     dtype = choose_dtype(output_dtype(config, source))
-    return rehearse(packed.model, tokenizer, work / "rehearsal", source=source, dtype=dtype, adapter=wrapper and wrapper.save_pretrained)
+    size = rehearse(packed.model, tokenizer, work / "rehearsal", source=source, dtype=dtype, adapter=wrapper and wrapper.save_pretrained)
+    hidden = (m.in_features * m.out_features for m in packed.model.modules() if isinstance(m, Nf4Linear))  # no parameters as yet
+    return size + sum(hidden) * dtype.itemsize
 
 
 def _optional(what: str, make: Callable[[], Any]) -> None:
