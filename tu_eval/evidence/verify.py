@@ -17,6 +17,8 @@ from shared.errors import StoreError
 from shared.files.fs import read_object
 from tu_eval.attacks.run import ATTACK_FOLDER, numbers_again
 from tu_eval.choices.run import CHOICES_FOLDER, accuracies
+from tu_eval.depth.run import DEPTH_FOLDER
+from tu_eval.depth.score import summarise as summarise_depth
 from tu_eval.evidence.sign import check_signature
 from tu_eval.harness.run import BENCHMARKS_FOLDER
 from tu_eval.judge.run import JUDGE_FOLDER, summarise
@@ -24,6 +26,8 @@ from tu_eval.measure.recompute import SAME, require_recomputable
 from tu_eval.results.folder import ROWS, Finished, FolderKind, ResultRow, read_folder, seal_of
 from tu_eval.results.results import SUITE_FOLDER, load_results
 from tu_eval.results.summary_form import ROUNDING
+from tu_eval.tamper.curves import summarise as summarise_tamper
+from tu_eval.tamper.run import TAMPER_FOLDER
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -38,6 +42,7 @@ def verify(folder: Path, key: Ed25519PublicKey | None = None) -> list[str]:
     checks: dict[str, Callable[[Path], list[str]]] = {
         SUITE_FOLDER.summary: _results, EVIDENCE: _evidence, ATTACK_FOLDER.summary: _attack,
         CHOICES_FOLDER.summary: _choices, JUDGE_FOLDER.summary: _judge, BENCHMARKS_FOLDER.summary: _benchmarks,
+        DEPTH_FOLDER.summary: _depth, TAMPER_FOLDER.summary: _tamper,
     }  # fmt: skip
     kind = next((name for name in checks if (folder / name).exists()), None)
     if kind is None:
@@ -150,6 +155,20 @@ def _judge(folder: Path) -> list[str]:
 def _attack(folder: Path) -> list[str]:
     finished, rows, said = _read(folder, ATTACK_FOLDER)
     return [*said, _again(finished, finished.summary["numbers"], lambda: numbers_again(finished.summary, rows))]
+
+
+def _depth(folder: Path) -> list[str]:
+    finished, rows, said = _read(folder, DEPTH_FOLDER)
+
+    def make() -> dict[str, Any]:
+        return summarise_depth(rows, finished.summary["threshold"])
+
+    return [*said, _again(finished, {name: finished.summary.get(name) for name in make()}, make)]
+
+
+def _tamper(folder: Path) -> list[str]:
+    finished, rows, said = _read(folder, TAMPER_FOLDER)
+    return [*said, _again(finished, {name: finished.summary[name] for name in ("curves", "least")}, lambda: summarise_tamper(rows))]
 
 
 def _benchmarks(folder: Path) -> list[str]:
