@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from shared.data.asides import is_aside
+
 LUME_KINDS = {
     f"{task}_{kind}": f"Task {task[-1]} {form}"
     for task in ("task1", "task2", "task3")
@@ -117,7 +119,8 @@ def columns_of(summary: dict[str, Any]) -> list[Column]:
         kinds = {m: m.removeprefix(f"{name}_") for m in left if m.startswith(f"{name}_")}
         kinds = {m: k for m, k in kinds.items() if not any(len(s) > len(name) and m.startswith(f"{s}_") for s in sets)}
         for metric, kind in sorted(kinds.items(), key=lambda item: _place(item[1])):
-            better = DOWN if name == "forget" and kind != "truth_ratio" else UP
+            forgotten = name == "forget" or (name.startswith("forget_") and is_aside(name, summary["suite"]))
+            better = DOWN if forgotten and kind != "truth_ratio" else UP
             columns.append(Column(metric, SETS.get(name, plain(name)), KINDS.get(kind, plain(kind)), better))
         left = [m for m in left if m not in kinds]
     return columns + [Column(metric, MORE, LONE.get(metric, plain(metric)), ZERO if metric == "privleak" else DOWN) for metric in left]

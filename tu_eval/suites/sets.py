@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.data.asides import is_aside
+
 PARTS = ("probability", "rouge", "truth_ratio")
 """what each set other than forget adds to model utility"""
 
@@ -35,7 +37,8 @@ class Suite:
 
     @property
     def utility_parts(self) -> list[str]:
-        return [f"{s.name}_{part}" for s in self.sets if s.name != "forget" for part in PARTS if s.generate or part != "rouge"]
+        counted = [s for s in self.sets if s.name != "forget" and not is_aside(s.name, self.name)]
+        return [f"{s.name}_{part}" for s in counted for part in PARTS if s.generate or part != "rouge"]
 
 
 def lacks(sets: Sequence[EvalSet]) -> str | None:
