@@ -119,7 +119,7 @@ def columns_of(summary: dict[str, Any]) -> list[Column]:
         kinds = {m: m.removeprefix(f"{name}_") for m in left if m.startswith(f"{name}_")}
         kinds = {m: k for m, k in kinds.items() if not any(len(s) > len(name) and m.startswith(f"{s}_") for s in sets)}
         for metric, kind in sorted(kinds.items(), key=lambda item: _place(item[1])):
-            forgotten = name == "forget" or (name.startswith("forget_") and is_aside(name, summary["suite"]))
+            forgotten = name == "forget" or (name.startswith("forget_") and is_aside(name, summary.get("suite", "")))
             better = DOWN if forgotten and kind != "truth_ratio" else UP
             columns.append(Column(metric, SETS.get(name, plain(name)), KINDS.get(kind, plain(kind)), better))
         left = [m for m in left if m not in kinds]
