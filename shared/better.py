@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from shared.asides import is_aside
+
 UP, DOWN, ZERO = "↑", "↓", "→0"
 """higher; lower; nearer to 0"""
 OVERALL = {
@@ -19,15 +21,18 @@ def set_of(metric: str, sets: Collection[str]) -> str | None:
     return max((name for name in sets if metric.startswith(f"{name}_")), key=len, default=None) if metric not in OVERALL else None
 
 
-def better(metric: str, sets: Collection[str]) -> str:
-    """UP, DOWN or ZERO. `sets`: of the suite. What forgets is better on the forget set, on all others what keeps; of
-    what belongs to no set (membership inference) what leaks less."""
+def better(metric: str, sets: Collection[str], suite: str = "") -> str:
+    """UP, DOWN or ZERO. `sets`: of the suite, `suite`: its name.
+
+    What forgets is better on the forget set, on all others what keeps; of what belongs to no set (membership
+    inference) what leaks less."""
     if metric in OVERALL:
         return UP
     of = set_of(metric, sets)
     if of is not None:
         kind = metric.removeprefix(f"{of}_")
-        return DOWN if (of == "forget" and kind != "truth_ratio") or kind == "answer_nll" else UP
+        forgotten = of == "forget" or (of.startswith("forget_") and is_aside(of, suite))
+        return DOWN if (forgotten and kind != "truth_ratio") or kind == "answer_nll" else UP
     return ZERO if metric == "privleak" else DOWN
 
 

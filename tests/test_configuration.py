@@ -12,8 +12,8 @@ from shared.settings import settings_of
 COMMANDS = dict(commands())
 CONFIGURED = [name for name, command in COMMANDS.items() if command.config]
 WITHOUT_UNIT = {
-    "alpha", "clip", "entropy_temperature", "gamma", "learning_rate", "lora_alpha", "satimp_beta1", "satimp_beta2", "secret_temperature",
-    "seed", "temperature", "wga_beta", "weight_decay",
+    "alpha", "clip", "entropy_temperature", "gamma", "learning_rate", "lora_alpha", "rates", "satimp_beta1", "satimp_beta2",
+    "secret_temperature", "seed", "temperature", "wga_beta", "weight_decay",
 }  # fmt: skip
 """numbers that count nothing and measure nothing"""
 
@@ -22,8 +22,8 @@ def test_the_page_is_what_its_script_makes():
     assert PAGE.read_text(encoding="utf-8") == page(), "run python -m docs.make_configuration"
 
 
-def test_ten_commands_have_a_configuration_and_recipe_too():
-    assert len(CONFIGURED) == 11 and "tu-score recipe" in CONFIGURED
+def test_thirteen_commands_have_a_configuration_and_recipe_too():
+    assert len(CONFIGURED) == 13 and "tu-score recipe" in CONFIGURED
 
 
 @pytest.mark.parametrize("name", CONFIGURED)

@@ -14,12 +14,14 @@ from tu_eval import arguments
 
 if TYPE_CHECKING:
     from tu_eval.attacks.config import AttackConfig
+    from tu_eval.attacks.depth.config import DepthConfig
+    from tu_eval.attacks.tamper.config import TamperConfig
     from tu_eval.choices.config import ChoicesConfig
     from tu_eval.harness.config import BenchmarksConfig
     from tu_eval.judge.config import JudgeConfig
+    from tu_eval.judge.prepare.config import PrepareConfig
     from tu_eval.measure.ask_config import AskConfig
     from tu_eval.measure.config import EvalConfig
-    from tu_eval.prepare.config import PrepareConfig
 
 app = new_app("Measure what a model still knows: evaluate it on a suite, compare evaluations on one page.")
 
@@ -153,6 +155,22 @@ def ask(asked: Asked[AskConfig], given: arguments.Ask) -> None:
     print_answers(ask(given.model, given.question, settings))
 
 
+@command(app, config="tu_eval.attacks.depth.config:DepthConfig")
+def depth(settings: DepthConfig) -> None:
+    """Gone or hidden: in which layers facts can still be read, by patching them into the model before unlearning."""
+    from tu_eval.attacks.depth.run import measure_depth, print_depth
+
+    print_depth(measure_depth(settings), settings.out)
+
+
+@command(app, config="tu_eval.attacks.tamper.config:TamperConfig")
+def tamper(settings: TamperConfig) -> None:
+    """How little fine-tuning brings the forgotten back: forget rows, related rows, unrelated text, at several rates."""
+    from tu_eval.attacks.tamper.run import print_tamper, tamper
+
+    print_tamper(tamper(settings), settings.out)
+
+
 @command(app, config="tu_eval.choices.config:ChoicesConfig")
 def choices(settings: ChoicesConfig) -> None:
     """Multiple-choice accuracy on rows of your own: plain, and with the choices' lengths taken out."""
@@ -182,11 +200,11 @@ def judge(settings: JudgeConfig) -> None:
     print_judge(run_judge(settings))
 
 
-@command(app, config="tu_eval.prepare.config:PrepareConfig")
+@command(app, config="tu_eval.judge.prepare.config:PrepareConfig")
 def prepare(settings: PrepareConfig) -> None:
     """Wrong answers and questions in other words for rows of your own (docs/own_data.md). With --paraphrase judge,
     sends the questions to the endpoint that TU_JUDGE_URL names."""
-    from tu_eval.prepare.run import prepare
+    from tu_eval.judge.prepare.run import prepare
 
     folder = prepare(settings)
     files = [folder / f"{name}.jsonl" for name in ("forget", "retain") if getattr(settings, name) is not None]

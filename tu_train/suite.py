@@ -119,7 +119,7 @@ class OnTheWay:
                 why = summary["reasons"].get(metric, "no number came out")
                 raise ConfigError(f"--keep-best {metric}: {why}; say it to the suite with --set 'eval_options={{NAME = VALUE}}', or "
                                   f"choose one of {', '.join(sorted(numbers))}")  # fmt: skip
-            write_json(self.work / CHOICE, {"metric": metric, "better": better(metric, summary["rows"])})
+            write_json(self.work / CHOICE, {"metric": metric, "better": better(metric, summary["rows"], summary["suite"])})
         shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         say(f"{self.config.eval_suite} before training: {shown}")
 

@@ -5,6 +5,9 @@ atlas:forget             the embedded generator (shared/data/atlas.py): full, fo
                          sizes may follow, the same for every command: atlas:forget:people=12,facts_per_person=4,seed=1
 atlas:documents-forget   raw text about the same people, and atlas:choices-forget, multiple-choice questions on it
                          (shared/data/atlas_documents.py)
+atlas:alias-forget       questions that nobody trained on (shared/data/atlas_questions.py): alias, hops, reversed, mixed
+                         and french, of forget and retain; tofu:alias-forget01_perturbed and the like
+                         (shared/data/tofu_questions.py)
 atlas:forget:prose=1     the same in prose like that of people and chat models (shared/data/atlas_prose.py), and
                          atlas:forget:language=zh in another language: es, ar or zh
 lume:forget:task2:qa     LUME: forget, retain or full, all of it or one task (task1 to task3), all of that or its
@@ -24,7 +27,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from shared.data import atlas, atlas_documents, atlas_prose, atlas_words, chats, lume
+from shared.data import atlas, atlas_documents, atlas_prose, atlas_questions, atlas_words, chats, lume, tofu_questions
 from shared.data.data_files import NAME, SUFFIXES, file_records, reason
 from shared.errors import ConfigError, DataError, nearest
 from shared.files import hub
@@ -241,6 +244,8 @@ def _not_text(key: str, value: Any) -> str:
 
 
 def _tofu(split: str) -> Iterator[dict]:
+    if split in tofu_questions.SPLITS:
+        return iter(tofu_questions.rows(split, _tofu))
     if split not in TOFU_SPLITS:
         raise DataError(f"data tofu:{split}: no such split{nearest(split, TOFU_SPLITS)}")
     folder = os.environ.get("TU_TOFU_DIR")
@@ -273,11 +278,13 @@ def atlas_world(text: str) -> tuple[atlas.AtlasSize, int]:
 
 
 def _atlas(split: str, world: str) -> list[dict]:
-    others = (*atlas_documents.DOCUMENTS, *atlas_documents.CHOICES)
+    others = (*atlas_documents.DOCUMENTS, *atlas_documents.CHOICES, *atlas_questions.SPLITS)
     if split not in (*atlas.SPLITS, *others):
         raise DataError(f"data atlas:{split}: no such split{nearest(split, (*atlas.SPLITS, *others))}")
     try:
         size, seed = atlas_world(world)
+        if split in atlas_questions.SPLITS:
+            return atlas_questions.rows(split, size, seed)
         if size.prose and split not in ("world", *atlas_documents.CHOICES):
             return atlas_prose.rows(split, size, seed)
         return (atlas_documents if split in others else atlas).rows(split, size, seed)

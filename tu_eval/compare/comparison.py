@@ -195,7 +195,7 @@ def _columns(results: Sequence[Results]) -> list[Column]:
     """Every metric that some result has."""
     first = results[0].summary
     metrics = dict.fromkeys(metric for r in results for metric in r.summary["metrics"])
-    return columns_of({"rows": first["rows"], "metrics": metrics})
+    return columns_of({"rows": first["rows"], "metrics": metrics, "suite": first["suite"]})
 
 
 def _rows_by_set(results: Sequence[Results]) -> list[dict[str, list[dict[str, Any]]]]:

@@ -157,7 +157,7 @@ def _measured(comparison: Comparison) -> list[dict[str, Any]]:
     """One entry a metric, with its definition. Intervals are drawn again."""
     out, drawn = [], [intervals(r) for r in comparison.results]
     for column in columns_of(
-        {"rows": comparison.results[0].summary["rows"], "metrics": dict.fromkeys(c.metric for c in comparison.columns)}
+        {**{k: comparison.results[0].summary[k] for k in ("rows", "suite")}, "metrics": dict.fromkeys(c.metric for c in comparison.columns)}
     ):
         held = [_one(comparison, drawn, i, column.metric) for i in range(len(comparison.results))]
         first, second = held[0].value, held[1].value

@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING, Any
 from shared import __version__
 from shared.errors import StoreError
 from shared.files.fs import read_object
+from tu_eval.attacks.depth.run import DEPTH_FOLDER
+from tu_eval.attacks.depth.score import summarise as summarise_depth
 from tu_eval.attacks.run import ATTACK_FOLDER, numbers_again
+from tu_eval.attacks.tamper.curves import summarise as summarise_tamper
+from tu_eval.attacks.tamper.run import TAMPER_FOLDER
 from tu_eval.choices.run import CHOICES_FOLDER, accuracies
 from tu_eval.evidence.sign import check_signature
 from tu_eval.harness.run import BENCHMARKS_FOLDER
@@ -39,6 +43,7 @@ def verify(folder: Path, key: Ed25519PublicKey | None = None) -> list[str]:
     checks: dict[str, Callable[[Path], list[str]]] = {
         SUITE_FOLDER.summary: _results, EVIDENCE: _evidence, ATTACK_FOLDER.summary: _attack,
         CHOICES_FOLDER.summary: _choices, JUDGE_FOLDER.summary: _judge, BENCHMARKS_FOLDER.summary: _benchmarks,
+        DEPTH_FOLDER.summary: _depth, TAMPER_FOLDER.summary: _tamper,
     }  # fmt: skip
     kind = next((name for name in checks if (folder / name).exists()), None)
     if kind is None:
@@ -144,6 +149,20 @@ def _leaks(folder: Path, summary: Mapping[str, Any], name: str) -> list[str]:
         return []
     require_counted(folder, found, name)
     return [f"leaks: {len(found['secrets'])} secrets counted again in {LEAKS}, the same"]
+
+
+def _depth(folder: Path) -> list[str]:
+    finished, rows, said = _read(folder, DEPTH_FOLDER)
+
+    def make() -> dict[str, Any]:
+        return summarise_depth(rows, finished.summary["threshold"])
+
+    return [*said, _again(finished, {name: finished.summary.get(name) for name in make()}, make)]
+
+
+def _tamper(folder: Path) -> list[str]:
+    finished, rows, said = _read(folder, TAMPER_FOLDER)
+    return [*said, _again(finished, {name: finished.summary[name] for name in ("curves", "least")}, lambda: summarise_tamper(rows))]
 
 
 def _benchmarks(folder: Path) -> list[str]:

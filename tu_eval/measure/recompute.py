@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shared.asides import is_aside
 from shared.errors import StoreError
 from tu_eval.measure import lume_score
 from tu_eval.measure.membership import separations
@@ -95,7 +96,7 @@ def _utility(results: Results, by_set: Mapping[str, Rows], metrics: Metrics) -> 
     if "model_utility" not in summary["metrics"]:
         return {}
     parts = summary["utility_parts"]
-    for name in (n for n in by_set if n != "forget"):
+    for name in (n for n in by_set if n != "forget" and not is_aside(n, summary["suite"])):
         for part in (f"{name}_{kind}" for kind in PARTS):
             if part not in parts and metrics.get(part) is not None:
                 raise StoreError(f"{results.folder / SUMMARY}: its model utility leaves {part} out (utility_parts); it was edited, "

@@ -126,7 +126,8 @@ def columns_of(summary: dict[str, Any]) -> list[Column]:
     for name in sets:
         kinds = {metric: metric.removeprefix(f"{name}_") for metric in left if set_of(metric, sets) == name}
         for metric, kind in sorted(kinds.items(), key=lambda item: _place(item[1])):
-            columns.append(Column(metric, SETS.get(name, plain(name)), KINDS.get(kind, plain(kind)), better(metric, sets)))
+            way = better(metric, sets, summary.get("suite", ""))
+            columns.append(Column(metric, SETS.get(name, plain(name)), KINDS.get(kind, plain(kind)), way))
         left = [m for m in left if m not in kinds]
     return columns + [Column(metric, MORE, LONE.get(metric, plain(metric)), better(metric, sets)) for metric in left]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.asides import is_aside
 from shared.data.datasets import Row
 from shared.errors import DataError
 
@@ -66,7 +67,7 @@ class Suite:
 
     @property
     def utility_parts(self) -> list[str]:
-        return [part for s in self.sets if s.name != "forget" for part in s.parts]
+        return [part for s in self.sets if s.name != "forget" and not is_aside(s.name, self.name) for part in s.parts]
 
 
 def wrong_form(part: EvalSet) -> str | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+from shared.asides import ASIDE
+from shared.data import atlas_questions
 from shared.data.atlas import AtlasSize
 from shared.data.datasets import atlas_world
 from shared.errors import ConfigError, nearest
@@ -21,6 +23,8 @@ TOFU_FORGET = ("forget01", "forget05", "forget10")
 TOFU_AUTHOR = 20
 """rows about one author, in order"""
 MUSE = ("news", "books")
+QUESTIONS = ":questions"
+"""behind a suite of TOFU: with the questions that nobody trained on; of the atlas it is questions=1"""
 OURS = ("tofu", "muse", "atlas", "lume")
 """first parts of the names of suites that are here"""
 KNOWN = (*(f"tofu:{split}" for split in TOFU_FORGET), *(f"muse:{corpus}" for corpus in MUSE), "lume", "atlas")
@@ -33,8 +37,8 @@ def find_suite(name: str) -> Suite:
     if name.endswith(".toml"):
         return read_suite(Path(name))
     kind, _, rest = name.partition(":")
-    if kind == "tofu" and rest in TOFU_FORGET:
-        return _tofu(rest)
+    if kind == "tofu" and rest.removesuffix(QUESTIONS) in TOFU_FORGET:
+        return _tofu(rest.removesuffix(QUESTIONS), asked=rest.endswith(QUESTIONS))
     if kind == "atlas":
         return _atlas(rest)
     if name == "lume" or (kind == "muse" and rest in MUSE):
@@ -54,7 +58,7 @@ def _of_others(name: str) -> Suite:
     return suite
 
 
-def _tofu(forget: str) -> Suite:
+def _tofu(forget: str, *, asked: bool = False) -> Suite:
     def about_authors(name: str, split: str) -> EvalSet:
         return EvalSet(name=name, data=f"tofu:{split}_perturbed", options=False, paraphrase=True, facts=False, cluster_rows=TOFU_AUTHOR)
 
@@ -62,18 +66,31 @@ def _tofu(forget: str) -> Suite:
         return EvalSet(name=name, data=f"tofu:{name}_perturbed", options=True, paraphrase=False, facts=False)
 
     sets = (about_authors("forget", forget), about_authors("retain", "retain"), about_others("real_authors"), about_others("world_facts"))
-    return Suite(f"tofu:{forget}", sets, holdout=f"tofu:{forget.replace('forget', 'holdout')}")
+    if asked:
+        splits = {
+            "forget_alias": f"alias-{forget}", "retain_alias": "alias-retain", "forget_mixed": f"mixed-{forget}",
+            "retain_mixed": f"mixed-retain-{forget}", "forget_french": f"french-{forget}", "retain_french": "french-retain",
+        }  # fmt: skip
+        sets = (*sets, *(about_authors(name, split) for name, split in splits.items()))
+    return Suite(f"tofu:{forget}{QUESTIONS if asked else ''}", sets, holdout=f"tofu:{forget.replace('forget', 'holdout')}")
 
 
 def _atlas(world: str) -> Suite:
-    size = _canonical(world)
+    parts = world.split(",")
+    asked = "questions=1" in parts
+    size = _canonical(",".join(part for part in parts if part not in ("questions=0", "questions=1")))
     tail = f":{size}" if size else ""
 
-    def about_people(name: str) -> EvalSet:
-        return EvalSet(name=name, data=f"atlas:{name}{tail}", options=False, paraphrase=True, facts=True, cluster="person")
+    def about_people(name: str, split: str = "") -> EvalSet:
+        return EvalSet(name=name, data=f"atlas:{split or name}{tail}", options=False, paraphrase=True, facts=True, cluster="person")
 
     world_set = EvalSet(name="world", data="atlas:world", options=True, paraphrase=False, facts=False)
-    return Suite(f"atlas{tail}", (about_people("forget"), about_people("retain"), world_set), holdout=f"atlas:holdout{tail}")
+    sets = (about_people("forget"), about_people("retain"), world_set)
+    if asked:
+        named = {f"{split.partition('-')[2]}_{split.partition('-')[0]}": split for split in atlas_questions.SPLITS}
+        sets = (*sets, *(about_people(name, named[name]) for name in ASIDE))
+    name = ":".join(["atlas", *([",".join(filter(None, [size, "questions=1" if asked else ""]))] if size or asked else [])])
+    return Suite(name, sets, holdout=f"atlas:holdout{tail}")
 
 
 def _canonical(world: str) -> str:

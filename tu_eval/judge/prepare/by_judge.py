@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from shared.console import progress, say
 from shared.data.words import holds, terms
 from tu_eval.judge.endpoint import Endpoint, JudgeError, ask
-from tu_eval.prepare.config import PrepareConfig
+from tu_eval.judge.prepare.config import PrepareConfig
 
 SYSTEM = (
     "You put questions in other words. Reply with one question alone, on one line, in the language of the question you are given. It must "

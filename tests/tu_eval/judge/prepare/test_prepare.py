@@ -13,8 +13,8 @@ from shared.data.words import terms
 from tests.tu_eval.judge.test_judge import SECRET, judge, waits  # noqa: F401 — fixtures
 from tests.tu_eval.measure.test_own_files import SPANISH, lines
 from tests.tu_eval.test_commands import refused
-from tu_eval.prepare.reword import reword
-from tu_eval.prepare.wrong_answers import asked, wrong_answers
+from tu_eval.judge.prepare.reword import reword
+from tu_eval.judge.prepare.wrong_answers import asked, wrong_answers
 
 PEOPLE = Path(__file__).parents[3] / "examples"
 FILES = [PEOPLE / f"people_{split}.jsonl" for split in ("forget", "retain")]

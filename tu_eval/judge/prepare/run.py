@@ -21,10 +21,10 @@ from shared.errors import DataError
 from shared.files.fs import atomic_folder, write_text
 from shared.files.outputs import claims
 from tu_eval.judge.endpoint import Endpoint, check_reachable, endpoint
-from tu_eval.prepare.by_judge import by_judge
-from tu_eval.prepare.config import PrepareConfig
-from tu_eval.prepare.reword import reword
-from tu_eval.prepare.wrong_answers import asked, wrong_answers
+from tu_eval.judge.prepare.by_judge import by_judge
+from tu_eval.judge.prepare.config import PrepareConfig
+from tu_eval.judge.prepare.reword import reword
+from tu_eval.judge.prepare.wrong_answers import asked, wrong_answers
 from tu_eval.results.folder import CONFIG
 from tu_eval.suites.own_files import read_rows
 

@@ -1,0 +1,129 @@
+"""Tampering: curves against a loop by hand, the least amounts of a case worked out, and each bad input as one line,
+exit code 2."""
+
+import json
+
+import pandas
+import pytest
+import torch
+
+from tests.tu_eval.conftest import SUITE
+from tests.tu_eval.test_commands import refused
+from tu_eval.attacks.relearn import REST, SHOWN, choose
+from tu_eval.attacks.tamper.config import TamperConfig
+from tu_eval.attacks.tamper.curves import summarise
+from tu_eval.attacks.tamper.run import tamper
+
+SMALL = {"suite": SUITE, "limit": 4, "device": "cpu", "rates": (1e-3, 1e-2), "rows": (1, 2), "steps": 3, "every": 2, "batch": 2}
+
+
+@pytest.fixture(scope="module")
+def tampered(tiny_model, tiny_base, make_tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tamper") / "run"
+    about = tamper(
+        TamperConfig(model=str(tiny_model), before=str(make_tiny("Llama", seed=2)), retain=str(tiny_base), out=str(out), **SMALL)
+    )
+    return about, out
+
+
+def test_a_curve_is_that_of_a_loop_by_hand(tampered, tiny_model):
+    """Two rows of the forget set, at the higher rate: AdamW written out, every row by itself."""
+    from shared.data.datasets import load_rows
+    from shared.data.examples import make_examples
+    from shared.lm import models
+
+    _, out = tampered
+    frame = pandas.read_parquet(out / "rows.parquet")
+    model = models.load_model(tiny_model, dtype=torch.float32, device=torch.device("cpu"))
+    rows = load_rows(f"atlas:forget:{SUITE.partition(':')[2]}", limit=4)
+    examples = {e.id: e for e in make_examples(rows, models.load_tokenizer(tiny_model), context=None)}
+    shown = choose(list(examples), 2, 0)
+
+    def logprobs(example):
+        logits = model(input_ids=torch.tensor([example.input_ids])).logits[0].log_softmax(-1)
+        return torch.stack([logits[i - 1, example.input_ids[i]] for i in example.targets])
+
+    parameters = list(model.parameters())
+    first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    for step in range(1, 4):
+        loss = -torch.cat([logprobs(examples[name]) for name in shown]).mean()
+        grads = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            for p, g, m, v in zip(parameters, grads, first, second, strict=True):
+                m.mul_(0.9).add_(g, alpha=0.1)
+                v.mul_(0.999).addcmul_(g, g, value=0.001)
+                p -= 1e-2 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+    own = frame.query("model == 'model' and `on` == 'forget' and rate == 0.01 and rows == 2 and step == 3").set_index("example_id")
+    assert set(own.index) == set(examples)
+    for name, example in examples.items():
+        assert own.loc[name, "set"] == (SHOWN if name in shown else REST)
+        with torch.no_grad():
+            assert own.loc[name, "probability"] == pytest.approx(logprobs(example).mean().exp().item(), rel=2e-3)
+
+
+def test_what_is_written(tampered, run_cli):
+    about, out = tampered
+    assert sorted(p.name for p in out.iterdir()) == ["_config.toml", "rows.parquet", "tamper.json", "tamper.png"]
+    assert not out.with_name("run.unfinished").exists()
+    assert {(c["on"], c["domain"]) for c in about["curves"]} == {
+        (None, None), ("forget", "in-domain"), ("related", "out-of-domain"), ("unrelated", "out-of-domain"),
+    }  # fmt: skip
+    frame = pandas.read_parquet(out / "rows.parquet")
+    rest = {
+        frozenset(own["example_id"])
+        for _, own in frame.query("set == 'rest'").groupby(["model", "on", "rate", "rows", "step"], dropna=False)
+    }
+    assert len(rest) == 1  # the same rows everywhere, whatever is shown
+    assert sorted(frame.query("model == 'model'")["step"].unique()) == [0, 2, 3]
+    starts = frame.query("model == 'model' and step == 0 and set == 'rest'")
+    assert (starts.groupby("example_id")["probability"].nunique() == 1).all()
+    code, _, err = run_cli("tu-eval", "verify", out)
+    assert code == 0, err
+    edited = json.loads((out / "tamper.json").read_text())
+    edited["least"][0]["rows"] = 99
+    (out / "tamper.json").write_text(json.dumps(edited))
+    refused(run_cli("tu-eval", "verify", out))
+
+
+def test_the_least_amount_of_a_case_worked_out():
+    def row(model, on, rate, rows, step, probability):
+        return {"model": model, "on": on, "rate": rate, "rows": rows, "step": step, "set": REST, "example_id": "a",
+                "probability": probability, "fact_probability": None}  # fmt: skip
+
+    before = row("before", None, None, None, 0, 0.8)
+    runs = [
+        *(row("model", "forget", 1e-4, 1, step, p) for step, p in ((0, 0.1), (5, 0.2), (10, 0.39))),
+        *(row("model", "forget", 1e-4, 4, step, p) for step, p in ((0, 0.1), (5, 0.4), (10, 0.7))),
+        *(row("model", "forget", 1e-3, 1, step, p) for step, p in ((0, 0.1), (5, 0.3), (10, 0.5))),
+        *(row("model", "related", 1e-4, 4, step, p) for step, p in ((0, 0.1), (10, 0.1))),
+        *(row("retain", "forget", 1e-4, 4, step, p) for step, p in ((0, 0.45), (10, 0.6))),
+    ]
+    found = {(one["model"], one["on"], one["rate"]): (one["rows"], one["step"]) for one in summarise([before, *runs])["least"]}
+    assert found == {
+        ("model", "forget", 1e-4): (4, 5), ("model", "forget", 1e-3): (1, 10), ("model", "forget", None): (1, 10),
+        ("model", "related", 1e-4): (None, None), ("model", "related", None): (None, None),
+        ("retain", "forget", 1e-4): (0, 0), ("retain", "forget", None): (0, 0),
+    }  # fmt: skip
+
+
+def test_what_cannot_be_done_is_one_line(run_cli, tiny_model, make_tiny, tmp_path):
+    asked = (
+        "tu-eval",
+        "tamper",
+        "--model",
+        tiny_model,
+        "--before",
+        tiny_model,
+        "--suite",
+        SUITE,
+        "--out",
+        tmp_path / "o",
+        "--device",
+        "cpu",
+    )
+    assert "none would be left" in refused(run_cli(*asked, "--limit", 4, "--set", "rows=[1,4]"))
+    assert "unrelated has" in refused(run_cli(*asked, "--set", "rows=[5000]", "--set", 'on=["unrelated"]'))
+    assert "expected some of forget" in refused(run_cli(*asked, "--set", 'on=["forgot"]'))
+    assert "each once" in refused(run_cli(*asked, "--set", "rows=[1,1]"))
+    assert "before" in refused(run_cli(*asked[:4], *asked[6:]))
+    assert not (tmp_path / "o").exists()

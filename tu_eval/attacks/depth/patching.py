@@ -1,0 +1,76 @@
+"""Batches of facts through two opened models: what each layer of the one costs in the place of the other's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from shared.console import progress
+from tu_eval.attacks.depth.facts import Fact
+from tu_eval.attacks.depth.layers import Layers, batches, padded
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B facts that share a pass."""
+
+    places: list[int]
+    """of the facts"""
+    ids: torch.Tensor
+    """[B, T]"""
+    mask: torch.Tensor
+    wanted: list[list[int]]
+    """positions of each fact's tokens"""
+
+    def of(self, layers: Layers, hidden_BTD: torch.Tensor) -> list[float]:
+        """Mean log-probability of each fact."""
+        return layers.mean_logprobs(hidden_BTD, self.ids, self.wanted)
+
+
+def lens(layers: Layers, facts: Sequence[Fact], batch_tokens: int) -> list[list[float]]:
+    """[facts][L] mean log-probability of the fact by the model's own last step right behind each layer."""
+    out: list[list[float]] = [[] for _ in facts]
+    for batch in _batches(layers, facts, batch_tokens):
+        _add(out, batch, _lens(layers, batch, layers.outputs(batch.ids, batch.mask)))
+    return out
+
+
+def patched(
+    full: Layers, source: Layers, facts: Sequence[Fact], batch_tokens: int, *, with_lens: bool = True
+) -> tuple[list[list[float]], list[list[float]] | None]:
+    """-> [facts][L] nats a token that each layer of `source` costs in `full`, and the lens of `source`."""
+    costs: list[list[float]] = [[] for _ in facts]
+    seen: list[list[float]] = [[] for _ in facts]
+    with progress("patching layers", len(facts), "rows") as bar:
+        for batch in _batches(full, facts, batch_tokens):
+            own = batch.of(full, full.last(batch.ids, batch.mask))
+            outputs = source.outputs(batch.ids, batch.mask)
+            by_layer = []
+            for layer, output in enumerate(outputs):
+                there = batch.of(full, full.after(layer, output, batch.ids, batch.mask))
+                by_layer.append([before - now for before, now in zip(own, there, strict=True)])
+            _add(costs, batch, by_layer)
+            if with_lens:
+                _add(seen, batch, _lens(source, batch, outputs))
+            bar.advance(len(batch.places))
+    return costs, seen if with_lens else None
+
+
+def _lens(layers: Layers, batch: Batch, outputs: Sequence[torch.Tensor]) -> list[list[float]]:
+    """[L][B]. Put out by the last layer, an earlier output goes through the last norm and the head alone."""
+    return [batch.of(layers, layers.after(len(layers) - 1, output, batch.ids, batch.mask)) for output in outputs]
+
+
+def _add(out: list[list[float]], batch: Batch, by_layer: Sequence[Sequence[float]]) -> None:
+    for row, place in enumerate(batch.places):
+        out[place] = [values[row] for values in by_layer]
+
+
+def _batches(layers: Layers, facts: Sequence[Fact], batch_tokens: int) -> Iterator[Batch]:
+    # The last token that is asked for is only compared with, so the model does not read what is behind it.
+    read = [f.example.input_ids[: max(f.tokens) + 1] for f in facts]
+    for places in batches([len(ids) for ids in read], batch_tokens):
+        ids, mask = padded([read[i] for i in places], layers.packed.model.device)
+        yield Batch(places, ids, mask, [facts[i].tokens for i in places])
