@@ -22,8 +22,8 @@ def test_the_page_is_what_its_script_makes():
     assert PAGE.read_text(encoding="utf-8") == page(), "run python -m docs.make_configuration"
 
 
-def test_thirteen_commands_have_a_configuration_and_recipe_too():
-    assert len(CONFIGURED) == 13 and "tu-score recipe" in CONFIGURED
+def test_fourteen_commands_have_a_configuration_and_recipe_too():
+    assert len(CONFIGURED) == 14 and "tu-score recipe" in CONFIGURED
 
 
 @pytest.mark.parametrize("name", CONFIGURED)

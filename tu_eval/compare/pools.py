@@ -36,24 +36,24 @@ LESS = ("forget_truth_ratio",)
 """larger for a model that knows less"""
 NOT = ("forget_quality", "forget_answer_nll")
 """say nothing of one model's knowledge"""
-Values = dict[str, float]
+MetricValues = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Measured:
+class PooledModel:
     """A model of the pool: metric -> value, larger for more knowledge."""
 
     place: Path
-    before: Values
-    relearned: Values | None
-    quantised: Values | None
+    before: MetricValues
+    relearned: MetricValues | None
+    quantised: MetricValues | None
 
 
 @dataclass(frozen=True)
 class Pool:
-    known: list[Measured]
-    unknown: list[Measured]
-    unlearned: list[Measured]
+    known: list[PooledModel]
+    unknown: list[PooledModel]
+    unlearned: list[PooledModel]
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,19 @@ def load_pool(folders: Sequence[Path]) -> Pool:
     results = {place: load_results(place) for places in found.values() for place in places}
     first = results[found[WITH][0]]
 
-    def read(results: Results) -> Values:
+    def read(results: Results) -> MetricValues:
         require_comparable(first.summary, results, what=f"{first.folder} and")
         require_recomputable(results)
         return values_of(results)
 
-    def measured(place: Path) -> Measured:
+    def measured(place: Path) -> PooledModel:
         more = [load_results(place / name) if (place / name / SUMMARY).is_file() else None for name in (RELEARNED, QUANTISED)]
-        return Measured(place, read(results[place]), *(r and read(r) for r in more))
+        return PooledModel(place, read(results[place]), *(r and read(r) for r in more))
 
     return Pool(*([measured(place) for place in found[kind]] for kind in (WITH, WITHOUT, UNLEARNED)))
 
 
-def values_of(results: Results) -> Values:
+def values_of(results: Results) -> MetricValues:
     """The metrics that say what a model knows of the forget set."""
     held = {m: v for m, v in results.summary["metrics"].items() if v is not None and m.startswith(("forget_", "mia_")) and m not in NOT}
     out = {m: 1 - v if m in LESS else v for m, v in held.items()}

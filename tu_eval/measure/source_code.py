@@ -54,7 +54,6 @@ BEFORE = {
 }
 """field of an identity -> the hash of its sources in the last version before they moved to folders"""
 SAME = {
-    "attack_code": "9c78c47031676c09fe538456f56bebde490233d93a3877d2ae392b069d72668b",
     "answer_code": "0cf69090a86fd9c57247a3bb22923031a23724b9c7eef729d380487af511ce02",
 }
 """the same fields -> the hash of the sources that were found to give the same numbers as those of BEFORE, bit for bit.

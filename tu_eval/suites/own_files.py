@@ -28,7 +28,7 @@ MADE = ("perturbed_answer",)
 """columns that tu-eval prepare makes"""
 
 
-class Asked(Protocol):
+class AsksFiles(Protocol):
     """The fields of a configuration that say which rows are asked."""
 
     @property
@@ -46,7 +46,7 @@ class OwnFiles:
     """a line about what the rows do not have"""
 
 
-def suite_of(config: Asked, sets: Sequence[str] = ("forget", "retain")) -> OwnFiles:
+def suite_of(config: AsksFiles, sets: Sequence[str] = ("forget", "retain")) -> OwnFiles:
     """The suite that a configuration names, or that of its files, which are the fields `sets`. Raises ConfigError or
     DataError."""
     if config.forget is None:

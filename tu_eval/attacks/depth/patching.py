@@ -13,7 +13,7 @@ from tu_eval.attacks.depth.layers import Layers, batches, padded
 
 
 @dataclass(frozen=True)
-class Batch:
+class PaddedFacts:
     """B facts that share a pass."""
 
     places: list[int]
@@ -58,19 +58,19 @@ def patched(
     return costs, seen if with_lens else None
 
 
-def _lens(layers: Layers, batch: Batch, outputs: Sequence[torch.Tensor]) -> list[list[float]]:
+def _lens(layers: Layers, batch: PaddedFacts, outputs: Sequence[torch.Tensor]) -> list[list[float]]:
     """[L][B]. Put out by the last layer, an earlier output goes through the last norm and the head alone."""
     return [batch.of(layers, layers.after(len(layers) - 1, output, batch.ids, batch.mask)) for output in outputs]
 
 
-def _add(out: list[list[float]], batch: Batch, by_layer: Sequence[Sequence[float]]) -> None:
+def _add(out: list[list[float]], batch: PaddedFacts, by_layer: Sequence[Sequence[float]]) -> None:
     for row, place in enumerate(batch.places):
         out[place] = [values[row] for values in by_layer]
 
 
-def _batches(layers: Layers, facts: Sequence[Fact], batch_tokens: int) -> Iterator[Batch]:
+def _batches(layers: Layers, facts: Sequence[Fact], batch_tokens: int) -> Iterator[PaddedFacts]:
     # The last token that is asked for is only compared with, so the model does not read what is behind it.
     read = [f.example.input_ids[: max(f.tokens) + 1] for f in facts]
     for places in batches([len(ids) for ids in read], batch_tokens):
         ids, mask = padded([read[i] for i in places], layers.packed.model.device)
-        yield Batch(places, ids, mask, [facts[i].tokens for i in places])
+        yield PaddedFacts(places, ids, mask, [facts[i].tokens for i in places])

@@ -22,7 +22,7 @@ their names' sake"""
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedRow:
     """A question, cut into words, with its answer."""
 
     question: str
@@ -32,12 +32,12 @@ class Asked:
     """as they are compared"""
 
 
-def asked(question: str, answer: str) -> Asked:
+def asked(question: str, answer: str) -> AskedRow:
     matches = words_of_text(question)
-    return Asked(question, answer, matches, [plain(m.group()) for m in matches])
+    return AskedRow(question, answer, matches, [plain(m.group()) for m in matches])
 
 
-def wrong_answers(rows: Sequence[Asked], at: int, count: int) -> list[str]:
+def wrong_answers(rows: Sequence[AskedRow], at: int, count: int) -> list[str]:
     """Of row `at`, at most `count`, no two with the same words and none with those of the right one; the likeliest kind
     first."""
     own = rows[at]
@@ -51,7 +51,7 @@ def wrong_answers(rows: Sequence[Asked], at: int, count: int) -> list[str]:
     return out
 
 
-def _candidates(rows: Sequence[Asked], own: Asked) -> Iterator[tuple[bool, float, float, int, str, str]]:
+def _candidates(rows: Sequence[AskedRow], own: AskedRow) -> Iterator[tuple[bool, float, float, int, str, str]]:
     """(other kind, −shared frame, −shared words, difference in length, hash, answer) of every row that asks something
     else."""
     length, held = len(terms(own.answer)), set(own.words)
@@ -68,7 +68,7 @@ def _candidates(rows: Sequence[Asked], own: Asked) -> Iterator[tuple[bool, float
         yield (not kind, -frame, -common, abs(len(terms(text)) - length), order, text)
 
 
-def differing(one: Asked, two: Asked) -> tuple[list[Match], list[Match]]:
+def differing(one: AskedRow, two: AskedRow) -> tuple[list[Match], list[Match]]:
     """The words of each between the beginning and the end that both share."""
     a, b = one.words, two.words
     most, first = min(len(a), len(b)), 0
