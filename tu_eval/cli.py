@@ -14,12 +14,12 @@ from tu_eval import arguments
 
 if TYPE_CHECKING:
     from tu_eval.attacks.config import AttackConfig
+    from tu_eval.attacks.depth.config import DepthConfig
+    from tu_eval.attacks.tamper.config import TamperConfig
     from tu_eval.choices.config import ChoicesConfig
-    from tu_eval.depth.config import DepthConfig
     from tu_eval.harness.config import BenchmarksConfig
     from tu_eval.judge.config import JudgeConfig
     from tu_eval.measure.config import EvalConfig
-    from tu_eval.tamper.config import TamperConfig
 
 app = new_app("Measure what a model still knows: evaluate it on a suite, compare evaluations on one page.")
 
@@ -114,18 +114,18 @@ def attack(settings: AttackConfig) -> None:
     print_attacks(attack(settings))
 
 
-@command(app, config="tu_eval.depth.config:DepthConfig")
+@command(app, config="tu_eval.attacks.depth.config:DepthConfig")
 def depth(settings: DepthConfig) -> None:
     """Gone or hidden: in which layers facts can still be read, by patching them into the model before unlearning."""
-    from tu_eval.depth.run import measure_depth, print_depth
+    from tu_eval.attacks.depth.run import measure_depth, print_depth
 
     print_depth(measure_depth(settings), settings.out)
 
 
-@command(app, config="tu_eval.tamper.config:TamperConfig")
+@command(app, config="tu_eval.attacks.tamper.config:TamperConfig")
 def tamper(settings: TamperConfig) -> None:
     """How little fine-tuning brings the forgotten back: forget rows, related rows, unrelated text, at several rates."""
-    from tu_eval.tamper.run import print_tamper, tamper
+    from tu_eval.attacks.tamper.run import print_tamper, tamper
 
     print_tamper(tamper(settings), settings.out)
 

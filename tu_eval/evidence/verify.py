@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from shared import __version__
 from shared.errors import StoreError
 from shared.files.fs import read_object
+from tu_eval.attacks.depth.run import DEPTH_FOLDER
+from tu_eval.attacks.depth.score import summarise as summarise_depth
 from tu_eval.attacks.run import ATTACK_FOLDER, numbers_again
+from tu_eval.attacks.tamper.curves import summarise as summarise_tamper
+from tu_eval.attacks.tamper.run import TAMPER_FOLDER
 from tu_eval.choices.run import CHOICES_FOLDER, accuracies
-from tu_eval.depth.run import DEPTH_FOLDER
-from tu_eval.depth.score import summarise as summarise_depth
 from tu_eval.evidence.sign import check_signature
 from tu_eval.harness.run import BENCHMARKS_FOLDER
 from tu_eval.judge.run import JUDGE_FOLDER, summarise
@@ -26,8 +28,6 @@ from tu_eval.measure.recompute import SAME, require_recomputable
 from tu_eval.results.folder import ROWS, Finished, FolderKind, ResultRow, read_folder, seal_of
 from tu_eval.results.results import SUITE_FOLDER, load_results
 from tu_eval.results.summary_form import ROUNDING
-from tu_eval.tamper.curves import summarise as summarise_tamper
-from tu_eval.tamper.run import TAMPER_FOLDER
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

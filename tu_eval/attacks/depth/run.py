@@ -23,10 +23,10 @@ from shared.files.fs import atomic_file, hash_json
 from shared.files.outputs import claims
 from shared.files.shape import Count
 from shared.lm import models
-from tu_eval.depth.config import DepthConfig
-from tu_eval.depth.facts import ROLES, Fact, read_facts, same_kind
-from tu_eval.depth.plot import draw
-from tu_eval.depth.score import COLUMNS, summarise
+from tu_eval.attacks.depth.config import DepthConfig
+from tu_eval.attacks.depth.facts import ROLES, Fact, read_facts, same_kind
+from tu_eval.attacks.depth.plot import draw
+from tu_eval.attacks.depth.score import COLUMNS, summarise
 from tu_eval.measure.finish import default_label
 from tu_eval.measure.model_folder import find_model
 from tu_eval.results.folder import ROWS, FolderKind, ResultRow, write_folder
@@ -34,7 +34,7 @@ from tu_eval.results.folder import ROWS, FolderKind, ResultRow, write_folder
 if TYPE_CHECKING:
     import pyarrow
 
-    from tu_eval.depth.layers import Layers
+    from tu_eval.attacks.depth.layers import Layers
 
 PICTURE = "depth.png"
 
@@ -81,7 +81,7 @@ def measure_depth(config: DepthConfig) -> dict[str, Any]:
 
 def all_rows(config: DepthConfig, folders: Mapping[str, Path], facts: Sequence[Fact]) -> list[ResultRow]:
     """A row a fact and layer (from 1). Raises ModelError where a model gives no number."""
-    from tu_eval.depth.patching import lens, patched
+    from tu_eval.attacks.depth.patching import lens, patched
 
     full = _open(config, folders["full"])
     columns = {"lens_full": lens(full, facts, config.batch_tokens)} if config.lens else {}
@@ -105,7 +105,7 @@ def all_rows(config: DepthConfig, folders: Mapping[str, Path], facts: Sequence[F
 
 def _open(config: DepthConfig, folder: Path) -> Layers:
     from shared.lm.packed import PackedModel
-    from tu_eval.depth.layers import Layers
+    from tu_eval.attacks.depth.layers import Layers
 
     return Layers(
         PackedModel(models.load_model(folder, dtype=models.choose_dtype(config.dtype), device=models.choose_device(config.device)))

@@ -30,6 +30,9 @@ from shared.secret import without_secrets_in
 from shared.settings import harmless
 from tu_eval.attacks.probing import Probe
 from tu_eval.attacks.relearn import choose
+from tu_eval.attacks.tamper import curves
+from tu_eval.attacks.tamper.config import TamperConfig
+from tu_eval.attacks.tamper.plot import draw
 from tu_eval.measure.finish import default_label
 from tu_eval.measure.kept import KeptMeasurements, remove_measurements
 from tu_eval.measure.model_folder import find_model
@@ -38,9 +41,6 @@ from tu_eval.results.folder import ROWS, FolderKind, ResultRow, write_folder
 from tu_eval.suites.sets import Suite
 from tu_eval.suites.suites import find_suite
 from tu_eval.suites.variants import fact_spans
-from tu_eval.tamper import curves
-from tu_eval.tamper.config import TamperConfig
-from tu_eval.tamper.plot import draw
 
 if TYPE_CHECKING:
     import pyarrow

@@ -10,9 +10,9 @@ import torch
 from tests.tu_eval.conftest import SUITE
 from tests.tu_eval.test_commands import refused
 from tu_eval.attacks.relearn import REST, SHOWN, choose
-from tu_eval.tamper.config import TamperConfig
-from tu_eval.tamper.curves import summarise
-from tu_eval.tamper.run import tamper
+from tu_eval.attacks.tamper.config import TamperConfig
+from tu_eval.attacks.tamper.curves import summarise
+from tu_eval.attacks.tamper.run import tamper
 
 SMALL = {"suite": SUITE, "limit": 4, "device": "cpu", "rates": (1e-3, 1e-2), "rows": (1, 2), "steps": 3, "every": 2, "batch": 2}
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from shared.console import progress
-from tu_eval.depth.facts import Fact
-from tu_eval.depth.layers import Layers, batches, padded
+from tu_eval.attacks.depth.facts import Fact
+from tu_eval.attacks.depth.layers import Layers, batches, padded
 
 
 @dataclass(frozen=True)

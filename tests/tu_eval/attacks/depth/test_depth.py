@@ -12,12 +12,12 @@ from shared.lm.packed import PackedModel
 from tests.conftest import build_sentencepiece
 from tests.tu_eval.conftest import SUITE
 from tests.tu_eval.test_commands import refused
-from tu_eval.depth.config import DepthConfig
-from tu_eval.depth.facts import read_facts
-from tu_eval.depth.layers import Layers
-from tu_eval.depth.patching import lens, patched
-from tu_eval.depth.run import measure_depth
-from tu_eval.depth.score import row_depth, summarise
+from tu_eval.attacks.depth.config import DepthConfig
+from tu_eval.attacks.depth.facts import read_facts
+from tu_eval.attacks.depth.layers import Layers
+from tu_eval.attacks.depth.patching import lens, patched
+from tu_eval.attacks.depth.run import measure_depth
+from tu_eval.attacks.depth.score import row_depth, summarise
 
 FAMILIES = {
     "Llama": {"num_hidden_layers": 3},

@@ -14,7 +14,7 @@ from shared.errors import ConfigError
 from shared.files.fs import read_object
 from shared.lm import models
 from shared.store.scored import row_spans
-from tu_eval.depth.config import DepthConfig
+from tu_eval.attacks.depth.config import DepthConfig
 from tu_eval.suites.suites import find_suite
 from tu_eval.suites.variants import answer_length
 
