@@ -13,14 +13,14 @@ from tests.tu_eval.test_commands import refused
 from tu_eval.attacks.config import AttackConfig
 from tu_eval.attacks.run import ATTACK_FOLDER, attack, schema
 from tu_eval.compare.intervals import DRAWS, SEED
-from tu_eval.evidence.verdict import attacked
+from tu_eval.evidence.verdict import attacked, deeper, spoken
 from tu_eval.evidence.verdict.measured import Number, above, difference, of_rows
 from tu_eval.evidence.verdict.pareto import front
 from tu_eval.evidence.verdict.report import write_verdict
 from tu_eval.evidence.verdict.rules import forgotten, kept
 from tu_eval.evidence.verdict.verdict import headline, load, verdicts
 from tu_eval.results.folder import ROWS, write_folder
-from tu_eval.results.results import load_results
+from tu_eval.results.results import load_results, write_results
 
 
 def around(value, *, n=40, spread=0.05, seed=0):
@@ -127,6 +127,67 @@ def test_attacks_are_read_as_an_attacker_would():
     assert found["paraphrase"][1]["target"].value == pytest.approx(0.665)
 
 
+def test_rows_of_one_author_count_as_one():
+    rng = random.Random(5)
+    rows = {f"r{a}-{k}": rng.uniform(0, 0.05) + 0.1 * a for a in range(6) for k in range(20)}
+    names = {name: name.partition("-")[0] for name in rows}
+    alone, together = of_rows(rows), of_rows(rows, names)
+    assert alone.value == together.value == pytest.approx(math.fsum(rows.values()) / len(rows))
+    assert alone.span and together.span
+    assert together.span[1] - together.span[0] > 2 * (alone.span[1] - alone.span[0])
+
+
+def test_depth_is_what_layers_still_hold():
+    about = {"threshold": 0.05}
+    rows = [{"example_id": "a", "layer": n, "delta_retain": r, "delta_model": m} for n, (r, m) in enumerate([(1.0, 0.25), (0.01, 9.0)], 1)]
+    rows += [{"example_id": "b", "layer": n, "delta_retain": r, "delta_model": m} for n, (r, m) in enumerate([(2.0, 2.0), (2.0, 3.0)], 1)]
+    rows += [{"example_id": "nothing", "layer": 1, "delta_retain": 0.0, "delta_model": 1.0}]
+    found = deeper.depth(about, rows, {})
+    assert found is not None
+    assert found[1]["model"].rows == {"a": 0.75, "b": 0.0} and found[1]["target"].value == 1 and found[1]["retain"].value == 0
+    assert deeper.depth(about, rows[-1:], {}) is None
+
+
+def test_tampering_is_read_where_it_brings_out_most():
+    def row(model, on, count, step, value, name="r1", part="rest"):
+        run = {"on": on, "rate": 1e-5, "rows": count} if on else {"on": None, "rate": None, "rows": None}
+        return {"model": model, **run, "step": step, "set": part, "example_id": name, "probability": value}
+
+    rows = [row("model", "related", 4, t, p) for t, p in ((0, 0.1), (5, 0.9), (10, 0.3))]
+    rows += [row("model", "unrelated", 4, t, p) for t, p in ((0, 0.1), (10, 0.2))]
+    rows += [row("model", "forget", 4, 10, 0.99), row("model", "related", 4, 10, 0.99, "shown", "shown")]
+    rows += [row("before", None, None, 0, 0.8), row("retain", "related", 4, 10, 0.05), row("retain", "unrelated", 4, 10, 0.5)]
+    found = deeper.tampered(rows, {})
+    assert found is not None and found[0] == "after 10 steps on 4 related rows, rate 1e-05"
+    assert {role: number.value for role, number in found[1].items()} == {"model": 0.3, "target": 0.8, "retain": 0.05}
+    assert deeper.tampered([r for r in rows if r["on"] == "forget"], {}) is None
+
+
+def test_secrets_and_babble_are_counted_row_by_row():
+    leaks = {
+        "answers": {"model": {"greedy": 3, "sampled": 9}},
+        "secrets": [{"name": "line 1", "rows": 1, "found": {"model": {"greedy": 0, "sampled": 2}}},
+                    {"name": "line 2", "rows": 1, "found": {"model": {"greedy": 1, "sampled": 1}}}],
+    }  # fmt: skip
+    assert {kind: number.value for kind, number in spoken.secrets(leaks, "model").items()} == {"greedy": 0.5, "sampled": 1.0}
+    assert spoken.secrets(leaks, "retain") == {} and spoken.secrets(None, "model") == {}
+    texts = ("Vive en Ávila.", "", "no no no no no no no no no", "北京北京北京北京北京北京", None)
+    number = spoken.writing({"forget": [{"example_id": str(k), "generation": text} for k, text in enumerate(texts)]}, {})
+    assert number is not None and number.rows == {"0": 1.0, "1": 0.0, "2": 0.0, "3": 0.0}
+
+
+def test_a_model_that_babbles_does_not_look_forgotten(three, tmp_path):
+    target, retain, *_ = three
+    broken = make_results(tmp_path / "broken", "broken", seed=9, known=0.05, retain=retain)
+    results = load_results(broken)
+    rows = [{**row, "generation": "the the the the the the the the"} for row in results.rows()]
+    kept = {k: v for k, v in results.summary.items() if k not in ("summary_sha256", "rows_sha256", "membership_sha256", "format")}
+    write_results(tmp_path / "again", kept, rows, [], NoConfig())
+    (verdict,) = verdicts(*load([tmp_path / "again"], target, retain))
+    assert "broken model" in verdict.note
+    assert next(line for line in verdict.kept if line.how == "fluency").said.state == "lost"
+
+
 def made_attack(folder, results, *, level, **models):
     named = {"model": results, **models}
     about = {role: {"label": role, "model_fingerprint": load_results(path).summary["model_fingerprint"]} for role, path in named.items()}
@@ -157,13 +218,13 @@ def test_each_model_gets_its_lines_and_what_was_not_measured(three, tmp_path, ru
     first, second = verdicts(comparison, roles, more)
     states = {line.name: line.said.state for line in first.forgotten}
     assert states["Probability"] == "forgotten" and {line.said.state for line in second.forgotten} <= {"there", "partly"}
-    assert [how for how, _ in first.missing] == [] and len(second.missing) == 4
+    assert [how for how, _ in first.missing] == ["in depth", "after training on other text"] and len(second.missing) == 6
     reworded = next(line for line in first.forgotten if line.how == "in other words")
     assert (reworded.model.value, reworded.target.value, reworded.retain) == (pytest.approx(0.265), pytest.approx(0.665), None)
     assert first.point == (by_metric(good, "forget_probability"), by_metric(good, "model_utility"))
     code, out, _ = run_cli("tu-eval", "report", good, bad, one, other, "--before", target, "--retain", retain, "--out", tmp_path / "v.html")
-    assert code == 0 and f"good: {headline(first)}\n" in out and "bad: Forgotten: 0 of" in out
-    assert "Not measured: in other words, by asking often, after relearning, after rounding the weights." in out
+    assert code == 0 and f"good: {headline(first)}" in out and "bad: Forgotten: 0 of" in out, out
+    assert "Not measured: in other words, by asking often, after relearning, after rounding the weights, in depth," in out
 
 
 def test_roles_are_found_among_the_folders(tmp_path):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tu_eval.attacks.relearn import REST
-from tu_eval.evidence.verdict.measured import Number, mean, of_rows
+from tu_eval.evidence.verdict.measured import Clusters, Number, mean, of_rows
 from tu_eval.results.folder import Finished
 
 AttackRows = Sequence[Mapping[str, Any]]
@@ -28,7 +28,7 @@ def rows_of(folders: Sequence[Finished], fingerprint: str) -> AttackRows:
     return []
 
 
-def measures(by_role: Mapping[str, AttackRows]) -> dict[str, tuple[str, dict[str, Number]]]:
+def measures(by_role: Mapping[str, AttackRows], clusters: Clusters | None = None) -> dict[str, tuple[str, dict[str, Number]]]:
     """`by_role`: rows of `model`, and of `target` and `retain` where they were attacked alike.
 
     -> attack -> what exactly, and the measure by role; own attacks are left out."""
@@ -39,7 +39,7 @@ def measures(by_role: Mapping[str, AttackRows]) -> dict[str, tuple[str, dict[str
             continue
         what, _ = read(own["model"], None)
         found = {role: read(kept, what)[1] for role, kept in own.items() if kept}
-        made[name] = (what, {role: of_rows(values) for role, values in found.items() if values})
+        made[name] = (what, {role: of_rows(values, clusters) for role, values in found.items() if values})
     return made
 
 

@@ -10,9 +10,10 @@ from shared import __version__
 from shared.errors import printable
 from shared.files.fs import write_text
 from tu_eval.compare.report import fill
+from tu_eval.evidence.verdict.lines import Line
 from tu_eval.evidence.verdict.measured import Number
 from tu_eval.evidence.verdict.rules import BAD, GOOD
-from tu_eval.evidence.verdict.verdict import Line, Verdict, headline, load, verdicts
+from tu_eval.evidence.verdict.verdict import Verdict, headline, load, verdicts
 from tu_eval.results.columns import show
 
 WIDTH, PAD = 150.0, 7.0
@@ -35,7 +36,7 @@ def write_verdict(out: Path, folders: Sequence[Path], target: Path | None, retai
 def page(made: Sequence[Verdict], about: dict[str, str | None], first: dict[str, Any], notes: Sequence[str]) -> str:
     shown = [
         {
-            "title": v.label, "about": v.about, "headline": headline(v), "missing": v.missing, "on_front": v.on_front,
+            "title": v.label, "about": v.about, "headline": headline(v), "note": v.note, "missing": v.missing, "on_front": v.on_front,
             "parts": [("Forgotten?", [_line(x) for x in v.forgotten]), ("Kept?", [_line(x) for x in v.kept])],
         }
         for v in made
@@ -85,4 +86,4 @@ def print_verdicts(made: Sequence[Verdict]) -> None:
     """A line a model on stdout."""
     for verdict in made:
         left = f" Not measured: {', '.join(how for how, _ in verdict.missing)}." if verdict.missing else ""
-        print(printable(f"{verdict.label}: {headline(verdict)}{left}"))
+        print(printable(f"{verdict.label}: {headline(verdict)}{f' {verdict.note}' if verdict.note else ''}{left}"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from tu_eval.compare.comparison import Comparison
 from tu_eval.compare.intervals import SAME
-from tu_eval.evidence.verdict.measured import Number, of_rows
+from tu_eval.evidence.verdict.measured import Clusters, Number, of_rows
 from tu_eval.results.columns import KINDS, LONE, OVERALL, SETS, plain
 
 COLUMNS = {
@@ -35,7 +35,7 @@ def kept(metrics: Mapping[str, Any], sets: Sequence[str]) -> list[str]:
     utility."""
     names = ["retain_probability", "retain_rouge", "retain_knowmem"]
     for name in sets:
-        if name not in ("forget", "retain"):
+        if name not in ("forget", "retain") and not name.startswith("forget_"):
             held = [m for m in (f"{name}_rouge", f"{name}_probability") if metrics.get(m) is not None]
             names += held[:1]
     return [m for m in (*names, "model_utility") if metrics.get(m) is not None]
@@ -65,5 +65,13 @@ def measured(comparison: Comparison, index: int, metric: str) -> Number | None:
     for column in COLUMNS.get(metric.removeprefix(f"{name}_"), ()):
         found = {row["example_id"]: row[column] for row in by_set[name] if row.get(column) is not None}
         if found and math.isclose(math.fsum(found.values()) / len(found), value, rel_tol=SAME, abs_tol=SAME):
-            return of_rows(found)
+            return of_rows(found, clusters(comparison))
     return Number(value, {}, comparison.spans[index].get(metric), len(by_set[name]))
+
+
+def clusters(comparison: Comparison) -> Clusters:
+    """Of all rows that were measured, where the suite names any; the ids of one set are none of another's."""
+    found = {}
+    for name, rows in comparison.rows[0].items():
+        found |= {row["example_id"]: f"{name}/{row['cluster']}" for row in rows if row.get("cluster")}
+    return found

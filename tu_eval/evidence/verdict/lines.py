@@ -1,0 +1,142 @@
+"""The lines of a verdict: what was measured of a model, beside the same of the target and of the retain model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import StoreError
+from tu_eval.attacks.depth.run import DEPTH_FOLDER
+from tu_eval.attacks.run import ATTACK_FOLDER
+from tu_eval.attacks.tamper.run import TAMPER_FOLDER
+from tu_eval.choices.run import CHOICES_FOLDER
+from tu_eval.compare.comparison import Comparison
+from tu_eval.evidence.verdict import attacked, deeper, spoken, suite
+from tu_eval.evidence.verdict.measured import Number, of_rows
+from tu_eval.evidence.verdict.rules import Ruling, forgotten, kept
+from tu_eval.results.folder import Finished
+
+TRIED = {
+    "paraphrase": ("in other words", "tu-eval attack --attack paraphrase"),
+    "sample": ("by asking often", "tu-eval attack --attack sample"),
+    "relearn": ("after relearning", "tu-eval attack --attack relearn"),
+    "quantise": ("after rounding the weights", "tu-eval attack --attack quantise"),
+    "depth": ("in depth", "tu-eval depth"),
+    "tamper": ("after training on other text", "tu-eval tamper"),
+}
+"""what was tried -> its place on the page, and the command that makes it"""
+KINDS = (ATTACK_FOLDER, CHOICES_FOLDER, DEPTH_FOLDER, TAMPER_FOLDER)
+"""folders beside results"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measure of one model."""
+
+    how: str
+    """`direct`, `in other words`, ..."""
+    name: str
+    model: Number
+    target: Number | None
+    retain: Number | None
+    said: Ruling
+
+
+def _prints(comparison: Comparison, index: int, roles: Mapping[str, int]) -> dict[str, str]:
+    return {role: comparison.results[i].summary["model_fingerprint"] for role, i in (("model", index), *roles.items())}
+
+
+def _line(how: str, found: tuple[str, Mapping[str, Number]], rule: Any = forgotten) -> Line:
+    what, by_role = found
+    model, target, retain = (by_role.get(role) for role in ("model", "target", "retain"))
+    assert model is not None, "what was not tried on the model is left out"
+    return Line(how, what, model, target, retain, rule(model, target, retain))
+
+
+def tried(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished]) -> dict[str, Line]:
+    """A line for each attack, the depth and tampering, of this model; of what was made twice the later folder's."""
+    prints, same = _prints(comparison, index, roles), suite.clusters(comparison)
+    lines: dict[str, Line] = {}
+    for folder in more:
+        if prints["model"] not in fingerprints(folder):
+            continue
+        if folder.kind is ATTACK_FOLDER:
+            alike = [folder, *(f for f in more if f is not folder and f.kind is ATTACK_FOLDER and _content(f) == _content(folder))]
+            rows = {role: attacked.rows_of(alike, fingerprint) for role, fingerprint in prints.items()}
+            lines |= {name: _line(TRIED[name][0], found) for name, found in attacked.measures(rows, same).items()}
+        elif folder.kind in (DEPTH_FOLDER, TAMPER_FOLDER):
+            _same_models(folder, comparison, roles)
+            name = "depth" if folder.kind is DEPTH_FOLDER else "tamper"
+            rows = folder.rows()
+            found = deeper.depth(folder.summary, rows, same) if name == "depth" else deeper.tampered(rows, same)
+            lines |= {name: _line(TRIED[name][0], found)} if found is not None else {}
+    return {name: lines[name] for name in TRIED if name in lines}
+
+
+def _same_models(folder: Finished, comparison: Comparison, roles: Mapping[str, int]) -> None:
+    """Raises StoreError where it was made against other models than those whose results are here."""
+    named = {"full": "target", "before": "target", "retain": "retain"}
+    for role, about in folder.summary["models"].items():
+        if (index := roles.get(named.get(role, ""))) is None:
+            continue
+        mine = comparison.results[index]
+        if about["model_fingerprint"] != mine.summary["model_fingerprint"]:
+            raise StoreError(
+                f"{folder.folder}: its {role} model is {about['model_fingerprint'][:12]}, that of {mine.folder} is "
+                f"{mine.summary['model_fingerprint'][:12]}; make it against the models whose results are given"
+            )
+
+
+def secrets(comparison: Comparison, index: int, roles: Mapping[str, int]) -> list[Line]:
+    """Secrets that its answers give away, by the leak check of its results."""
+    found = {
+        role: spoken.secrets(comparison.results[i].summary.get("leaks"), "model") for role, i in (("model", index), *roles.items())
+    }  # fmt: skip
+    out = []
+    for kind in found["model"]:
+        held = {role: kinds[kind] for role, kinds in found.items() if kind in kinds}
+        out.append(_line("secrets", (f"secrets given away in {spoken.SAID[kind]}", held)))
+    return out
+
+
+def writing(comparison: Comparison, index: int, roles: Mapping[str, int]) -> list[Line]:
+    same = suite.clusters(comparison)
+    found = {role: spoken.writing(comparison.rows[i], same) for role, i in (("model", index), *roles.items())}
+    if found["model"] is None:
+        return []
+    held = {role: number for role, number in found.items() if number is not None}
+    return [_line("fluency", ("answers neither empty nor repeating", held), kept)]
+
+
+def _content(folder: Finished) -> dict[str, Any]:
+    """What two folders of attacks share when they asked the same in the same way, of whichever models."""
+    return {k: v for k, v in folder.summary.items() if k in ("suite", "data_fingerprint", "settings", "attack_code")}
+
+
+def choices(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished]) -> list[Line]:
+    """Accuracy on questions with choices, where the same questions were asked of this model."""
+    folders = [f for f in more if f.kind is CHOICES_FOLDER]
+    by_model = {(f.summary["model_fingerprint"], f.summary.get("data_fingerprint")): f for f in folders}
+    prints = {role: comparison.results[i].summary["model_fingerprint"] for role, i in roles.items()}
+    lines = []
+    for (model, data), folder in by_model.items():
+        if model == comparison.results[index].summary["model_fingerprint"]:
+            found = {role: _accuracy(by_model[own, data]) for role, own in prints.items() if (own, data) in by_model}
+            mine = _accuracy(folder)
+            lines.append(Line("multiple choice", f"Accuracy ({folder.folder.name})", mine, found.get("target"), found.get("retain"),
+                              kept(mine, found.get("target"), found.get("retain"))))  # fmt: skip
+    return lines
+
+
+def _accuracy(folder: Finished) -> Number:
+    return of_rows({row["example_id"]: float(row["picked"] == row["answer"]) for row in folder.rows()})
+
+
+def fingerprints(folder: Finished) -> list[str]:
+    """Of the models that it speaks of: of an attack all, of depth and tampering the one that was unlearned."""
+    if folder.kind is ATTACK_FOLDER:
+        return [about["model_fingerprint"] for about in folder.summary["models"].values()]
+    if folder.kind in (DEPTH_FOLDER, TAMPER_FOLDER):
+        return [folder.summary["models"]["model"]["model_fingerprint"]]
+    return [folder.summary.get("model_fingerprint", "")]

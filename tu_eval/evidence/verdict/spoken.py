@@ -1,0 +1,32 @@
+"""What the answers themselves say: whether a model still writes, and which secrets it gives away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tu_eval.evidence.verdict.measured import Clusters, Number, of_rows
+from tu_eval.metrics.fluency import babbles
+from tu_eval.results.leaks import KINDS
+
+SAID = {"greedy": "its answers", "reworded": "answers to other words", "sampled": "answers drawn"}
+
+
+def writing(by_set: Mapping[str, Sequence[Mapping[str, Any]]], clusters: Clusters) -> Number | None:
+    """Share of all answers that are neither empty nor repeat themselves; None where none was written."""
+    found = {
+        row["example_id"]: float(not babbles(row["generation"]))
+        for rows in by_set.values() for row in rows if row.get("generation") is not None
+    }  # fmt: skip
+    return of_rows(found, clusters) if found else None
+
+
+def secrets(leaks: Mapping[str, Any] | None, role: str) -> dict[str, Number]:
+    """Kind of answer -> the share of secrets that stand in at least one answer of that kind, a row a secret."""
+    if leaks is None:
+        return {}
+    kinds = [kind for kind in KINDS if leaks["answers"].get(role, {}).get(kind)]
+    return {
+        kind: of_rows({secret["name"]: float(secret["found"].get(role, {}).get(kind, 0) > 0) for secret in leaks["secrets"]})
+        for kind in kinds if leaks["secrets"]
+    }  # fmt: skip
