@@ -1,0 +1,50 @@
+"""The README's first story, word for word: its commands from data to verdict, run one after another in an empty folder.
+
+    python -m benchmarks.readme --out WORK
+
+Prints the seconds of each as one JSON object. A command that fails ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+HEADING = "## From data to a verdict"
+
+
+def commands(page: str) -> list[str]:
+    """The lines of the first block of code behind the heading that are commands."""
+    story = page.split(HEADING, 1)[1]
+    block = re.search(r"```\n(.*?)```", story, re.DOTALL)
+    assert block is not None, f"README.md: no block of code behind {HEADING!r}"
+    return [line for line in block[1].replace("\\\n", " ").splitlines() if line.startswith("tu-")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder to work in; examples/ is linked into it")
+    out: Path = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "examples").exists():
+        (out / "examples").symlink_to(ROOT / "examples")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    seconds = {}
+    for line in commands((ROOT / "README.md").read_text(encoding="utf-8")):
+        print(f"$ {line}", file=sys.stderr, flush=True)
+        started = time.monotonic()
+        subprocess.run(shlex.split(line), cwd=out, env={**os.environ, "PATH": path}, check=True, stdout=sys.stderr)
+        seconds[line] = round(time.monotonic() - started, 1)
+    print(json.dumps({"commands": seconds, "minutes": round(sum(seconds.values()) / 60, 1)}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

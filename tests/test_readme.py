@@ -1,0 +1,29 @@
+"""The README's first story: at most six commands, on files that are there, with flags and settings that hold."""
+
+import shlex
+from pathlib import Path
+
+from benchmarks.readme import ROOT, commands
+from shared.data.datasets import load_rows
+
+
+def test_six_commands_on_thirty_rows():
+    lines = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert 0 < len(lines) <= 6 and lines[-1].startswith("tu-eval report")
+    files = {word for line in lines for word in shlex.split(line) if word.startswith("examples/")}
+    assert len(files) == 3 and all((ROOT / name).is_file() for name in files)
+    every, forget, retain = (load_rows(str(ROOT / f"examples/people{part}.jsonl")) for part in ("", "_forget", "_retain"))
+    assert len(every) == 30
+    assert [(r.question, r.answer) for r in every] == [(r.question, r.answer) for r in [*forget, *retain]]
+
+
+def test_each_command_reads_what_an_earlier_one_wrote():
+    written = {"smollm2"}
+    for line in commands((ROOT / "README.md").read_text(encoding="utf-8")):
+        words = shlex.split(line)
+        out = words[words.index("--out") + 1]
+        for flag in ("--model", "--base-model", "--scores", "--before"):
+            if flag in words:
+                assert words[words.index(flag) + 1] in written, line
+        assert out not in written and Path(out).suffix in ("", ".html")
+        written.add(out)
