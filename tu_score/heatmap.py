@@ -35,8 +35,17 @@ STEPS = 100
 
 
 def write_heatmap(path: Path, store: Store, rows: Sequence[dict[str, Any]], signal: str, *, drawn: bool = False) -> None:
-    """`drawn`: the rows are evenly spaced ones of the store. Raises ConfigError for a path that cannot be written,
-    StoreError when the store holds no value of `signal`."""
+    """Writes the page. Raises ConfigError for a path that cannot be written, and what `render` does."""
+    page = render(store, rows, signal, drawn=drawn)
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise ConfigError(f"--html {path}: cannot be written: {error.strerror}") from None
+
+
+def render(store: Store, rows: Sequence[dict[str, Any]], signal: str, *, drawn: bool = False) -> str:
+    """The page. `drawn`: the rows are evenly spaced ones of the store. Raises StoreError when the store holds no value
+    of `signal`."""
     parts = drawn_parts(store)
     found = histograms(store, parts)
     held = [name for name, histogram in found.items() if histogram.number]
@@ -46,17 +55,13 @@ def write_heatmap(path: Path, store: Store, rows: Sequence[dict[str, Any]], sign
     texts = {i: token.text for e in examples for i, token in zip(e.ids, e.tokens, strict=True)}
     source = importlib.resources.files("tu_score").joinpath("templates/heatmap.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(source).render(
+    return environment.from_string(source).render(
         facts=_facts(store) | _sampled(store, parts, len(rows) if drawn else None), signal=signal,
         signals=[_about(name, found.get(name)) for name in SIGNALS],
         cards=[_card(e, signal) for e in examples], data=_json([_values(e, texts) for e in examples]), top=f"{TOP_SHARE:.0%}",
         masked=any(e.spans for e in examples), units={name: SIGNALS[name].unit for name in held},
         width=WIDTH, height=HEIGHT,
     )  # fmt: skip
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise ConfigError(f"--html {path}: cannot be written: {error.strerror}") from None
 
 
 def _facts(store: Store) -> dict[str, str]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from shared.calls import configured
 from shared.config import resolve
 from shared.errors import ConfigError, StoreError, nearest
+from shared.notebook import framed
 from shared.secret import without_secrets
 from shared.store.auto_keep import settled
 from shared.store.parts import PER_TOKEN, flat, schema
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 LISTS = ("top_ids", "top_logprobs")
 """columns that hold a list a token"""
+SHOWN = 12
+"""examples in a notebook"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,14 @@ class Scores:
     def __repr__(self) -> str:
         tokens = self.store.manifest["tokens"]
         return f"Scores({without_secrets(str(self.folder))!r}: {len(self):,} examples, {tokens:,} tokens)"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the heat map of the first examples."""
+        from tu_score.heatmap import render
+        from tu_score.shading import take_rows
+
+        rows = take_rows(self.store, example=None, count=SHOWN)
+        return framed(render(self.store, rows, "importance" if "importance" in self.columns else "logprob"))
 
     def __fspath__(self) -> str:
         return str(self.folder)

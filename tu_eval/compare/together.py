@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 
 from shared.errors import ConfigError
 from shared.files.outputs import claimed_files
+from shared.notebook import framed
 from tu_eval.compare.comparison import Comparison, load_comparison
 from tu_eval.compare.export import check_png, write_exports
 from tu_eval.compare.paired import differences
-from tu_eval.compare.report import write_report
+from tu_eval.compare.report import render, write_report
 from tu_eval.results.results import Results
 
 Place = str | PathLike[str]
+
+
+class Shown(Comparison):
+    """A comparison that a notebook shows as its page."""
+
+    def _repr_html_(self) -> str:
+        return framed(render(self, texts=False))
 
 
 def compare(
@@ -47,4 +56,4 @@ def compare(
         write_exports(
             comparison, pairs=pairs, to_markdown=files.get("--markdown"), to_csv=files.get("--csv"), to_png=files.get("--png")
         )  # fmt: skip
-    return comparison
+    return Shown(**{field.name: getattr(comparison, field.name) for field in fields(Comparison)})
