@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 
 EPOCHS = 5
+NEWER = {"weights": "float32", "moments": "float32", "moments_on": "device", "rounding": "stochastic"}
+"""settings that earlier versions did not have, with what those did: in a record without them these are meant, and they
+stand in the hash of a study's run only where they are other"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,8 @@ from tu_eval.results.columns import MEANING, columns_of, show
 from tu_eval.results.folder import seal_of
 from tu_eval.results.results import Results
 
+EARLIER: dict[str, Any] = {"request": {"id": None, "operator": None}, "leaks": None, "attacks": []}
+"""what reports of earlier versions do not have"""
 FORMAT = 2
 """1 said `training.known`"""
 
@@ -75,6 +77,7 @@ def page(report: dict[str, Any]) -> str:
     ours."""
     import jinja2
 
+    report = {**EARLIER, **report}
     try:
         definitions = {m["name"]: m["definition"] for m in report["measured"] if m["definition"]}
         return fill("evidence.html.j2", report=report, definitions=definitions, show=show, version=__version__)

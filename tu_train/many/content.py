@@ -17,13 +17,11 @@ from shared.lm.models import locate, model_fingerprint
 from shared.secret import lacks_secrets, without_secrets, without_secrets_in
 from shared.settings import harmless
 from shared.store.scores import open_store
-from tu_train.config import UnlearnConfig
+from tu_train.config import NEWER, UnlearnConfig
 from tu_train.methods.table import METHOD, find_method
 
 EARLIER = frozenset({"out", "resume", "save_every", "keep_checkpoints", "exact"})
 """settings that earlier versions left out of the hash, or did not have"""
-NEWER = {"weights": "float32", "moments": "float32", "moments_on": "device", "rounding": "stochastic"}
-"""settings that earlier versions did not have, with what those did; they stand in the hash only where they are other"""
 NAMES = ("model", "scores", "retain", "retain_scores", "forget_data", "refusals", "blocklist", "secrets", "forget")
 """fields whose content counts, not their text"""
 LATER = ("scores", "blocklist", "secrets", "forget")

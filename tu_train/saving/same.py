@@ -10,6 +10,7 @@ from typing import Any
 
 from shared.errors import ConfigError
 from shared.secret import without_secrets_in
+from tu_train.config import NEWER
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SETTINGS = "settings."
@@ -26,6 +27,9 @@ def check_same(then: Mapping[str, Any], now: Mapping[str, Any], overridable: Col
     words for what a fingerprint stands for. Credentials in URLs are no difference, and are not shown.
     """
     old, new = flat(without_secrets_in(dict(then))), flat(without_secrets_in(dict(now)))
+    for values in (old, new):
+        for name, usual in NEWER.items() if any(name.startswith(SETTINGS) for name in values) else ():
+            values.setdefault(SETTINGS + name, usual)
     for name in sorted(old.keys() | new.keys(), key=lambda n: (not n.startswith(SETTINGS), n)):
         last = name.rpartition(".")[2]
         before, after = old.get(name), new.get(name)

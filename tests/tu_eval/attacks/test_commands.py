@@ -45,7 +45,7 @@ def test_every_attack_gives_a_number_for_each_model(attacked):
     assert sorted(p.name for p in attacked.iterdir()) == ["_config.toml", "attack.json", "rows.parquet"]
     assert not attacked.with_name("run.unfinished").exists()
     found = numbers(attacked)
-    assert {key[0] for key in found} == {"paraphrase", "sample", "quantise", "relearn"}
+    assert {key[0] for key in found} == {"paraphrase", "sample", "quantise", "nf4", "relearn"}
     frame = pandas.read_parquet(attacked / "rows.parquet")
     assert set(frame["model"]) == {"model", "before", "retain"}
     for key, number in found.items():

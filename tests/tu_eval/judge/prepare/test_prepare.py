@@ -16,7 +16,7 @@ from tests.tu_eval.test_commands import refused
 from tu_eval.judge.prepare.reword import reword
 from tu_eval.judge.prepare.wrong_answers import asked, wrong_answers
 
-PEOPLE = Path(__file__).parents[3] / "examples"
+PEOPLE = Path(__file__).parents[4] / "examples"
 FILES = [PEOPLE / f"people_{split}.jsonl" for split in ("forget", "retain")]
 PLACES = (("米拉", "海边"), ("约伦", "山上"), ("安莎", "河口"))
 CHINESE = [{"question": f"{name}出生在哪里？", "answer": f"{name}出生在{place}。"} for name, place in PLACES]
