@@ -21,10 +21,10 @@ METHODS, TOKENS = ("graddiff", "npo"), ("all", "hard", "soft")
 LEARN = ["--epochs", "5", "--learning-rate", "2e-4", "--set", "batch_size=4"]
 UNLEARN = {"graddiff": ["--learning-rate", "6e-5"], "npo": ["--learning-rate", "1e-4"]}
 NEXT = """
-Three commands for your own model (any local folder or org/name, any JSONL with question and answer):
-  tu-score run --model MODEL --data forget.jsonl --out scores
-  tu-train run --model MODEL --scores scores --retain retain.jsonl --method npo --tokens hard --out models/unlearned
-  tu-eval run --model models/unlearned --suite tofu:forget01 --out results/unlearned"""
+Three commands for a deletion request on your own model (docs/secrets.md): rows.jsonl holds what it must forget, secrets.txt a secret a line
+  tu-train run --model MODEL --forget rows.jsonl --retain retain.jsonl --method simnpo --tokens given --secrets secrets.txt --out unlearned
+  tu-eval attack --model unlearned --before MODEL --forget rows.jsonl --secrets secrets.txt --out attacks
+  tu-eval ask unlearned "QUESTION" --beside MODEL"""
 
 
 def command(line: list[str], out: Path, *, stdout: bool = False) -> None:
@@ -104,8 +104,25 @@ def main() -> None:
     command(
         ["tu-eval", "compare", *(str(results / n) for n in ["retain", *names]), "--agreement", str(agreement), "--out", str(page)], page
     )
+    print("\n5. Ask what it forgot in other words, round its weights, and reach a verdict")
+    attacks, verdict = out / "attacks", out / "verdict.html"
+    line = [
+        "tu-eval",
+        "attack",
+        "--model",
+        str(models / "npo-hard"),
+        "--before",
+        str(models / "target"),
+        "--retain",
+        str(models / "retain"),
+    ]
+    line += ["--suite", f"atlas:{SIZE}", "--limit", "8", "--attack", "paraphrase", "--attack", "quantise", "--out", str(attacks)]
+    command(line, attacks)
+    verdict.unlink(missing_ok=True)
+    ends = ["--before", str(results / "target"), "--retain", str(results / "retain")]
+    command(["tu-eval", "report", *(str(results / n) for n in names[1:]), str(attacks), *ends, "--out", str(verdict)], verdict)
     print(f"\ndone in {(time.monotonic() - started) / 60:.1f} minutes")
-    print(f"comparison page: {page.resolve()}\nheat map:        {(out / 'heatmap.html').resolve()}")
+    print(f"verdict:         {verdict.resolve()}\ncomparison page: {page.resolve()}\nheat map:        {(out / 'heatmap.html').resolve()}")
     print(f"disk: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e9:.1f} GB in {out} (delete it when you have looked)")
     print(NEXT)
 

@@ -238,6 +238,7 @@ def test_without_a_retain_model_the_page_says_so(three, tmp_path):
     target, _, good, _ = three
     (verdict,) = write_verdict(tmp_path / "v.html", [good], target, None)
     assert {line.said.state for line in verdict.forgotten} == {"fell"}
+    assert headline(verdict).startswith(f"Forgotten: lower than before in {len(verdict.forgotten)} of {len(verdict.forgotten)} measures;")
     assert "No retain model was given" in (tmp_path / "v.html").read_text(encoding="utf-8")
     write_verdict(tmp_path / "alone.html", [good], None, None)
     assert "nothing to compare with" in (tmp_path / "alone.html").read_text(encoding="utf-8")

@@ -108,6 +108,8 @@ def _count(shown: Sequence[Line], good: str) -> str:
     telling = len(shown) - states["silent"] - states["alone"]
     if not telling:
         return "no measure tells"
+    if states["fell"] and states["fell"] + states["there"] == telling:
+        return f"lower than before in {states['fell']} of {telling} measures; without a retain model nothing says where forgetting ends"
     others = [f"{states[state]} {word}" for state, word in WORDS.items() if states[state]]
     return f"{states[good]} of {telling} measures say so" + (f"; {', '.join(others)}" if others else "")
 
