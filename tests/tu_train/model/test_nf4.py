@@ -28,3 +28,13 @@ def test_products_and_gradients_are_those_of_the_rounded_layer():
         (y**2).sum().backward()
     torch.testing.assert_close(ys[0], ys[1])
     torch.testing.assert_close(xs[0].grad, xs[1].grad)
+
+
+def test_the_levels_are_those_that_the_evaluator_derives():
+    """The table of training was written down, that of the evaluator follows from quantiles of the normal
+    distribution."""
+    from tu_eval.measure.rounding import levels
+    from tu_train.model.nf4 import LEVELS
+
+    assert len(LEVELS) == 16
+    assert all(abs(one - other) < 1e-6 for one, other in zip(LEVELS, levels(), strict=True))
