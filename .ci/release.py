@@ -89,6 +89,9 @@ def build(out: Path) -> None:
     """Raises SystemExit where the change log lacks the version, or a check of the index fails."""
     if f"## [{__version__}]" not in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"):
         raise SystemExit(f"CHANGELOG.md: has no heading `## [{__version__}]`, the version of shared/__init__.py; write what is new in it")
+    others = [path.name for path in out.glob("*") if not path.name.endswith((".whl", ".tar.gz", "sbom.json"))]
+    if others:
+        raise SystemExit(f"--out {out}: holds {others[0]}, which is no part of a release; name another folder")
     shutil.rmtree(out, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)], check=True)  # noqa: S603 (own words)
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *map(str, sorted(out.iterdir()))], check=True)  # noqa: S603

@@ -17,6 +17,7 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from safetensors import SafetensorError
 from shared.better import better, is_better
 from shared.console import say
 from shared.data.layout import LAYOUT_FIELDS
-from shared.errors import ConfigError, UserError, nearest
+from shared.errors import ConfigError, StoreError, UserError, nearest
 from shared.files.fs import atomic_folder, read_object, write_json, write_text
 from shared.lm.finished import output_record
 from shared.lm.locate import locate
@@ -49,7 +50,7 @@ from tu_train.saving.output import output_dtype
 from tu_train.saving.record import changes_nothing
 from tu_train.saving.working_folder import LOG
 from tu_train.stopping.evaluating import Evaluation
-from tu_train.stopping.interrupts import Stopping
+from tu_train.stopping.interrupts import EXIT_SAVED, Stopping
 
 NAMED = "suite_"
 """before the suite's own name of a number, in the log"""
@@ -101,6 +102,10 @@ class OnTheWay:
             self.after(done, owed, ends=False)
             if owed != before:
                 self.ranks.first(lambda: self._put(owed))
+            elif self.ranks.any(self.stopping.asked):  # the checkpoint of `done` is there; a step more would lose what is owed
+                if self.stopping.error is not None:
+                    raise StoreError(f"{self.stopping.error}; mend that, then the same command with --resume goes on")
+                sys.exit(EXIT_SAVED)
 
     def after(self, done: int, entry: Entry, *, ends: bool) -> None:
         model, wrapper = self._copy()

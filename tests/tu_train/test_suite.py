@@ -183,6 +183,17 @@ def test_a_run_that_ends_while_a_suite_is_measured_goes_on_to_the_same_bytes(how
     assert everything(unlearn(**fields, resume=True)) == everything(whole)
 
 
+@pytest.mark.parametrize("again", [stop, fail])
+def test_a_second_end_in_a_measurement_that_is_owed_loses_nothing(again, unlearn, suite, whole, tmp_path):
+    fields = {"eval_suite": suite, "out": tmp_path / "out", **GOES_ON}
+    with at_evaluation(1, stop), pytest.raises(SystemExit):
+        unlearn(**fields)
+    with at_evaluation(0, again), pytest.raises((SystemExit, working_folder.StoreError)) as ended:
+        unlearn(**fields, resume=True)
+    assert ended.value.code == EXIT_SAVED if again is stop else "no room on the device" in str(ended.value)
+    assert everything(unlearn(**fields, resume=True)) == everything(whole)
+
+
 def test_the_best_of_an_earlier_checkpoint_stays_until_a_better_one_is_in_a_checkpoint(unlearn, suite, here, tmp_path):
     """Best at 1, 2, 3 ...; checkpoints at 3: between them the best of step 3 has to stay."""
     fields = {"eval_suite": suite, "out": tmp_path / "out", **GOES_ON, "eval_every": 1, "save_every": 3, "method": "ga", "retain": "none"}

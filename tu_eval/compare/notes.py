@@ -39,6 +39,8 @@ def _settings(results: Sequence[Results], labels: Sequence[str]) -> list[str]:
         "completion_tokens": "completions and answers",
         "dtype": "small differences",
         "long": "lengths",
+        "rounding": "everything",
+        "generate": "ROUGE and model utility",
     }
     for field, effect in effects.items():
         values = sorted({str(r.summary["settings"].get(field)) for r in results})

@@ -70,7 +70,13 @@ def differences(comparison: Comparison, against: str) -> list[Difference]:
         for column in comparison.columns if i != at else ():
             mine, theirs = (drawn[k].get(column.metric) for k in (i, at))
             values = [comparison.value(k, column.metric) for k in (i, at)]
-            if mine is not None and theirs is not None and values[0] is not None and values[1] is not None and mine.units > 1:
+            if (
+                mine is not None
+                and theirs is not None
+                and values[0] is not None
+                and values[1] is not None
+                and min(mine.units, theirs.units) > 1
+            ):
                 found.append(difference(label, column.metric, values[0] - values[1], mine, theirs))
     return [replace(d, corrected=p) for d, p in zip(found, holm([d.p for d in found]), strict=True)]
 

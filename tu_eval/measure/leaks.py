@@ -80,7 +80,7 @@ def answers_to(
         if r["generation"] is not None
     ]
     for number, (name, examples) in enumerate(check.prompts.items()):
-        if number or not out:
+        if number or not any(row["set"] == "forget" for row in out):
             answers = subject.piece(f"leak-{_name(name, check)}", lambda some=examples, what=name: _greedy(check, subject, some, what))[0]
             kind = "reworded" if number else "greedy"
             out += [_row("forget", e.id, kind, name, e.row.question, a["answer"]) for e, a in zip(examples, answers, strict=True)]

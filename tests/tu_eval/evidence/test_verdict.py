@@ -6,6 +6,7 @@ import random
 import pytest
 
 from shared.data.datasets import load_rows
+from shared.errors import StoreError
 from tests.browser import Browser
 from tests.conftest import _save_tiny, build_sentencepiece, build_tokenizer
 from tests.tu_eval.made import EVIL, NoConfig, make_results, many
@@ -186,6 +187,53 @@ def test_a_model_that_babbles_does_not_look_forgotten(three, tmp_path):
     (verdict,) = verdicts(*load([tmp_path / "again"], target, retain))
     assert "broken model" in verdict.note
     assert next(line for line in verdict.kept if line.how == "fluency").said.state == "lost"
+
+
+def test_four_bits_of_the_normal_float_are_one_more_rounding():
+    rows = attack_rows("model", level=0.2)
+    rows += [{**row, "attack": "nf4", "setting": "nf4", "fact_probability": 0.9} for row in rows if row["setting"] == "as it is"]
+    what, found = attacked.measures({"model": rows})["quantise"]
+    assert what == "nf4" and found["model"].value == pytest.approx(0.9)
+    assert attacked.measures({"model": [row for row in rows if row["attack"] == "nf4"]})["quantise"][0] == "nf4"
+
+
+def test_several_retain_models_are_not_judged(three, tmp_path):
+    target, retain, good, _ = three
+    other = make_results(tmp_path / "retain-2", "retain", seed=8, known=0.25)
+    with pytest.raises(StoreError, match="--retain which one"):
+        load([good, retain, other], target, None)
+    made = verdicts(*load([good, other], target, retain))
+    assert [v.label for v in made] == ["good"]
+
+
+def test_the_front_has_the_same_axes_for_all(three, tmp_path, made_up):
+    target, retain, good, bad = three
+    results = load_results(bad)
+    kept_ones = {k: v for k, v in results.summary.items() if k not in ("summary_sha256", "rows_sha256", "membership_sha256", "format")}
+    metrics = {**results.summary["metrics"], "model_utility": None}
+    write_results(tmp_path / "without", {**kept_ones, "metrics": metrics}, results.rows(), [], NoConfig())
+    first, second = verdicts(*load([good, tmp_path / "without"], target, retain))
+    assert (first.point, second.point) == tuple(
+        (by_metric(f, "forget_probability"), by_metric(f, "retain_probability")) for f in (good, tmp_path / "without")
+    )
+
+
+def test_leak_checks_of_other_secrets_are_not_compared(three, tmp_path):
+    target, retain, good, _ = three
+
+    def checked(folder, name, sha):
+        results = load_results(folder)
+        kept_ones = {k: v for k, v in results.summary.items() if k not in ("summary_sha256", "rows_sha256", "membership_sha256", "format")}
+        secrets = [{"name": "line 1", "rows": 1, "found": {"model": {"greedy": 1}}}]
+        leaks = {"secrets_sha256": sha, "settings": {"samples": 8}, "answers": {"model": {"greedy": 3}}, "secrets": secrets}
+        write_results(tmp_path / name, {**kept_ones, "leaks": leaks}, results.rows(), [], NoConfig())
+        return tmp_path / name
+
+    model = checked(good, "model", "a" * 64)
+    with pytest.raises(StoreError, match="other secrets or settings"):
+        verdicts(*load([model], checked(target, "other", "b" * 64), retain))
+    (verdict,) = verdicts(*load([model], checked(target, "same", "a" * 64), retain))
+    assert next(line for line in verdict.forgotten if line.how == "secrets").said.state == "there"
 
 
 def made_attack(folder, results, *, level, **models):

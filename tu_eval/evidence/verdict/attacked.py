@@ -15,6 +15,8 @@ from tu_eval.evidence.verdict.measured import Clusters, Number, mean, of_rows
 from tu_eval.results.folder import Finished
 
 AttackRows = Sequence[Mapping[str, Any]]
+NF4 = "nf4"
+"""an attack of its own, and one more form of rounding here"""
 Found = tuple[str, dict[str, float]]
 """what exactly was measured, and by example id"""
 
@@ -34,7 +36,8 @@ def measures(by_role: Mapping[str, AttackRows], clusters: Clusters | None = None
     -> attack -> what exactly, and the measure by role; own attacks are left out."""
     made: dict[str, tuple[str, dict[str, Number]]] = {}
     for name, read in READ.items():
-        own = {role: [r for r in rows if r["attack"] == name] for role, rows in by_role.items()}
+        also = NF4 if name == "quantise" else name
+        own = {role: [r for r in rows if r["attack"] in (name, also)] for role, rows in by_role.items()}
         if not own["model"]:
             continue
         what, _ = read(own["model"], None)

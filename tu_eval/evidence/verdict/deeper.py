@@ -9,13 +9,13 @@ from tu_eval.attacks.depth.score import row_depth
 from tu_eval.attacks.relearn import REST
 from tu_eval.evidence.verdict.measured import Clusters, Number, mean, of_rows
 
-Found = tuple[str, dict[str, Number]]
+ByRole = tuple[str, dict[str, Number]]
 """what exactly was measured, and the measure by role (model, target, retain)"""
 ROLES = {"model": "model", "before": "target", "retain": "retain"}
 """as tamper names a model -> its role on the page"""
 
 
-def depth(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], clusters: Clusters) -> Found | None:
+def depth(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], clusters: Clusters) -> ByRole | None:
     """1 − depth, row by row: how much of the fact the layers still hold; of the full model 1, of the retain model 0, by
     definition. None where no row has a depth."""
     by_fact: dict[str, list[Mapping[str, Any]]] = {}
@@ -32,7 +32,7 @@ def depth(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], clusters:
     return "facts that layers still hold", {"model": of_rows(held, clusters), **ends}
 
 
-def tampered(rows: Sequence[Mapping[str, Any]], clusters: Clusters) -> Found | None:
+def tampered(rows: Sequence[Mapping[str, Any]], clusters: Clusters) -> ByRole | None:
     """Forget rows that no run shows, after the last step of that run on other text (out-of-domain) which brings out
     most of this model; the retain model after the same run, the target as it is. None where nothing else was trained
     on."""

@@ -90,9 +90,15 @@ def _same_models(folder: Finished, comparison: Comparison, roles: Mapping[str, i
 
 def secrets(comparison: Comparison, index: int, roles: Mapping[str, int]) -> list[Line]:
     """Secrets that its answers give away, by the leak check of its results."""
-    found = {
-        role: spoken.secrets(comparison.results[i].summary.get("leaks"), "model") for role, i in (("model", index), *roles.items())
-    }  # fmt: skip
+    checks = {role: comparison.results[i].summary.get("leaks") for role, i in (("model", index), *roles.items())}
+    own = checks["model"]
+    for role, other in checks.items():
+        if own is not None and other is not None and any(own[name] != other[name] for name in ("secrets_sha256", "settings")):
+            raise StoreError(
+                f"{comparison.results[roles[role]].folder}: its leak check had other secrets or settings than that of "
+                f"{comparison.results[index].folder}; check both with the same list"
+            )
+    found = {role: spoken.secrets(check, "model") for role, check in checks.items()}
     out = []
     for kind in found["model"]:
         held = {role: kinds[kind] for role, kinds in found.items() if kind in kinds}

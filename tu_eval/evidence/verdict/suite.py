@@ -71,7 +71,10 @@ def measured(comparison: Comparison, index: int, metric: str) -> Number | None:
 
 def clusters(comparison: Comparison) -> Clusters:
     """Of all rows that were measured, where the suite names any; the ids of one set are none of another's."""
-    found = {}
-    for name, rows in comparison.rows[0].items():
-        found |= {row["example_id"]: f"{name}/{row['cluster']}" for row in rows if row.get("cluster")}
+    found: dict[str, str] = {}
+    for by_set in comparison.rows:
+        for name, rows in by_set.items():
+            for row in rows:
+                if row.get("cluster"):
+                    found.setdefault(row["example_id"], f"{name}/{row['cluster']}")
     return found

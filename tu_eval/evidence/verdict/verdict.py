@@ -45,11 +45,17 @@ def load(folders: Sequence[Path], target: Path | None, retain: Path | None) -> t
     results = [f for f in folders if f not in {place for place, _ in beside}]
     named = {"target": target, "retain": retain}
     every = list(dict.fromkeys(f for f in (*results, target, retain) if f is not None))
+    if not every:
+        raise StoreError("report: no results of a model were given, only what was made beside them; name its folder of tu-eval run too")
     comparison = load_comparison(every)
     roles = {role: every.index(folder) for role, folder in named.items() if folder is not None}
-    for group in comparison.groups:
-        if group.role is not None and len(group.members) == 1:
-            roles.setdefault(group.role, group.members[0])
+    for role in ("target", "retain"):
+        found = [i for group in comparison.groups if group.role == role for i in group.members]
+        if len(found) > 1 and role not in roles:
+            flag = {"target": "--before", "retain": "--retain"}[role]
+            raise StoreError(f"report: {len(found)} results of a {role} model were given; say with {flag} which one to compare with")
+        if found:
+            roles.setdefault(role, found[0])
     if len(roles) == len(every):
         raise StoreError("report: only a target and a retain model were given; name the results of an unlearned model as well")
     known = {result.summary["model_fingerprint"] for result in comparison.results}
@@ -62,13 +68,17 @@ def load(folders: Sequence[Path], target: Path | None, retain: Path | None) -> t
 def verdicts(comparison: Comparison, roles: Mapping[str, int], more: Sequence[Finished]) -> list[Verdict]:
     """One a model that is neither target nor retain model, those that nothing dominates marked."""
     titles = {i: (g.title if len(g.members) == 1 else comparison.labels[i], g.about) for g in comparison.groups for i in g.members}
-    made = [_verdict(comparison, i, roles, more, *titles[i]) for i in range(len(comparison.results)) if i not in roles.values()]
+    ends = {i for g in comparison.groups if g.role is not None for i in g.members} | set(roles.values())
+    judged = [i for i in range(len(comparison.results)) if i not in ends]
+    axes = _axes([comparison.results[i].summary["metrics"] for i in judged])
+    made = [_verdict(comparison, i, roles, more, *titles[i], axes) for i in judged]
     points = [v.point for v in made if v.point is not None]
     on = iter(front(points))
     return [v if v.point is None else Verdict(**{**vars(v), "on_front": next(on)}) for v in made]
 
 
-def _verdict(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished], label: str, about: str) -> Verdict:
+def _verdict(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished], label: str, about: str,
+             axes: tuple[str, str] | None) -> Verdict:  # fmt: skip
     summary = comparison.results[index].summary
     metrics, sets = summary["metrics"], list(summary["rows"])
 
@@ -86,14 +96,16 @@ def _verdict(comparison: Comparison, index: int, roles: Mapping[str, int], more:
     written = lines.writing(comparison, index, roles)
     held += [*written, *lines.choices(comparison, index, roles, more)]
     missing = [told for name, told in lines.TRIED.items() if name not in found] + ([] if written else [WRITING])
-    return Verdict(label, about, gone, held, missing, BABBLES if index in comparison.babbling else "", _point(comparison, index))
+    point = (metrics[axes[0]], metrics[axes[1]]) if axes is not None else None
+    return Verdict(label, about, gone, held, missing, BABBLES if index in comparison.babbling else "", point)
 
 
-def _point(comparison: Comparison, index: int) -> tuple[float, float] | None:
-    metrics = comparison.results[index].summary["metrics"]
-    known = suite.direct(metrics)[:1]
-    keeping = [m for m in ("model_utility", "retain_probability", "retain_rouge", "retain_knowmem") if metrics.get(m) is not None]
-    return (metrics[known[0]], metrics[keeping[0]]) if known and keeping else None
+def _axes(every: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Of the front: what is still known and what is kept, the first metrics that all models have."""
+    known = [m for m in (suite.direct(every[0]) if every else []) if all(metrics.get(m) is not None for metrics in every)]
+    kept_ones = ("model_utility", "retain_probability", "retain_rouge", "retain_knowmem")
+    keeping = [m for m in kept_ones if all(metrics.get(m) is not None for metrics in every)]
+    return (known[0], keeping[0]) if known and keeping else None
 
 
 def headline(verdict: Verdict) -> str:
