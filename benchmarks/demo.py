@@ -50,6 +50,29 @@ def command(line: list[str], out: Path, *, stdout: bool = False) -> None:
     print(f"  ({time.monotonic() - started:.0f} s)", flush=True)
 
 
+def unlearn(out: Path) -> None:
+    print("\n3. Unlearn: two methods, each on all tokens, on the important ones (hard), and in proportion (soft)")
+    sources = ["--model", str(out / "models" / "target"), "--scores", str(out / "scores"), "--retain", f"atlas:retain:{SIZE}"]
+    for method in METHODS:
+        for tokens in TOKENS:
+            model = out / "models" / f"{method}-{tokens}"
+            how = ["--method", method, "--tokens", tokens, "--epochs", "3", "--set", "batch_size=4", *UNLEARN[method]]
+            command(["tu-train", "run", *sources, *how, "--out", str(model)], model)
+
+
+def reach_verdict(out: Path, names: list[str]) -> Path:
+    """The page of the models' results, with attacks on one of them."""
+    print("\n5. Ask what it forgot in other words, round its weights, and reach a verdict")
+    attacks, verdict, results = out / "attacks", out / "verdict.html", out / "results"
+    model, target, retain = (str(out / "models" / name) for name in ("npo-hard", "target", "retain"))
+    line = ["tu-eval", "attack", "--model", model, "--before", target, "--retain", retain, "--suite", f"atlas:{SIZE}"]
+    command([*line, "--limit", "8", "--attack", "paraphrase", "--attack", "quantise", "--out", str(attacks)], attacks)
+    verdict.unlink(missing_ok=True)
+    ends = ["--before", str(results / "target"), "--retain", str(results / "retain")]
+    command(["tu-eval", "report", *(str(results / name) for name in names), str(attacks), *ends, "--out", str(verdict)], verdict)
+    return verdict
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-out"))
@@ -74,26 +97,7 @@ def main() -> None:
     agreement = out / "agreement.json"
     line = ["tu-score", "agree", str(out / "scores"), "--model", str(models / "target"), "--json"]
     command(line, agreement, stdout=True)
-    print("\n3. Unlearn: two methods, each on all tokens, on the important ones (hard), and in proportion (soft)")
-    for method in METHODS:
-        for tokens in TOKENS:
-            name = f"{method}-{tokens}"
-            line = ["tu-train", "run", "--model", str(models / "target"), "--scores", str(out / "scores")]
-            line += ["--retain", f"atlas:retain:{SIZE}"]
-            line += [
-                "--method",
-                method,
-                "--tokens",
-                tokens,
-                "--epochs",
-                "3",
-                "--set",
-                "batch_size=4",
-                *UNLEARN[method],
-                "--out",
-                str(models / name),
-            ]
-            command(line, models / name)
+    unlearn(out)
     print("\n4. Evaluate all of them against the retain model")
     evaluate("retain", "--label", "retain")
     names = ["target", *(f"{m}-{t}" for m in METHODS for t in TOKENS)]
@@ -104,23 +108,7 @@ def main() -> None:
     command(
         ["tu-eval", "compare", *(str(results / n) for n in ["retain", *names]), "--agreement", str(agreement), "--out", str(page)], page
     )
-    print("\n5. Ask what it forgot in other words, round its weights, and reach a verdict")
-    attacks, verdict = out / "attacks", out / "verdict.html"
-    line = [
-        "tu-eval",
-        "attack",
-        "--model",
-        str(models / "npo-hard"),
-        "--before",
-        str(models / "target"),
-        "--retain",
-        str(models / "retain"),
-    ]
-    line += ["--suite", f"atlas:{SIZE}", "--limit", "8", "--attack", "paraphrase", "--attack", "quantise", "--out", str(attacks)]
-    command(line, attacks)
-    verdict.unlink(missing_ok=True)
-    ends = ["--before", str(results / "target"), "--retain", str(results / "retain")]
-    command(["tu-eval", "report", *(str(results / n) for n in names[1:]), str(attacks), *ends, "--out", str(verdict)], verdict)
+    verdict = reach_verdict(out, names[1:])
     print(f"\ndone in {(time.monotonic() - started) / 60:.1f} minutes")
     print(f"verdict:         {verdict.resolve()}\ncomparison page: {page.resolve()}\nheat map:        {(out / 'heatmap.html').resolve()}")
     print(f"disk: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e9:.1f} GB in {out} (delete it when you have looked)")
