@@ -80,20 +80,22 @@ def _load(config: EvalConfig, suite: Suite, folder: Path) -> TokenisedSuite:
             say(f"{part.name}: {skipped} rows left out, longer than the model's context of {context} tokens (--long skip)")
         sets.append((part, variants))
     holdout, no_holdout = _holdout(config, suite, tokenizer, context)
-    _require_own_ids({**{part.name: [v.answer.id for v in kept] for part, kept in sets}, "holdout": [e.id for e in holdout]})
+    _require_own_ids({**{part.name: [v.answer for v in kept] for part, kept in sets}, "holdout": holdout})
     asked = (e for _, rows in sets for v in rows for e in v.examples)
     own = {"suite_code": code} if config.suite and (code := code_of(SUITE, config.suite)) else {}
     identity = {"suite": suite.name, **own, **identity_of(config, tokenizer, asked, holdout)}
     return TokenisedSuite(tokenizer, context, sets, holdout, no_holdout, identity)
 
 
-def _require_own_ids(by_set: Mapping[str, Sequence[str]]) -> None:
-    """Raises DataError where two sets have a row of one id: numbers are kept by it, and one would count for both."""
-    of: dict[str, str] = {}
-    for name, ids in by_set.items():
-        for one in ids:
-            if (other := of.setdefault(one, name)) != name:
-                raise DataError(f"sets {other} and {name}: both have a row {one}, since their files have one name or rows one id; "
+def _require_own_ids(by_set: Mapping[str, Sequence[Example]]) -> None:
+    """Raises DataError where two sets have different rows of one id: numbers are kept by it, and one would count for
+    both."""
+    of: dict[str, tuple[str, list[int]]] = {}
+    for name, examples in by_set.items():
+        for example in examples:
+            other, ids = of.setdefault(example.id, (name, example.input_ids))
+            if ids != example.input_ids:
+                raise DataError(f"sets {other} and {name}: both have a row {example.id}, since their files have one name or rows one id; "
                                 "rename one of the files")  # fmt: skip
 
 
