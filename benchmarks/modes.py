@@ -55,12 +55,13 @@ def measure(fields: dict[str, Any], steps: int, store: str) -> dict[str, Any]:
         made.append(make(*arguments, **more))
         return made[0]
 
-    def watched(packed: Any, *more: Any) -> None:
-        backward(packed, *more)
+    def watched(packed: Any, *more: Any) -> Any:
+        came_to = backward(packed, *more)
         parameters = [*packed.model.parameters()]
         moments = [t for entry in made[0].state.values() for t in entry.values() if hasattr(t, "untyped_storage")]
         everything = [*parameters, *packed.model.buffers(), *(p.grad for p in parameters if p.grad is not None), *moments]
         held.append(bytes_of(everything))
+        return came_to
 
     tu_train.loop.make_optimizer, tu_train.loop.backward = kept, watched
     rate = LORA_RATE if "lora" in fields else RATE
