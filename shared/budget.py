@@ -1,8 +1,8 @@
-"""Consecutive runs of items that fit a budget: parts of a store, forward passes, requests handed over at a time."""
+"""Items that fit a budget: parts of a store, forward passes, requests handed over at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 def within_budget(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
@@ -14,3 +14,15 @@ def within_budget(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
             start, total = i, 0
         total += length
     return [*ranges, (start, len(lengths))] if lengths else []
+
+
+def padded_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Places of sequences in order of length, at most `budget` tokens with the padding; a longer one stands alone."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and (len(batch) + 1) * lengths[i] > budget:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

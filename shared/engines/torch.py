@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from shared.budget import padded_batches
 from shared.engines.interface import Request, TokenScores, ignore, limits_of
 from shared.engines.torch_generate import GreedyWriter
 from shared.lm.forest import common_prefix
@@ -90,7 +91,7 @@ class TorchEngine:
         """Indices of sequences that share a forward pass. Packed: in sorted order, so that those that share prefixes
         come together. Padded: in order of length."""
         if not self.packed.packs:
-            yield from _padded_batches([len(s) for s in sequences], self.batch_tokens)
+            yield from padded_batches([len(s) for s in sequences], self.batch_tokens)
             return
         order = sorted(range(len(sequences)), key=sequences.__getitem__)
         lengths = [len(sequences[i]) for i in order]
@@ -141,15 +142,3 @@ def cut(scores: PositionScores, counts: Sequence[int]) -> list[TokenScores]:
     ends = np.cumsum(counts).tolist()
     pieces: list[list[Any]] = [[None if v is None else v[e - n : e] for v in arrays] for e, n in zip(ends, counts, strict=True)]
     return [TokenScores(*piece) for piece in pieces]
-
-
-def _padded_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """In order of length, at most `budget` tokens with the padding (a longer sequence stands alone)."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batch and (len(batch) + 1) * lengths[i] > budget:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

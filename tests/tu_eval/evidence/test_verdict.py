@@ -202,6 +202,8 @@ def test_several_retain_models_are_not_judged(three, tmp_path):
     other = make_results(tmp_path / "retain-2", "retain", seed=8, known=0.25)
     with pytest.raises(StoreError, match="--retain which one"):
         load([good, retain, other], target, None)
+    with pytest.raises(StoreError, match="name the results of an unlearned model"):
+        load([other], target, retain)
     made = verdicts(*load([good, other], target, retain))
     assert [v.label for v in made] == ["good"]
 

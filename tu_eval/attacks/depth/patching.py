@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from shared.budget import padded_batches
 from shared.console import progress
 from tu_eval.attacks.depth.facts import Fact
-from tu_eval.attacks.depth.layers import Layers, batches, padded
+from tu_eval.attacks.depth.layers import Layers, padded
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,6 @@ def _add(out: list[list[float]], batch: PaddedFacts, by_layer: Sequence[Sequence
 def _batches(layers: Layers, facts: Sequence[Fact], batch_tokens: int) -> Iterator[PaddedFacts]:
     # The last token that is asked for is only compared with, so the model does not read what is behind it.
     read = [f.example.input_ids[: max(f.tokens) + 1] for f in facts]
-    for places in batches([len(ids) for ids in read], batch_tokens):
+    for places in padded_batches([len(ids) for ids in read], batch_tokens):
         ids, mask = padded([read[i] for i in places], layers.packed.model.device)
         yield PaddedFacts(places, ids, mask, [facts[i].tokens for i in places])

@@ -56,7 +56,7 @@ def load(folders: Sequence[Path], target: Path | None, retain: Path | None) -> t
             raise StoreError(f"report: {len(found)} results of a {role} model were given; say with {flag} which one to compare with")
         if found:
             roles.setdefault(role, found[0])
-    if len(roles) == len(every):
+    if len(_ends(comparison, roles)) == len(every):
         raise StoreError("report: only a target and a retain model were given; name the results of an unlearned model as well")
     known = {result.summary["model_fingerprint"] for result in comparison.results}
     for one in more:
@@ -65,10 +65,15 @@ def load(folders: Sequence[Path], target: Path | None, retain: Path | None) -> t
     return comparison, roles, more
 
 
+def _ends(comparison: Comparison, roles: Mapping[str, int]) -> set[int]:
+    """Targets and retain models, which are compared with and not judged."""
+    return {i for group in comparison.groups if group.role is not None for i in group.members} | set(roles.values())
+
+
 def verdicts(comparison: Comparison, roles: Mapping[str, int], more: Sequence[Finished]) -> list[Verdict]:
     """One a model that is neither target nor retain model, those that nothing dominates marked."""
     titles = {i: (g.title if len(g.members) == 1 else comparison.labels[i], g.about) for g in comparison.groups for i in g.members}
-    ends = {i for g in comparison.groups if g.role is not None for i in g.members} | set(roles.values())
+    ends = _ends(comparison, roles)
     judged = [i for i in range(len(comparison.results)) if i not in ends]
     axes = _axes([comparison.results[i].summary["metrics"] for i in judged])
     made = [_verdict(comparison, i, roles, more, *titles[i], axes) for i in judged]
