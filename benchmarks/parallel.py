@@ -1,6 +1,6 @@
 """What several ranks give, beside one process: speed and memory of NPO on SmolLM2-135M, a thread each.
 
-    TU_TOFU_DIR=... python -m benchmarks.parallel --json [--rounds 3] [--steps 4] [--batch 8]
+    TU_TOFU_DIR=... python -m benchmarks.parallel --json [--rounds 3] [--steps 2] [--batch 40]
 
     two_ranks      tokens/s of two ranks over those of one process
     rank_memory    peak resident memory of a rank, the larger one, over that of one process, until the last step
@@ -120,8 +120,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object (else one line a key)")
     parser.add_argument("--only", choices=[*MEASURES], action="append", help="measure this alone")
     parser.add_argument("--rounds", type=int, default=3, help="turns of one process and two ranks")
-    parser.add_argument("--steps", type=int, default=4, help="timed steps at least; whole passes over the rows are made")
-    parser.add_argument("--batch", type=int, default=8, help="forget rows a step, and as many retain rows")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps at least; whole passes over the rows are made")
+    parser.add_argument("--batch", type=int, default=40, help="forget rows a step, and as many retain rows")
     parser.add_argument("--rows", type=int, default=40, help="forget rows")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--data", default="tofu:forget01")

@@ -16,7 +16,7 @@ from shared.engines.interface import Generator
 from shared.engines.torch import TorchEngine
 from shared.errors import ConfigError, DataError
 from shared.files.fs import hash_json
-from shared.lm.memory import keep_freed_memory, return_freed_memory
+from shared.lm.memory import keep_freed_memory
 from shared.lm.models import choose_dtype, load_model, quantisation
 from shared.lm.packed import PackedModel
 from shared.weighting.weights import seeded
@@ -61,11 +61,10 @@ def load(plan: Plan, ranks: Ranks = ALONE) -> Loaded:
     device = ranks.device(plan.config.device)
 
     def mine() -> tuple[PackedModel, Any]:
+        keep_freed_memory()
         if ranks.count == 1:
-            keep_freed_memory()
             model, wrapper = load_marked(plan, device)
             return PackedModel(model), wrapper
-        return_freed_memory()
         model, wrapper = load_marked(plan, torch.device("cpu"))
         packed = PackedModel(model)
         shard(packed, blocks(packed), device)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from shared.lm.packed import PackedModel
+from tu_train.model.exchange import Gather, ReduceScatter
 
 
 class Root(nn.Module):
@@ -44,6 +45,9 @@ def shard(packed: PackedModel, blocks: Iterable[Any], device: torch.device) -> N
         made: Any = fully_shard(part, mesh=mesh)
         made.set_gradient_divide_factor(1.0)
         made.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+        if device.type == "cpu":
+            made.set_custom_all_gather(Gather())
+            made.set_custom_reduce_scatter(ReduceScatter())
     packed.root = _Whole(root, inside)
 
 
