@@ -34,7 +34,7 @@ def keep_freed_memory() -> bool:
 
 
 def _take_huge_pages() -> None:
-    """Tensors from 2 MiB on lie in pages of that size: they leave fewer holes between them, and one page is cleared where
+    """Tensors from 2 MiB on lie in pages of that size: they leave fewer holes between them, and one is cleared where
     512 were. torch reads the variable at its first allocation; a user's own value stays."""
     with suppress(OSError):
         if "[never]" not in HUGE_PAGES.read_text():
