@@ -19,8 +19,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST = 1 << 30
 """bytes; what is larger still goes back at once"""
 
-HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 """says whether a process may ask for pages of 2 MiB"""
+VARIABLE = "THP_MEM_ALLOC_ENABLE"
+"""makes torch ask"""
 
 
 def keep_freed_memory() -> bool:
@@ -29,16 +31,19 @@ def keep_freed_memory() -> bool:
 
     Elsewhere than on Linux with glibc nothing happens.
     """
-    _take_huge_pages()
     return _mallopt(M_MMAP_THRESHOLD, LARGEST) and _mallopt(M_TRIM_THRESHOLD, 2 * LARGEST - 1)
 
 
-def _take_huge_pages() -> None:
-    """Tensors from 2 MiB on lie in pages of that size: they leave fewer holes between them, and one is cleared where
-    512 were. torch reads the variable at its first allocation; a user's own value stays."""
+def take_large_pages() -> None:
+    """Tensors from 2 MiB on lie in pages of that size, where the system lets a process ask: they leave fewer holes
+    between them, and one page is cleared where 512 were. For training; scoring was slower with it. A user's own value of
+    the variable stays."""
     with suppress(OSError):
-        if "[never]" not in HUGE_PAGES.read_text():
-            os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        if "[never]" in LARGE_PAGES.read_text() or VARIABLE in os.environ:
+            return
+        os.environ[VARIABLE] = "1"
+        torch.empty(1)  # torch reads it once, at its first allocation
+        del os.environ[VARIABLE]  # it is not for the processes that this one starts
 
 
 def _mallopt(name: int, value: int) -> bool:

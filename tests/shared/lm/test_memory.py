@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from shared.lm import memory
-from shared.lm.memory import keep_freed_memory, placed
+from shared.lm.memory import keep_freed_memory, placed, take_large_pages
 
 MEASURE = """
 import ctypes, json, resource, sys
@@ -60,16 +60,17 @@ def test_a_gpu_gets_numbers_without_a_wait_and_a_cpu_without_a_copy_in_pinned_me
     assert there.tolist() == [0.5, 2] and there.dtype == torch.float32 and asked[1:] == ["pinned", ("cuda", {"non_blocking": True})]
 
 
-@pytest.mark.parametrize("said, theirs, found", [("always [madvise] never", None, "1"), ("always madvise [never]", None, None),
-                                                 ("always [madvise] never", "0", "0"), (None, None, None)])  # fmt: skip
-def test_large_pages_are_asked_for_where_the_system_has_them_and_the_user_has_not_said_otherwise(
-    said, theirs, found, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(memory, "HUGE_PAGES", tmp_path / "enabled")
-    monkeypatch.setattr(memory, "_mallopt", lambda name, value: True)
+@pytest.mark.parametrize("said, theirs, seen", [("always [madvise] never", None, "1"), ("always madvise [never]", None, None),
+                                                ("always [madvise] never", "0", None), (None, None, None)])  # fmt: skip
+def test_large_pages_are_asked_for_where_the_system_has_them_and_the_user_has_not_said_otherwise(said, theirs, seen, tmp_path, monkeypatch):
+    """No process started later inherits the wish."""
+    found = []
+    monkeypatch.setattr(memory, "LARGE_PAGES", tmp_path / "enabled")
+    monkeypatch.setattr(torch, "empty", lambda size: found.append(os.environ.get("THP_MEM_ALLOC_ENABLE")))
     if said:
         (tmp_path / "enabled").write_text(said)
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
     if theirs:
         monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", theirs)
-    assert keep_freed_memory() and os.environ.get("THP_MEM_ALLOC_ENABLE") == found
+    take_large_pages()
+    assert found == ([seen] if seen else []) and os.environ.get("THP_MEM_ALLOC_ENABLE") == theirs
