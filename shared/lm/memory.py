@@ -36,8 +36,8 @@ def keep_freed_memory() -> bool:
 
 def take_large_pages() -> None:
     """Tensors from 2 MiB on lie in pages of that size, where the system lets a process ask: they leave fewer holes
-    between them, and one page is cleared where 512 were. For training; scoring was slower with it. A user's own value of
-    the variable stays."""
+    between them, and one page is cleared where 512 were. For training; scoring was slower with it. A user's own value
+    of the variable stays."""
     with suppress(OSError):
         if "[never]" in LARGE_PAGES.read_text() or VARIABLE in os.environ:
             return

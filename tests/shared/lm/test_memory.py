@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from shared.lm import memory
-from shared.lm.memory import keep_freed_memory, placed, take_large_pages
+from shared.lm.memory import placed, take_large_pages
 
 MEASURE = """
 import ctypes, json, resource, sys
