@@ -6,7 +6,8 @@ A random model of 42 M parameters trains three steps in a process of its own. `m
 allocated (glibc's count of bytes in use), looked at every few milliseconds, over what it held after a run of the same
 kind with a small model: so that the interpreter, the libraries and their first buffers do not count. `resident` is its
 anonymous memory beyond that, in which glibc's heap also has holes that nothing fits into. The model is stored in
-bfloat16, so that its float32 weights are no pages of a file. Linux with glibc; a few minutes for all modes.
+another dtype than it trains in, so that its weights are no pages of a file. Linux with glibc; a few minutes for all
+modes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ WORLD = "people=20,facts_per_person=5,forget_people=8,holdout_people=1"
 LOOK_S = 0.003
 
 
-def make_model(folder: Path, blocks: int, vocabulary: int) -> None:
+def make_model(folder: Path, blocks: int, vocabulary: int, dtype: str) -> None:
     """With a token for every byte."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -54,7 +55,7 @@ def make_model(folder: Path, blocks: int, vocabulary: int) -> None:
     PreTrainedTokenizerFast(tokenizer_object=core, **dict.fromkeys(("eos_token", "pad_token"), names[-1])).save_pretrained(folder)
     config = LlamaConfig(vocab_size=vocabulary, hidden_size=512, num_hidden_layers=blocks, num_attention_heads=8, num_key_value_heads=4,
                          intermediate_size=1536, max_position_embeddings=512, eos_token_id=256, pad_token_id=256)  # fmt: skip
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
 
 
 class Counts(ctypes.Structure):
@@ -131,8 +132,9 @@ def main() -> None:
     found = {}
     for mode in given.modes:
         with tempfile.TemporaryDirectory() as folder:
-            make_model(Path(folder) / "small", 1, 512)
-            make_model(Path(folder) / "whole", 8, 16_384)
+            dtype = "float32" if "weights" in MODES[mode] else "bfloat16"
+            make_model(Path(folder) / "small", 1, 512, dtype)
+            make_model(Path(folder) / "whole", 8, 16_384, dtype)
             child = [sys.executable, "-m", "benchmarks.memory", "--child", json.dumps([folder, MODES[mode]])]
             found[mode] = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE).stdout)
         print(f"{mode}: {found[mode]['error']:+.1%}", file=sys.stderr)
