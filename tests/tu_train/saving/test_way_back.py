@@ -55,7 +55,9 @@ def ways_back(settings):
     found = []
     for name, before in settings.items():
         for entry in before if isinstance(before, dict) else (None,):
-            other = OTHER if entry is None else {**before, entry: dict.fromkeys(before[entry], OTHER) if type(before[entry]) is dict else OTHER}
+            inner = before[entry] if isinstance(before, dict) else None
+            changed = dict.fromkeys(inner, OTHER) if isinstance(inner, dict) else OTHER
+            other = changed if entry is None else {**before, entry: changed}
             with pytest.raises(ConfigError) as raised:
                 check_same({"settings": settings}, {"settings": {**settings, name: other}}, ())
             found.append(str(raised.value).removesuffix(", or start anew with another --out").rpartition("; --")[2])
