@@ -95,5 +95,5 @@ def test_no_setting_was_left_out():
 ])  # fmt: skip
 def test_what_was_not_there_is_left_out_and_tables_are_given_whole(then, now, said):
     with pytest.raises(ConfigError) as raised:
-        check_same({"settings": then}, {"settings": now}, ())
+        check_same({"settings": {"clip": 1.0, **then}}, {"settings": {"clip": 1.0, **now}}, ())
     assert str(raised.value).endswith(f"; {said}, or start anew with another --out")
