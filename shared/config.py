@@ -103,9 +103,18 @@ def pairs(texts: Sequence[str], flag: str) -> dict[str, Any]:
     return out
 
 
+def assignment(name: str, value: Any) -> str:
+    """`name=value` as --set takes it to give a value of JSON, on one line."""
+    plain = isinstance(value, str) and value.isprintable() and _parse(value.strip(), str | tuple[str, ...]) == value
+    return f"{name}={value if plain else _toml(value)}"
+
+
 def _toml(value: Any) -> str:
+    """On one line."""
     if isinstance(value, list):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + "}"
     # Literals of JSON are TOML literals too, but for escapes of surrogates, the raw control character 7F, and
     # infinities.
     if isinstance(value, float) and not math.isfinite(value):

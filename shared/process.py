@@ -50,7 +50,14 @@ def run_command(
                     tell(line.rstrip("\n"))
             code = child.wait()
     if code:
-        raise UserError(f"{what}: {said or f'{command} ended with code {code}'}")
+        raise UserError(f"{what}: {said or _ended(command, code)}")
+
+
+def _ended(command: str, code: int) -> str:
+    """Of a command that has said nothing; a negative code is the signal that ended it."""
+    if code != -signal.SIGKILL:
+        return f"{command} ended with code {code}"
+    return f"{command} was killed (SIGKILL), as the system does where memory runs out; free some, or let it take less"
 
 
 def run_shown(command: str, arguments: Sequence[str]) -> int:

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from shared.settings import About
+from shared.settings import COUNT, About
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     dry_run: Annotated[bool, About(flag=True)] = False
     """only say steps, tokens and peak memory; no weight is read, nothing is written"""
+    ranks: Annotated[int | None, About(unit="ranks", flag=True, default="one process", **COUNT)] = None
+    """with --dry-run: of each of so many ranks, as torchrun would start them; none has to be started for it"""
 
 
 @dataclass(frozen=True, kw_only=True)

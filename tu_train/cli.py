@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from shared.cli import new_app, run_app
 from shared.commands import Asked, command
+from shared.errors import ConfigError
 from tu_train import arguments
 
 if TYPE_CHECKING:
@@ -27,11 +28,17 @@ def main() -> None:
 @command(app, config="tu_train.config:UnlearnConfig", arguments=arguments.Run)
 def run(asked: Asked[UnlearnConfig], given: arguments.Run) -> None:
     """Unlearn the forget set of a score store with token weights. No reference model is loaded."""
+    if given.ranks is not None and not given.dry_run:
+        raise ConfigError(f"--ranks {given.ranks}: says for how many ranks --dry-run speaks; add --dry-run, or start ranks that train with "
+                          f"torchrun --nproc-per-node {given.ranks} -m tu_train run")  # fmt: skip
     settings = asked.resolved(**({"out": "-"} if given.dry_run and asked.file is None else {}))  # a dry run needs none
     if given.dry_run:
         from tu_train.estimate import estimate
+        from tu_train.ranks import started
 
-        print("\n".join(estimate(settings).lines()))
+        number, count = started(given.ranks)
+        if not number:  # one of them says it for all
+            print("\n".join(estimate(settings, count).lines()))
         return
     from tu_train.interface import unlearn
 
@@ -41,7 +48,8 @@ def run(asked: Asked[UnlearnConfig], given: arguments.Run) -> None:
 
         print(f"{folder / 'adapter'}: {WARNING}")
     layout = "".join(f" --{name} {shlex.quote(value)}" for name in ("template", "system") if (value := getattr(settings, name)) is not None)
-    print(f"unlearned model: {folder}\nnext: tu-eval run --model {folder} --suite SUITE{layout} --out results/{folder.name}")
+    to, results = shlex.quote(str(folder)), shlex.quote(f"results/{folder.name}")
+    print(f"unlearned model: {folder}\nnext: tu-eval run --model {to} --suite SUITE{layout} --out {results}")
 
 
 @command(app)
@@ -58,7 +66,7 @@ def finetune(settings: FinetuneConfig) -> None:
     from tu_train.interface import finetune as train
 
     folder = train(settings)
-    print(f"fine-tuned model: {folder}\nnext: tu-score run --model {folder} --data FORGET --out scores")
+    print(f"fine-tuned model: {folder}\nnext: tu-score run --model {shlex.quote(str(folder))} --data FORGET --out scores")
 
 
 @command(app, config="tu_train.diagnose.config:DiagnoseConfig")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -293,7 +294,8 @@ class UnlearnConfig(TokenOptions, LoopConfig):
         if self.forget_data is not None or self.allow_other_model:
             flag = "--set forget_data" if self.forget_data is not None else "--allow-other-model"
             raise ConfigError(f"{flag}: speaks of a score store, --forget reads none; leave it out")
-        scored = f"tu-score run --model {shown(self.model)} --data {shown(str(self.forget))} --out SCORES"
+        model, data = (shlex.quote(shown(str(text))) for text in (self.model, self.forget))
+        scored = f"tu-score run --model {model} --data {data} --out SCORES"
         make = f"make a store: {scored}, then give --scores SCORES instead of --forget"
         if "reference" in find_method(self.method).needs:
             raise ConfigError(f"--forget: --method {self.method} reads the log-probabilities of a score store; {make}")

@@ -30,7 +30,7 @@ from tu_train.forward import Needs, blocks, forward_pass
 from tu_train.model.lora import add_lora
 from tu_train.model.nf4 import in_four_bits
 from tu_train.model.reference import Reference
-from tu_train.model.sharded import gathered, ready, shard
+from tu_train.model.sharded import gathered, mesh_on, ready, shard
 from tu_train.model.trainable import freeze_all_but, in_this_model
 from tu_train.plan import Plan
 from tu_train.ranks import ALONE, Ranks
@@ -68,7 +68,7 @@ def load(plan: Plan, ranks: Ranks = ALONE) -> Loaded:
             return PackedModel(model), wrapper
         model, wrapper = load_marked(plan, torch.device("cpu"))
         packed = PackedModel(model)
-        shard(packed, blocks(packed), device)
+        shard(packed, blocks(packed), mesh_on(device))
         return packed, wrapper
 
     packed, wrapper = ranks.in_turn(mine)

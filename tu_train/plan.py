@@ -20,7 +20,6 @@ from tu_train.gather import Gathered
 from tu_train.methods.retain_terms import NONE, RETAIN_TERMS
 from tu_train.methods.table import find_method, trained_globs
 from tu_train.objective import Objective
-from tu_train.ranks import Ranks
 from tu_train.saving.record import recorded_settings
 from tu_train.stopping.evaluating import Evaluation
 
@@ -110,9 +109,9 @@ def _plan(config: LoopConfig, read: Gathered, objective: Objective, train_only: 
                 corpora=read.corpora, learned=read.learned, evaluation=read.evaluation, about=about)  # fmt: skip
 
 
-def check_ranks(plan: Plan, ranks: Ranks) -> None:
+def check_ranks(plan: Plan, count: int) -> None:
     """Raises ConfigError for what several ranks cannot do together."""
-    config, count = plan.config, ranks.count
+    config = plan.config
     if count == 1:
         return
     if config.optimizer == "adamw8bit":

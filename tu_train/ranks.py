@@ -237,6 +237,17 @@ def joined() -> Iterator[Ranks]:
         os._exit(2)
 
 
+def started(asked: int | None = None) -> tuple[int, int]:
+    """-> the number of this process, and how many torchrun has started; else that of one of as many as are `asked` for.
+    Raises ConfigError for another number than was started."""
+    count = _number("WORLD_SIZE", 1)
+    if count == 1:
+        return 0, asked or 1
+    if asked not in (None, count):
+        raise ConfigError(f"--ranks {asked}: torchrun has started {count}; leave --ranks out, or start without torchrun")
+    return _number("RANK"), count
+
+
 def _number(name: str, least: int = 0) -> int:
     """Of torchrun's environment; what is not there is its smallest value. Raises ConfigError for what is no number."""
     text = os.environ.get(name, str(least))

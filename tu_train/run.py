@@ -77,7 +77,7 @@ def _run(config: Config, gather: Callable[[Config], Gathered], plan: Callable[[C
         planned = ranks.together(partial(plan, config, read))
         del read  # it holds what the plan lets go of
         with ranks.alike():
-            check_ranks(planned, ranks)
+            check_ranks(planned, ranks.count)
         try:
             return _load_and_train(planned, ranks)
         except torch.OutOfMemoryError as error:

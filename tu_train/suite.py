@@ -196,7 +196,7 @@ class OnTheWay:
                     child.terminate()
                     child.wait()
 
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix=AT_WORK, dir=self.work) as folder:
             out = Path(folder) / "results"
             settings = {**_settings(self.config), "model": model, "out": str(out)}
             run_command("tu-eval run", settings, what=f"--eval-suite {self.config.eval_suite}", tell=tell, ending=ending)

@@ -78,7 +78,7 @@ def trained(fields: dict[str, Any], folder: Path, ranks: Any) -> tuple[list[dict
         else:
             config = UnlearnConfig(**given).filled()
             plan = plan_unlearning(config, gather_unlearning(config))
-        check_ranks(plan, ranks)
+        check_ranks(plan, ranks.count)
         loaded = load(plan, ranks)
         plan = with_answers(plan, loaded.packed)
         train(loaded.packed, plan.stream, plan.steps, plan.objective, plan.config, log, reference=loaded.reference,

@@ -14,14 +14,15 @@ import tu_train.run
 from shared.errors import ConfigError
 from shared.lm.models import load_model, load_tokenizer
 from shared.lm.saved import save_model
+from tests.conftest import build_sentencepiece
 from tests.tu_train.conftest import weights_of
 from tests.tu_train.test_estimate import Real, config_of
+from tests.tu_train.test_suite import RUSSIAN
 from tu_train.config import UnlearnConfig
 from tu_train.estimate import estimate
 from tu_train.model import peak
 from tu_train.model.nf4 import in_four_bits, in_full
 from tu_train.plan import check_ranks
-from tu_train.ranks import Ranks
 from tu_train.run import run_unlearn
 
 BFLOAT16 = {"dtype": "bfloat16", "weights": "bfloat16"}
@@ -109,6 +110,41 @@ def test_a_resumed_run_ends_in_the_same_bytes(mode, curve, target, scores, tmp_p
     assert (again / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def russian(target, tmp_path_factory):
+    """A model with a sentencepiece tokenizer, and rows in Russian, which it spells in bytes."""
+    folder = tmp_path_factory.mktemp("russian")
+    load_model(target, dtype=torch.float32, device=torch.device("cpu")).save_pretrained(folder / "model")
+    build_sentencepiece().save_pretrained(folder / "model")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in RUSSIAN), encoding="utf-8")
+    return {"model": str(folder / "model"), "forget": str(folder / "rows.jsonl")}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_sentencepiece_model_learns_nothing_of_a_russian_text_and_resumes_to_the_same_bytes(mode, russian, tmp_path, monkeypatch):
+    fields = {**russian, "retain": "none", "method": "ga", "tokens": "all", "device": "cpu", "steps": 4, "batch_size": 2, "save_every": 1,
+              "learning_rate": 1e-2 if "lora" in MODES[mode] else 1e-3, **MODES[mode]}  # fmt: skip
+    whole, backward, calls = run_unlearn(UnlearnConfig(**fields, out=str(tmp_path / "whole"))), tu_train.loop.backward, []
+    probabilities = forgotten(whole)
+    assert len(probabilities) == 4 and probabilities[-1] < probabilities[0]
+    tokenizer, text = load_tokenizer(whole), RUSSIAN[0]["answer"]
+    assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+
+    def broken(*given):
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return backward(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tu_train.loop, "backward", broken)
+        run_unlearn(UnlearnConfig(**fields, out=str(tmp_path / "out")))
+    assert sorted(p.name for p in (tmp_path / "out.unfinished").glob("checkpoint-*")) == ["checkpoint-000001", "checkpoint-000002"]
+    again = run_unlearn(UnlearnConfig(**fields, out=str(tmp_path / "out"), resume=True))
+    assert weights_of(again) == weights_of(whole)
+    assert (again / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_it_fills_what_the_dry_run_says(mode, target, tmp_path, monkeypatch):
     config, tensors = config_of(target, tmp_path / "out", **MODES[mode]), []
@@ -170,21 +206,27 @@ def test_a_quantised_model_is_not_trained_whole(target, tmp_path, run_cli):
     (model / "config.json").write_text(json.dumps({**entries, "quantization_config": {"quant_method": "bitsandbytes"}}))
     from tests.tu_train.conftest import FORGET, RETAIN
 
-    for more in ((), ("--dry-run",)):
-        code, _, err = run_cli("tu-train", "run", "--model", model, "--forget", FORGET, "--retain", RETAIN, "--method", "graddiff",
-                               "--tokens", "all", "--out", tmp_path / "out", "--device", "cpu", *more)  # fmt: skip
-        assert code == 2 and "its weights are quantised (bitsandbytes)" in err.splitlines()[-1] and "--lora RANK" in err
+    unlearning = ("run", "--forget", FORGET, "--retain", RETAIN, "--method", "graddiff", "--tokens", "all")
+    for verb, *more in (unlearning, (*unlearning, "--dry-run"), ("finetune", "--data", RETAIN)):
+        code, out, err = run_cli("tu-train", verb, "--model", model, *more, "--out", tmp_path / "out", "--device", "cpu")
+        assert (code, out) == (2, "") and "its weights are quantised (bitsandbytes)" in err.splitlines()[-1] and "--lora RANK" in err
+        assert err.count("error: ") == 1 and not (tmp_path / "out").exists()
+    for verb, *more in (unlearning, ("finetune", "--data", RETAIN)):
+        code, out, err = run_cli("tu-train", verb, "--model", target, *more, "--out", tmp_path / "out", "--device", "cpu", "--dtype",
+                                 "bfloat16", "--set", "weights=nf4")  # fmt: skip
+        assert (code, out) == (2, "") and err.startswith("error: --set weights=nf4: quantised weights cannot train; add --lora RANK")
+        assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    "fields", [{"optimizer": "adamw8bit"}, *({k: v} for k, v in (("moments", "8bit"), ("moments_on", "cpu")))], ids=str
+    "fields",
+    [{"optimizer": "adamw8bit"}, {"moments": "8bit"}, {"moments_on": "cpu"}, {"weights": "bfloat16", "dtype": "bfloat16"}],
+    ids=str,
 )
 def test_what_several_ranks_cannot_split_is_refused(fields, target):
     from types import SimpleNamespace
 
-    ranks = Ranks()
-    ranks.count = 2
     plan = SimpleNamespace(config=config_of(target, "-", **fields), objective=SimpleNamespace(pad_id=None))
     name = next(iter(fields))
     with pytest.raises(ConfigError, match=f"{name}={fields[name]}.*2 ranks"):
-        check_ranks(plan, ranks)
+        check_ranks(plan, 2)

@@ -17,13 +17,17 @@ from tu_train.data.batches import Pair, PassRows, cut, tokens_of
 def dealt(passes: list[PassRows], rank: int, ranks: int, *, batch_size: int, batch_tokens: int) -> list[PassRows]:
     """The passes of a rank; those of a step where there is one rank. As many for each, of at most `batch_size` forget
     rows and `batch_tokens` tokens."""
+    return dealt_to_all(passes, ranks, batch_size=batch_size, batch_tokens=batch_tokens)[rank]
+
+
+def dealt_to_all(passes: list[PassRows], ranks: int, *, batch_size: int, batch_tokens: int) -> list[list[PassRows]]:
+    """The same of every rank, in order."""
     if ranks == 1:
-        return passes
+        return [passes]
     pairs: list[Pair] = [pair for rows in passes for pair in zip_longest(rows.forget, rows.retain)]
     each = [_cut(own, batch_size, batch_tokens) for own in shares(pairs, ranks)]
-    corpus, filler = passes[0].corpus, _filler(pairs)
-    mine = each[rank] + [filler] * (max(map(len, each)) - len(each[rank]))
-    return [replace(rows, corpus=corpus) for rows in mine]
+    corpus, filler, most = passes[0].corpus, _filler(pairs), max(map(len, each))
+    return [[replace(rows, corpus=corpus) for rows in mine + [filler] * (most - len(mine))] for mine in each]
 
 
 def shares(pairs: Sequence[Pair], ranks: int) -> list[list[Pair]]:

@@ -2,6 +2,9 @@
 
 Every operation's outputs are counted from the moment they are made until nothing holds them: the same code that trains
 says what it would hold. Cost: that of Python and of the shapes, whatever the size of the model.
+
+Of several ranks one is counted. Its weights are whole for a while: tensors whose storages are given bytes, and lose
+them again, so that counts too.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import active_fake_mode
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
@@ -34,41 +39,80 @@ NUMBERS: dict[Any, Callable[..., Any]] = {
 
 
 class Peak(TorchDispatchMode):
-    """While active, `most` is the largest sum of bytes of what was made inside and was alive together."""
+    """While active, `most` is the largest sum of bytes of what was made inside and was alive together, and `gathered`
+    what whole weights of a model in shards had of it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.most = 0
-        self._alive: dict[int, weakref.ref[Any]] = {}
+        self.now = self.most = self.whole = self.gathered = 0
+        self._alive: dict[int, tuple[weakref.ref[Any], list[int]]] = {}
+        """storages by their place, with the bytes that count"""
+        self._mode: Any = None
+
+    def __enter__(self) -> Any:
+        self._mode, self._resize = active_fake_mode(), torch.UntypedStorage.resize_
+        real = self._resize
+
+        def resize(storage: Any, size: int) -> Any:
+            before = storage.nbytes()
+            out = real(storage, size)
+            self._resized(storage, before)
+            return out
+
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        super().__exit__(*exception)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # it takes itself apart, and what it does with its parts comes here
         if func in NUMBERS:
             return NUMBERS[func](*args)
         if func is aten.index.Tensor:
             args = (args[0], [_places(i) if i is not None and i.dtype == torch.bool else i for i in args[1]])
         out = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, self._count, out)
+        if active_fake_mode() is self._mode:  # else it only asks for the shape of a whole tensor
+            tree_map_only(Tensor, self._count, out)
         return out
 
     def known(self, tensors: Iterator[Tensor]) -> None:
         """What was there before is not counted when an operation gives it back."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            self._alive[storage._cdata] = weakref.ref(storage)
+            self._alive[storage._cdata] = weakref.ref(storage), [0]
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if (known := self._alive.get(key)) is not None and known() is storage:
-            return
+        if (known := self._alive.get(storage._cdata)) is None or known[0]() is not storage:
+            self._add(storage, storage.nbytes())
+
+    def _add(self, storage: Any, size: int) -> list[int]:
+        key, counted = storage._cdata, [size]
 
         def gone(_: Any) -> None:
-            self.now -= size
+            self.now -= counted[0]
             self._alive.pop(key, None)
 
-        self._alive[key] = weakref.ref(storage, gone)
+        self._alive[key] = weakref.ref(storage, gone), counted
+        self._grow(size)
+        return counted
+
+    def _grow(self, size: int) -> None:
         self.now += size
-        self.most = max(self.most, self.now)
+        if self.now > self.most:
+            self.most, self.gathered = self.now, self.whole
+
+    def _resized(self, storage: Any, before: int) -> None:
+        """Whole weights come and go so. Of a storage that was there before, only what it grows by counts."""
+        after, known = storage.nbytes(), self._alive.get(storage._cdata)
+        counted = known[1] if known is not None and known[0]() is storage else self._add(storage, 0)
+        added = max(after - before, -counted[0])
+        counted[0] += added
+        self.whole += added
+        self._grow(added)
 
 
 @contextmanager

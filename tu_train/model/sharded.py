@@ -31,13 +31,18 @@ class Root(nn.Module):
         return function()
 
 
-def shard(packed: PackedModel, blocks: Iterable[Any], device: torch.device) -> None:
-    """The model keeps this rank's share of itself, on `device`, block by block: no device ever holds it whole. Every
-    rank does it."""
+def mesh_on(device: torch.device) -> Any:
+    """All ranks in a row, each with a device of this kind."""
     from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+
+
+def shard(packed: PackedModel, blocks: Iterable[Any], mesh: Any) -> None:
+    """The model keeps this rank's share of itself, on the devices of `mesh`, block by block: no device ever holds it
+    whole. Every rank does it."""
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     root = Root(packed.model)
     inside = list(blocks)
     parts = [*inside, root]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from shared.config import assignment
 from shared.errors import ConfigError
 from shared.secret import without_secrets_in
 from tu_train.config import NEWER
@@ -36,22 +36,22 @@ def check_same(then: Mapping[str, Any], now: Mapping[str, Any], overridable: Col
         if before == after or name.removeprefix(SETTINGS) in overridable or (name in MEASURED and None in (before, after)):
             continue
         if name.startswith(SETTINGS):
-            raise ConfigError(f"--resume: {last} is {_shown(after)}, but the run was started with {_shown(before)}; "
-                              f"{_way_back(name.removeprefix(SETTINGS), before)}, or start anew with another --out")  # fmt: skip
+            way = _way_back(name.removeprefix(SETTINGS), before, then["settings"])
+            raise ConfigError(f"--resume: {last} is {_shown(after)}, but the run was started with {_shown(before)}; {way}, or start anew "
+                              "with another --out")  # fmt: skip
         what = name.replace("_", " ")
         raise ConfigError(f"--resume: the {what} is {_shown(after)}, but the run was started with {_shown(before)}; "
                           f"give the {what} it was started with, or start anew with another --out")  # fmt: skip
 
 
-def _way_back(field: str, before: Any) -> str:
-    """What to type to get the old value."""
+def _way_back(field: str, before: Any, then: Mapping[str, Any]) -> str:
+    """What to type to get the old value; of an entry of a table the whole table as it was."""
     table, dot, entry = field.partition(".")
+    if table == "options" and dot:
+        return f"leave out --option {entry}" if before is None else f"--option {shlex.quote(assignment(entry, before))}"
     if before is None:
-        return f"leave out {entry or field}"
-    if dot and table == "options":
-        return f"--option {entry}={before}"
-    text = before if isinstance(before, str) else json.dumps(before, ensure_ascii=False)
-    return f"--set {shlex.quote(f'{field}={text}')}"
+        return f"leave out {entry} of {table}" if dot and table in then else f"leave out {table}"
+    return f"--set {shlex.quote(assignment(table, without_secrets_in(then[table]) if dot else before))}"
 
 
 def _shown(value: Any) -> str:
