@@ -50,7 +50,7 @@ def shard(packed: PackedModel, blocks: Iterable[Any], mesh: Any) -> None:
         made: Any = fully_shard(part, mesh=mesh)
         made.set_gradient_divide_factor(1.0)
         made.set_force_sum_reduction_for_comms(True)  # gloo knows no other
-        if device.type == "cpu":
+        if mesh.device_type == "cpu":
             made.set_custom_all_gather(Gather())
             made.set_custom_reduce_scatter(ReduceScatter())
     packed.root = _Whole(root, inside)
