@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from shared.errors import printable
 from tu_eval.compare.comparison import Comparison
+from tu_eval.compare.fluency import HEADS, fluencies
+from tu_eval.compare.fluency import cells as fluent_cells
 from tu_eval.results.columns import Column, columns_of, show
 from tu_eval.results.folder import CONFIG, ROWS
 from tu_eval.results.results import SUMMARY, Results
 
 ALSO = ("retain_probability", "retain_knowmem")
 """columns of the short table beside those of the forget set"""
+LARGEST = 700.0
+"""nats of which a float holds the exponential"""
 
 
 def print_results(results: Results) -> None:
@@ -33,8 +40,34 @@ def print_results(results: Results) -> None:
         table.add_row(Text(group), Text(f"{printable(column.heading)} {column.better}"), Text(shown))
         last = column.group
     console.print(table)
+    _print_fluency(results)
     # No wrapping: a path broken over two lines cannot be copied.
     console.print(f"results: {results.folder} ({SUMMARY}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)
+
+
+def _print_fluency(results: Results) -> None:
+    """Of each set with answers, whether they read as language; perplexity where --fluency-model read them."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    by_set: dict[str, list[dict[str, Any]]] = {}
+    for row in results.rows():
+        by_set.setdefault(row["set"], []).append(row)
+    found = fluencies(by_set)
+    surprise = {name: results.summary["metrics"].get(f"{name}_answer_nll") for name in found}
+    read = any(value is not None for value in surprise.values())
+    if not found:
+        return
+    heads = [head.replace("-", "-\n", 1).replace(" or ", "\nor ") for head in HEADS[1:]]
+    table = Table(*heads, *(["Per-\nplexity"] if read else []), title="Do the answers read as language?", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, (_, *cells) in zip(found, fluent_cells([""], [found]), strict=True):
+        value = surprise[name]
+        more = [show(None if value is None else math.exp(min(value, LARGEST)))] if read else []
+        table.add_row(*(Text(printable(cell)) for cell in (*cells, *more)))
+    Console().print(table)
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -63,6 +96,10 @@ def print_comparison(comparison: Comparison) -> None:
     needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
     console = Console(width=max(console.width, needed))
     console.print(table)
+    if comparison.leaks is not None:
+        heads, (every, *_) = comparison.leaks
+        for head, count in zip(heads[1:], every[1:], strict=True):
+            console.print(printable(f"secrets in answers of {head}: {count}"), soft_wrap=True, markup=False, highlight=False)
     for note in comparison.notes:
         console.print(printable(f"note: {note}"), soft_wrap=True, markup=False, highlight=False)
 
