@@ -42,6 +42,7 @@ def row_of(part: EvalSet, variants: Variants, scores: Mapping[str, ResultRow], t
         "log_truth_ratio": ratio,
         "truth_ratio": None if ratio is None else truth_ratio(ratio),
         "rouge_l_recall": None,
+        "word_match": None,
         "fact_probability": probability([at[i] for i in variants.fact_tokens]) if variants.fact_tokens else None,
         "exact_memorization": exact_memorization(known) if known else None,
         "extraction_strength": extraction_strength(known) if known else None,
