@@ -160,7 +160,7 @@ def benchmarks(comparison: Comparison, index: int, roles: Mapping[str, int], mor
     """Of the same questions asked of this model and of the others: whether a task is one to be forgotten, and its
     line."""
     prints = _prints(comparison, index, roles)
-    found: dict[tasks.Asked, dict[str, Number]] = {}
+    found: dict[tasks.Benchmark, dict[str, Number]] = {}
     for role, fingerprint in prints.items():
         for folder in (f for f in more if f.kind is BENCHMARKS_FOLDER and f.summary.get("model_fingerprint") == fingerprint):
             for task, number in tasks.scores(folder.summary).items():

@@ -18,7 +18,7 @@ TO_GO = "wmdp"
 
 
 @dataclass(frozen=True)
-class Asked:
+class Benchmark:
     """One task or group as it was asked; equal where numbers compare."""
 
     task: str
@@ -35,7 +35,7 @@ class Asked:
         return self.task.startswith(TO_GO)
 
 
-def scores(about: Mapping[str, Any]) -> dict[Asked, Number]:
+def scores(about: Mapping[str, Any]) -> dict[Benchmark, Number]:
     """Of benchmark.json: what stands in no group, and groups in no other; tasks without a metric of METRICS are left
     out."""
     within = {name for group in about.get("groups", {}).values() for name in group["tasks"]}
@@ -47,7 +47,7 @@ def scores(about: Mapping[str, Any]) -> dict[Asked, Number]:
         value, error = float(found[metric]), found.get(f"{metric}_stderr")
         half = NormalDist().inv_cdf((1 + LEVEL) / 2) * error if _is_share(error) else None
         span = None if half is None else (max(0.0, value - half), min(1.0, value + half))
-        out[Asked(name, metric, about.get("data_fingerprint", ""))] = Number(value, {}, span, _questions(name, about))
+        out[Benchmark(name, metric, about.get("data_fingerprint", ""))] = Number(value, {}, span, _questions(name, about))
     return out
 
 
