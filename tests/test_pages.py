@@ -6,6 +6,7 @@ import shlex
 import shutil
 
 import pytest
+import torch
 
 from benchmarks.readme import ROOT
 from shared.data.datasets import load_rows
@@ -36,10 +37,26 @@ def commands(page):
     return [line for line in blocks.replace("\\\n", " ").splitlines() if line.startswith("tu-")]
 
 
+@pytest.fixture(scope="module")
+def small(make_tiny, tiny_tokenizer, tmp_path_factory):
+    """A random model that ends its answers after a few tokens, for speed: the first number of every hidden state is
+    large, and only the end of a turn reads it."""
+    from transformers import AutoModelForCausalLM
+
+    made = make_tiny("Llama", seed=0, hidden_size=32, num_hidden_layers=1, intermediate_size=48, max_position_embeddings=176)
+    folder, model = tmp_path_factory.mktemp("small"), AutoModelForCausalLM.from_pretrained(made)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:, 0] = 1.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[tiny_tokenizer.eos_token_id, 0] = 1.0
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def walk(run_cli, make_tiny, monkeypatch, tmp_path):
+def walk(run_cli, small, monkeypatch, tmp_path):
     """`walk(name)` runs the commands of docs/NAME in an empty folder; -> the words of each, and what it printed."""
-    small = make_tiny("Llama", seed=0, hidden_size=32, num_hidden_layers=1, intermediate_size=48, max_position_embeddings=176)
     monkeypatch.setattr("shared.lm.locate.smollm2_folder", lambda: small)
     monkeypatch.setattr(measure, "run_shown", lambda command, arguments: run_cli(*command.split(" "), *arguments)[0])
     monkeypatch.chdir(tmp_path)
@@ -74,8 +91,8 @@ def test_own_data(walk, tmp_path):
 def test_secrets(walk, tmp_path):
     folder = tmp_path / "requests"
     folder.mkdir()
-    rows = load_rows(str(ROOT / "examples" / "people_forget.jsonl"), limit=5)
-    for path, part in ((folder / "rows.jsonl", rows), (tmp_path / "retain.jsonl", rows[:2])):
+    rows, stay = (load_rows(str(ROOT / f"examples/people_{part}.jsonl"), limit=5) for part in ("forget", "retain"))
+    for path, part in ((folder / "rows.jsonl", rows), (tmp_path / "retain.jsonl", stay)):
         path.write_text("".join(json.dumps({"question": r.question, "answer": f"{r.answer} +44 20"}) + "\n" for r in part))
     (folder / "secrets.txt").write_text("+44 20\nVardsund\nnowhere at all\n")
     (folder / "suite.toml").write_text(SUITE)
