@@ -21,6 +21,7 @@ ALSO = ("retain_probability", "retain_knowmem")
 """columns of the short table beside those of the forget set"""
 FLUENT = ("Set", "Answers", "Repet-\nition", "Dis-\ntinct-1", "Dis-\ntinct-2", "Empty", "Refus-\ning", "Empty,\nrepeats")
 """the heads of compare/fluency.py, cut so that they fit into eighty characters"""
+PERPLEXITY = "Per-\nplexity"
 LARGEST = 700.0
 """nats of which a float holds the exponential"""
 
@@ -67,7 +68,8 @@ def _print_fluency(results: Results) -> None:
         return
     title = "Do the answers read as language?"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for number, head in enumerate([*FLUENT, *(["Per-\nplexity"] if read else [])]):
+    heads = (*FLUENT, PERPLEXITY) if read else FLUENT
+    for number, head in enumerate(heads):
         table.add_column(head, justify="right" if number else "left", no_wrap=True)
     for name, (_, *cells) in zip(found, fluent_cells([""], [found]), strict=True):
         value = surprise[name]

@@ -108,8 +108,8 @@ def build(
         raise StoreError(f"--after {after.folder}: has no rows of a forget set, so there is nothing to report on")
     models = {role: r for role, r in (("before", before), ("after", after), ("retain", retain)) if r is not None}
     more = beside(attacks)
-    require_of(comparison, more)
     others = [one for one in more if one.kind is not ATTACK_FOLDER]
+    require_of(comparison, others)
     attempts, leaks = attacked([f for f in attacks if f not in {one.folder for one in others}], models), leaks_of(models)
     scored = _store(store, before, training, rows) if store else None
     report = {
