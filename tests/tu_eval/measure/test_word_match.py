@@ -20,6 +20,7 @@ from tu_eval.suites.variants import Variants
 CASES = [
     ("She was born in Lisbon.", [[16, 22]], "In LISBON, I think.", 1),
     ("She was born in Lisbon.", [[16, 22]], "In Lisbonne.", 0),
+    ("She was born in Lisbon.", [[16, 19]], "In Lisbon.", 1),
     ("She was born in Lisbon.", [[16, 19]], "In Lis bon.", 0),  # a word that is marked in part counts as a whole
     ("Ella nació en Ávila en 1947.", [[14, 19], [23, 27]], "1947, ávila".replace("á", "a\u0301"), 1),
     ("Ella nació en Ávila en 1947.", [[14, 19], [23, 27]], "En Ávila, en 1948.", 0),
