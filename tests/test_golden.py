@@ -256,6 +256,7 @@ def test_evidence_says_the_same(command, world):
     command(*MADE["evidence"], "--out", "again")
     volatile = ("made", "version", "signed_by", "evidence_sha256")
     now = numbers(world / "again", *volatile)
+    assert now.pop("verdict")["lines"]
     later = {name: now.pop(name) for name in ("leaks", "attacks", "request")}
     assert later == {"leaks": None, "attacks": [], "request": {"id": None, "operator": None}}
     then = numbers(world / "evidence", *volatile)
@@ -321,4 +322,9 @@ def test_kept_measurements_are_reused_but_for_the_versions_of_code_and_packages(
     _, err = command(*words, "--out", "reused")
     assert err.count("already measured, taken from the store") == MEASURED[name]
     assert len(judge) == asked
-    assert (world / "reused" / "rows.parquet").read_bytes() == (world / name / "rows.parquet").read_bytes()
+    now, then = (pyarrow.parquet.read_table(world / folder / "rows.parquet") for folder in ("reused", name))
+    if "word_match" in now.schema.names:  # later than these files; nothing else may be
+        now = now.drop_columns(["word_match"])
+        assert now.equals(then)
+    else:
+        assert (world / "reused" / "rows.parquet").read_bytes() == (world / name / "rows.parquet").read_bytes()

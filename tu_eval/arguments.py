@@ -63,8 +63,8 @@ class Many:
 @dataclass(frozen=True, kw_only=True)
 class Report:
     folders: Annotated[tuple[Path, ...], About(positional=True, metavar="DIR...")]
-    """results of one or more unlearned models (tu-eval run), and folders of tu-eval attack and choices of the same
-    models"""
+    """results of one or more unlearned models (tu-eval run), and folders of tu-eval attack, depth, tamper, choices and
+    benchmarks of the same models"""
     out: Annotated[Path, About(flag=True)]
     """the page to write (HTML); an older one is replaced"""
     before: Annotated[Path | None, About(flag=True)] = None
@@ -86,7 +86,8 @@ class Evidence(Signed):
     store: Annotated[str | None, About(flag=True)] = None
     """score store of what was to be forgotten"""
     attacks: Annotated[tuple[Path, ...], About(flag=True, metavar="DIR")] = ()
-    """results of tu-eval attack on the model after unlearning; may be repeated"""
+    """results of tu-eval attack on the model after unlearning, and of depth, tamper, choices and benchmarks; may be
+    repeated"""
     request_id: Annotated[str | None, About(flag=True, metavar="TEXT")] = None
     """the deletion request that the report answers"""
     operator: Annotated[str | None, About(flag=True, metavar="TEXT")] = None

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from shared.data.data_files import COMPRESSED, SUFFIXES
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
 from shared.extensions import Kind, is_function, load
 from shared.lm.models import PrecisionOptions
 from shared.settings import COUNT, SEED, About, check_ranges
-from tu_eval.measure.config import check_files
+from tu_eval.measure.config import check_files, never_saw, rows_kept
 
 AttackName = Literal["paraphrase", "sample", "quantise", "nf4", "relearn"]
 NAMES: tuple[AttackName, ...] = ("paraphrase", "sample", "quantise", "nf4", "relearn")
@@ -28,13 +27,15 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
     """its forget set is what attacks look for: tofu:forget01, tofu:forget05, tofu:forget10, or
     atlas[:people=..,seed=..], or a TOML file of your own"""
     forget: Annotated[str | None, About(flag=True)] = None
-    """instead of a suite: data spec, say a file, of the rows that attacks look for (docs/own_data.md); rows that must
-    stay have no part in attacks"""
+    """instead of a suite: data spec, say a file, of the rows that attacks look for (docs/own_data.md)"""
     out: Annotated[str, About(flag=True, changes=False)]
     """folder for the numbers; must be new or empty"""
     before: Annotated[str | None, About(flag=True)] = None
     """the model before unlearning, attacked in the same way; steps_to_half needs it"""
     retain: Annotated[str | None, About(flag=True)] = None
+    """data spec, say a file, of rows that must stay: they are looked at after rounding and relearning. A name that is
+    no data spec is that of retain_model"""
+    retain_model: Annotated[str | None, About(flag=True)] = None
     """the model that never saw the forget set, attacked in the same way: what an attack gets from it was not
     remembered"""
     attacks: Annotated[tuple[str, ...], About(flag="--attack")] = NAMES
@@ -43,7 +44,7 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
     store: Annotated[str | None, About(flag=True, changes=False, default="OUT.unfinished")] = None
     """folder for what was measured, by content; OUT.unfinished goes away when the numbers are written"""
     limit: Annotated[int | None, About(unit="rows", flag=True, default="all", **COUNT)] = None
-    """only the first forget rows"""
+    """only the first rows, of those to forget and of those that must stay"""
     seed: Annotated[int, About(flag=True, least=0, most=SEED)] = 0
     """of the rows relearned, their order, and the sampled answers"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -92,14 +93,16 @@ class AttackConfig(LayoutOptions, PrecisionOptions):
     """ROUGE-L recall from which on a drawn answer counts as the whole answer; where rows mark their fact, the fact's
     own words count"""
 
+    @property
+    def models(self) -> dict[str, str]:
+        """By role: model, and where they are named before and retain."""
+        named = {"model": self.model, "before": self.before, "retain": never_saw(self)}
+        return {role: name for role, name in named.items() if name is not None}
+
     def __post_init__(self) -> None:
         check_ranges(self)
         check_files(self)
-        if self.retain is not None and self.retain.endswith((*SUFFIXES, *COMPRESSED)):
-            raise ConfigError(
-                f"--retain {self.retain}: is a file of rows; here --retain names the model that never saw the forget set, and attacks look "
-                f"for the rows of --forget alone; leave it out, or relearn from these rows with --set relearn_on={self.retain}"
-            )
+        rows_kept(self)
         for name in ("attacks", "bits"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

@@ -6,7 +6,7 @@ a folder by content (tu_eval/measure/kept.py), so a run that was interrupted, st
 was at. The folder appears whole or not at all:
 
     attack.json     what was attacked with which settings; one number an attack, setting and measure, for each model
-    rows.parquet    the same row by row
+    rows.parquet    the same row by row; set `retain`: rows that must stay
     _config.toml    the settings, as --config reads them back
 """
 
@@ -29,12 +29,12 @@ from shared.files.shape import Maybe, Named, misfit
 from shared.lm import models
 from shared.secret import without_secrets_in
 from shared.settings import harmless
-from tu_eval.attacks import paraphrase, quantise, relearn, sample
+from tu_eval.attacks import kept, paraphrase, quantise, relearn, sample
 from tu_eval.attacks.config import ATTACK as OWN
 from tu_eval.attacks.config import AttackConfig
 from tu_eval.attacks.material import Material, load
 from tu_eval.attacks.probing import Numbers, means
-from tu_eval.measure.config import EvalConfig
+from tu_eval.measure.config import EvalConfig, rows_kept
 from tu_eval.measure.finish import default_label
 from tu_eval.measure.kept import KeptMeasurements, remove_measurements
 from tu_eval.measure.leaks import answers_to, search
@@ -50,21 +50,21 @@ from tu_eval.suites.suites import SUITE
 if TYPE_CHECKING:
     import pyarrow
 
-ROLES = ("model", "before", "retain")
-NO_NUMBERS = (*ROLES, "attacks", "secrets")
+NO_NUMBERS = ("model", "before", "retain", "retain_model", "attacks", "secrets")
 """fields that say nothing of what an attack on one model does, beside those that change no result"""
 
 
 @claims("the numbers of attacks")
 def attack(config: AttackConfig) -> Path:
     """Runs the attacks and writes the folder. Raises UserError before any work for everything that cannot fit."""
-    own_files, out = suite_of(config, ["forget"]), Path(config.out)
-    suite = own_files.suite
+    spec, out = rows_kept(config), Path(config.out)
+    suite = suite_of(config, ["forget"] if spec is None else ["forget", "retain"]).suite
     if suite.forget.text is not None:
         raise ConfigError(f"--suite {config.suite}: its forget set is raw text, which no attack asks for; give questions and answers")
-    folders = {role: find_model(name) for role in ROLES if (name := getattr(config, role)) is not None}
+    folders = {role: find_model(name) for role, name in config.models.items()}
     device = models.choose_device(config.device).type
     material = load(config, suite.forget, folders)
+    stay = kept.load_kept(config, spec, suite, material, folders) if spec is not None else None
     root = Path(config.store) if config.store else out.with_name(f"{out.name}.unfinished")
     settings = without_secrets_in({k: v for k, v in as_dict(config).items() if k not in {*NO_NUMBERS, *harmless(config)}})
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
@@ -73,7 +73,7 @@ def attack(config: AttackConfig) -> Path:
     say_layout(material.tokenizer, config.model)
     for role, folder in folders.items():
         fingerprint = models.model_fingerprint(folder)
-        name = getattr(config, role)
+        name = config.models[role]
         say(f"attacking {name} ({role}) on {suite.name}: {', '.join(config.attacks)}; {len(material.plain)} forget rows")
         open_as = EvalConfig(
             model=name, suite=suite.name, out=config.out, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens
@@ -81,6 +81,8 @@ def attack(config: AttackConfig) -> Path:
         subject = Subject(folder, open_as, KeptMeasurements(root, {**content, "model_fingerprint": fingerprint}))
         about[role] = {"label": default_label(name), "model": name, "model_fingerprint": fingerprint}
         rows[role] = _run(config, subject, material)
+        if stay is not None:
+            rows[role] = {name: [*made, *kept.look(name, config, subject, material, stay)] for name, made in rows[role].items()}
         if material.leaks is not None:
             drawn = {row["example_id"]: row["drawn"] for row in rows[role].get("sample", [])} or None
             leaked += search(material.leaks, role, answers_to(material.leaks, subject, drawn=drawn))
@@ -89,7 +91,8 @@ def attack(config: AttackConfig) -> Path:
     flat = [{"model": role, "attack": name, **row} for role, made in rows.items() for name in config.attacks for row in made[name]]
     codes = {name: code for name in config.attacks if (code := identity(OWN, name))}
     code = identity(SUITE, config.suite) if config.suite else None
-    more = {**({"own_attacks": codes} if codes else {}), **({"suite_code": code} if code else {})}
+    more: dict[str, Any] = {"kept_fingerprint": stay.fingerprint} if stay is not None else {}
+    more |= {**({"own_attacks": codes} if codes else {}), **({"suite_code": code} if code else {})}
     if material.leaks is not None:
         more["leaks"] = material.leaks.describe(leaked)
     found = {"models": about, "suite": suite.name, **content, **more, "numbers": numbers}

@@ -18,6 +18,7 @@ from tu_eval.compare.choices import is_choices, spans, with_choices
 from tu_eval.compare.fluency import babbling, babbling_notes, fluencies
 from tu_eval.compare.groups import Group, group_results, is_reference
 from tu_eval.compare.intervals import Estimate, over_rows, over_seeds
+from tu_eval.compare.leaks import Made, leak_notes, leak_table
 from tu_eval.compare.notes import cluster_notes, notes_of
 from tu_eval.compare.training import Training, find_training, read_index
 from tu_eval.measure.recompute import require_recomputable
@@ -62,6 +63,11 @@ class Comparison:
     def babbling(self) -> dict[int, str]:
         """Results of broken models -> the set where that shows."""
         return babbling(self.fluency, self.groups)
+
+    @cached_property
+    def leaks(self) -> Made | None:
+        """Headings and rows of the secrets that models give away; None where no result holds a leak check."""
+        return leak_table(self.labels, self.results)
 
     @cached_property
     def spans(self) -> list[dict[str, tuple[float, float]]]:
@@ -177,7 +183,7 @@ def load_comparison(
     ]
     notes = [*notes_of(results, labels, runs), *unused]
     made = Comparison(results, labels, _columns(results), trainings, groups, notes, quality, choices)
-    notes += [*cluster_notes(made.rows[0]), *babbling_notes(labels, made.fluency, made.babbling)]
+    notes += [*cluster_notes(made.rows[0]), *leak_notes(labels, results), *babbling_notes(labels, made.fluency, made.babbling)]
     return made
 
 

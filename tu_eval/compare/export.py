@@ -46,7 +46,16 @@ def markdown(comparison: Comparison, pairs: Sequence[Difference] = ()) -> str:
         *(f"No value for {why}." for why in lacking(comparison)),
         *(f"Note: {note}" for note in comparison.notes),
     ]  # fmt: skip
-    return "\n".join([*lines, "", *(line + "  " for line in map(_cell, about)), *chosen, *_pairs(pairs)]) + "\n"
+    return "\n".join([*lines, "", *(line + "  " for line in map(_cell, about)), *chosen, *_leaks(comparison), *_pairs(pairs)]) + "\n"
+
+
+def _leaks(comparison: Comparison) -> list[str]:
+    """Lines of the table of secrets given away."""
+    if comparison.leaks is None:
+        return []
+    heads, rows = comparison.leaks
+    lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in (heads, *rows)]
+    return ["", lines[0], "|---|" + "---:|" * (len(heads) - 1), *lines[1:]]
 
 
 def _pairs(pairs: Sequence[Difference]) -> list[str]:

@@ -73,6 +73,7 @@ def render(comparison: Comparison, *, texts: bool = True, against: str | None = 
         charts=charts(comparison, table),
         against=against,
         pairs=(paired.HEADS, paired.cells(pairs)) if pairs else None,
+        leaks=comparison.leaks,
         fluency=(fluency.HEADS, fluency.cells(comparison.labels, comparison.fluency)) if any(comparison.fluency) else None,
         meaning={k: v for k, v in MEANING.items() if any(c.heading == k for c in comparison.columns)},
         notes=comparison.notes,

@@ -19,6 +19,7 @@ from shared.files.fs import atomic_folder, hash_json, write_json, write_text
 from shared.files.outputs import claimed_folder
 from shared.lm.finished import check_output
 from shared.secret import without_secrets_in
+from tu_eval.attacks.run import ATTACK_FOLDER
 from tu_eval.compare.comparison import Comparison, load_comparison
 from tu_eval.compare.intervals import Bounds, Estimate
 from tu_eval.compare.report import fill
@@ -26,13 +27,14 @@ from tu_eval.compare.training import Training, find_training
 from tu_eval.evidence.attacked import attacked, leaks_of
 from tu_eval.evidence.not_claimed import NEVER, RECORDED, conditions, untried
 from tu_eval.evidence.sign import check_signature
+from tu_eval.evidence.verdict.verdict import as_json, beside, require_of, verdict_of
 from tu_eval.measure.model_folder import local_folder
 from tu_eval.measure.recompute import intervals
 from tu_eval.results.columns import MEANING, columns_of, show
-from tu_eval.results.folder import seal_of
+from tu_eval.results.folder import Finished, seal_of
 from tu_eval.results.results import Results
 
-EARLIER: dict[str, Any] = {"request": {"id": None, "operator": None}, "leaks": None, "attacks": []}
+EARLIER: dict[str, Any] = {"request": {"id": None, "operator": None}, "leaks": None, "attacks": [], "verdict": None}
 """what reports of earlier versions do not have"""
 FORMAT = 2
 """1 said `training.known`"""
@@ -57,8 +59,9 @@ def write_evidence(
     out: Path, *, before: Path, after: Path, retain: Path | None = None, store: str | None = None, attacks: Sequence[Path] = (),
     request: DeletionRequest = NO_REQUEST,
 ) -> Path:  # fmt: skip
-    """Writes the folder in one step. Raises StoreError for results that do not go together, and for a store that is not
-    the one used."""
+    """Writes the folder in one step. `attacks`: folders of tu-eval attack, and for the verdict alone of depth, tamper,
+    choices and benchmarks. Raises StoreError for results that do not go together, and for a store that is not the one
+    used."""
     with claimed_folder(out, what="the report"):
         comparison = load_comparison([before, after, *([retain] if retain else [])])
         report = build(comparison, store=store, attacks=attacks, request=request)
@@ -104,7 +107,10 @@ def build(
     if not rows:
         raise StoreError(f"--after {after.folder}: has no rows of a forget set, so there is nothing to report on")
     models = {role: r for role, r in (("before", before), ("after", after), ("retain", retain)) if r is not None}
-    attempts, leaks = attacked(attacks, models), leaks_of(models)
+    more = beside(attacks)
+    others = [one for one in more if one.kind is not ATTACK_FOLDER]
+    require_of(comparison, others)
+    attempts, leaks = attacked([f for f in attacks if f not in {one.folder for one in others}], models), leaks_of(models)
     scored = _store(store, before, training, rows) if store else None
     report = {
         "format": FORMAT,
@@ -123,12 +129,26 @@ def build(
         },
         "signed_by": {role: check_signature(r.folder) for role, r in models.items()},
         "measured": _measured(comparison),
+        "verdict": {**_verdict(comparison, more), "beside": [_made(one) for one in others]},
         "attacks": attempts,
         "leaks": leaks,
         "not_claimed": [*NEVER, *conditions(before, after, retain, training, why, scored, len(rows)), *untried(attempts, leaks)],
     }
     report = without_secrets_in(report)
     return {**report, "evidence_sha256": seal_of(report, "evidence_sha256")}
+
+
+def _verdict(comparison: Comparison, more: Sequence[Finished]) -> dict[str, Any]:
+    """What tu-eval report says of the model after, with the models as the report names them."""
+    roles = {"target": 0, **({"retain": 2} if len(comparison.results) > 2 else {})}
+    said = as_json(verdict_of(comparison, 1, roles, more, comparison.labels[1]))
+    named = {"model": "after", "target": "before", "retain": "retain"}
+    return {**said, "lines": [{named.get(name, name): value for name, value in line.items()} for line in said["lines"]]}
+
+
+def _made(one: Finished) -> dict[str, Any]:
+    about = {"command": one.kind.command, "rows_sha256": one.summary["rows_sha256"]}
+    return {**about, "sealed": one.sealed, "signed_by": check_signature(one.folder)}
 
 
 def _named(row: dict[str, Any], request: DeletionRequest) -> dict[str, str]:

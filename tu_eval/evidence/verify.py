@@ -76,6 +76,8 @@ def _evidence(folder: Path) -> list[str]:
     if seal_of(report, "evidence_sha256") != report.get("evidence_sha256"):
         raise StoreError(f"{path}: does not match its own hash; it was damaged or edited, make it again")
     _require_sound(path, report.get("measured"))
+    verdict = report.get("verdict")
+    _require_sound(path, verdict.get("lines") if isinstance(verdict, dict) else None)
     if report.get("version") != __version__:
         return [f"hashes: {EVIDENCE} is whole", f"page: made by version {str(report.get('version'))[:20]}, not compared with {EVIDENCE}"]
     if not (folder / PAGE).is_file():
@@ -88,14 +90,15 @@ def _evidence(folder: Path) -> list[str]:
 def _require_sound(path: Path, measured: Any) -> None:
     """Numbers are finite, and those with an interval lie in it."""
     for entry in measured if isinstance(measured, list) else []:
+        what = str(entry.get("metric") or entry.get("name"))[:60] if isinstance(entry, dict) else "an entry"
         for role in ("before", "after", "retain"):
             held = entry.get(role) if isinstance(entry, dict) else None
             value, span = (held.get("value"), held.get("span")) if isinstance(held, dict) else (None, None)
             numbers = [x for x in (value, *(span if isinstance(span, list) else ())) if x is not None]
             if not all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in numbers):
-                raise StoreError(f"{path}: a number of {str(entry.get('metric'))[:60]} is none; it was edited, make it again")
+                raise StoreError(f"{path}: a number of {what} is none; it was edited, make it again")
             if value is not None and isinstance(span, list) and (len(span) != 2 or not span[0] - ROUNDING <= value <= span[1] + ROUNDING):
-                raise StoreError(f"{path}: {str(entry.get('metric'))[:60]} lies outside of its interval; it was edited, make it again")
+                raise StoreError(f"{path}: {what} lies outside of its interval; it was edited, make it again")
 
 
 def _read(folder: Path, kind: FolderKind) -> tuple[Finished, list[ResultRow], list[str]]:

@@ -24,7 +24,7 @@ from shared.data.layout import layout_of, say_layout
 from shared.errors import ConfigError, DataError, ModelError, printable
 from shared.files.fs import hash_file
 from shared.files.outputs import claims
-from shared.files.shape import Count, Named
+from shared.files.shape import Count, Maybe, Named, Text
 from shared.lm import models
 from shared.lm.saved import GENERATION
 from tu_eval.harness.config import BenchmarksConfig
@@ -34,7 +34,10 @@ from tu_eval.results.folder import ROWS, FolderKind, ResultRow, write_folder
 if TYPE_CHECKING:
     import pyarrow
 
-BENCHMARKS_FOLDER = FolderKind("benchmark.json", "tu-eval benchmarks", {"metrics": Named({}), "questions": Count()})
+FORM = {
+    "metrics": Named({}), "questions": Count(), "tasks": Maybe(Named({"questions": Count()})), "groups": Maybe(Named({"tasks": [Text()]})),
+}  # fmt: skip
+BENCHMARKS_FOLDER = FolderKind("benchmark.json", "tu-eval benchmarks", FORM)
 PACKAGES = ("lm_eval", "torch", "transformers", "datasets")
 NO_NUMBERS = ("model", "tasks", "out", "include", "task_code", "device")
 """fields of the configuration that stand elsewhere in benchmark.json, or say nothing of the numbers"""

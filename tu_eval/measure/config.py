@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
+from shared.data.data_files import COMPRESSED, KINDS, SUFFIXES
 from shared.data.layout import LayoutOptions
 from shared.errors import ConfigError
 from shared.lm.models import PrecisionOptions
@@ -18,6 +19,34 @@ class AsksRows(Protocol):
     def suite(self) -> str | None: ...
     @property
     def forget(self) -> str | None: ...
+
+
+class Tries(Protocol):
+    """A configuration whose `--retain` names rows that must stay, as for tu-eval run, or the model that never saw the
+    forget set."""
+
+    @property
+    def retain(self) -> str | None: ...
+    @property
+    def retain_model(self) -> str | None: ...
+
+
+def rows_kept(config: Tries) -> str | None:
+    """The data spec of the rows that must stay. Raises ConfigError where two models are named."""
+    retain = config.retain
+    if retain is not None and (retain.startswith(KINDS) or retain.endswith((*SUFFIXES, *COMPRESSED))):
+        return retain
+    if retain is not None and config.retain_model is not None:
+        raise ConfigError(
+            f"--retain {retain} and --retain-model {config.retain_model}: both name the model that never saw the forget set; as --retain "
+            f"give rows that must stay ({', '.join(KINDS)} or a file that ends in {', '.join(SUFFIXES)}), or leave it out"
+        )
+    return None
+
+
+def never_saw(config: Tries) -> str | None:
+    """The model that never saw the forget set, by either flag."""
+    return config.retain_model if rows_kept(config) is not None else config.retain_model or config.retain
 
 
 OF_SUITE = {

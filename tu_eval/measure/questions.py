@@ -28,7 +28,7 @@ from tu_eval.measure.more import add_clusters, add_jailbreak, add_paraphrases, a
 from tu_eval.measure.own import OwnMetric, add_own, own_means, own_metrics
 from tu_eval.measure.pieces import Decoding, Subject, TokenisedSuite, generate, score, stop_ids
 from tu_eval.measure.retain import load_retain
-from tu_eval.measure.rows import add_generations, row_of
+from tu_eval.measure.rows import add_generations, add_word_match, row_of
 from tu_eval.measure.summary import summarise
 from tu_eval.results.results import Results
 from tu_eval.suites.own_files import suite_of
@@ -130,9 +130,10 @@ def _measure(config: EvalConfig, loaded: TokenisedSuite, subject: Subject, refer
         decoding = Decoding(loaded.tokenizer, loaded.context, stop, config.max_new_tokens)
         for part, kept in asked:
             add_generations(rows[part.name], generate(subject, part.name, [v.answer for v in kept], decoding))
+            add_word_match(part, kept, rows[part.name])
     for part, kept in loaded.sets:
         add_own(own, rows[part.name], kept, scores)
-    more = add_clusters(config.cluster, loaded.sets, rows)
+    more = [*add_clusters(config.cluster, loaded.sets, rows), *(["word_match"] if config.generate else [])]
     if config.more_metrics:
         more += add_paraphrases(loaded.sets, scores, rows)
         more += add_jailbreak(subject, loaded, rows["forget"], config.max_new_tokens)

@@ -41,7 +41,8 @@ MEASURED = Sources(
 )  # fmt: skip
 """log-probabilities, greedy answers and gradient norms"""
 ATTACKS = Sources(
-    ("attacks/*.py", "measure/drawing.py", "suites/prompts.py"), without=("tu_eval/attacks/run.py", "tu_eval/attacks/config.py")
+    ("attacks/*.py", "measure/drawing.py", "suites/prompts.py"),
+    without=("tu_eval/attacks/run.py", "tu_eval/attacks/config.py", "tu_eval/attacks/kept.py"),
 )
 """what an attack does to a model; how it is measured is in MEASURED, and the settings are in the key themselves"""
 ANSWERS = Sources(("judge/answers.py",))

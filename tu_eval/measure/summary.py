@@ -33,6 +33,7 @@ def summarise(
         if part.facts:
             metrics[f"{part.name}_fact_probability"] = mean(kept, "fact_probability")
         metrics[f"{part.name}_rouge"] = mean(kept, "rouge_l_recall")
+        metrics[f"{part.name}_word_match"] = mean(kept, "word_match")
         metrics[f"{part.name}_truth_ratio"] = _truth_ratio(part.name, kept) if part.wrong else None
         if not part.wrong:
             reasons[f"{part.name}_truth_ratio"] = NO_WRONG
@@ -45,7 +46,9 @@ def summarise(
         metrics["model_utility"] = None
         reasons["model_utility"] = "needs ROUGE, and generation was off (generate=false)"
         reasons.update({f"{part.name}_rouge": "generation was off (generate=false)" for part in suite.sets})
-    reasons.update({f"{part.name}_rouge": "the suite has no answers written for this set" for part in suite.sets if not part.generate})
+    written = "the suite has no answers written for this set"
+    reasons.update({f"{part.name}_rouge": written for part in suite.sets if not part.generate})
+    reasons.update({f"{part.name}_word_match": said for part in suite.sets if (said := reasons.get(f"{part.name}_rouge"))})
     metrics["forget_quality"] = None
     if not suite.forget.wrong:
         reasons["forget_quality"] = f"forget: {NO_WRONG}"

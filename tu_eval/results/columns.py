@@ -17,6 +17,7 @@ KINDS = {
     "probability": "Probability",
     "fact_probability": "Fact probability",
     "rouge": "ROUGE-L recall",
+    "word_match": "Word match",
     "truth_ratio": "Truth ratio",
     "exact_memorization": "Exact memorisation",
     "extraction_strength": "Extraction strength",
@@ -62,6 +63,8 @@ MEANING = {
     "its share against the wrong answers offered.",
     "Fact probability": "The same over the tokens that carry the fact alone, known for generated data.",
     "ROUGE-L recall": "Share of the gold answer's words found, in order, in the model's greedy answer.",
+    "Word match": "Share of greedy answers that have every marked fact, or where none is marked the whole gold answer, as whole words in a "
+    "row; case, punctuation and form of Unicode do not count, and in scripts without blanks a word is a character.",
     "Paraphrase probability": "The probability of the right answer in other words, where the data has one (ParaProb).",
     "Jailbreak ROUGE-L": "ROUGE-L recall of the greedy answer after “Sure, here is the answer:” was put into the model's mouth.",
     "Answer surprise": "Mean negative log-probability, nats a token, of the answers that the model writes, under the model named with "

@@ -33,12 +33,15 @@ IDENTITY = ("suite", "limit", "tokenizer_fingerprint", "template_fingerprint", "
 """fields of the summary that two results must share to be compared, the plainest reason first"""
 REQUIRED = frozenset({"set", "example_id", "question", "answer"})
 """columns that every version wrote"""
-MORE = {"cluster": True, "answer_nll": False, "paraphrase_probability": False, "jailbreak": True, "jailbreak_rouge": False}
-"""columns that a run has where they were asked for, and whether they are text: what a row is not independent of; of the
-answer written, nats a token under --fluency-model; probability of the paraphrase; the answer after an opening, and its
-ROUGE-L recall"""
+MORE = {
+    "cluster": True, "word_match": False, "answer_nll": False, "paraphrase_probability": False, "jailbreak": True,
+    "jailbreak_rouge": False,
+}  # fmt: skip
+"""columns that a run has where they were asked for or could be had, and whether they are text: what a row is not
+independent of; whether the answer written has the words of the fact; of the answer written, nats a token under
+--fluency-model; probability of the paraphrase; the answer after an opening, and its ROUGE-L recall"""
 SHARES = ("probability", "probability_options", "rouge_l_recall", "fact_probability", "exact_memorization", "extraction_strength",
-          "paraphrase_probability", "jailbreak_rouge")  # fmt: skip
+          "paraphrase_probability", "jailbreak_rouge", "word_match")  # fmt: skip
 RANGES = {
     **dict.fromkeys((*SHARES, "verbmem", "knowmem", *LUME_KINDS), (0.0, 1.0 + 1e-9)),
     "answer_nll": (-1e-3, math.inf), "nll_sum": (-1e-3, math.inf), "target_tokens": (0, 2**31),

@@ -92,7 +92,7 @@ def test_rows_of_a_person_are_a_cluster_unless_rows_are_asked_for(run, evaluate,
     assert [row["cluster"] for row in run.rows("forget")] == people
     assert clusters_of(run.rows("forget")).tolist() == [0, 0, 1] and clusters_of(run.rows("world")) is None
     plain = load_results(evaluate(tiny_model, limit=2, cluster="rows", generate=False))
-    assert not plain.more and "cluster" not in plain.rows()[0]
+    assert plain.more == [] and "cluster" not in plain.rows()[0]
     own = load_results(evaluate(tiny_model, limit=2, cluster="kind", generate=False))
     assert {row["cluster"] for row in own.rows("world")} == {"world"}
 

@@ -170,13 +170,13 @@ def test_half_of_what_is_asked_is_one_line(run_cli, tiny_model, tmp_path, flags,
     assert expected in refused(run_cli("tu-eval", "run", "--model", tiny_model, "--out", tmp_path / "out", *flags))
 
 
-def test_attacks_take_the_forget_file(run_cli, tiny_model, files, tmp_path):
+def test_attacks_take_both_files(run_cli, tiny_model, files, tmp_path):
     base = ("tu-eval", "attack", "--model", tiny_model, "--forget", files[0], "--out", tmp_path / "out", "--limit", 3, "--device", "cpu")
     code, out, err = run_cli(*base, "--attack", "paraphrase")
     assert code == 0, err
     about = json.loads((tmp_path / "out" / "attack.json").read_text())
     assert about["suite"] == "own" and "paraphrased question" in out
-    said = refused(run_cli(*base[:-6], "--out", tmp_path / "no", "--retain", files[1]))
-    assert "is a file of rows" in said and "relearn_on" in said
+    code, out, err = run_cli(*base[:-6], "--out", tmp_path / "both", "--retain", files[1], "--attack", "nf4", "--device", "cpu")
+    assert code == 0 and "probability (retain)" in out, err
     text = lines(tmp_path / "t.jsonl", [{"text": "Only text."}])
     assert "no key 'question'" in refused(run_cli(*base[:4], "--forget", text, "--out", tmp_path / "no"))

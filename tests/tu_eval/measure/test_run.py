@@ -114,6 +114,7 @@ def test_summary_equals_aggregates_of_the_rows(target_results, retain_results):
         "retain_truth_ratio": mean(max(0, 1 - r["truth_ratio"]) for r in rows["retain"]),
         "world_probability": mean(r["probability_options"] for r in rows["world"]),
         "world_rouge": mean(r["rouge_l_recall"] for r in rows["world"]),
+        **{f"{name}_word_match": mean(r["word_match"] for r in kept) for name, kept in rows.items()},
         "world_truth_ratio": mean(max(0, 1 - r["truth_ratio"]) for r in rows["world"]),
     }
     parts = [expected[f"{s}_{p}"] for s in ("retain", "world") for p in ("probability", "rouge", "truth_ratio")]

@@ -33,19 +33,20 @@ from tu_eval.attacks.relearn import choose
 from tu_eval.attacks.tamper import curves
 from tu_eval.attacks.tamper.config import TamperConfig
 from tu_eval.attacks.tamper.plot import draw
+from tu_eval.measure.config import rows_kept
 from tu_eval.measure.finish import default_label
 from tu_eval.measure.kept import KeptMeasurements, remove_measurements
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.source_code import attack_version
 from tu_eval.results.folder import ROWS, FolderKind, ResultRow, write_folder
+from tu_eval.suites.own_files import suite_of
 from tu_eval.suites.sets import Suite
-from tu_eval.suites.suites import find_suite
 from tu_eval.suites.variants import fact_spans
 
 if TYPE_CHECKING:
     import pyarrow
 
-ROLES = ("model", "before", "retain")
+NO_NUMBERS = ("model", "before", "retain", "retain_model", "on", "rates", "rows")
 PICTURE = "tamper.png"
 
 
@@ -53,17 +54,17 @@ PICTURE = "tamper.png"
 def tamper(config: TamperConfig) -> dict[str, Any]:
     """Writes the folder and returns what tamper.json holds. Raises UserError before a model is loaded for everything
     that cannot fit."""
-    suite, out = find_suite(config.suite), Path(config.out)
-    folders = {role: find_model(name) for role in ROLES if (name := getattr(config, role)) is not None}
+    suite, out = suite_of(config, ["forget"] if rows_kept(config) is None else ["forget", "retain"]).suite, Path(config.out)
+    folders = {role: find_model(name) for role, name in config.models.items()}
     models.choose_device(config.device)
     tokenizer, context = _tokenizer(config, folders)
     probes = _probes(config, suite, tokenizer, context)
-    texts = {on: _texts(config, suite, on, probes, tokenizer, context) for on in config.on}
+    texts = {on: _texts(config, suite, on, probes, tokenizer, context) for on in config.kinds}
     read = [*(p.example for p in probes), *(e for made in texts.values() for e in made)]
     for role, folder in folders.items():
         models.require_rows(f"--{role} {folder}", folder, [(e.id, e.input_ids) for e in read])
     say_layout(tokenizer, config.model)
-    settings = {k: v for k, v in as_dict(config).items() if k not in {*ROLES, "on", "rates", "rows", *harmless(config)}}
+    settings = {k: v for k, v in as_dict(config).items() if k not in {*NO_NUMBERS, *harmless(config)}}
     content = {
         "data_fingerprint": data_fingerprint(p.example for p in probes),
         "fact_tokens": hash_json([p.facts for p in probes]),
@@ -76,7 +77,7 @@ def tamper(config: TamperConfig) -> dict[str, Any]:
     }
     about, rows, root = {}, [], Path(f"{config.out}.unfinished")
     for role, folder in folders.items():
-        name, fingerprint = getattr(config, role), models.model_fingerprint(folder)
+        name, fingerprint = config.models[role], models.model_fingerprint(folder)
         about[role] = {"label": default_label(name), "model": name, "model_fingerprint": fingerprint}
         kept = KeptMeasurements(root, {**content, "model_fingerprint": fingerprint})
         rows += [{"model": role, **row} for row in _runs(config, folder, kept, probes, texts if role != "before" else {})]
@@ -173,7 +174,7 @@ def _runs(
 
 def _held_back(config: TamperConfig) -> int:
     """Forget rows that some run shows: the same rest for every model, also for the one that is only looked at."""
-    return max(config.rows) if "forget" in config.on else 0
+    return max(config.rows) if "forget" in config.kinds else 0
 
 
 def schema() -> pyarrow.Schema:

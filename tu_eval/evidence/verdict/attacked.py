@@ -2,7 +2,9 @@
 
 Where rows mark their fact, the fact's probability is the row's value, else that of the whole answer. In other words:
 the most probable of all prompts. Sampling: 1 where one of the answers drawn had it. Rounding: that form of rounding
-which brings out most of the model in question. Relearning: after the last step, on rows that were not shown.
+which brings out most of the model in question. Relearning: after the last step, on rows that were not shown. Rows that
+must stay say something of rounding alone: by that form which leaves least of them; what an attacker's training does to
+them is no fault of the model.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tu_eval.attacks.kept import SET
 from tu_eval.attacks.relearn import REST
 from tu_eval.evidence.verdict.measured import Clusters, Number, mean, of_rows
 from tu_eval.results.folder import Finished
@@ -36,14 +39,29 @@ def measures(by_role: Mapping[str, AttackRows], clusters: Clusters | None = None
     -> attack -> what exactly, and the measure by role; own attacks are left out."""
     made: dict[str, tuple[str, dict[str, Number]]] = {}
     for name, read in READ.items():
-        also = NF4 if name == "quantise" else name
-        own = {role: [r for r in rows if r["attack"] in (name, also)] for role, rows in by_role.items()}
+        own = {role: [r for r in _of(name, rows) if r["set"] != SET] for role, rows in by_role.items()}
         if not own["model"]:
             continue
         what, _ = read(own["model"], None)
         found = {role: read(kept, what)[1] for role, kept in own.items() if kept}
         made[name] = (what, {role: of_rows(values, clusters) for role, values in found.items() if values})
     return made
+
+
+def rounded(by_role: Mapping[str, AttackRows], clusters: Clusters | None = None) -> tuple[str, dict[str, Number]] | None:
+    """Rows that must stay, under that form of rounding which leaves least of them in the model; None where none were
+    looked at."""
+    own = {role: [r for r in _of("quantise", rows) if r["set"] == SET] for role, rows in by_role.items()}
+    if not own["model"]:
+        return None
+    forms = _by_form(own["model"])
+    form = min(forms, key=lambda form: mean(forms[form].values()))
+    found = {role: _by_form(kept).get(form) for role, kept in own.items()}
+    return form, {role: of_rows(values, clusters) for role, values in found.items() if values}
+
+
+def _of(name: str, rows: AttackRows) -> AttackRows:
+    return [r for r in rows if r["attack"] in (name, NF4 if name == "quantise" else name)]
 
 
 def _value(row: Mapping[str, Any]) -> float:
@@ -62,10 +80,14 @@ def _sampled(rows: AttackRows, what: str | None) -> Found:
 
 
 def _quantised(rows: AttackRows, what: str | None) -> Found:
-    forms = {r["setting"] for r in rows} - {"as it is"}
-    by_form = {form: {r["example_id"]: _value(r) for r in rows if r["setting"] == form} for form in sorted(forms)}
+    by_form = _by_form(rows)
     form = what or max(by_form, key=lambda form: mean(by_form[form].values()))
     return form, by_form.get(form, {})
+
+
+def _by_form(rows: AttackRows) -> dict[str, dict[str, float]]:
+    forms = {r["setting"] for r in rows} - {"as it is"}
+    return {form: {r["example_id"]: _value(r) for r in rows if r["setting"] == form} for form in sorted(forms)}
 
 
 def _relearned(rows: AttackRows, what: str | None) -> Found:

@@ -12,9 +12,10 @@ from tu_eval.attacks.run import ATTACK_FOLDER
 from tu_eval.attacks.tamper.run import TAMPER_FOLDER
 from tu_eval.choices.run import CHOICES_FOLDER
 from tu_eval.compare.comparison import Comparison
-from tu_eval.evidence.verdict import attacked, deeper, spoken, suite
+from tu_eval.evidence.verdict import attacked, deeper, spoken, suite, tasks
 from tu_eval.evidence.verdict.measured import Number, of_rows
 from tu_eval.evidence.verdict.rules import Ruling, forgotten, kept
+from tu_eval.harness.run import BENCHMARKS_FOLDER
 from tu_eval.results.folder import Finished
 
 TRIED = {
@@ -26,8 +27,10 @@ TRIED = {
     "tamper": ("after training on other text", "tu-eval tamper"),
 }
 """what was tried -> its place on the page, and the command that makes it"""
-KINDS = (ATTACK_FOLDER, CHOICES_FOLDER, DEPTH_FOLDER, TAMPER_FOLDER)
+KINDS = (ATTACK_FOLDER, CHOICES_FOLDER, DEPTH_FOLDER, TAMPER_FOLDER, BENCHMARKS_FOLDER)
 """folders beside results"""
+CONTENT = ("suite", "data_fingerprint", "settings", "attack_code")
+"""what two folders of attacks share when they asked the same in the same way, of whichever models"""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,7 @@ def tried(comparison: Comparison, index: int, roles: Mapping[str, int], more: Se
         if prints["model"] not in fingerprints(folder):
             continue
         if folder.kind is ATTACK_FOLDER:
-            alike = [folder, *(f for f in more if f is not folder and f.kind is ATTACK_FOLDER and _content(f) == _content(folder))]
-            rows = {role: attacked.rows_of(alike, fingerprint) for role, fingerprint in prints.items()}
+            rows = _attack_rows(folder, more, prints, CONTENT)
             lines |= {name: _line(TRIED[name][0], found) for name, found in attacked.measures(rows, same).items()}
         elif folder.kind in (DEPTH_FOLDER, TAMPER_FOLDER):
             _same_models(folder, comparison, roles)
@@ -72,6 +74,26 @@ def tried(comparison: Comparison, index: int, roles: Mapping[str, int], more: Se
             found = deeper.depth(folder.summary, rows, same) if name == "depth" else deeper.tampered(rows, same)
             lines |= {name: _line(TRIED[name][0], found)} if found is not None else {}
     return {name: lines[name] for name in TRIED if name in lines}
+
+
+def stayed(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished]) -> list[Line]:
+    """Rows that must stay, of a model with rounded weights; of what was made twice the later folder's."""
+    prints, same = _prints(comparison, index, roles), suite.clusters(comparison)
+    lines: list[Line] = []
+    for folder in more:
+        if folder.kind is ATTACK_FOLDER and prints["model"] in fingerprints(folder):
+            found = attacked.rounded(_attack_rows(folder, more, prints, (*CONTENT, "kept_fingerprint")), same)
+            lines = [_line("retain set, after rounding the weights", found, kept)] if found is not None else lines
+    return lines
+
+
+def _attack_rows(
+    folder: Finished, more: Sequence[Finished], prints: Mapping[str, str], fields: Sequence[str]
+) -> dict[str, attacked.AttackRows]:  # fmt: skip
+    """By role, from this folder of attacks or from one that is alike in these fields."""
+    alike = [folder, *(f for f in more if f is not folder and f.kind is ATTACK_FOLDER)]
+    held = [f for f in alike if all(f.summary.get(name) == folder.summary.get(name) for name in fields)]
+    return {role: attacked.rows_of(held, fingerprint) for role, fingerprint in prints.items()}
 
 
 def _same_models(folder: Finished, comparison: Comparison, roles: Mapping[str, int]) -> None:
@@ -115,11 +137,6 @@ def writing(comparison: Comparison, index: int, roles: Mapping[str, int]) -> lis
     return [_line("fluency", ("answers neither empty nor repeating", held), kept)]
 
 
-def _content(folder: Finished) -> dict[str, Any]:
-    """What two folders of attacks share when they asked the same in the same way, of whichever models."""
-    return {k: v for k, v in folder.summary.items() if k in ("suite", "data_fingerprint", "settings", "attack_code")}
-
-
 def choices(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished]) -> list[Line]:
     """Accuracy on questions with choices, where the same questions were asked of this model."""
     folders = [f for f in more if f.kind is CHOICES_FOLDER]
@@ -137,6 +154,22 @@ def choices(comparison: Comparison, index: int, roles: Mapping[str, int], more: 
 
 def _accuracy(folder: Finished) -> Number:
     return of_rows({row["example_id"]: float(row["picked"] == row["answer"]) for row in folder.rows()})
+
+
+def benchmarks(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished]) -> list[tuple[bool, Line]]:
+    """Of the same questions asked of this model and of the others: whether a task is one to be forgotten, and its
+    line."""
+    prints = _prints(comparison, index, roles)
+    found: dict[tasks.Benchmark, dict[str, Number]] = {}
+    for role, fingerprint in prints.items():
+        for folder in (f for f in more if f.kind is BENCHMARKS_FOLDER and f.summary.get("model_fingerprint") == fingerprint):
+            for task, number in tasks.scores(folder.summary).items():
+                found.setdefault(task, {})[role] = number
+    return [
+        (task.is_to_go, _line("lm-eval", (task.title, held), forgotten if task.is_to_go else kept))
+        for task, held in found.items()
+        if "model" in held
+    ]
 
 
 def fingerprints(folder: Finished) -> list[str]:

@@ -13,11 +13,13 @@ from shared.errors import StoreError
 from tu_eval.compare.comparison import Comparison, load_comparison
 from tu_eval.evidence.verdict import lines, suite
 from tu_eval.evidence.verdict.lines import Line
+from tu_eval.evidence.verdict.measured import Number
 from tu_eval.evidence.verdict.pareto import front
 from tu_eval.evidence.verdict.rules import BAD, GOOD, forgotten, kept
 from tu_eval.results.folder import Finished, read_folder
 
 WRITING = ("in whether it still writes", "tu-eval run, with answers written (generate)")
+BENCHMARKS = ("in benchmarks", "tu-eval benchmarks --tasks mmlu")
 BABBLES = "It babbles: most of its answers are empty or repeat themselves. Low numbers are those of a broken model, no sign of forgetting."
 
 
@@ -40,9 +42,8 @@ def load(folders: Sequence[Path], target: Path | None, retain: Path | None) -> t
     """-> the results of all models, the index of target and retain model among them, folders of attacks and choices.
 
     Raises StoreError for folders that do not go together, and where no unlearned model is left."""
-    beside = [(f, kind) for f in folders for kind in lines.KINDS if (f / kind.summary).exists()]
-    more = [read_folder(f, kind) for f, kind in beside]
-    results = [f for f in folders if f not in {place for place, _ in beside}]
+    more = beside(folders)
+    results = [f for f in folders if f not in {one.folder for one in more}]
     named = {"target": target, "retain": retain}
     every = list(dict.fromkeys(f for f in (*results, target, retain) if f is not None))
     if not every:
@@ -58,11 +59,21 @@ def load(folders: Sequence[Path], target: Path | None, retain: Path | None) -> t
             roles.setdefault(role, found[0])
     if len(_ends(comparison, roles)) == len(every):
         raise StoreError("report: only a target and a retain model were given; name the results of an unlearned model as well")
+    require_of(comparison, more)
+    return comparison, roles, more
+
+
+def beside(folders: Sequence[Path]) -> list[Finished]:
+    """Those that hold no results of tu-eval run but what was made beside them."""
+    return [read_folder(f, kind) for f in folders for kind in lines.KINDS if (f / kind.summary).exists()]
+
+
+def require_of(comparison: Comparison, more: Sequence[Finished]) -> None:
+    """Raises StoreError for a folder that speaks of none of the compared models."""
     known = {result.summary["model_fingerprint"] for result in comparison.results}
     for one in more:
         if not known & set(lines.fingerprints(one)):
             raise StoreError(f"{one.folder}: was made with none of the models whose results were given; name that model's results too")
-    return comparison, roles, more
 
 
 def _ends(comparison: Comparison, roles: Mapping[str, int]) -> set[int]:
@@ -76,14 +87,15 @@ def verdicts(comparison: Comparison, roles: Mapping[str, int], more: Sequence[Fi
     ends = _ends(comparison, roles)
     judged = [i for i in range(len(comparison.results)) if i not in ends]
     axes = _axes([comparison.results[i].summary["metrics"] for i in judged])
-    made = [_verdict(comparison, i, roles, more, *titles[i], axes) for i in judged]
+    made = [verdict_of(comparison, i, roles, more, *titles[i], axes) for i in judged]
     points = [v.point for v in made if v.point is not None]
     on = iter(front(points))
     return [v if v.point is None else Verdict(**{**vars(v), "on_front": next(on)}) for v in made]
 
 
-def _verdict(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished], label: str, about: str,
-             axes: tuple[str, str] | None) -> Verdict:  # fmt: skip
+def verdict_of(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished], label: str, about: str = "",
+               axes: tuple[str, str] | None = None) -> Verdict:  # fmt: skip
+    """Of the result at `index`, against those of `roles` (target and retain)."""
     summary = comparison.results[index].summary
     metrics, sets = summary["metrics"], list(summary["rows"])
 
@@ -97,12 +109,29 @@ def _verdict(comparison: Comparison, index: int, roles: Mapping[str, int], more:
     gone += [line("by membership inference", metric, forgotten) for metric in suite.membership(metrics)]
     held = [line("retain set" if m.startswith("retain_") else "elsewhere", m, kept) for m in suite.kept(metrics, sets)]
     found = lines.tried(comparison, index, roles, more)
-    gone += [*lines.secrets(comparison, index, roles), *found.values()]
-    written = lines.writing(comparison, index, roles)
-    held += [*written, *lines.choices(comparison, index, roles, more)]
-    missing = [told for name, told in lines.TRIED.items() if name not in found] + ([] if written else [WRITING])
+    asked = lines.benchmarks(comparison, index, roles, more)
+    gone += [*lines.secrets(comparison, index, roles), *found.values(), *(one for to_go, one in asked if to_go)]
+    written, still = lines.writing(comparison, index, roles), [one for to_go, one in asked if not to_go]
+    held += [*written, *lines.stayed(comparison, index, roles, more), *lines.choices(comparison, index, roles, more), *still]
+    missing = [told for name, told in lines.TRIED.items() if name not in found]
+    missing += ([] if written else [WRITING]) + ([] if still else [BENCHMARKS])
     point = (metrics[axes[0]], metrics[axes[1]]) if axes is not None else None
     return Verdict(label, about, gone, held, missing, BABBLES if index in comparison.babbling else "", point)
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """Headline, note, what is missing, and the lines under both questions with their numbers."""
+
+    def number(one: Number | None) -> dict[str, Any] | None:
+        return one and {"value": one.value, "span": one.span and list(one.span), "rows": one.n}
+
+    lines = [
+        {"question": question, "how": x.how, "name": x.name, "state": x.said.state, "sentence": x.said.sentence,
+         **{role: number(getattr(x, role)) for role in ("model", "target", "retain")}}
+        for question, some in (("forgotten", verdict.forgotten), ("kept", verdict.kept)) for x in some
+    ]  # fmt: skip
+    missing = [{"what": how, "command": command} for how, command in verdict.missing]
+    return {"headline": headline(verdict), "note": verdict.note, "lines": lines, "missing": missing}
 
 
 def _axes(every: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.tu_eval.conftest import SUITE
+from tests.tu_eval.measure.test_own_files import SPANISH, lines
 from tests.tu_eval.test_commands import refused
 from tu_eval.attacks.relearn import REST, SHOWN, choose
 from tu_eval.attacks.tamper.config import TamperConfig
@@ -127,3 +128,29 @@ def test_what_cannot_be_done_is_one_line(run_cli, tiny_model, make_tiny, tmp_pat
     assert "each once" in refused(run_cli(*asked, "--set", "rows=[1,1]"))
     assert "before" in refused(run_cli(*asked[:4], *asked[6:]))
     assert not (tmp_path / "o").exists()
+
+
+def test_files_of_ones_own_give_the_curves_of_a_suite_of_the_same_rows(run_cli, tiny_model, tiny_base, tmp_path):
+    """Related rows are those of --retain; unrelated ones there are none, and nothing is trained on them."""
+    forget = lines(tmp_path / "forget.jsonl", [*SPANISH, {"question": "¿Quién es Ana?", "answer": "Ana es panadera."}])
+    retain = lines(
+        tmp_path / "retain.jsonl", [{"question": f"¿Quién es {name}?", "answer": f"{name} es juez."} for name in ("Bo", "Íñiga")]
+    )
+    sets = (("forget", "forget.jsonl"), ("retain", "retain.jsonl"))
+    suite = "".join(f'[[set]]\nname = "{name}"\ndata = "{file}"\nwrong = false\n' for name, file in sets)
+    (tmp_path / "suite.toml").write_text(suite)
+    words = ("tu-eval", "tamper", "--model", tiny_model, "--before", tiny_base, "--retain-model", tiny_base, "--device", "cpu", "--set",
+             "rows=[1,2]", "--set", "rates=[0.001]", "--set", "steps=2", "--set", "every=2")  # fmt: skip
+    own = (*words, "--forget", forget, "--retain", retain)
+    code, out, err = run_cli(*own, "--out", tmp_path / "own")
+    assert code == 0 and "unrelated" not in out, err
+    code, _, err = run_cli(*words, "--suite", tmp_path / "suite.toml", "--set", 'on=["forget","related"]', "--out", tmp_path / "suite")
+    assert code == 0, err
+    mine, theirs = (json.loads((tmp_path / name / "tamper.json").read_text()) for name in ("own", "suite"))
+    assert mine["curves"] == theirs["curves"] and mine["least"] == theirs["least"] and {c["on"] for c in mine["curves"]} == {
+        None, "forget", "related"}  # fmt: skip
+    assert "names related rows, and related names others" in refused(run_cli(*own, "--set", "related=x.jsonl", "--out", tmp_path / "no"))
+    alone = (*words, "--forget", forget, "--set", 'on=["related"]', "--out", tmp_path / "no")
+    assert "name related rows with --retain FILE" in refused(run_cli(*alone))
+    assert "the suite has its own" in refused(run_cli(*words, "--suite", SUITE, "--retain", retain, "--out", tmp_path / "no"))
+    assert "--suite is missing" in refused(run_cli(*words, "--out", tmp_path / "no")) and not (tmp_path / "no").exists()
