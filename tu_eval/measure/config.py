@@ -15,9 +15,12 @@ class AsksRows(Protocol):
     """A configuration that names a suite or files."""
 
     @property
-    def suite(self) -> str | None: ...
+    def suite(self) -> str | None:
+        """Its name, or None where files are named."""
+
     @property
-    def forget(self) -> str | None: ...
+    def forget(self) -> str | None:
+        """The data spec of the rows to forget, or None where a suite is named."""
 
 
 OF_SUITE = {
