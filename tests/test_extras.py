@@ -65,13 +65,12 @@ def test_every_extra_has_a_promise_and_brings_what_it_is_said_to_bring():
 
 @pytest.mark.parametrize("extra", PROMISES)
 def test_without_its_package_one_line_names_the_extra(extra, run_cli, tiny_model, tmp_path, monkeypatch):
-    import fsspec.registry
-
+    known = importlib.import_module("fsspec.registry")._registry
     module, words = PROMISES[extra]
     for name in [module, *(loaded for loaded in sys.modules if loaded.startswith(f"{module}."))]:
         monkeypatch.setitem(sys.modules, name, None)
     for kind in ("s3", "gs", "hf"):  # fsspec remembers what it has imported
-        monkeypatch.delitem(fsspec.registry._registry, kind, raising=False)
+        monkeypatch.delitem(known, kind, raising=False)
     monkeypatch.chdir(tmp_path)
     more = ("--model", tiny_model, "--out", "out") if "--device" in words else ()
     code, out, err = run_cli(*words, *more)

@@ -41,7 +41,8 @@ def test_the_command_says_what_it_wrote_and_writes_over_nothing(run_cli, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("s3://b/x", "looks like a URL"), ("file", "is a file; FOLDER wants"), ("link", "is a link"), (".", "runs in")]
+    ("name", "why"),
+    [("s3://b/x", "looks like a URL"), ("file", "is a file; FOLDER wants"), ("link", "is a link"), (".", "already holds files")],
 )
 def test_a_place_that_cannot_be_a_folder_of_ours_is_one_line(run_cli, tmp_path, monkeypatch, name, why):
     monkeypatch.chdir(tmp_path)
