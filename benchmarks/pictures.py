@@ -30,8 +30,8 @@ WIDTH = 104
 """columns of the terminal"""
 TABLE = 17
 """lines of the table that is shown"""
-SHADED = "article:nth-of-type(2) .t.top"
-"""of the heat map: whose details are shown"""
+SHADED = "article .t.top:nth-last-child(3 of .top)"
+"""of the heat map, in its first answer: whose details are shown"""
 NOTE = re.compile(r".*: rows are laid out in |\d+ of \d+ rows of .* have ")
 TITLE = re.compile(r".* on own\s*$")
 FORMAT = """<!doctype html><meta charset="utf-8"><style>body {{ margin: 0; background: {background}; }} {stylesheet}
@@ -98,10 +98,10 @@ def main() -> None:
         browser.page(page, size=tuple(size)).screenshot(DOCS / "terminal.png")
         heat = Path(folder) / "heatmap.html"
         subprocess.run([sys.executable, "-m", "tu_score", "inspect", str(work / "scores"), "--html", str(heat)], check=True)
-        tab = browser.page(heat, size=(1000, 1225))
+        tab = browser.page(heat, size=(1000, 1280))
         tab.click(SHADED)
         tab.screenshot(DOCS / "heatmap.png")
-        browser.page(work / "verdict.html", size=(1240, 960)).screenshot(DOCS / "verdict.png")
+        browser.page(work / "verdict.html", size=(1240, 990)).screenshot(DOCS / "verdict.png")
 
 
 if __name__ == "__main__":
