@@ -157,7 +157,8 @@ def test_every_public_name_says_shapes_and_errors():
     checked = list(public())
     assert len(checked) > 25
     for name, text, value in checked:
-        assert text and len(text) > 20 and not text.startswith(f"{name.rpartition('.')[2]}("), f"{name}: no docstring of its own"
+        made = f"{name.rpartition('.')[2]}("  # how the docstring begins that a dataclass gives itself
+        assert text and (inspect.isclass(value) or len(text) > 20) and not text.startswith(made), f"{name}: no docstring of its own"
         if not inspect.isclass(value) and name not in WITHOUT_ERRORS:
             assert "Raises" in text, f"{name}: its docstring does not say what it raises"
         if name.endswith(WITH_ARRAYS):
