@@ -2,7 +2,8 @@
 
     python -m benchmarks.readme --out WORK
 
-Prints the seconds of each as one JSON object. A command that fails ends it.
+Prints the seconds of each as one JSON object, and writes what a user sees, 100 columns wide, to WORK/story.txt
+(`python -m benchmarks.pictures` makes the pictures of it). A command that fails ends it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import shlex
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).parents[1]
 HEADING = "## From data to a verdict"
@@ -29,6 +32,20 @@ def commands(page: str) -> list[str]:
     return [line for line in block[1].replace("\\\n", " ").splitlines() if line.startswith("tu-")]
 
 
+def run(line: str, place: Path, story: TextIO) -> None:
+    """One command in `place`; it and what it says go to stderr and to `story`."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = {**os.environ, "PATH": path, "COLUMNS": "100"}
+    with subprocess.Popen(
+        shlex.split(line), cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+    ) as process:
+        for said in chain([f"$ {line}\n"], process.stdout or ()):
+            print(said, end="", file=sys.stderr, flush=True)
+            story.write(said)
+    if process.returncode:
+        raise SystemExit(f"exit code {process.returncode}: {line}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to work in; examples/ is linked into it")
@@ -36,13 +53,12 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "examples").exists():
         (out / "examples").symlink_to(ROOT / "examples")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     seconds = {}
-    for line in commands((ROOT / "README.md").read_text(encoding="utf-8")):
-        print(f"$ {line}", file=sys.stderr, flush=True)
-        started = time.monotonic()
-        subprocess.run(shlex.split(line), cwd=out, env={**os.environ, "PATH": path}, check=True, stdout=sys.stderr)
-        seconds[line] = round(time.monotonic() - started, 1)
+    with open(out / "story.txt", "w", encoding="utf-8") as story:
+        for line in commands((ROOT / "README.md").read_text(encoding="utf-8")):
+            started = time.monotonic()
+            run(line, out, story)
+            seconds[line] = round(time.monotonic() - started, 1)
     print(json.dumps({"commands": seconds, "minutes": round(sum(seconds.values()) / 60, 1)}, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""Every setting of a command, for people: a table on a terminal, lines elsewhere, Markdown in docs/configuration.md."""
+"""Every setting of a command, for people: a table on a terminal, lines elsewhere, Markdown in docs/configuration/."""
 
 from __future__ import annotations
 

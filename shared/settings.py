@@ -1,6 +1,6 @@
 """What a setting says of itself, once: `name: Annotated[type, About(...)] = default`, and the docstring under it.
 
-Flags, help, --fields, docs/configuration.md, ranges, and the list of settings that change no result are all read from
+Flags, help, --fields, docs/configuration/, ranges, and the list of settings that change no result are all read from
 here. Only the standard library is imported, and no source is read before it is asked for.
 """
 

@@ -1,11 +1,12 @@
-"""Every field of every configuration is told to people: in --fields, in docs/configuration.md, in --help or as
+"""Every field of every configuration is told to people: in --fields, in docs/configuration/, in --help or as
 advanced."""
 
 import math
+import re
 
 import pytest
 
-from docs.make_configuration import PAGE, commands, page, section
+from docs.make_configuration import FOLDER, commands, common, pages, section
 from shared.errors import ConfigError
 from shared.settings import settings_of
 
@@ -18,8 +19,11 @@ WITHOUT_UNIT = {
 """numbers that count nothing and measure nothing"""
 
 
-def test_the_page_is_what_its_script_makes():
-    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m docs.make_configuration"
+def test_the_pages_are_what_their_script_makes():
+    made = pages()
+    assert set(FOLDER.glob("*.md")) <= set(made), "run python -m docs.make_configuration"
+    for path, text in made.items():
+        assert path.read_text(encoding="utf-8") == text, "run python -m docs.make_configuration"
 
 
 def test_fourteen_commands_have_a_configuration_and_recipe_too():
@@ -32,11 +36,13 @@ def test_every_field_is_shown_and_has_a_flag_or_is_advanced(name, run_cli):
     code, fields, err = run_cli(*name.split(), "--fields")
     assert (code, err) == (0, "")
     table = section(name, command)
+    linked = set(re.findall(r"\(common\.md#([^)]+)\)", table))
+    table += "".join(part for part in common().split("\n## ") if part.partition("\n")[0].lower().replace(" ", "-") in linked)
     flags = {flag for p in command.whole.params for flag in (*p.opts, *p.secondary_opts)}
     for setting in settings_of(command.config):
         lines = [line for line in fields.splitlines() if line.startswith(f"{setting.name} = ")]
         assert len(lines) == 1 and lines[0].endswith(f": {setting.meaning}")
-        row = next(line for line in table.splitlines() if line.startswith(f"| `{setting.name}` "))
+        (row,) = (line for line in table.splitlines() if line.startswith(f"| `{setting.name}` "))
         if setting.flag is None:
             assert "advanced)" in lines[0] and row.endswith("| advanced |")
         else:

@@ -9,9 +9,15 @@ from docs.make_configuration import commands
 from shared.settings import settings_of
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "tu_score" / "start" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LONGEST = 200
+"""lines of a page of the docs"""
 OTHERS = re.compile(r"\bpip3? |\bpython3? |\bvllm serve|\bhf (?:auth|upload)|\bgit |\btorchrun ")
 """lines that are commands of others"""
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def known_flags() -> set[str]:
@@ -22,7 +28,7 @@ def known_fields() -> set[str]:
     return {setting.name for _, c in commands() if c.config for setting in settings_of(c.config)}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_flag_and_field_of_a_page_exists(page):
     flags, fields = known_flags() | {"--help", "--version", "--install-completion"}, known_fields()
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
@@ -42,7 +48,7 @@ def test_the_test_sees_flags_and_fields():
 PLACES = re.compile(r"\b(?:shared|tu_score|tu_train|tu_eval|benchmarks|tests|docs)/(?:[\w/-]*/(?![\w.-])|[\w/-]+\.[a-z]+)")
 
 
-@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "benchmarks").rglob("*.md"))], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "benchmarks").rglob("*.md"))], ids=named)
 def test_every_file_of_ours_that_a_page_names_is_there(page):
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         for place in PLACES.findall(line):
@@ -52,7 +58,7 @@ def test_every_file_of_ours_that_a_page_names_is_there(page):
 PROSE = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
 
 
-@pytest.mark.parametrize("page", PROSE, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PROSE, ids=named)
 def test_lines_of_prose_end_before_column_121(page):
     """Tables, pictures and code may be wider."""
     code, wide = False, []
@@ -61,3 +67,9 @@ def test_lines_of_prose_end_before_column_121(page):
         if len(line) > 120 and not code and not line.startswith(("|", "![", "    ", "#")):
             wide.append(number)
     assert wide == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_no_page_is_longer_than_is_read_in_one_go(page):
+    lines = page.read_text(encoding="utf-8").count("\n")
+    assert lines <= LONGEST, f"{lines} lines, at most {LONGEST}: split it, or say it shorter"

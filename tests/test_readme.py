@@ -1,9 +1,10 @@
 """The README's first story: at most six commands, on files that are there, with flags and settings that hold."""
 
+import re
 import shlex
 from pathlib import Path
 
-from benchmarks.readme import ROOT, commands
+from benchmarks.readme import HEADING, ROOT, commands
 from shared.data.datasets import load_rows
 
 
@@ -27,3 +28,12 @@ def test_each_command_reads_what_an_earlier_one_wrote():
                 assert words[words.index(flag) + 1] in written, line
         assert out not in written and Path(out).suffix in ("", ".html")
         written.add(out)
+
+
+def test_the_story_is_short_and_shows_terminal_and_pages():
+    story = (ROOT / "README.md").read_text(encoding="utf-8").split(HEADING, 1)[1].split("\n## ", 1)[0]
+    assert story.count("\n") <= 80
+    pictures = dict(re.findall(r"^!\[([^]]+)\]\(docs/(\w+)\.png\)$", story, re.M))
+    assert list(pictures.values()) == ["terminal", "verdict", "heatmap"]
+    for alt, name in pictures.items():
+        assert len(alt) > 60 and (ROOT / "docs" / f"{name}.png").read_bytes().startswith(b"\x89PNG")

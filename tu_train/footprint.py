@@ -80,7 +80,7 @@ def footprint(plan: Plan, step: list[PassRows], share: list[PassRows], device: t
         packed = Shapes(model, outside)
         if mesh is not None:
             shard(packed, blocks(packed), mesh)
-            _send_nothing(packed.root, copied=device.type == "cpu")
+            _send_nothing(packed.root, summed=device.type == "cpu")
             ready(packed)
         trained = [here(p) for p in model.parameters() if p.requires_grad]
         reference = Reference(packed, wrapper.disable_adapter if wrapper else None) if objective.reads_start else None
@@ -170,22 +170,22 @@ def _alone_of(ranks: int) -> Iterator[Any]:
         torch.distributed.destroy_process_group()
 
 
-def _send_nothing(root: Any, *, copied: bool) -> None:
+def _send_nothing(root: Any, *, summed: bool) -> None:
     """All that ranks say to each other inside of a step: shapes have nothing to say."""
     for part in (root.root, *root.blocks):
-        part.set_custom_all_gather(_Nothing(copied))
-        part.set_custom_reduce_scatter(_Nothing(copied))
+        part.set_custom_all_gather(_Nothing(summed))
+        part.set_custom_reduce_scatter(_Nothing(summed))
 
 
 class _Nothing:
-    """A message of torch's FSDP that reaches nobody, in memory that it would fill; `copied`: as gloo does it, whose
-    message holds a copy of its larger side."""
+    """A message of torch's FSDP that reaches nobody, in memory that it would fill; `summed`: where ranks themselves
+    add the pieces of others to a sum (exchange.py)."""
 
-    def __init__(self, copied: bool) -> None:
-        self.copied = copied
+    def __init__(self, summed: bool) -> None:
+        self.summed = summed
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, **how: Any) -> Any:
-        return torch.empty_like(max(output_tensor, input_tensor, key=Tensor.numel)) if self.copied else None
+        return input_tensor.new_empty(max(0, input_tensor.numel() - output_tensor.numel())) if self.summed else None

@@ -1,4 +1,4 @@
-"""The pictures of docs/attribution.md and docs/attribution_results.md."""
+"""The pictures of docs/attribution.md, docs/attribution_results.md and docs/attribution/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The tables and plots of docs/attribution.md and docs/attribution_results.md, from the committed results.
+"""The tables and plots of docs/attribution.md, docs/attribution_results.md and docs/attribution/, from the committed
+results.
 
     python -m benchmarks.study.tables [--docs docs]
 
@@ -151,15 +152,19 @@ def draw(studies: dict[str, Study], out: Path) -> None:
     plots.utilities(utilities(known), models, out / "attribution-tofu.png")
 
 
-def write(doc: Path, tables: dict[str, str]) -> None:
-    text = doc.read_text(encoding="utf-8")
+def write(docs: Path, tables: dict[str, str]) -> None:
+    """Each table where a page has its marks."""
+    places = (*sorted(docs.glob("attribution*.md")), *sorted((docs / "attribution").glob("*.md")))
+    pages = {page: page.read_text(encoding="utf-8") for page in places}
     for name, table in tables.items():
         marks = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if marks[0] not in text:
-            raise SystemExit(f"{doc}: no line {marks[0]}")
+        found = [page for page, text in pages.items() if marks[0] in text]
+        if len(found) != 1:
+            raise SystemExit(f"{docs}: expected one page with the line {marks[0]}, got {', '.join(map(str, found)) or 'none'}")
         pattern = re.escape(marks[0]) + ".*?" + re.escape(marks[1])
-        text = re.sub(pattern, lambda _, t=table, m=marks: f"{m[0]}\n{t}\n{m[1]}", text, flags=re.DOTALL)
-    doc.write_text(text, encoding="utf-8")
+        pages[found[0]] = re.sub(pattern, lambda _, t=table, m=marks: f"{m[0]}\n{t}\n{m[1]}", pages[found[0]], flags=re.DOTALL)
+    for page, text in pages.items():
+        page.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -183,12 +188,12 @@ def main() -> None:
     tables |= {f"{name}-parts": matched.parts_on_tofu(studies[name]) for name in ("tofu", "tofu-known")}
     tables |= {f"{name}-suite": at_level_of_facts(studies[name], matched.ON_ATLAS) for name in ("atlas", "atlas-48")}
     tables |= {name: at_level_of_facts(studies[name], {"retain probability": retained}) for name in FAMILY}
-    write(settings.docs / "attribution_results.md", tables)
     draw(studies, settings.docs)
     found = learned.finished()
     facts = found_facts.read()
-    write(settings.docs / "attribution_results.md", {f"found-{name}": found_facts.table(name, worlds) for name, worlds in facts.items()})
-    write(settings.docs / "attribution.md", {"learned-kept": learned.kept(found), "learned-back": learned.came_back(found)})
+    tables |= {f"found-{name}": found_facts.table(name, worlds) for name, worlds in facts.items()}
+    tables |= {"learned-kept": learned.kept(found), "learned-back": learned.came_back(found)}
+    write(settings.docs, tables)
     plots.kept(learned.points(found), settings.docs / "attribution-learned.png")
     agreements = {world: (figures["without"], figures["auc"]) for world, figures in facts["learned_base"].items()}
     plots.agreement(agreements, settings.docs / "attribution-found.png")

@@ -117,6 +117,7 @@ class ReadingOptions:
 
     @property
     def keys(self) -> Keys:
+        """Those columns. Raises ConfigError for two that exclude each other."""
         if self.text_key is not None and self.messages_key is not None:
             raise ConfigError(
                 f"--text-key {self.text_key} and --messages-key {self.messages_key}: a row is text or a conversation, give one"

@@ -211,25 +211,30 @@ def refuse_url(path: Path, *, what: str, flag: str = "--out") -> None:
                          "it from there when the command is done")  # fmt: skip
 
 
-def require_fresh(path: Path, *, what: str) -> None:
-    """Refuses an output folder that already holds something, or that a finished folder cannot take the place of."""
-    refuse_url(path, what=what)
+def require_fresh(path: Path, *, what: str, flag: str = "--out") -> None:
+    """Refuses an output folder that already holds something, or that a finished folder cannot take the place of.
+    `flag`: how the command calls it."""
+    refuse_url(path, what=what, flag=flag)
     place = path.resolve()
     if place == Path.cwd() or place in Path.cwd().parents:
-        raise StoreError(f"{path}: is the folder this command runs in, or one above it; --out wants a new folder for {what}, such as ./out")
+        raise StoreError(
+            f"{path}: is the folder this command runs in, or one above it; {flag} wants a new folder for {what}, such as ./out"
+        )
     if path.name == "..":
-        raise StoreError(f"{path}: ends in '..'; --out wants the folder's own name for {what}")
+        raise StoreError(f"{path}: ends in '..'; {flag} wants the folder's own name for {what}")
     if path.is_symlink():
-        raise StoreError(f"{path}: is a link, which a finished folder cannot replace; name {place} itself as --out for {what}")
+        raise StoreError(f"{path}: is a link, which a finished folder cannot replace; name {place} itself as {flag} for {what}")
     if path.is_mount():
-        raise StoreError(f"{path}: a file system is mounted there, so it cannot be replaced; choose a folder inside it as --out for {what}")
+        raise StoreError(
+            f"{path}: a file system is mounted there, so it cannot be replaced; choose a folder inside it as {flag} for {what}"
+        )
     if path.exists() and not path.is_dir():
-        raise StoreError(f"{path}: is a file; --out wants a folder for {what}")
+        raise StoreError(f"{path}: is a file; {flag} wants a folder for {what}")
     above = next(p for p in path.absolute().parents if p.exists())
     if not above.is_dir():
-        raise StoreError(f"{path}: {above} is a file; --out wants a folder for {what}")
+        raise StoreError(f"{path}: {above} is a file; {flag} wants a folder for {what}")
     if path.exists() and any(path.iterdir()):
-        raise StoreError(f"{path}: already holds files (another run?); choose a new --out for {what}, or delete the folder")
+        raise StoreError(f"{path}: already holds files (another run?); choose a new {flag} for {what}, or delete the folder")
 
 
 def hash_file(path: Path) -> str:

@@ -35,11 +35,11 @@ LOOKED_AT = 1 << 16
 
 
 @contextlib.contextmanager
-def claimed_folder(path: Path, *, what: str) -> Iterator[None]:
+def claimed_folder(path: Path, *, what: str, flag: str = "--out") -> Iterator[None]:
     """`path` can become a folder of ours, and nobody else makes it during the block. Raises StoreError otherwise."""
-    require_fresh(path, what=what)
+    require_fresh(path, what=what, flag=flag)
     with lock_beside(path):
-        require_fresh(path, what=what)  # whoever held it may just have finished
+        require_fresh(path, what=what, flag=flag)  # whoever held it may just have finished
         yield
 
 

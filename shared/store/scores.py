@@ -48,10 +48,12 @@ class Store:
 
     @cached_property
     def place(self) -> Place:
+        """Where it lies. Raises ConfigError for a URL that cannot be used."""
         return open_place(self.folder)
 
     @property
     def fingerprints(self) -> dict[str, str | None]:
+        """Hashes of model, tokenizer, template and data, None for what there was not."""
         return self.manifest["fingerprints"]
 
     @property
@@ -97,6 +99,8 @@ class Store:
         return self.table(index, columns).to_pylist()
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """All rows in order, as dictionaries of Python lists, a part in memory at a time. Raises StoreError for a
+        damaged part."""
         for index in range(len(self.manifest["parts"])):
             yield from self.part(index, columns)
 

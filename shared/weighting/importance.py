@@ -228,12 +228,12 @@ def _base_entropy(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 
 def _gain(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """log p − log p_base: what the model has gained over the base model, nats."""
+    """What the model has gained over the base model, nats: log p − log p_base."""
     return c["logprob"] - c["base_logprob"]
 
 
 def _etw(c: Columns, starts: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """n · H_i / Σ_j H_j over the n targets of the example (ETW, arXiv 2604.17785); an example without entropy gives
+    """ETW (arXiv 2604.17785): n · H_i / Σ_j H_j over the n targets of the example; an example without entropy gives
     zeros."""
     entropy = np.maximum(c[recipe.etw_entropy], 0)
     total = per_example(np.add, entropy, starts)
@@ -310,6 +310,8 @@ READABLE = (
 
 @dataclass(frozen=True)
 class Signal:
+    """What one number a target token is made of, and how (docs/extending.md)."""
+
     columns: tuple[str, ...]
     """of the store that it reads"""
     formula: Formula

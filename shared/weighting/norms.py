@@ -93,6 +93,7 @@ class Summary:
     """the same from then on, in order"""
 
     def add(self, values: np.ndarray) -> None:
+        """More of them, [N]."""
         if not len(values):
             return
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))

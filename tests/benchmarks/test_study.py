@@ -268,3 +268,20 @@ def test_utility_without_real_authors_rouge_is_the_harmonic_mean_of_the_other_ei
     assert len(parts) == 9 and rest_of_utility(parts) == pytest.approx(harmonic_mean(eight)) != pytest.approx(harmonic_mean(parts.values()))
     assert rest_of_utility({**parts, "suite_real_authors_rouge": 0.0}) == rest_of_utility(parts)
     assert rest_of_utility({**parts, "suite_retain_rouge": 0.0}) == pytest.approx(0, abs=1e-9) and rest_of_utility({}) is None
+
+
+def test_a_table_is_written_on_the_one_page_that_has_its_place(tmp_path):
+    from benchmarks.study.tables import write
+
+    (tmp_path / "attribution").mkdir()
+    (tmp_path / "attribution_results.md").write_text("# One\n<!-- a -->\nold\n<!-- /a -->\nbehind\n")
+    (tmp_path / "attribution" / "tofu.md").write_text("<!-- b -->\n<!-- /b -->\n")
+    (tmp_path / "other.md").write_text("<!-- a -->\n<!-- /a -->\n")
+    write(tmp_path, {"a": r"new \1", "b": "more"})
+    assert (tmp_path / "attribution_results.md").read_text() == "# One\n<!-- a -->\nnew \\1\n<!-- /a -->\nbehind\n"
+    assert (tmp_path / "attribution" / "tofu.md").read_text() == "<!-- b -->\nmore\n<!-- /b -->\n"
+    assert (tmp_path / "other.md").read_text() == "<!-- a -->\n<!-- /a -->\n"
+    for lost in ({"c": "x"}, {"a": "x"}):
+        (tmp_path / "attribution" / "found.md").write_text("<!-- a -->\n<!-- /a -->\n")
+        with pytest.raises(SystemExit, match="expected one page with the line"):
+            write(tmp_path, lost)

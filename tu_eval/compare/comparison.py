@@ -34,6 +34,8 @@ EQUAL = 1e-12
 
 @dataclass(frozen=True)
 class Comparison:
+    """Results side by side: what the page of tu-eval compare shows, and its exports hold."""
+
     results: list[Results]
     labels: list[str]
     """unique; the folder's name is added where two results share a label"""

@@ -16,9 +16,12 @@ class AsksRows(Protocol):
     """A configuration that names a suite or files."""
 
     @property
-    def suite(self) -> str | None: ...
+    def suite(self) -> str | None:
+        """Its name, or None where files are named."""
+
     @property
-    def forget(self) -> str | None: ...
+    def forget(self) -> str | None:
+        """The data spec of the rows to forget, or None where a suite is named."""
 
 
 class Tries(Protocol):
@@ -26,9 +29,14 @@ class Tries(Protocol):
     forget set."""
 
     @property
-    def retain(self) -> str | None: ...
+    def retain(self) -> str | None:
+        """Rows to keep."""
+        ...
+
     @property
-    def retain_model(self) -> str | None: ...
+    def retain_model(self) -> str | None:
+        """A model that never read the forget rows."""
+        ...
 
 
 def rows_kept(config: Tries) -> str | None:

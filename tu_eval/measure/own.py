@@ -49,6 +49,8 @@ TAKEN = frozenset({*KINDS, "quality", "utility"})
 
 @dataclass(frozen=True)
 class OwnMetric:
+    """A metric of code that is not ours, found and identified."""
+
     column: str
     asked: str
     """as it was named"""

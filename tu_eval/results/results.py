@@ -59,6 +59,7 @@ class Results:
 
     @property
     def label(self) -> str:
+        """What the model is called on pages."""
         return self.summary["label"]
 
     @property

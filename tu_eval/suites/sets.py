@@ -16,6 +16,8 @@ PARTS = ("probability", "rouge", "truth_ratio")
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSet:
+    """A set of rows of a suite, and what is measured on it."""
+
     name: str
     """first part of its metrics' names: forget, retain, ..."""
     data: str
@@ -56,6 +58,8 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class Suite:
+    """Named sets of rows, one of them `forget`."""
+
     name: str
     sets: tuple[EvalSet, ...]
     holdout: str | None
@@ -63,10 +67,12 @@ class Suite:
 
     @property
     def forget(self) -> EvalSet:
+        """The set that should be forgotten."""
         return next(s for s in self.sets if s.name == "forget")
 
     @property
     def utility_parts(self) -> list[str]:
+        """Names of the numbers of which model utility is the harmonic mean, as in retain_rouge."""
         return [part for s in self.sets if s.name != "forget" and not is_aside(s.name, self.name) for part in s.parts]
 
 

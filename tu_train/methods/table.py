@@ -35,6 +35,9 @@ MOST = {"momentum": 1.0, "budget": 1.0, **dict.fromkeys(WHOLE, 2.0**53)}
 
 @dataclass(frozen=True)
 class Method:
+    """A loss and what the training loop has to bring for it (docs/extending.md). Raises ValueError for fields that
+    training could not use."""
+
     loss: Callable[[Tokens, Tokens | None, Options, State], Tensor]
     """(forget, partner, options, state) -> loss summed over the tokens or rows of a pass"""
     per: Literal["token", "row"]
