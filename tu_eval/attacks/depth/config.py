@@ -39,6 +39,9 @@ class DepthConfig(LayoutOptions, PrecisionOptions):
     """of a forward pass, with the padding; all layers' outputs of so many tokens are in memory at once"""
     threshold: Annotated[float, About(unit="nats", least=0)] = 0.05
     """a layer counts where the retain model's output in its place costs a fact more than this a token"""
+    positions: Literal["fact", "all"] = "fact"
+    """which tokens' output is put in place: fact, those that predict the fact's tokens, as the paper does; all, every
+    token of the row, so that what early layers make of the question counts too"""
     lens: bool = True
     """false leaves the logit lens out"""
 

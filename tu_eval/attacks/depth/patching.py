@@ -25,6 +25,13 @@ class PaddedFacts:
     wanted: list[list[int]]
     """positions of each fact's tokens"""
 
+    def predicting(self) -> torch.Tensor:
+        """[B, T], true where a token of the fact is predicted."""
+        found = torch.zeros_like(self.ids, dtype=torch.bool)
+        for row, positions in enumerate(self.wanted):
+            found[row, [i - 1 for i in positions]] = True
+        return found
+
     def of(self, layers: Layers, hidden_BTD: torch.Tensor) -> list[float]:
         """Mean log-probability of each fact."""
         return layers.mean_logprobs(hidden_BTD, self.ids, self.wanted)
@@ -39,15 +46,19 @@ def lens(layers: Layers, facts: Sequence[Fact], batch_tokens: int) -> list[list[
 
 
 def patched(
-    full: Layers, source: Layers, facts: Sequence[Fact], batch_tokens: int, *, with_lens: bool = True
+    full: Layers, source: Layers, facts: Sequence[Fact], batch_tokens: int, *, everywhere: bool = False, with_lens: bool = True
 ) -> tuple[list[list[float]], list[list[float]] | None]:
-    """-> [facts][L] nats a token that each layer of `source` costs in `full`, and the lens of `source`."""
+    """-> [facts][L] nats a token that each layer of `source` costs in `full`, and the lens of `source`. It is put in
+    place for the tokens that predict the fact's, or `everywhere`."""
     costs: list[list[float]] = [[] for _ in facts]
     seen: list[list[float]] = [[] for _ in facts]
     with progress("patching layers", len(facts), "rows") as bar:
         for batch in _batches(full, facts, batch_tokens):
             own = batch.of(full, full.last(batch.ids, batch.mask))
             outputs = source.outputs(batch.ids, batch.mask)
+            if not everywhere:  # the lens looks at the same positions
+                mine = full.outputs(batch.ids, batch.mask)
+                outputs = [torch.where(batch.predicting()[..., None], *pair) for pair in zip(outputs, mine, strict=True)]
             by_layer = []
             for layer, output in enumerate(outputs):
                 there = batch.of(full, full.after(layer, output, batch.ids, batch.mask))

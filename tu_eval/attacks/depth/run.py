@@ -66,6 +66,7 @@ def measure_depth(config: DepthConfig) -> dict[str, Any]:
         "dtype": config.dtype,
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         "threshold": config.threshold,
+        "positions": config.positions,
         **summarise(rows, config.threshold),
     }  # fmt: skip
     if about["rows_with_depth"] < about["rows"]:
@@ -87,7 +88,7 @@ def all_rows(config: DepthConfig, folders: Mapping[str, Path], facts: Sequence[F
     columns = {"lens_full": lens(full, facts, config.batch_tokens)} if config.lens else {}
     for role in ("retain", "model"):
         source = _open(config, folders[role])
-        found, seen = patched(full, source, facts, config.batch_tokens, with_lens=config.lens)
+        found, seen = patched(full, source, facts, config.batch_tokens, everywhere=config.positions == "all", with_lens=config.lens)
         columns[f"delta_{role}"] = found
         columns |= {f"lens_{role}": seen} if seen is not None else {}
         del source

@@ -83,7 +83,7 @@ def test_every_number_is_that_of_grafted_models(family, make_tiny):
     folders = [make_tiny(name, seed=seed, **FAMILIES[family]) for seed in (0, 1)]
     full, source = map(opened, folders)
     facts = facts_of(folders[0])
-    costs, seen = patched(full, source, facts, batch_tokens=150)
+    costs, seen = patched(full, source, facts, batch_tokens=150, everywhere=True)
     own = lens(full, facts, 150)
     a, b = full.packed.model, source.packed.model
     for i, fact in enumerate(facts):
@@ -93,6 +93,42 @@ def test_every_number_is_that_of_grafted_models(family, make_tiny):
             assert seen[i][layer] == pytest.approx(said(grafted(b, b, layer, count=layer + 1), fact), abs=1e-6)
             assert own[i][layer] == pytest.approx(said(grafted(a, a, layer, count=layer + 1), fact), abs=1e-6)
         assert own[i][-1] == pytest.approx(before, abs=1e-6)  # the last layer's lens is the model itself
+
+
+@torch.no_grad()
+def said_with(full, source, fact, layer):
+    """`said` by full where that layer's output for the tokens that predict the fact is source's."""
+    ids, places = torch.tensor([fact.example.input_ids]), [i - 1 for i in fact.tokens]
+    theirs = []
+    hook = source.model.layers[layer].register_forward_hook(lambda _m, _g, out: theirs.append(out[0] if isinstance(out, tuple) else out))
+    source(input_ids=ids, use_cache=False)
+    hook.remove()
+
+    def put(_module, _given, out):
+        whole = out[0] if isinstance(out, tuple) else out
+        for place in places:
+            whole[0, place] = theirs[0][0, place]
+
+    hook = full.model.layers[layer].register_forward_hook(put)
+    try:
+        return said(full, fact)
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_number_is_that_of_a_model_whose_layer_is_overwritten_where_the_fact_is_predicted(family, make_tiny):
+    """As the paper does it; the batch is padded, the other side looks at a row alone."""
+    folders = [make_tiny(family.partition(",")[0], seed=seed, **FAMILIES[family]) for seed in (0, 1)]
+    full, source = map(opened, folders)
+    facts = facts_of(folders[0])
+    costs, everywhere = (patched(full, source, facts, 10_000, everywhere=there)[0] for there in (False, True))
+    a, b = full.packed.model, source.packed.model
+    for i, fact in enumerate(facts):
+        expected = [said(a, fact) - said_with(a, b, fact, layer) for layer in range(len(full))]
+        assert costs[i] == pytest.approx(expected, abs=1e-6), family
+        assert abs(costs[i][0] - everywhere[i][0]) > 1e-4
+        assert costs[i][-1] == pytest.approx(everywhere[i][-1], abs=1e-9)  # behind the last layer nothing looks back
 
 
 def test_gpt2_whose_layers_are_called_otherwise_and_the_model_is_whole_afterwards(make_tiny):
