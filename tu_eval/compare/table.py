@@ -35,12 +35,12 @@ def print_results(results: Results) -> None:
     summary, console = results.summary, Console()
     attacks = (summary.get("membership") or {}).get("attacks") or {}
     table = Table("", "metric", "value", title=Text(printable(f"{results.label} on {summary['suite']}")), title_justify="left")
-    last = None
+    last = why = None
     for column in columns_of(summary):
         if last not in (None, column.group):
             table.add_section()
         value = summary["metrics"][column.metric]
-        shown = show(value) if value is not None else printable(f"— {summary['reasons'].get(column.metric, '')}".rstrip())
+        shown, why = _value(value, summary["reasons"].get(column.metric, ""), why)
         if found := attacks.get(column.metric.removeprefix("mia_")):
             shown += f" [{show(found['low'])}, {show(found['high'])}], TPR at 1 % {show(found['true_positives'])}"
         group = printable(column.group) if column.group != last else ""
@@ -50,6 +50,13 @@ def print_results(results: Results) -> None:
     _print_fluency(results)
     # No wrapping: a path broken over two lines cannot be copied.
     console.print(f"results: {results.folder} ({SUMMARY}, {ROWS}, {CONFIG})", soft_wrap=True, markup=False, highlight=False)
+
+
+def _value(value: float | None, reason: str, before: str | None) -> tuple[str, str | None]:
+    """-> the cell, and the reason why there is no number; the one of the line before is not said twice."""
+    if value is not None:
+        return show(value), None
+    return printable(f"— {'as above' if reason and reason == before else reason}".rstrip()), reason
 
 
 def _print_fluency(results: Results) -> None:

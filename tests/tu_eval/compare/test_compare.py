@@ -19,6 +19,7 @@ from tu_eval.compare.intervals import Estimate, over_rows, over_seeds
 from tu_eval.compare.lacking import lacking
 from tu_eval.compare.plot import LEFT, RIGHT, WIDTH, _utility_axis, layout
 from tu_eval.compare.report import write_report
+from tu_eval.compare.table import _value
 from tu_eval.results.columns import columns_of
 from tu_eval.results.results import load_results
 from tu_eval.suites.suites import find_suite
@@ -311,3 +312,11 @@ def test_dark_and_narrow_and_without_script(browser, page_file):
     bare = page_file.read_text(encoding="utf-8")
     assert "http://" not in bare and "https://" not in bare and "url(" not in bare
     assert EVIL not in bare and "★" in bare
+
+
+def test_the_terminal_says_a_reason_once_where_it_holds_for_lines_below_each_other():
+    lines, why = [], None
+    for value, reason in ((None, "no holdout"), (None, "no holdout"), (0.5, ""), (None, "no holdout"), (None, ""), (None, "")):
+        shown, why = _value(value, reason, why)
+        lines.append(shown)
+    assert lines == ["— no holdout", "— as above", "0.500", "— no holdout", "—", "—"]
