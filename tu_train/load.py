@@ -16,7 +16,7 @@ from shared.engines.interface import Generator
 from shared.engines.torch import TorchEngine
 from shared.errors import ConfigError, DataError
 from shared.files.fs import hash_json
-from shared.lm.memory import keep_freed_memory, take_large_pages
+from shared.lm.memory import keep_freed_memory
 from shared.lm.models import choose_dtype, load_model, quantisation
 from shared.lm.packed import PackedModel
 from shared.weighting.weights import seeded
@@ -62,7 +62,6 @@ def load(plan: Plan, ranks: Ranks = ALONE) -> Loaded:
 
     def mine() -> tuple[PackedModel, Any]:
         keep_freed_memory()
-        take_large_pages()
         if ranks.count == 1:
             model, wrapper = load_marked(plan, device)
             return PackedModel(model), wrapper

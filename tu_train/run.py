@@ -18,6 +18,7 @@ from shared.console import say
 from shared.errors import ModelError
 from shared.files.fs import require_fresh
 from shared.files.outputs import claimed_folder
+from shared.lm.memory import take_large_pages
 from shared.lm.models import choose_device, choose_dtype
 from shared.records import TrainingRecord
 from tu_train.config import FinetuneConfig, LoopConfig, UnlearnConfig
@@ -65,6 +66,7 @@ def run_unlearn(config: UnlearnConfig) -> Path:
 
 
 def _run(config: Config, gather: Callable[[Config], Gathered], plan: Callable[[Config, Gathered], Plan]) -> Path:
+    take_large_pages()  # before the first tensor: joining makes some
     with joined() as ranks, told_if_full(Path(config.out)):
         agree(ranks, {**versions(), **flat({"settings": recorded_settings(config), "resume": config.resume})})
         before = ranks.together(lambda: _begin(config, ranks))

@@ -20,6 +20,7 @@ from tu_eval.attacks.paraphrase import probes
 from tu_eval.attacks.probing import Probe
 from tu_eval.attacks.quantise import nf4, quantise
 from tu_eval.attacks.relearn import relearn
+from tu_eval.measure.config import flag_of
 from tu_eval.measure.pieces import Subject
 from tu_eval.results.folder import ResultRow
 from tu_eval.suites.own_files import read_rows
@@ -46,22 +47,24 @@ def load_kept(config: AttackConfig, spec: str, suite: Suite, material: Material,
     rows = read_rows(spec, f"--{SET}", limit=config.limit)
     made = probes(rows, Prompt("plain"), material.tokenizer, context=material.context, long=config.long, facts=facts)
     for role, folder in folders.items():
-        models.require_rows(f"--{role} {folder}", folder, [(p.example.id, p.example.input_ids) for p in made])
+        models.require_rows(f"{flag_of(config, role)} {folder}", folder, [(p.example.id, p.example.input_ids) for p in made])
     return Kept(made, hash_json([data_fingerprint(p.example for p in made), [p.facts for p in made]]))
 
 
 def look(name: str, config: AttackConfig, subject: Subject, material: Material, kept: Kept) -> list[ResultRow]:
     """Rows of these rows under the attack, from the store where they are; none of an attack that leaves the weights as
     they are, or of one's own."""
+    shown = {tuple(text.input_ids) for text in material.texts}  # what it is trained on says nothing of what it kept
+    unseen = [p for p in kept.probes if tuple(p.example.input_ids) not in shown]
     made = {
         "quantise": lambda: quantise(subject.engine, kept.probes, bits=config.bits, group=config.group),
         "nf4": lambda: nf4(subject.engine, kept.probes),
         "relearn": lambda: relearn(
-            subject.engine, kept.probes, material.texts, steps=config.relearn_steps, every=config.relearn_steps,
+            subject.engine, unseen, material.texts, steps=config.relearn_steps, every=config.relearn_steps,
             batch=config.relearn_batch, rate=config.learning_rate, seed=config.seed,
         ),
     }  # fmt: skip
-    if name not in made:
+    if name not in made or (name == "relearn" and not unseen):
         return []
     rows, _ = subject.piece(f"kept-{name}-{kept.fingerprint[:32]}", made[name])
     return [{**row, "set": SET} for row in rows]

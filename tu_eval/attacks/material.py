@@ -18,6 +18,7 @@ from tu_eval.attacks.config import AttackConfig
 from tu_eval.attacks.paraphrase import probes
 from tu_eval.attacks.probing import Probe
 from tu_eval.attacks.relearn import choose
+from tu_eval.measure.config import flag_of
 from tu_eval.measure.leaks import LeakCheck, Writing, prepare
 from tu_eval.suites.prompts import PARAPHRASED, Prompt, choose_prompts
 from tu_eval.suites.sets import EvalSet
@@ -62,7 +63,7 @@ def load(config: AttackConfig, part: EvalSet, folders: dict[str, Path]) -> Mater
     texts = _texts(config, [p.example for p in asked["plain"]], tokenizer, context) if "relearn" in config.attacks else []
     read = [(e.id, e.input_ids) for e in (*(p.example for made in asked.values() for p in made), *texts)]
     for role, folder in folders.items():
-        models.require_rows(f"--{role} {folder}", folder, read)
+        models.require_rows(f"{flag_of(config, role)} {folder}", folder, read)
     identity = {
         "limit": config.limit,
         "tokenizer_fingerprint": models.tokenizer_fingerprint(tokenizer),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from shared.data.data_files import COMPRESSED, KINDS, SUFFIXES
@@ -42,7 +43,7 @@ class Tries(Protocol):
 def rows_kept(config: Tries) -> str | None:
     """The data spec of the rows that must stay. Raises ConfigError where two models are named."""
     retain = config.retain
-    if retain is not None and (retain.startswith(KINDS) or retain.endswith((*SUFFIXES, *COMPRESSED))):
+    if retain is not None and (retain.startswith(KINDS) or (_ends_as_rows_do(retain) and not Path(retain).is_dir())):
         return retain
     if retain is not None and config.retain_model is not None:
         raise ConfigError(
@@ -50,6 +51,15 @@ def rows_kept(config: Tries) -> str | None:
             f"give rows that must stay ({', '.join(KINDS)} or a file that ends in {', '.join(SUFFIXES)}), or leave it out"
         )
     return None
+
+
+def _ends_as_rows_do(name: str) -> bool:
+    return name.lower().endswith((*SUFFIXES, *COMPRESSED))
+
+
+def flag_of(config: Tries, role: str) -> str:
+    """The flag by which the model of that role was given."""
+    return "--retain-model" if role == "retain" and config.retain_model is not None else f"--{role.replace('_', '-')}"
 
 
 def never_saw(config: Tries) -> str | None:

@@ -48,10 +48,17 @@ def _way_back(field: str, before: Any, then: Mapping[str, Any]) -> str:
     """What to type to get the old value; of an entry of a table the whole table as it was."""
     table, dot, entry = field.partition(".")
     if table == "options" and dot:
-        return f"leave out --option {entry}" if before is None else f"--option {shlex.quote(assignment(entry, before))}"
+        name = entry if entry in then[table] else entry.partition(".")[0]
+        return f"--option {_typed(name, then[table][name])}" if name in then[table] else f"leave out --option {name}"
     if before is None:
         return f"leave out {entry} of {table}" if dot and table in then else f"leave out {table}"
-    return f"--set {shlex.quote(assignment(table, without_secrets_in(then[table]) if dot else before))}"
+    return f"--set {_typed(table, then[table] if dot else before)}"
+
+
+def _typed(name: str, value: Any) -> str:
+    shown = without_secrets_in(value)
+    note = "" if shown == value else " (with what is secret in place of ***)"
+    return shlex.quote(assignment(name, shown)) + note
 
 
 def _shown(value: Any) -> str:

@@ -74,3 +74,33 @@ def test_large_pages_are_asked_for_where_the_system_has_them_and_the_user_has_no
         monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", theirs)
     take_large_pages()
     assert found == ([seen] if seen else []) and os.environ.get("THP_MEM_ALLOC_ENABLE") == theirs
+
+
+TRAINED = """
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+import torch
+import tu_train.run
+
+@contextmanager
+def joined():
+    torch.zeros(1)  # joining ranks makes tensors of its own
+    tensor = torch.ones(16 << 20)
+    areas = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    print(any(" hg" in area.partition("\\n")[0] for area in areas[1:]))
+    raise SystemExit
+    yield
+
+tu_train.run.joined = joined
+tu_train.run._run(SimpleNamespace(out="nowhere"), None, None)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process")
+def test_training_asks_for_large_pages_before_anything_makes_a_tensor():
+    """torch reads the wish once."""
+    asks = memory.LARGE_PAGES.exists() and "[never]" not in memory.LARGE_PAGES.read_text()
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    found = subprocess.run([sys.executable, "-c", TRAINED], env=environment, check=True, capture_output=True, text=True).stdout
+    assert found.strip() == str(asks)

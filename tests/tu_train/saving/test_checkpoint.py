@@ -206,6 +206,7 @@ def changed(**settings):
     [
         (changed(learning_rate=2e-5), r"learning_rate is 2e-05, .* with 1e-05; --set learning_rate=1e-05"),
         (changed(options={"beta": 0.2}), r"beta is 0\.2, .* with 0\.1; --option beta=0\.1"),
+        (changed(options={"beta": 0.1, "a": {"b": 2}}), r"b is 2, .* with not given; leave out --option a"),
         (changed(seed=1), r"seed is 1, .* with not given; leave out seed"),
         (changed(train_only=["a*", "b"]), r"train_only is \['a\*', 'b'\], .* with \['a\*'\]; --set 'train_only=\[\"a\*\"\]'"),
         ({**ABOUT, "store": "abd"}, r"the store is 'abd', .* with 'abc'; give the store it was started with"),

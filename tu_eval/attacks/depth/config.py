@@ -36,7 +36,7 @@ class DepthConfig(LayoutOptions, PrecisionOptions):
     long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
     """what happens to a row that exceeds the model's context"""
     batch_tokens: Annotated[int, About(unit="tokens", changes=False, **COUNT)] = 2048
-    """of a forward pass, with the padding; all layers' outputs of so many tokens are in memory at once"""
+    """of a forward pass, with the padding; the outputs of all layers of two models for them are in memory at once"""
     threshold: Annotated[float, About(unit="nats", least=0)] = 0.05
     """a layer counts where the retain model's output in its place costs a fact more than this a token"""
     positions: Literal["fact", "all"] = "fact"

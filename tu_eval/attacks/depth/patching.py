@@ -57,8 +57,7 @@ def patched(
             own = batch.of(full, full.last(batch.ids, batch.mask))
             outputs = source.outputs(batch.ids, batch.mask)
             if not everywhere:  # the lens looks at the same positions
-                mine = full.outputs(batch.ids, batch.mask)
-                outputs = [torch.where(batch.predicting()[..., None], *pair) for pair in zip(outputs, mine, strict=True)]
+                put_where(batch.predicting(), outputs, full.outputs(batch.ids, batch.mask))
             by_layer = []
             for layer, output in enumerate(outputs):
                 there = batch.of(full, full.after(layer, output, batch.ids, batch.mask))
@@ -68,6 +67,13 @@ def patched(
                 _add(seen, batch, _lens(source, batch, outputs))
             bar.advance(len(batch.places))
     return costs, seen if with_lens else None
+
+
+def put_where(places_BT: torch.Tensor, outputs: list[torch.Tensor], others: list[torch.Tensor]) -> None:
+    """Each layer's output becomes the other one elsewhere than at those places; one layer at a time, so that no third
+    list of them is held."""
+    for layer in range(len(outputs)):
+        outputs[layer] = torch.where(places_BT[..., None], outputs[layer], others.pop(0))
 
 
 def _lens(layers: Layers, batch: PaddedFacts, outputs: Sequence[torch.Tensor]) -> list[list[float]]:

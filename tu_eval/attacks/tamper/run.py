@@ -33,7 +33,7 @@ from tu_eval.attacks.relearn import choose
 from tu_eval.attacks.tamper import curves
 from tu_eval.attacks.tamper.config import TamperConfig
 from tu_eval.attacks.tamper.plot import draw
-from tu_eval.measure.config import rows_kept
+from tu_eval.measure.config import flag_of, rows_kept
 from tu_eval.measure.finish import default_label
 from tu_eval.measure.kept import KeptMeasurements, remove_measurements
 from tu_eval.measure.model_folder import find_model
@@ -62,7 +62,7 @@ def tamper(config: TamperConfig) -> dict[str, Any]:
     texts = {on: _texts(config, suite, on, probes, tokenizer, context) for on in config.kinds}
     read = [*(p.example for p in probes), *(e for made in texts.values() for e in made)]
     for role, folder in folders.items():
-        models.require_rows(f"--{role} {folder}", folder, [(e.id, e.input_ids) for e in read])
+        models.require_rows(f"{flag_of(config, role)} {folder}", folder, [(e.id, e.input_ids) for e in read])
     say_layout(tokenizer, config.model)
     settings = {k: v for k, v in as_dict(config).items() if k not in {*NO_NUMBERS, *harmless(config)}}
     content = {
