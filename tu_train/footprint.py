@@ -25,6 +25,7 @@ from tu_train.data.batches import PassRows
 from tu_train.forward import blocks
 from tu_train.load import held_in, refuse_quantised
 from tu_train.loop import Totals, backward, prepare, start_state
+from tu_train.model.exchange import Allocating
 from tu_train.model.lora import add_lora
 from tu_train.model.nf4 import in_four_bits
 from tu_train.model.peak import Peak, bytes_a_weight, bytes_of, fill_with_shapes, without_numbers
@@ -177,15 +178,12 @@ def _send_nothing(root: Any, *, summed: bool) -> None:
         part.set_custom_reduce_scatter(_Nothing(summed))
 
 
-class _Nothing:
+class _Nothing(Allocating):
     """A message of torch's FSDP that reaches nobody, in memory that it would fill; `summed`: where ranks themselves
     add the pieces of others to a sum (exchange.py)."""
 
     def __init__(self, summed: bool) -> None:
         self.summed = summed
-
-    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, **how: Any) -> Any:
         return input_tensor.new_empty(max(0, input_tensor.numel() - output_tensor.numel())) if self.summed else None

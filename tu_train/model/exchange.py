@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 
-class _Exchange:
+class Allocating:
     """Allocation as torch's own does it."""
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.empty(*size, dtype=dtype, device=device)
 
 
-class Gather(_Exchange):
+class Gather(Allocating):
     """Of each rank's piece the whole, in the order of ranks."""
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: ProcessGroup, async_op: bool = False) -> None:
@@ -34,7 +34,7 @@ class Gather(_Exchange):
         _exchange(group, dict.fromkeys(others, own), {other: places[other] for other in others})
 
 
-class ReduceScatter(_Exchange):
+class ReduceScatter(Allocating):
     """Of each rank's whole gradient this rank's piece of their sum, added in the order of ranks."""
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: ProcessGroup, op: Any, async_op: bool = False) -> None:

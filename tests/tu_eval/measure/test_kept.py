@@ -237,8 +237,8 @@ for i in range(10):
         code, used = wait(start(str(i), after=length * moment))
         if code:
             break
-        # It took less than the first one, so it ended before its moment: once more, by its own length.
-        length = used
+        # It took less than the first one, so it ended before its moment: once more, by its own length and a little less.
+        length = 0.95 * used
         shutil.rmtree(work / str(i))
     ends.append(code)
     held.append(len(list((work / str(i)).glob("out.unfinished/*/*.parquet"))))
@@ -256,7 +256,7 @@ def test_killed_at_ten_random_moments_and_resumed_gives_the_same_files(tiny_mode
     )
     assert done.returncode == 0, done.stderr[-2000:]
     killed, *held = map(int, done.stdout.split())
-    assert killed >= 8  # one whose moment came after its end, twice, was not killed; what it left is compared all the same
+    assert killed == 10
     assert len(set(held)) >= 3, f"the kills fell into too few places: {held} pieces were finished"
     whole = {p.name: p.read_bytes() for p in (tmp_path / "whole" / "out").iterdir()}
     assert set(whole) == {"rows.parquet", "membership.parquet", "summary.json", "_config.toml"}
