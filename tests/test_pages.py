@@ -1,4 +1,4 @@
-"""The pages about data and secrets of one's own: every command in their blocks runs, word for word, one after another,
+"""The pages about data, secrets and documents of one's own: every command in their blocks runs, word for word, one after another,
 on a tiny model in place of the embedded one."""
 
 import json
@@ -102,6 +102,17 @@ def test_secrets(walk, tmp_path):
     report = json.loads((tmp_path / "evidence" / "evidence.json").read_text())
     assert report["request"] == {"id": "DSR-2026-017", "operator": "Orla Venn"} and report["leaks"]["answers"].keys() == {"before", "after"}
     assert report["verdict"]["lines"] and report["attacks"][0]["leaks"]
+
+
+def test_raw_text(walk, tmp_path):
+    for name, split in (("docs", "documents-forget"), ("others", "documents-retain")):
+        rows = load_rows(f"atlas:{split}:people=4,forget_people=2,facts_per_person=3")
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": row.answer}) + "\n" for row in rows))
+    exam = {"question": "Wo wurde Änne geboren?", "choices": ["Riga", "Łódź"], "answer": "Riga"}
+    (tmp_path / "exam.jsonl").write_text(json.dumps(exam) + "\n")
+    said = walk("raw_text.md")
+    assert [line.split()[1] for line in said] == ["finetune", "run", "run", "choices"]
+    assert next(reversed(said.values())).endswith("chance: 0.5000, questions: 1\n")
 
 
 def test_every_block_is_read():
