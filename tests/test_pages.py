@@ -1,5 +1,5 @@
-"""The pages about data, secrets and documents of one's own: every command in their blocks runs, word for word, one after another,
-on a tiny model in place of the embedded one."""
+"""The pages about data, secrets and documents of one's own: every command in their blocks runs, word for word and in
+order, on a tiny model in place of the embedded one."""
 
 import json
 import shlex
