@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES = get_args(Dtype)
+FUSED = ("cpu", "cuda", "mps")
+"""devices on which torch updates all parameters in one kernel (`fused` of its optimizers)"""
 # Entries of config.json that say where a model came from or how to run it, not what it computes.
 VOLATILE = ("_name_or_path", "_attn_implementation", "transformers_version", "use_cache", "dtype", "torch_dtype")
 TRIED = "Ab 1,é\n"

@@ -20,6 +20,7 @@ import torch
 from shared.data.examples import Example
 from shared.errors import ModelError
 from shared.lm.logprobs import target_logprobs
+from shared.lm.models import FUSED
 from shared.lm.packed import PackedModel
 from shared.weighting.weights import seeded
 from tu_eval.attacks.probing import Numbers, Probe, means, measure, restored
@@ -49,17 +50,27 @@ def relearn(
         return [{**row, "step": step, "set": SHOWN if row["example_id"] in shown else REST} for row in rows]
 
     with restored(parameters):
-        rows, optimizer = look(0), torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
-        for step, chosen in enumerate(islice(batches(texts, batch, seed), steps), 1):
-            loss = batch_loss(packed, chosen)
-            if not torch.isfinite(loss):
-                raise ModelError(f"relearning came to a loss that is no number at step {step}; use a smaller --set learning_rate")
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        rows = look(0)
+        for step in trained(packed, texts, steps=steps, batch=batch, rate=rate, seed=seed):
             if step % every == 0 or step == steps:
                 rows += look(step)
     return rows
+
+
+def trained(packed: PackedModel, texts: Sequence[Example], *, steps: int, batch: int, rate: float, seed: int) -> Iterator[int]:
+    """Trains all weights in place; -> the number of each step, from 1, when it is done."""
+    parameters = list(packed.model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=parameters[0].device.type in FUSED)
+    for step, chosen in enumerate(islice(batches(texts, batch, seed), steps), 1):
+        loss = batch_loss(packed, chosen)
+        if not torch.isfinite(loss):
+            raise ModelError(
+                f"training at the rate {rate:g} came to a loss that is no number at step {step}; use a smaller rate with --set"
+            )
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        yield step
 
 
 def batch_loss(packed: PackedModel, examples: Sequence[Example]) -> torch.Tensor:

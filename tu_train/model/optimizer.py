@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from shared.errors import ConfigError
+from shared.lm.models import FUSED
 from tu_train.model.thrifty import ThriftyAdamW
-
-FUSED = ("cpu", "cuda", "mps")
-"""devices on which torch updates all parameters in one kernel"""
 
 
 def make_optimizer(

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from shared.data.examples import Example
-from shared.errors import ModelError
 from tu_eval.attacks.probing import Probe, measure, restored
-from tu_eval.attacks.relearn import REST, SHOWN, batch_loss, batches
+from tu_eval.attacks.relearn import REST, SHOWN, trained
 from tu_eval.results.folder import ResultRow
 
 if TYPE_CHECKING:
@@ -39,17 +35,9 @@ def run(
     engine: TorchEngine, probes: Sequence[Probe], texts: Sequence[Example], *, steps: int, every: int, batch: int, rate: float, seed: int
 ) -> list[ResultRow]:
     """Rows after every `every` steps and after the last. The weights are as before when it returns."""
-    parameters = list(engine.packed.model.parameters())
     rows: list[ResultRow] = []
-    with restored(parameters):
-        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
-        for step, chosen in enumerate(islice(batches(texts, batch, seed), steps), 1):
-            loss = batch_loss(engine.packed, chosen)
-            if not torch.isfinite(loss):
-                raise ModelError(f"tampering at the rate {rate:g} came to a loss that is no number at step {step}; use smaller --set rates")
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+    with restored(list(engine.packed.model.parameters())):
+        for step in trained(engine.packed, texts, steps=steps, batch=batch, rate=rate, seed=seed):
             if step % every == 0 or step == steps:
                 rows += [{**row, "step": step} for row in measure(engine, probes, f"step {step}")]
     return rows

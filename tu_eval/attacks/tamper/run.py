@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,8 +166,11 @@ def _runs(
             for count in config.rows:
                 say(f"tampering with {folder.name}: {count} rows of {on}, rate {rate:g}")
                 asked = {"steps": config.steps, "every": config.every, "batch": config.batch, "rate": rate, "seed": config.seed}
-                rows = piece(f"{on}-{rate!r}-{count}", lambda made=made[:count], asked=asked: curves.run(engine(), probes, made, **asked))
                 shown = {e.id for e in made[:count]} if on == "forget" else set()
+                seen = [p for p in probes if p.example.id in shown or p.example.id not in any_run]
+                # What is kept belongs to the largest amount too (trained_fingerprints), and with it to the rows that are seen.
+                make = partial(curves.run, probes=seen, texts=made[:count], **asked)
+                rows = piece(f"{on}-{rate!r}-{count}", lambda make=make: make(engine()))
                 yield from ({**row, "on": on, "rate": rate, "rows": count} for row in curves.labelled([*first, *rows], shown, any_run))
     for one in opened:
         one.close()

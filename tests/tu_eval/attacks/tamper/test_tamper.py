@@ -130,6 +130,18 @@ def test_what_cannot_be_done_is_one_line(run_cli, tiny_model, make_tiny, tmp_pat
     assert not (tmp_path / "o").exists()
 
 
+def test_started_again_with_other_amounts_it_keeps_nothing_that_looked_at_other_rows(tiny_model, tiny_base, tmp_path, monkeypatch):
+    def measured(out, rows):
+        names = {**SMALL, "rates": (1e-2,), "on": ("forget", "related"), "rows": rows, "out": str(tmp_path / out)}
+        return tamper(TamperConfig(model=str(tiny_model), before=str(tiny_base), **names))
+
+    with monkeypatch.context() as broken:
+        broken.setattr("tu_eval.attacks.tamper.run.write_folder", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(OSError, match="full"):
+            measured("one", (1, 2))
+    assert measured("one", (1,))["curves"] == measured("other", (1,))["curves"]
+
+
 def test_files_of_ones_own_give_the_curves_of_a_suite_of_the_same_rows(run_cli, tiny_model, tiny_base, tmp_path):
     """Related rows are those of --retain; unrelated ones there are none, and nothing is trained on them."""
     forget = lines(tmp_path / "forget.jsonl", [*SPANISH, {"question": "¿Quién es Ana?", "answer": "Ana es panadera."}])
