@@ -65,7 +65,7 @@ def trained(packed: PackedModel, texts: Sequence[Example], *, steps: int, batch:
         loss = batch_loss(packed, chosen)
         if not torch.isfinite(loss):
             raise ModelError(
-                f"training at the rate {rate:g} came to a loss that is no number at step {step}; use a smaller rate with --set"
+                f"training at the rate {rate:g}: the loss of step {step} is no number; use a smaller rate with --set"
             )
         loss.backward()
         optimizer.step()

@@ -168,7 +168,7 @@ def _runs(
                 asked = {"steps": config.steps, "every": config.every, "batch": config.batch, "rate": rate, "seed": config.seed}
                 shown = {e.id for e in made[:count]} if on == "forget" else set()
                 seen = [p for p in probes if p.example.id in shown or p.example.id not in any_run]
-                # What is kept belongs to the largest amount too (trained_fingerprints), and with it to the rows that are seen.
+                # What is kept belongs to the largest amount too (trained_fingerprints), so to what is seen.
                 make = partial(curves.run, probes=seen, texts=made[:count], **asked)
                 rows = piece(f"{on}-{rate!r}-{count}", lambda make=make: make(engine()))
                 yield from ({**row, "on": on, "rate": rate, "rows": count} for row in curves.labelled([*first, *rows], shown, any_run))
