@@ -13,7 +13,8 @@ first, is 1.5.
 
 --tiny takes random models of 2 layers, which says that the commands run and nothing of their ratio. --tamper gives
 settings of tamper, such as --tamper "rates=[5e-5]" "rows=[4]"; the defaults are 18 runs of 20 steps a model. Lines on
-stderr tell what goes on; stdout holds one JSON object with the seconds of each step.
+stderr tell what goes on; stdout holds one JSON object with the seconds of each step. They are seconds of processors,
+not of the clock, so that other work on the machine changes little; OMP_NUM_THREADS=1 keeps waiting threads out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -37,13 +39,19 @@ TINY = {"suite": "atlas:people=6,facts_per_person=4,forget_people=2,holdout_peop
         "forget_people=2,holdout_people=1"}  # fmt: skip
 
 
+def spent() -> float:
+    """Seconds of processors that all finished commands have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def timed(name: str, words: list[str]) -> float:
-    """Seconds of one command, which must succeed."""
+    """Seconds of processors of one command, which must succeed."""
     print(f"$ tu-eval {' '.join(words)}", file=sys.stderr, flush=True)
-    started = time.monotonic()
+    started, before = time.monotonic(), spent()
     subprocess.run([sys.executable, "-m", "tu_eval", *words], check=True, stdout=sys.stderr, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    seconds = round(time.monotonic() - started, 2)
-    print(f"{name}: {seconds:.1f} s", file=sys.stderr, flush=True)
+    seconds = round(spent() - before, 2)
+    print(f"{name}: {seconds:.1f} s of processors, {time.monotonic() - started:.1f} s by the clock", file=sys.stderr, flush=True)
     return seconds
 
 
