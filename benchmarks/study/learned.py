@@ -10,6 +10,7 @@ from benchmarks.study.results import DEFAULT, RESULTS, TRIED, Run, Study, load, 
 from benchmarks.study.results import mean as mean_of
 
 WORLDS = {"learned-tofu": utility, "learned-atlas": retained, "learned-lume": retained, "learned-documents": retained,
+          "learned-gemma-atlas": retained, "learned-gemma-tofu": retained, "learned-qwen-atlas": retained, "learned-qwen-tofu": retained,
           "learned-dev-tofu": utility, "learned-dev-atlas": retained}  # fmt: skip
 """study -> what its table compares: model utility where the target knows what it asks about, else retain probability"""
 CHOICES = {
