@@ -82,8 +82,8 @@ def test_progress_without_a_terminal_is_a_line_now_and_then_and_the_last(monkeyp
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "scoring: 30/40 tokens, 2.50 tokens/s, 4 s left loss 1.5",
-        "scoring: 40/40 tokens, 2.50 tokens/s loss 1.5",
+        "scoring: 30/40 tokens, 2.50 tokens/s, 4 s left, loss 1.5",
+        "scoring: 40/40 tokens, 2.50 tokens/s, loss 1.5",
     ]
 
 

@@ -13,8 +13,10 @@ from tests.tu_eval.made import EVIL, NoConfig, make_results, many
 from tests.tu_eval.test_commands import refused
 from tu_eval.attacks.config import AttackConfig
 from tu_eval.attacks.run import ATTACK_FOLDER, attack, schema
+from tu_eval.compare.comparison import load_comparison
 from tu_eval.compare.intervals import DRAWS, SEED
 from tu_eval.evidence.verdict import attacked, deeper, spoken
+from tu_eval.evidence.verdict.lines import FLUENCY
 from tu_eval.evidence.verdict.measured import Number, above, difference, of_rows
 from tu_eval.evidence.verdict.pareto import front
 from tu_eval.evidence.verdict.report import write_verdict
@@ -71,9 +73,9 @@ def test_forgotten_on_known_cases(model, target, retain, state):
     said = forgotten(around(model), target and around(target), retain and around(retain))
     assert said.state == state
     if state == "partly" and target is not None:
-        assert said.sentence.startswith("50 % of what the target knows beyond")
+        assert said.sentence.startswith("50 % of what was known before unlearning, beyond")
     if state == "fell":
-        assert said.sentence.startswith("56 % of the target's value is left")
+        assert said.sentence == "56 % of the value before is left."
 
 
 def test_too_few_rows_are_said_and_not_called_forgotten():
@@ -173,20 +175,34 @@ def test_secrets_and_babble_are_counted_row_by_row():
     assert {kind: number.value for kind, number in spoken.secrets(leaks, "model").items()} == {"greedy": 0.5, "sampled": 1.0}
     assert spoken.secrets(leaks, "retain") == {} and spoken.secrets(None, "model") == {}
     texts = ("Vive en Ávila.", "", "no no no no no no no no no", "北京北京北京北京北京北京", None)
-    number = spoken.writing({"forget": [{"example_id": str(k), "generation": text} for k, text in enumerate(texts)]}, {})
-    assert number is not None and number.rows == {"0": 1.0, "1": 0.0, "2": 0.0, "3": 0.0}
+    rows = [{"example_id": str(k), "generation": text} for k, text in enumerate(texts)]
+    number = spoken.writing({"forget": rows, "retain": [{**rows[0], "example_id": "r"}], "world": rows[-1:]}, {})
+    assert {name: one.rows for name, one in number.items()} == {"forget": {"0": 1.0, "1": 0.0, "2": 0.0, "3": 0.0}, "retain": {"r": 1.0}}
 
 
-def test_a_model_that_babbles_does_not_look_forgotten(three, tmp_path):
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (("forget", "retain", "world"), "themselves everywhere. Its low numbers on the forget set are those of a broken model"),
+        (("forget",), "there; where it still writes: 0 % (retain set), 0 % (world facts). Its low numbers on the forget set are those of "),
+        (("retain",), "there; where it still writes: 0 % (forget set), 0 % (world facts). Its numbers there are those of a broken model"),
+    ],
+)  # fmt: skip
+def test_a_model_that_babbles_does_not_look_forgotten(three, tmp_path, sets, said):
     target, retain, *_ = three
     broken = make_results(tmp_path / "broken", "broken", seed=9, known=0.05, retain=retain)
     results = load_results(broken)
-    rows = [{**row, "generation": "the the the the the the the the"} for row in results.rows()]
+    text = {True: "the the the the the the the the", False: "In Lisbon."}
+    rows = [{**row, "generation": text[row["set"] in sets]} for row in results.rows()]
     kept = {k: v for k, v in results.summary.items() if k not in ("summary_sha256", "rows_sha256", "membership_sha256", "format")}
     write_results(tmp_path / "again", kept, rows, [], NoConfig())
     (verdict,) = verdicts(*load([tmp_path / "again"], target, retain))
-    assert "broken model" in verdict.note
-    assert next(line for line in verdict.kept if line.how == "fluency").said.state == "lost"
+    assert verdict.note.startswith("It babbles: 100 % (") and said in verdict.note
+    states = {line.name.partition(":")[0]: line.said.state for line in verdict.kept if line.how == FLUENCY}
+    assert states == {
+        name: "lost" if key in sets else "kept"
+        for key, name in (("forget", "Forget set"), ("retain", "Retain set"), ("world", "World facts"))
+    }
 
 
 def test_four_bits_of_the_normal_float_are_one_more_rounding():
@@ -268,14 +284,17 @@ def test_each_model_gets_its_lines_and_what_was_not_measured(three, tmp_path, ru
     first, second = verdicts(comparison, roles, more)
     states = {line.name: line.said.state for line in first.forgotten}
     assert states["Probability"] == "forgotten" and {line.said.state for line in second.forgotten} <= {"there", "partly"}
-    assert [how for how, _ in first.missing] == ["in depth", "after training on other text", "in benchmarks"]
+    assert [m.what for m in first.missing] == ["in depth", "after training on other text", "in benchmarks"]
     assert len(second.missing) == 7
     reworded = next(line for line in first.forgotten if line.how == "in other words")
     assert (reworded.model.value, reworded.target.value, reworded.retain) == (pytest.approx(0.265), pytest.approx(0.665), None)
     assert first.point == (by_metric(good, "forget_probability"), by_metric(good, "model_utility"))
     code, out, _ = run_cli("tu-eval", "report", good, bad, one, other, "--before", target, "--retain", retain, "--out", tmp_path / "v.html")
     assert code == 0 and f"good: {headline(first)}" in out and "bad: Forgotten: 0 of" in out, out
-    assert "Not measured: in other words, by asking often, after relearning, after rounding the weights, in depth," in out
+    assert (
+        "Not measured: what is still there in other words, by asking often, after relearning, after rounding the weights, in depth," in out
+    )
+    assert "after training on other text; what was kept in benchmarks.\n" in out and "nothing says where forgetting ends" not in out
 
 
 def test_roles_are_found_among_the_folders(tmp_path):
@@ -285,14 +304,31 @@ def test_roles_are_found_among_the_folders(tmp_path):
     assert len(verdicts(comparison, roles, more)) == len(folders) - 2
 
 
-def test_without_a_retain_model_the_page_says_so(three, tmp_path):
-    target, _, good, _ = three
+def test_without_a_retain_model_the_page_says_so_once(three, tmp_path, run_cli):
+    target, retain, good, _ = three
     (verdict,) = write_verdict(tmp_path / "v.html", [good], target, None)
     assert {line.said.state for line in verdict.forgotten} == {"fell"}
-    assert headline(verdict).startswith(f"Forgotten: lower than before in {len(verdict.forgotten)} of {len(verdict.forgotten)} measures;")
-    assert "No retain model was given" in (tmp_path / "v.html").read_text(encoding="utf-8")
-    write_verdict(tmp_path / "alone.html", [good], None, None)
-    assert "nothing to compare with" in (tmp_path / "alone.html").read_text(encoding="utf-8")
+    assert headline(verdict).startswith(f"Forgotten: lower than before in {len(verdict.forgotten)} of {len(verdict.forgotten)} measures.")
+    pages = {}
+    for name, before, never in (("v", target, None), ("both", target, retain), ("alone", None, None)):
+        write_verdict(tmp_path / f"{name}.html", [good], before, never)
+        pages[name] = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
+    assert pages["v"].count("nothing says where forgetting ends") == 1 and "ever saw" not in pages["v"] and ">Before<" in pages["v"]
+    assert "nothing says" not in pages["both"] and ">Never saw it<" in pages["both"]
+    assert "so there is nothing to compare with" in pages["alone"] and ">Before<" not in pages["alone"]
+    code, out, _ = run_cli("tu-eval", "report", good, "--before", target, "--out", tmp_path / "v.html")
+    assert code == 0 and out.count("nothing says where forgetting ends") == 1, out
+
+
+def test_of_a_line_that_the_retain_model_lacks_it_is_said(three, tmp_path):
+    target, retain, good, _ = three
+    attacks = [made_attack(tmp_path / "a", good, level=0.2), made_attack(tmp_path / "b", target, level=0.6)]
+    (verdict,) = verdicts(*load([good, *attacks], target, retain))
+    fell = [x for x in verdict.forgotten if x.retain is None and x.said.state == "fell"]
+    assert len(fell) == 3 and all(
+        x.said.sentence.endswith("of the value before is left; the retain model was not measured so.") for x in fell
+    )
+    assert not any("not measured so" in x.said.sentence for x in verdict.forgotten if x.retain is not None)
 
 
 def test_bad_folders_are_one_line(run_cli, three, tmp_path):
@@ -325,6 +361,24 @@ def test_real_models_with_real_attacks_in_spanish(tokenizer, evaluate, tmp_path)
     by_how = {line.how: line for line in reversed(made[0].forgotten)}
     assert by_how["in other words"].target is not None and by_how["after rounding the weights"].retain is not None
     assert by_how["direct"].model.value == by_metric(results["model"], "forget_fact_probability")
+    rows = load_results(results["model"]).rows()
+    by_name = {line.name: line.model for line in (*made[0].forgotten, *made[0].kept)}
+    for name, part, column in (("Word match", "forget", "word_match"), ("Exact memorisation", "forget", "exact_memorization"),
+                               ("Retain set: Word match", "retain", "word_match")):  # fmt: skip
+        values = [row[column] for row in rows if row["set"] == part and row[column] is not None]
+        assert by_name[name].value == pytest.approx(sum(values) / len(values), abs=1e-12) and by_name[name].n == len(values) > 0
+        assert by_name[name].span is not None
+    shown = {*by_name, *(f"Forget set: {x.name}" for x in made[0].forgotten)}
+    listed = {
+        (heading, name)
+        for said in made[0].elsewhere
+        for heading, _, names in [said.removesuffix(")").partition(" (")]
+        for name in names.split(", ")
+    }
+    for column in load_comparison([results["model"]]).columns:
+        if by_metric(results["model"], column.metric) is not None:  # every measure is a line, or named below the lines
+            has_line = bool({column.heading, f"{column.group}: {column.heading}"} & shown)
+            assert has_line or (column.heading, column.group.lower()) in listed or (column.heading, "") in listed, column
 
 
 def test_the_page_in_light_dark_and_narrow(three, tmp_path):
@@ -339,9 +393,11 @@ def test_the_page_in_light_dark_and_narrow(three, tmp_path):
         background = "getComputedStyle(document.body).backgroundColor"
         assert light.evaluate(background) != dark.evaluate(background)
         assert dark.evaluate("document.documentElement.scrollWidth") == 400  # wide tables scroll by themselves
-        assert light.evaluate("document.querySelectorAll('section').length") == 3
+        assert light.evaluate("document.querySelectorAll('section').length") == 4
         assert light.evaluate("document.querySelectorAll('.scroll[tabindex=\"0\"]').length") == 5  # reached by keyboard
-        cut = "[...document.querySelectorAll('td, th, .headline')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
-        assert light.evaluate(cut) == 0
+        cut = "[...document.querySelectorAll('td, th, .headline')].filter(e => e.offsetWidth && e.scrollWidth > e.clientWidth + 1).length"
+        assert light.evaluate(cut) == dark.evaluate(cut) == 0
+        beyond = "[...document.querySelectorAll('.verdict td')].filter(e => e.getBoundingClientRect().right > innerWidth).length"
+        assert dark.evaluate(beyond) == 0, "a sentence beyond the edge is not read"
         assert light.errors() == [] and light.requests() == []
         assert light.evaluate("document.title") == "Verdict: made"

@@ -28,34 +28,34 @@ class Ruling:
 def forgotten(model: Number, target: Number | None, retain: Number | None) -> Ruling:
     """`model`, `target`, `retain`: one measure that is higher the more a model knows."""
     if target is None and retain is None:
-        return Ruling("alone", "Neither target nor retain model was measured so; there is nothing to compare with.")
+        return Ruling("alone", "There is nothing to compare with.")
     if retain is None:
         assert target is not None
         if not above(target, model):
             return Ruling("there", "As much as before unlearning.")
-        left = f"{_percent(model.value / target.value)} of the target's value is left" if target.value > 0 else "It fell"
-        return Ruling("fell", f"{left}; no retain model was measured, so nothing says where forgetting ends.")
+        left = f"{_percent(model.value / target.value)} of the value before is left" if target.value > 0 else "It fell"
+        return Ruling("fell", f"{left}.")
     if target is None:
         if above(model, retain):
-            return Ruling("partly", "More than a model that never saw the data; the target was not measured so.")
+            return Ruling("partly", "More than a model that never saw the data; the model before unlearning was not measured so.")
         return Ruling("forgotten", "No more than a model that never saw the data.")
     if not above(target, retain):
-        return Ruling("silent", "Says nothing: the target does not know more here than a model that never saw the data.")
+        return Ruling("silent", "Says nothing: the model before unlearning does not know more here than one that never saw the data.")
     more, less = above(model, retain), above(target, model)
     if not more and not less:
-        return Ruling("unclear", f"{model.n} rows tell it neither from the target nor from a model that never saw the data.")
+        return Ruling("unclear", f"{model.n} rows tell it neither from the model before unlearning nor from one that never saw the data.")
     if not more:
         return Ruling("forgotten", "No more than a model that never saw the data.")
     if not less:
         return Ruling("there", "As much as before unlearning.")
     left = (model.value - retain.value) / (target.value - retain.value)
-    return Ruling("partly", f"{_percent(left)} of what the target knows beyond a model that never saw the data is left.")
+    return Ruling("partly", f"{_percent(left)} of what was known before unlearning, beyond a model that never saw the data, is left.")
 
 
 def kept(model: Number, target: Number | None, retain: Number | None) -> Ruling:
     """`model`, `target`, `retain`: one measure that is higher the more a model can do."""
     if target is None:
-        return Ruling("alone", "The target was not measured so; there is nothing to compare with.")
+        return Ruling("alone", "The model before unlearning was not measured so; there is nothing to compare with.")
     if not above(target, model):
         return Ruling("kept", "No less than before unlearning.")
     if retain is not None and not above(retain, model):
