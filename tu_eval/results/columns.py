@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,15 @@ MEANING = {
     "the likeliest token is always the gold one; 0 when nothing is.",
 }
 """heading -> short definition"""
+
+
+def meanings(headings: Sequence[str]) -> dict[str, str]:
+    """Headings -> their definition, those with the same one together."""
+    found: dict[str, list[str]] = {}
+    for heading in headings:
+        if heading in MEANING:
+            found.setdefault(MEANING[heading], []).append(heading)
+    return {", ".join(names): text for text, names in found.items()}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The verdict: its rules on cases whose answer is known, its numbers against plain loops, its page in a browser."""
 
+import itertools
 import math
 import random
 
@@ -15,13 +16,15 @@ from tu_eval.attacks.config import AttackConfig
 from tu_eval.attacks.run import ATTACK_FOLDER, attack, schema
 from tu_eval.compare.comparison import load_comparison
 from tu_eval.compare.intervals import DRAWS, SEED
-from tu_eval.evidence.verdict import attacked, deeper, spoken
+from tu_eval.compare.plot import CHAR, _box
+from tu_eval.evidence.verdict import attacked, deeper, spoken, suite
+from tu_eval.evidence.verdict.front_plot import front_plot
 from tu_eval.evidence.verdict.lines import FLUENCY
 from tu_eval.evidence.verdict.measured import Number, above, difference, of_rows
 from tu_eval.evidence.verdict.pareto import front
 from tu_eval.evidence.verdict.report import write_verdict
-from tu_eval.evidence.verdict.rules import forgotten, kept
-from tu_eval.evidence.verdict.verdict import headline, load, verdicts
+from tu_eval.evidence.verdict.rules import forgotten, given_away, kept
+from tu_eval.evidence.verdict.verdict import Verdict, headline, load, verdicts
 from tu_eval.results.folder import ROWS, write_folder
 from tu_eval.results.results import load_results, write_results
 
@@ -78,9 +81,64 @@ def test_forgotten_on_known_cases(model, target, retain, state):
         assert said.sentence == "56 % of the value before is left."
 
 
+@pytest.mark.parametrize(
+    ("model", "target", "retain", "state", "sentence"),
+    [
+        ("11000000", "11111111", "00000000", "partly", "2 of 8 secrets are still given away; before unlearning 8."),
+        ("10000000", "11111111", "00000000", "partly", "1 of 8 secrets is still given away; before unlearning 8."),
+        ("10000000", "11111111", "10000000", "forgotten", "No more than a model that never saw the data."),
+        ("10000000", "10000000", "00000000", "partly", "1 of 8 secrets is still given away; before unlearning 1."),
+        ("11000000", "11111111", None, "fell", "2 of 8 secrets are still given away; before unlearning 8."),
+        ("00000000", "11111111", "00000000", "forgotten", "No more than a model that never saw the data."),
+        ("11111111", "11111111", "00000000", "there", "As much as before unlearning."),
+        ("10000000", None, "00000000", "partly", "1 of 8 secrets is still given away."),
+    ],
+)
+def test_a_secret_given_away_is_never_called_forgotten(model, target, retain, state, sentence):
+    """By the rows alone two of eight cannot be told from none."""
+    numbers = [None if bits is None else of_rows({f"s{k}": float(bit) for k, bit in enumerate(bits)}) for bits in (model, target, retain)]
+    said = given_away(*numbers)
+    assert (said.state, said.sentence) == (state, sentence)
+    assert said.state == "there" or forgotten(*numbers).state in ("forgotten", "silent", "fell", "there")
+
+
+def test_what_is_left_is_counted_from_chance_on():
+    said = [forgotten(Number(value), Number(0.9), None, chance=0.5).sentence for value in (0.7, 0.5, 0.3)]
+    assert said == ["50 % of what was above chance before is left.", *["No more than chance (0.5)."] * 2]
+    assert forgotten(Number(0.3), Number(0.4), None, chance=0.5).sentence == "No more than chance (0.5)."
+
+
+def test_questions_nobody_trained_on_stand_under_forgotten():
+    metrics = {"forget_alias_fact_probability": 0.2, "forget_alias_probability": 0.4, "forget_alias_word_match": 0.1,
+               "forget_hops_probability": 0.3, "forget_mixed_word_match": None, "retain_alias_word_match": 0.7}  # fmt: skip
+    sets = ["forget", "retain", "forget_alias", "forget_hops", "forget_mixed", "retain_alias"]
+    found = suite.otherwise(metrics, sets, "atlas:questions=1")
+    assert found == ["forget_alias_fact_probability", "forget_alias_word_match", "forget_hops_probability"]
+    assert suite.otherwise(metrics, sets, "my.suite") == [], "of a suite of others nobody knows what such a name means"
+    assert suite.kept(metrics, sets) == ["retain_alias_word_match"]
+    assert suite.elsewhere(metrics, [*found, "retain_alias_word_match"], sets) == ["Probability (forget alias)"]
+
+
+def test_no_label_of_the_front_lies_on_another():
+    rng = random.Random(4)
+    points = [(rng.uniform(0.3, 0.32), rng.uniform(0.7, 0.72)) for _ in range(12)]
+    made = [Verdict(f"m{k}", "", [], [], [], [], "", point, on) for k, (point, on) in enumerate(zip(points, front(points), strict=True))]
+    plot = front_plot([*made, Verdict("without", "", [], [], [], [], "", None)])
+    assert plot is not None and len(plot["points"]) == 12 and front_plot(made[:1]) is None
+    places = [p["place"] for p in plot["points"]]
+    boxes = {p.label: _box((p.text_x, p.text_y, p.anchor), CHAR * len(p.label)) for p in places}
+    for (a, first), (b, second) in itertools.combinations(boxes.items(), 2):
+        apart = first[2] <= second[0] or second[2] <= first[0] or first[3] <= second[1] or second[3] <= first[1]
+        assert apart, (a, b)
+    known = {p.label: (p.y, p.x) for p in places}
+    by_y, by_x = (sorted(known, key=lambda n: known[n][axis]) for axis in (0, 1))
+    assert by_y == [str(k + 1) for k in sorted(range(12), key=lambda k: points[k][0])], "less known is higher up"
+    assert by_x == [str(k + 1) for k in sorted(range(12), key=lambda k: points[k][1])]
+
+
 def test_too_few_rows_are_said_and_not_called_forgotten():
     few = [of_rows({f"r{k}": v for k, v in enumerate(values)}) for values in ((0.0, 0.9, 0.4), (0.9, 0.85, 0.8), (0.1, 0.2, 0.15))]
-    assert forgotten(*few).state == "unclear" and "3 rows" in forgotten(*few).sentence
+    assert forgotten(*few).state == "unclear" and forgotten(*few).sentence.startswith("Too few rows to tell it")
 
 
 @pytest.mark.parametrize(

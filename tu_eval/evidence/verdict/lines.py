@@ -14,7 +14,7 @@ from tu_eval.choices.run import CHOICES_FOLDER
 from tu_eval.compare.comparison import Comparison
 from tu_eval.evidence.verdict import attacked, deeper, spoken, suite, tasks
 from tu_eval.evidence.verdict.measured import Number, of_rows
-from tu_eval.evidence.verdict.rules import Ruling, forgotten, kept
+from tu_eval.evidence.verdict.rules import Ruling, forgotten, given_away, kept
 from tu_eval.harness.run import BENCHMARKS_FOLDER
 from tu_eval.results.columns import set_title
 from tu_eval.results.folder import Finished
@@ -128,7 +128,7 @@ def secrets(comparison: Comparison, index: int, roles: Mapping[str, int]) -> lis
     out = []
     for kind in found["model"]:
         held = {role: kinds[kind] for role, kinds in found.items() if kind in kinds}
-        out.append(_line(SECRETS, (f"secrets given away in {spoken.SAID[kind]}", held)))
+        out.append(_line(SECRETS, (f"secrets given away in {spoken.SAID[kind]}", held), given_away))
     return out
 
 

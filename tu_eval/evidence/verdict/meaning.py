@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tu_eval.evidence.verdict.lines import BENCHMARK, CHOICES, FLUENCY, ROUNDED, SECRETS, TRIED, Line
-from tu_eval.results.columns import MEANING
+from tu_eval.results.columns import meanings
 
 WAYS = {
     TRIED["paraphrase"][0]: "Each question in other words, with openings and in other frames; row by row the prompt that brings out most. "
@@ -28,9 +28,8 @@ WAYS = {
 """a place on the page -> how its numbers are made"""
 
 
-def meanings(lines: Sequence[Line]) -> dict[str, str]:
+def meanings_of(lines: Sequence[Line]) -> dict[str, str]:
     """Of the metrics, then of the ways, in the order of the lines."""
     headings = dict.fromkeys(line.name.rpartition(": ")[2] for line in lines)
     ways = dict.fromkeys(line.how for line in lines)
-    of_ways = {f"{how[:1].upper()}{how[1:]}": WAYS[how] for how in ways if how in WAYS}
-    return {**{h: MEANING[h] for h in headings if h in MEANING}, **of_ways}
+    return {**meanings(list(headings)), **{f"{how[:1].upper()}{how[1:]}": WAYS[how] for how in ways if how in WAYS}}

@@ -10,8 +10,9 @@ from shared import __version__
 from shared.errors import printable
 from shared.files.fs import write_text
 from tu_eval.compare.report import fill
+from tu_eval.evidence.verdict.front_plot import front_plot
 from tu_eval.evidence.verdict.lines import BENCHMARK, Line
-from tu_eval.evidence.verdict.meaning import meanings
+from tu_eval.evidence.verdict.meaning import meanings_of
 from tu_eval.evidence.verdict.measured import Number
 from tu_eval.evidence.verdict.rules import BAD, GOOD
 from tu_eval.evidence.verdict.verdict import NO_RETAIN, Verdict, headline, load, verdicts
@@ -21,8 +22,6 @@ NOT_MEASURED = {"forgotten": "what is still there", "kept": "what was kept"}
 """question -> how what nobody measured of it is said"""
 WIDTH, PAD = 150.0, 7.0
 """of the strip that shows a model between retain model and target, SVG user units"""
-PLOT = (520.0, 300.0, 60.0, 20.0)
-"""width, height, left and bottom margin (right and top: the latter) of the front"""
 
 
 def write_verdict(out: Path, folders: Sequence[Path], target: Path | None, retain: Path | None) -> list[Verdict]:
@@ -45,10 +44,10 @@ def page(made: Sequence[Verdict], about: dict[str, str | None], first: dict[str,
         }
         for v in made
     ]  # fmt: skip
-    every = [x for v in made for x in (*v.forgotten, *v.kept)]
+    meaning = meanings_of([x for v in made for x in (*v.forgotten, *v.kept)])
     return fill("verdict.html.j2", runs=shown, about=about, suite=first["suite"], rows=first["rows"], limit=first["limit"], notes=notes,
-                no_retain=NO_RETAIN, not_measured=NOT_MEASURED, marks={role for v in made for role in _columns(v)}, meaning=meanings(every),
-                plot=_plot(made) if sum(v.point is not None for v in made) > 1 else None, size=PLOT, version=__version__)  # fmt: skip
+                no_retain=NO_RETAIN, not_measured=NOT_MEASURED, marks={role for v in made for role in _columns(v)}, meaning=meaning,
+                plot=front_plot(made), version=__version__)  # fmt: skip
 
 
 def _columns(verdict: Verdict) -> dict[str, str]:
@@ -82,18 +81,6 @@ def _strip(line: Line) -> dict[str, Any]:
     span = line.model.span
     return {"model": x(line.model.value), "target": line.target and x(line.target.value), "retain": line.retain and x(line.retain.value),
             "span": span and (x(span[0]), x(span[1])), "width": WIDTH, "pad": PAD}  # fmt: skip
-
-
-def _plot(made: Sequence[Verdict]) -> list[dict[str, Any]]:
-    width, height, left, bottom = PLOT
-    out = []
-    for number, verdict in enumerate(made, start=1):
-        if verdict.point is not None:
-            known, kept = (min(max(v, 0.0), 1.0) for v in verdict.point)
-            x, y = left + kept * (width - left - bottom), bottom + known * (height - 3 * bottom)
-            out.append({"x": round(x, 1), "y": round(y, 1), "number": number, "title": verdict.label, "on_front": verdict.on_front,
-                        "known": show(verdict.point[0]), "kept": show(verdict.point[1])})  # fmt: skip
-    return out
 
 
 def print_verdicts(made: Sequence[Verdict]) -> None:

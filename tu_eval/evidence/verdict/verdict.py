@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,7 +127,7 @@ def verdict_of(comparison: Comparison, index: int, roles: Mapping[str, int], mor
         **dict.fromkeys(suite.membership(metrics), "by membership inference"),
     }
     staying = suite.kept(metrics, sets)
-    gone = [line(how, metric, forgotten) for metric, how in ways.items()]
+    gone = [line(how, metric, partial(forgotten, chance=0.5 if metric.startswith("mia_") else 0.0)) for metric, how in ways.items()]
     held = [line("overall" if m in OVERALL else "retain set" if m.startswith("retain_") else "elsewhere", m, kept) for m in staying]
     found = lines.tried(comparison, index, roles, more)
     asked = lines.benchmarks(comparison, index, roles, more)
