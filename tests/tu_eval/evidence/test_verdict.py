@@ -153,6 +153,15 @@ def test_kept_on_known_cases(model, target, retain, state):
     assert kept(around(model), None, None).state == "alone"
 
 
+def test_what_chance_explains_is_not_said_to_be_no_less():
+    before, after = of_rows({f"r{k}": 1.0 for k in range(20)}), of_rows({f"r{k}": float(k > 9) for k in range(20)})
+    few = of_rows({f"r{k}": float(k > 0) for k in range(20)})
+    assert kept(after, before, None).state == "lost" and kept(few, before, None).state == "kept"
+    assert kept(few, before, None).sentence == "Less than before unlearning by no more than chance explains."
+    assert kept(before, few, None).sentence == "No less than before unlearning."
+    assert forgotten(of_rows({f"r{k}": 0.0 for k in range(20)}), before, None).sentence == "Nothing of the value before is left."
+
+
 def test_the_front_is_that_of_a_plain_double_loop():
     rng = random.Random(3)
     points = [(rng.choice([0.1, 0.2, 0.3]), rng.choice([0.5, 0.6, 0.7])) for _ in range(40)]

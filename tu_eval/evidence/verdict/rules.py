@@ -37,7 +37,8 @@ def forgotten(model: Number, target: Number | None, retain: Number | None, *, ch
         if chance and model.value <= chance:
             return Ruling("fell", f"No more than chance ({chance:g}).")
         share = (model.value - chance) / (target.value - chance) if target.value > chance else None
-        left = "It fell" if share is None else f"{_percent(share)} of {'what was above chance' if chance else 'the value'} before is left"
+        of = "what was above chance" if chance else "the value"
+        left = "It fell" if share is None else f"{_percent(share) if share > 0 else 'Nothing'} of {of} before is left"
         return Ruling("fell", f"{left}.")
     if target is None:
         if above(model, retain):
@@ -75,7 +76,8 @@ def kept(model: Number, target: Number | None, retain: Number | None) -> Ruling:
     if target is None:
         return Ruling("alone", "The model before unlearning was not measured so; there is nothing to compare with.")
     if not above(target, model):
-        return Ruling("kept", "No less than before unlearning.")
+        less = model.value < target.value
+        return Ruling("kept", "Less than before unlearning by no more than chance explains." if less else "No less than before unlearning.")
     if retain is not None and not above(retain, model):
         return Ruling("kept", "Less than before unlearning, but no less than a model trained without the data.")
     lost = f"{_percent((target.value - model.value) / target.value)} less" if target.value > 0 else "Less"
