@@ -143,6 +143,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
+def number_of(count: int, noun: str) -> str:
+    """1 part, 2,000 parts."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def readable_bytes(count: float) -> str:
     """Three digits and a decimal unit."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.console import number_of
 from tu_eval.evidence.verdict.measured import Number, above
 
 GOOD, BAD, OPEN = ("forgotten", "kept"), ("there", "lost"), ("partly", "fell", "unclear", "silent", "alone")
@@ -67,7 +68,7 @@ def given_away(model: Number, target: Number | None, retain: Number | None) -> R
     before = "" if target is None else f"; before unlearning {sum(target.rows.values()):.0f}"
     return Ruling(
         "fell" if retain is None else "partly",
-        f"{len(own)} of {model.n} secrets {'is' if len(own) == 1 else 'are'} still given away{before}.",
+        f"{len(own)} of {number_of(model.n, 'secret')} {'is' if len(own) == 1 else 'are'} still given away{before}.",
     )
 
 
