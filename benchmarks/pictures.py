@@ -30,6 +30,9 @@ WIDTH = 104
 """columns of the terminal"""
 TABLE = 17
 """lines of the table that is shown"""
+WIDE = 1240
+"""of the verdict, pixels"""
+LAST_TABLE = "[...document.querySelectorAll('section table.verdict')].pop().getBoundingClientRect().bottom"
 SHADED = "article .t.top:nth-last-child(3 of .top)"
 """of the heat map, in its first answer: whose details are shown"""
 NOTE = re.compile(r".*: rows are laid out in |\d+ of \d+ rows of .* have ")
@@ -85,6 +88,12 @@ def draw_terminal(story: str, page: Path) -> None:
     page.write_text(console.export_html(theme=MONOKAI, code_format=FORMAT), encoding="utf-8")
 
 
+def draw_verdict(browser: Browser, page: Path) -> None:
+    """From the title to the last line that says what is kept."""
+    bottom = browser.page(page, size=(WIDE, 900)).evaluate(LAST_TABLE)
+    browser.page(page, size=(WIDE, int(bottom) + 10)).screenshot(DOCS / "verdict.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("work", type=Path, help="folder of python -m benchmarks.readme")
@@ -101,7 +110,7 @@ def main() -> None:
         tab = browser.page(heat, size=(1000, 1280))
         tab.click(SHADED)
         tab.screenshot(DOCS / "heatmap.png")
-        browser.page(work / "verdict.html", size=(1240, 990)).screenshot(DOCS / "verdict.png")
+        draw_verdict(browser, work / "verdict.html")
 
 
 if __name__ == "__main__":

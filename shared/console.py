@@ -143,6 +143,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
+def number_of(count: int, noun: str) -> str:
+    """1 part, 2,000 parts."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def readable_bytes(count: float) -> str:
     """Three digits and a decimal unit."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -171,13 +176,16 @@ class Progress:
 
     def tell(self) -> None:
         """The line as it is now; the last one is said when the work is done, and what it made is written."""
-        line = f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.speed()}{self.left()} {self.note}".rstrip()
+        line = f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.speed()}{self.left()}{self.noted()}"
         if not _quiet and not _hushed:
             print(printable(without_secrets(line)), file=sys.stderr, flush=True)
 
     def speed(self) -> str:
         rate = self.done / max(time.monotonic() - self.started, 1e-9)
         return f"{rate:,.{0 if rate >= 10 else 2}f} {self.unit}/s"
+
+    def noted(self) -> str:
+        return f"{'' if self.note.startswith('(') else ','} {self.note}" if self.note else ""
 
     def left(self) -> str:
         """The time that the rest takes at the speed so far."""
@@ -194,7 +202,7 @@ class _RichProgress(Progress):
     def advance(self, n: int, note: str = "") -> None:
         self.done += n
         self.note = note or self.note
-        self.bar.update(self.task, advance=n, note=f"{self.speed()} {self.note}")
+        self.bar.update(self.task, advance=n, note=f"{self.speed()}{self.noted()}")
 
 
 @contextmanager

@@ -84,8 +84,8 @@ def test_own_data(walk, tmp_path):
     kept = [n for n in json.loads((tmp_path / "attacks" / "attack.json").read_text())["numbers"] if n["measure"].endswith("(retain)")]
     assert {n["attack"] for n in kept} == {"quantise", "nf4", "relearn"}
     verdict = (tmp_path / "verdict.html").read_text(encoding="utf-8")
-    assert "after training on other text" in verdict and "Retain set, after rounding" not in verdict
-    assert "retain set, after rounding the weights" in verdict and (tmp_path / "study" / "page.html").is_file()
+    assert 'class="how">after training on other text<' in verdict
+    assert 'class="how">retain set, after rounding the weights<' in verdict and (tmp_path / "study" / "page.html").is_file()
 
 
 def test_secrets(walk, tmp_path):

@@ -41,7 +41,7 @@ def place(tmp_path, tiny_model, run_cli, monkeypatch):
 
 
 def test_a_card_does_not_disturb_a_finished_store(place, run_cli):
-    assert run_cli("tu-score", "verify", "scores")[:2] == (0, "ok: 2 rows, 145 tokens, 1 parts\n")
+    assert run_cli("tu-score", "verify", "scores")[:2] == (0, "ok: 2 rows, 145 tokens, 1 part\n")
     code, _, err = run_cli("tu-score", "recipe", "scores", "--set", "uncertainty=entropy")
     assert code == 0, err
     assert run_cli("tu-score", "verify", "scores")[0] == 0 and (place / "scores/README.md").exists()

@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING
 
 from shared.cli import new_app, run_app
 from shared.commands import Asked, command
+from shared.console import number_of
 from tu_score import arguments
 
 if TYPE_CHECKING:
+    from shared.store.scores import Store
     from shared.weighting.importance import Recipe
     from tu_score.config import ScoreConfig
 
 app = new_app("Score every token of a data set under a model: which of them carry the knowledge?")
+
+
+def _amounts(store: Store) -> str:
+    manifest = store.manifest
+    return ", ".join((number_of(len(store), "row"), number_of(manifest["tokens"], "token"), number_of(len(manifest["parts"]), "part")))
 
 
 @command(app, config="tu_score.config:ScoreConfig", arguments=arguments.Run)
@@ -45,8 +52,8 @@ def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
 
     store = score(settings).store
     check, where = store.manifest["self_check"], without_secrets(str(store.folder))
-    gap = f"{len(check['rows'])} rows scored again alone differ by at most {check['largest_nats']:.2g} nats"
-    print(f"scores: {where}  ({len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts)")
+    gap = f"{number_of(len(check['rows']), 'row')} scored again alone, different by at most {check['largest_nats']:.2g} nats"
+    print(f"scores: {where}  ({_amounts(store)})")
     print(f"self-check: ok, {gap} (bound {check['bound_nats']:g})")
     print(f"next: tu-score inspect {where} --html heatmap.html")
     method = "undial" if settings.text_key else "npo"  # docs/raw_text.md
@@ -81,7 +88,7 @@ def verify(given: arguments.Store) -> None:
     if problems:
         found = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found"
         raise StoreError(f"{without_secrets(given.folder)}: {found}; copy the folder again or score again")
-    print(f"ok: {len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts")
+    print(f"ok: {_amounts(store)}")
 
 
 @command(app, arguments=arguments.Merge)
@@ -92,7 +99,7 @@ def merge(given: arguments.Merge) -> None:
     from tu_score.shards import merge
 
     store = open_store(merge(given.folder, given.more))
-    print(f"{without_secrets(str(store.folder))}: {len(store):,} rows, {store.manifest['tokens']:,} tokens")
+    print(f"{without_secrets(str(store.folder))}: {number_of(len(store), 'row')}, {number_of(store.manifest['tokens'], 'token')}")
 
 
 @command(app, config="shared.weighting.importance:Recipe", arguments=arguments.Rewrite)
@@ -118,7 +125,7 @@ def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
             raise ConfigError(f"--importance {given.importance}: stands in place of a recipe; of its fields it takes norm alone")
         store = give_importance(open_store(given.folder), given.importance, wanted.norm if named else None)
     now, where = describe(store.manifest["recipe"]), without_secrets(str(store.folder))
-    print(f"{where}: importance of {len(store):,} rows ({store.manifest['tokens']:,} tokens) is now {now}")
+    print(f"{where}: importance of {number_of(len(store), 'row')} ({number_of(store.manifest['tokens'], 'token')}) is now {now}")
 
 
 @command(app, arguments=arguments.Explain)

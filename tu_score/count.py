@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.config import as_dict
-from shared.console import readable_bytes, say
+from shared.console import number_of, readable_bytes, say
 from shared.data.datasets import Row
 from shared.data.examples import Example
 from shared.errors import DataError, ModelError
@@ -99,7 +99,7 @@ def say_noticed(options: Mapping[str, Any], told: Mapping[str, int], examples: i
     reads, where that is known."""
     limit = f"the model's context{f' of {context} tokens' if context is not None else ''}"
     if skipped := told.get("rows_left_out"):
-        say(f"--long skip: {skipped} rows left out, they are longer than {limit}")
+        say(f"--long skip: {number_of(skipped, 'row')} left out, longer than {limit}")
     if full := told.get("full_examples"):
         say(f"--long truncate: {full} examples fill {limit}, cut there if they were longer")
     if drawn := told.get("examples_of_drawn_spans"):

@@ -14,7 +14,7 @@ from itertools import islice
 
 import numpy as np
 
-from shared.console import duration, readable_bytes
+from shared.console import duration, number_of, readable_bytes
 from shared.data.examples import Example
 from shared.store.parts import encode, schema
 from tu_score.config import ScoreConfig
@@ -52,7 +52,7 @@ class RunEstimate:
         return [
             f"rows             {self.rows:,}{self.of}",
             f"tokens           {self.tokens:,}",
-            f"masked variants  {self.variants:,} ({self.reads:,} tokens to read in all, before sharing{self.unmasked})",
+            f"masked variants  {self.variants:,} ({number_of(self.reads, 'token')} to read in all, before sharing{self.unmasked})",
             f"on disk          about {readable_bytes(self.disk_bytes)} in {self.parts:,} part{'s' if self.parts != 1 else ''}",
             f"duration         about {duration(self.seconds)} ({self.timed})",
         ]
@@ -71,7 +71,7 @@ def estimate(config: ScoreConfig, *, check_out: bool) -> RunEstimate:
     timed = _timed(config, ready)
     tokens, variants, parts = sum(counts.tokens), sum(counts.variants), len(wanted)
     reads = sum(counts.work) + (tokens if config.base_model is not None else 0)
-    rate = f"{timed.rows} rows timed: {timed.rate:,.0f} tokens/s, {timed.engine}{_shared(config, workers)}"
+    rate = f"{number_of(timed.rows, 'row')} timed: {timed.rate:,.0f} tokens/s, {timed.engine}{_shared(config, workers)}"
     return RunEstimate(
         rows=sum(counts.examples), of="" if config.shard is None else f" in shard {config.shard}", tokens=tokens, variants=variants,
         reads=reads, parts=parts, disk_bytes=parts * timed.part_bytes + timed.token_bytes * tokens,

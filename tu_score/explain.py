@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shared.console import say
+from shared.console import number_of, say
 from shared.data.words import word_runs
 from shared.errors import printable
 from shared.secret import without_secrets
@@ -54,7 +54,7 @@ def explain_store(store: Store, *, example: str | None, rows: int, top: int | No
     for row in take_rows(store, example=example, count=rows):
         table = pa.Table.from_pylist([row])
         words, length = explained(name, table, targets_of(table, columns_of(name, Recipe()), documents).columns)
-        print(f"\n{printable(row['example_id'])}: {len(words)} words, which adds {length:+.1f} to each")
+        print(f"\n{printable(row['example_id'])}: {number_of(len(words), 'word')}, which adds {length:+.1f} to each")
         if top is not None:
             words = sorted(words, key=lambda word: -word.probability)[:top]
         wide = max((len(word.text) for word in words), default=0)

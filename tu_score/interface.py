@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from shared.calls import configured
 from shared.config import resolve
+from shared.console import number_of
 from shared.errors import ConfigError, StoreError, nearest
 from shared.notebook import framed
 from shared.secret import without_secrets
@@ -50,7 +51,7 @@ class Scores:
 
     def __repr__(self) -> str:
         tokens = self.store.manifest["tokens"]
-        return f"Scores({without_secrets(str(self.folder))!r}: {len(self):,} examples, {tokens:,} tokens)"
+        return f"Scores({without_secrets(str(self.folder))!r}: {number_of(len(self), 'example')}, {number_of(tokens, 'token')})"
 
     def _repr_html_(self) -> str:
         """In a notebook: the heat map of the first examples."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from shared.config import as_dict, as_toml
-from shared.console import overheard, progress, readable_bytes, say
+from shared.console import number_of, overheard, progress, readable_bytes, say
 from shared.data.layout import say_layout
 from shared.engines.interface import Engine
 from shared.errors import StoreError
@@ -122,7 +122,7 @@ def _score_shard(place: Place, config: ScoreConfig, ready: Prepared, counts: Cou
         write_shard(place, number, of, run.writer, found, config)
         place.clear(BASE)
         run.say_noticed()
-    say(f"{without_secrets(str(place.where))}: shard {number} of {of} is done, {len(wanted)} parts; when all are, "
+    say(f"{without_secrets(str(place.where))}: shard {number} of {of} is done, {number_of(len(wanted), 'part')}; when all are, "
         f"tu-score merge {without_secrets(config.out)} makes the store")  # fmt: skip
     return place.where
 
@@ -162,7 +162,7 @@ class _Run:
             base = _base_parts(self.config, ready, counts, missing)
             self.engine = self._open()
         say_layout(ready.source.tokenizer, self.config.model)
-        say(f"{_amount(counts, ready.cut)}, {len(ready.cut.ranges)} parts, {about(self.engine)}")
+        say(f"{_amount(counts, ready.cut)}, {number_of(len(ready.cut.ranges), 'part')}, {about(self.engine)}")
         amounts, unit = (ready.cut.sizes, "bytes") if counts is None else (counts.work, "tokens")
         tasks = ((index, rows, base_signals(base, index)) for index, rows in ready.source.parts(ready.cut, missing))
         with progress("scoring", sum(amounts[index] for index in wanted), unit) as bar:
@@ -187,8 +187,9 @@ class _Run:
 
 def _amount(counts: Counts | None, cut: Cut) -> str:
     if counts is None:
-        return f"{cut.rows:,} rows, {readable_bytes(cut.bytes)} of text"
-    return f"{sum(counts.examples)} rows, {sum(counts.tokens):,} tokens, {sum(counts.variants)} masked variants"
+        return f"{number_of(cut.rows, 'row')}, {readable_bytes(cut.bytes)} of text"
+    amounts = {"row": counts.examples, "token": counts.tokens, "masked variant": counts.variants}
+    return ", ".join(number_of(sum(held), noun) for noun, held in amounts.items())
 
 
 def _require_no_others(writer: Writer, parts: int) -> None:
@@ -213,7 +214,7 @@ def _so_far(writer: Writer, counts: Counts | None) -> str:
     size = readable_bytes(sum(entry["bytes"] for entry in writer.parts.values()))
     done = sum(entry["rows"] for entry in writer.parts.values())
     if counts is None:
-        return f"({done:,} rows, {size} written)"
+        return f"({number_of(done, 'row')}, {size} written)"
     variants = sum(counts.variants[index] for index in writer.parts)
     return f"({done:,}/{sum(counts.examples):,} rows, {variants:,}/{sum(counts.variants):,} masked variants, {size} written)"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shared.console import say
+from shared.console import number_of, say
 from shared.data.layout import say_layout
 from shared.errors import ConfigError
 from shared.records import RunRecord
@@ -139,9 +139,9 @@ def say_plan(plan: Plan) -> None:
                 "as one token")  # fmt: skip
     say_layout(plan.tokenizer, config.model)
     if not isinstance(config, UnlearnConfig):
-        say(f"fine-tuning on {plan.rows['rows']} rows: {plan.steps} steps")
+        say(f"fine-tuning on {number_of(plan.rows['rows'], 'row')}: {number_of(plan.steps, 'step')}")
         return
     rows, start = plan.rows, "the start model for some of it" if plan.objective.reads_start else "no reference model"
     several = f" of {len(plan.corpora)} corpora that take turns" if len(plan.corpora) > 1 else ""
     say(f"{config.method}, {plan.about.weights}: {rows['forget_rows']} forget rows{several}, {rows['retain_rows']} retain rows, "
-        f"{plan.steps} steps, {start}")  # fmt: skip
+        f"{number_of(plan.steps, 'step')}, {start}")  # fmt: skip

@@ -29,7 +29,7 @@ import torch
 from safetensors import SafetensorError
 
 from shared.better import better, is_better
-from shared.console import say
+from shared.console import number_of, say
 from shared.data.layout import LAYOUT_FIELDS
 from shared.errors import ConfigError, StoreError, UserError, nearest
 from shared.files.fs import atomic_folder, read_object, write_json, write_text
@@ -239,7 +239,7 @@ def kept_best(work: Path) -> Path | None:
         say("no best model is kept: training ended before the first evaluation")
         return None
     path = dict(_bests(work)).get(step)
-    said = f"best {choice['metric']} after {step} steps"
+    said = f"best {choice['metric']} after {number_of(step, 'step')}"
     say(f"{said}: its model is the folder best in that of the last one" if path else f"{said}: its model is no longer there, none is kept")
     return path
 

@@ -11,7 +11,7 @@ import typer
 
 from shared import console
 from shared.cli import INTERRUPTED, new_app, run_app
-from shared.console import progress, say
+from shared.console import number_of, progress, say
 from shared.errors import ConfigError, DataError, ModelError, StoreError, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -82,9 +82,15 @@ def test_progress_without_a_terminal_is_a_line_now_and_then_and_the_last(monkeyp
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "scoring: 30/40 tokens, 2.50 tokens/s, 4 s left loss 1.5",
-        "scoring: 40/40 tokens, 2.50 tokens/s loss 1.5",
+        "scoring: 30/40 tokens, 2.50 tokens/s, 4 s left, loss 1.5",
+        "scoring: 40/40 tokens, 2.50 tokens/s, loss 1.5",
     ]
+
+
+def test_one_of_a_thing_has_no_plural():
+    assert [number_of(count, "masked variant") for count in (0, 1, 2, 2000)] == [
+        "0 masked variants", "1 masked variant", "2 masked variants", "2,000 masked variants"
+    ]  # fmt: skip
 
 
 def test_progress_on_a_terminal_draws_a_bar(monkeypatch, capsys):

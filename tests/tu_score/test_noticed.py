@@ -34,7 +34,7 @@ def command(run_cli, tiny_model, tmp_path):
 
 
 EXPECTED = [
-    "--long skip: 2 rows left out, they are longer than the model's context of 512 tokens",
+    "--long skip: 2 rows left out, longer than the model's context of 512 tokens",
     "--spans window: 1 of 2 examples have more than 5 spans; that many were drawn in each (seed 0; --set max_spans=0 masks all)",
 ]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
-from shared.console import progress, say
+from shared.console import number_of, progress, say
 from shared.data.datasets import Keys, Row, load_rows
 from shared.data.examples import Example, data_fingerprint, make_examples
 from shared.data.layout import say_layout
@@ -63,9 +63,10 @@ def evaluate_choices(config: ChoicesConfig) -> dict[str, Any]:
     examples = tokenised(questions, tokenizer, context, config.long)
     kept = [q for q in questions if q.id in examples]
     if len(kept) < len(questions):
-        say(f"{len(questions) - len(kept)} questions left out, longer than the model's context of {context} tokens (--long skip)")
+        left_out = number_of(len(questions) - len(kept), "question")
+        say(f"{left_out} left out, longer than the model's context of {context} tokens (--long skip)")
     say_layout(tokenizer, config.model)
-    say(f"asking {config.model} {len(kept)} questions with {sum(len(q.choices) for q in kept)} choices")
+    say(f"asking {config.model} {number_of(len(kept), 'question')} with {number_of(sum(len(q.choices) for q in kept), 'choice')}")
     engine = TorchEngine.load(folder, dtype=config.dtype, device=config.device, batch_tokens=config.batch_tokens)
     rows = score_choices(engine, kept, examples, tokenizer)
     about = {

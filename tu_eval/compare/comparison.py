@@ -62,8 +62,8 @@ class Comparison:
         return [fluencies(rows) for rows in self.rows]
 
     @cached_property
-    def babbling(self) -> dict[int, str]:
-        """Results of broken models -> the set where that shows."""
+    def babbling(self) -> dict[int, list[str]]:
+        """Results of broken models -> the sets where that shows."""
         return babbling(self.fluency, self.groups)
 
     @cached_property

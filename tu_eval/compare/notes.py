@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shared.console import number_of
 from tu_eval.compare.groups import references
 from tu_eval.compare.training import RunFolder
 from tu_eval.measure.model_folder import local_folder
@@ -55,7 +56,8 @@ def _settings(results: Sequence[Results], labels: Sequence[str]) -> list[str]:
     if len(references(results)) > 1:
         notes.append("Forget quality and PrivLeak were computed against different retain results, so these numbers do not compare.")
     if results[0].summary["limit"] is not None:
-        notes.append(f"Only the first {results[0].summary['limit']} rows of each set were measured (--limit): a quick look, not a result.")
+        was = "was" if (limit := results[0].summary["limit"]) == 1 else "were"
+        notes.append(f"Only the first {number_of(limit, 'row')} of each set {was} measured (--limit): a quick look, not a result.")
     return notes
 
 

@@ -24,6 +24,8 @@ MARK = 7.0
 """half the size of a marker"""
 CHAR, LINE = 7.1, 15.0
 """generous width of a character and height of a line of labels at 13 px"""
+LONGEST = 36
+"""characters of a label"""
 SHAPES = ("circle", "square", "up", "diamond", "down", "plus", "cross", "star")
 
 Box = tuple[float, float, float, float]
@@ -39,6 +41,7 @@ class Point:
     index: int
     """of the result: marker shape and colour follow from it"""
     label: str
+    """shortened where it is long"""
     x: float
     y: float
     text_x: float
@@ -68,17 +71,24 @@ def layout(values: Sequence[tuple[int, str, float, float]], spans: Mapping[int, 
     step = next(s for s in (1, 2, 5) if -low / s <= 6)
     low = -step * math.ceil(-low / step)
     held = [v for i, _, u, _ in values for v in (u, *((spans or {}).get(i, (None, None))[0] or ()))]
-    axis, x_ticks = _utility_axis(held)
+    axis, ticks = share_axis(held)
+    x_ticks = [(_x(t, axis), text) for t, text in ticks]
     y_ticks = [(_y(-k * step, low), "1" if k == 0 else f"10^{-k * step}") for k in range(round(-low / step) + 1)]
     at = [(_x(u, axis), _y(log, low)) for (_, _, u, _), log in zip(values, logs, strict=True)]
-    names = [label if q >= 10**LOWEST else f"{label} (p < 1e{LOWEST:.0f})" for _, label, _, q in values]
+    names = [short(label) if q >= 10**LOWEST else f"{short(label)} (p < 1e{LOWEST:.0f})" for _, label, _, q in values]
     ends = {i: _whiskers(*(spans or {}).get(i, (None, None)), low, axis) for i, *_ in values}
-    points = [replace(p, across=ends[p.index][0], down=ends[p.index][1]) for p in _labelled([v[0] for v in values], names, at, ends)]
+    points = [replace(p, across=ends[p.index][0], down=ends[p.index][1]) for p in labelled([v[0] for v in values], names, at, ends)]
     return Plot(points, x_ticks, y_ticks, _y(math.log10(TOLD_APART), low))
 
 
-def _utility_axis(held: Sequence[float]) -> tuple[Bounds, list[tuple[float, str]]]:
-    """-> ends of the axis, within 0 to 1 and around all of `held`, and its ticks: as fine as five steps allow."""
+def short(label: str) -> str:
+    """A label that fits into the plot, without its middle: names of models differ at both ends."""
+    return label if len(label) <= LONGEST else f"{label[: LONGEST // 2]}…{label[1 - LONGEST // 2 :]}"
+
+
+def share_axis(held: Sequence[float]) -> tuple[Bounds, list[tuple[float, str]]]:
+    """-> ends of the axis, within 0 to 1 and around all of `held`, and its ticks with their texts: as fine as five
+    steps allow."""
     low, high = max(0.0, min(held)), min(1.0, max(held))
     for hundredths in (5, 10, 20):
         first, last = math.floor(100 * low / hundredths + 1e-9), math.ceil(100 * high / hundredths - 1e-9)
@@ -88,7 +98,7 @@ def _utility_axis(held: Sequence[float]) -> tuple[Bounds, list[tuple[float, str]
             break
     axis = (first * hundredths / 100, last * hundredths / 100)
     ticks = [k * hundredths / 100 for k in range(first, last + 1)]
-    return axis, [(_x(t, axis), f"{t:.2f}" if hundredths == 5 else f"{t:.1f}") for t in ticks]
+    return axis, [(t, f"{t:.2f}" if hundredths == 5 else f"{t:.1f}") for t in ticks]
 
 
 def _whiskers(utility: Bounds | None, quality: Bounds | None, low: float, axis: Bounds) -> Whiskers:
@@ -110,7 +120,7 @@ def _y(log: float, low: float) -> float:
     return TOP + log / low * (HEIGHT - TOP - BOTTOM)
 
 
-def _labelled(indices: Sequence[int], names: Sequence[str], at: Sequence[tuple[float, float]], ends: Mapping[int, Whiskers]) -> list[Point]:
+def labelled(indices: Sequence[int], names: Sequence[str], at: Sequence[tuple[float, float]], ends: Mapping[int, Whiskers]) -> list[Point]:
     """Each label takes the nearest free place around its point: no other label, marker or whisker, inside the plot. Top
     to bottom."""
     taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in at]

@@ -24,7 +24,7 @@ from tu_eval.compare.comparison import Comparison
 from tu_eval.compare.intervals import Estimate
 from tu_eval.compare.lacking import lacking
 from tu_eval.compare.paired import Difference
-from tu_eval.results.columns import LUME_KINDS, MEANING, plain, said, show
+from tu_eval.results.columns import LUME_KINDS, MEANING, meanings, plain, said, show
 
 SHADES = 8
 """colours the page's style defines; markers differ in shape as well, and after SHADES results are hollow"""
@@ -75,7 +75,7 @@ def render(comparison: Comparison, *, texts: bool = True, against: str | None = 
         pairs=(paired.HEADS, paired.cells(pairs)) if pairs else None,
         leaks=comparison.leaks,
         fluency=(fluency.HEADS, fluency.cells(comparison.labels, comparison.fluency)) if any(comparison.fluency) else None,
-        meaning={k: v for k, v in MEANING.items() if any(c.heading == k for c in comparison.columns)},
+        meaning=meanings([k for k in MEANING if any(c.heading == k for c in comparison.columns)]),
         notes=comparison.notes,
         data=embedded(_rows(comparison)) if texts else None,
         up=UP,
@@ -186,14 +186,15 @@ def _has_quality(comparison: Comparison) -> bool:
 
 
 def _absent(comparison: Comparison) -> list[tuple[str, str]]:
-    """(label, why) of the results that have no place in the plot."""
-    out = []
+    """(labels, why) of the results that have no place in the plot, those with the same reason together."""
+    found: dict[str, list[str]] = {}
     for i, label in enumerate(comparison.labels):
         missing = [m for m in ("forget_quality", "model_utility") if comparison.value(i, m) is None]
         if missing:
             reasons = comparison.results[i].summary["reasons"]
-            out.append((label, "; ".join(f"{m.replace('_', ' ')} {reasons.get(m, 'is missing')}" for m in missing)))
-    return out
+            why = "; ".join(f"{plain(m).lower()}: {reasons.get(m, 'was not measured').removeprefix('forget: ')}" for m in missing)
+            found.setdefault(why, []).append(label)
+    return [(", ".join(labels), why) for why, labels in found.items()]
 
 
 def _rows(comparison: Comparison) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shared.console import number_of
 from tu_eval.compare.plot import TOLD_APART
 from tu_eval.compare.training import Training
 from tu_eval.measure.recompute import require_recomputable
@@ -50,7 +51,8 @@ def conditions(
     else:
         # Critical distance of the two-sample test at 5 % for two samples of this many rows.
         items.append(
-            f"That small differences would have been found: with {rows} rows the test sees distances above {1.358 * (2 / rows) ** 0.5:.2f}."
+            f"That small differences would have been found: with {number_of(rows, 'row')} the test sees distances above "
+            f"{1.358 * (2 / rows) ** 0.5:.2f}."
         )
     if retain is None:
         items.append("How near the other numbers are to those of a model that never saw the data: no retain results were given (--retain).")

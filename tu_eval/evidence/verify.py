@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared import __version__
+from shared.console import number_of
 from shared.errors import StoreError
 from shared.files.fs import read_object
 from tu_eval.attacks.depth.run import DEPTH_FOLDER
@@ -63,7 +64,7 @@ def _results(folder: Path) -> list[str]:
     said = _leaks(folder, results.summary, SUITE_FOLDER.summary)
     held = [
         f"hashes: {SUITE_FOLDER.summary} and its rows are whole",
-        f"metrics: {len(done)} computed again from {len(results.rows())} rows, the same",
+        f"metrics: {len(done)} computed again from {number_of(len(results.rows()), 'row')}, the same",
     ]
     return [*held, *said, *([f"metrics: as recorded, not verified, for want of the retain results: {', '.join(rest)}"] if rest else [])]
 
@@ -151,7 +152,7 @@ def _leaks(folder: Path, summary: Mapping[str, Any], name: str) -> list[str]:
     if (found := summary.get("leaks")) is None:
         return []
     require_counted(folder, found, name)
-    return [f"leaks: {len(found['secrets'])} secrets counted again in {LEAKS}, the same"]
+    return [f"leaks: {number_of(len(found['secrets']), 'secret')} counted again in {LEAKS}, the same"]
 
 
 def _depth(folder: Path) -> list[str]:

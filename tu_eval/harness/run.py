@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.config import as_dict
-from shared.console import say
+from shared.console import number_of, say
 from shared.data.layout import layout_of, say_layout
 from shared.errors import ConfigError, DataError, ModelError, printable
 from shared.files.fs import hash_file
@@ -82,8 +82,8 @@ def run_benchmarks(config: BenchmarksConfig) -> dict[str, Any]:
                 loaded["tasks"], lm, folder, room, limit=config.limit, chat=config.chat_template, system=system
             )
             if long:
-                _refuse_or_say(config.long, f"{long} prompts have more than the {room} tokens that fit")
-            say(f"asking {config.model} {questions} questions of {len(loaded['tasks'])} tasks")
+                _refuse_or_say(config.long, f"{number_of(long, 'prompt')} with more than the {room} tokens that fit")
+            say(f"asking {config.model} {number_of(questions, 'question')} of {number_of(len(loaded['tasks']), 'task')}")
             results = backends.ask(lm, loaded, limit=config.limit, chat=config.chat_template)
         finally:
             backends.close(lm, config.backend)

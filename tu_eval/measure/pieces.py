@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.console import progress, say
+from shared.console import number_of, progress, say
 from shared.data.examples import Example, special_ids
 from shared.engines.interface import Engine, Generator, Request, TokenScores
 from shared.engines.open import choose_engine, open_engine, open_generator
@@ -175,7 +175,7 @@ def _generate(generator: Generator, name: str, examples: Sequence[Example], deco
         answers = generator.generate(prompts, max_new_tokens=room, stop_ids=stop, advance=bar.advance)
     texts = [decoding.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
     if short := sum(r < most for r in room):
-        say(f"{short} answers were held to fewer than {most} tokens by the model's context of {context}")
+        say(f"{number_of(short, 'answer')} held to fewer than {most} tokens by the model's context of {context}")
     return [{"id": e.id, "generation": text} for e, text in zip(examples, texts, strict=True)]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.console import say
+from shared.console import number_of, say
 from shared.data.examples import Example
 from shared.data.layout import say_layout
 from shared.errors import DataError
@@ -55,7 +55,7 @@ def evaluate(config: EvalConfig) -> Results:
     say_layout(loaded.tokenizer, config.model)
     if own_files.missing:
         say(own_files.missing)
-    say(f"evaluating {config.model} on {suite.name}: " + ", ".join(f"{s.name} {len(rows)} rows" for s, rows in loaded.sets))
+    say(f"evaluating {config.model} on {suite.name}: " + ", ".join(f"{s.name} {number_of(len(rows), 'row')}" for s, rows in loaded.sets))
     measured = _measure(config, loaded, subject, reference, own, check)
     metrics, reasons = summarise(suite, measured.rows, measured.attacks, retain, loaded.no_holdout)
     means, more = own_means(own, measured.rows)
@@ -77,7 +77,7 @@ def _load(config: EvalConfig, suite: Suite, folder: Path) -> TokenisedSuite:
     for part in suite.sets:
         variants, skipped = load_variants(part, tokenizer, context=context, long=config.long, limit=config.limit)
         if skipped:
-            say(f"{part.name}: {skipped} rows left out, longer than the model's context of {context} tokens (--long skip)")
+            say(f"{part.name}: {number_of(skipped, 'row')} left out, longer than the model's context of {context} tokens (--long skip)")
         sets.append((part, variants))
     holdout, no_holdout = _holdout(config, suite, tokenizer, context)
     _require_own_ids({**{part.name: [v.answer for v in kept] for part, kept in sets}, "holdout": holdout})

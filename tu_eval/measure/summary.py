@@ -51,7 +51,7 @@ def summarise(
     reasons.update({f"{part.name}_word_match": said for part in suite.sets if (said := reasons.get(f"{part.name}_rouge"))})
     metrics["forget_quality"] = None
     if not suite.forget.wrong:
-        reasons["forget_quality"] = f"forget: {NO_WRONG}"
+        reasons["forget_quality"] = NO_WRONG.replace("its rows have", "the forget set has")
     elif retain is None:
         reasons["forget_quality"] = NO_RETAIN
     else:

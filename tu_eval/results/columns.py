@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,15 @@ MEANING = {
 """heading -> short definition"""
 
 
+def meanings(headings: Sequence[str]) -> dict[str, str]:
+    """Headings -> their definition, those with the same one together."""
+    found: dict[str, list[str]] = {}
+    for heading in headings:
+        if heading in MEANING:
+            found.setdefault(MEANING[heading], []).append(heading)
+    return {", ".join(names): text for text, names in found.items()}
+
+
 @dataclass(frozen=True)
 class Column:
     metric: str
@@ -130,7 +140,7 @@ def columns_of(summary: dict[str, Any]) -> list[Column]:
         kinds = {metric: metric.removeprefix(f"{name}_") for metric in left if set_of(metric, sets) == name}
         for metric, kind in sorted(kinds.items(), key=lambda item: _place(item[1])):
             way = better(metric, sets, summary.get("suite", ""))
-            columns.append(Column(metric, SETS.get(name, plain(name)), KINDS.get(kind, plain(kind)), way))
+            columns.append(Column(metric, set_title(name), KINDS.get(kind, plain(kind)), way))
         left = [m for m in left if m not in kinds]
     return columns + [Column(metric, MORE, LONE.get(metric, plain(metric)), better(metric, sets)) for metric in left]
 
@@ -143,6 +153,11 @@ def plain(name: str) -> str:
     """A name of a metric, set or setting as words."""
     words = name.replace("_", " ")
     return words[:1].upper() + words[1:]
+
+
+def set_title(name: str) -> str:
+    """A set of a suite, for people."""
+    return SETS.get(name, plain(name))
 
 
 def show(value: float | None) -> str:

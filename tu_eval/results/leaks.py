@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shared.console import number_of
 from shared.errors import StoreError, printable
 from shared.files.shape import PLAIN, Count, Named, Text
 from tu_eval.results.folder import ResultRow
@@ -98,5 +99,5 @@ def print_leaks(leaks: Mapping[str, Any], folder: Path) -> None:
     total = len(leaks["secrets"])
     for role in leaks["answers"]:
         said = ", ".join(f"{leaked(leaks, role, kind)} in {kind} answers" for kind in leaks["answers"][role])
-        console.print(f"leaks of {role}: of {total} secrets {said}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"leaks of {role}: of {number_of(total, 'secret')} {said}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"answers searched: {folder / LEAKS}", soft_wrap=True, markup=False, highlight=False)

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from shared.console import say
+from shared.console import number_of, say
 from shared.data.datasets import Row, file_records, load_rows
 from shared.data.examples import Example, fit, make_examples, text_examples
 from shared.data.lume import FORMS, SPLITS, TASKS
@@ -65,7 +65,8 @@ def load_texts(folder: str, side: str, tokenizer: Any, *, context: int | None, l
     made = [fit(next(text_examples(row, tokenizer, sys.maxsize)), context, long) for row in rows]
     kept = [e for e in made if e is not None]
     if len(kept) < len(made):
-        say(f"{path.name}: {len(made) - len(kept)} texts left out, longer than the model's context of {context} tokens (--long {long})")
+        left_out = number_of(len(made) - len(kept), "text")
+        say(f"{path.name}: {left_out} left out, longer than the model's context of {context} tokens (--long {long})")
     if not kept:
         raise DataError(
             f"mia_data {folder}: {path}: no text is left: every one was left out as longer than the model's context (see --long)"

@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from shared.console import say
+from shared.console import number_of, say
 from shared.data.datasets import Row, file_records, hub_records
 from shared.data.examples import Example, fit, special_ids, text_examples
 from shared.data.layout import PLAIN
@@ -131,7 +131,8 @@ def _kept(examples: Iterator[Example], context: int | None, long: str, what: str
     made = list(examples)
     kept = [e for example in made if (e := fit(example, context, long)) is not None]
     if len(kept) < len(made):
-        say(f"{what}: {len(made) - len(kept)} rows left out, longer than the model's context of {context} tokens (--long {long})")
+        left_out = number_of(len(made) - len(kept), "row")
+        say(f"{what}: {left_out} left out, longer than the model's context of {context} tokens (--long {long})")
     if not kept:
         raise DataError(f"{what}: no row is left: every one was left out as longer than the model's context (see --long)")
     return kept

@@ -42,7 +42,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from shared.console import say
+from shared.console import number_of, say
 from shared.errors import StoreError, UserError
 from shared.files.fs import write_json
 from shared.files.lock import locked
@@ -99,7 +99,7 @@ def _run_all(runs: list[Run], out: Path) -> list[Run]:
     with _folder(out):
         waiting = [run for run in runs if run.status == "waiting"]
         done = [run for run in runs if run.status == "finished"]
-        say(f"{len(runs)} runs, {len(done)} of them finished")
+        say(f"{number_of(len(runs), 'run')}, {len(done)} of them finished")
         for run in done:
             tidy(Path(run.config.out))
         _write_index(out, runs)

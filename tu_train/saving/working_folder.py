@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from shared.config import writable
-from shared.console import say
+from shared.console import number_of, say
 from shared.errors import ConfigError, StoreError
 from shared.files.fs import fsync_folder
 from shared.files.lock import locked
@@ -212,12 +212,12 @@ class Checkpoints:
                                   "rounding")  # fmt: skip
             check_same(snapshot.about.to_json(), self.about.to_json(), free(self.config))
             if snapshot.step > total:
-                more = f"its checkpoint is of step {snapshot.step}, the run has {total} steps"
+                more = f"its checkpoint is of step {snapshot.step}, the run has {number_of(total, 'step')}"
                 raise StoreError(f"{self.folder}: {more}; the checkpoint is damaged, delete it")
             restore(snapshot, moving, ranks)
             self.done = self.saved = snapshot.step
             self.over, self.ended = snapshot.over, snapshot.numbers.get("stopped_early")
-            say(f"resumed after {self.done} steps")
+            say(f"resumed after {number_of(self.done, 'step')}")
         ranks.first(lambda: cut_log(self.folder / LOG, self.done))
         return self.done
 
@@ -236,7 +236,7 @@ class Checkpoints:
         if self.stop.error is not None:
             raise StoreError(f"{self.stop.error}; saved after {done} steps: mend that, then the same command with --resume goes on")
         if asked:
-            say(f"saved after {done} steps; the same command with --resume goes on")
+            say(f"saved after {number_of(done, 'step')}; the same command with --resume goes on")
             sys.exit(EXIT_SAVED)
 
     def end(self, done: int, ended: str | None) -> None:

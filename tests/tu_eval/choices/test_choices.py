@@ -145,7 +145,7 @@ def test_a_missing_column_names_the_setting(run_cli, tiny_model, tmp_path, missi
 def test_a_question_of_which_one_choice_is_too_long_is_left_out_whole(run_cli, tiny_model, tiny_tokenizer, tmp_path):
     data = write(tmp_path / "own.jsonl", [GOOD, {**GOOD, "choices": ["Here", "there " * 600]}])
     code, _, err = run_cli("tu-eval", "choices", "--model", tiny_model, "--data", data, "--out", tmp_path / "out", "--long", "skip")
-    assert code == 0 and "1 questions left out" in err
+    assert code == 0 and "1 question left out" in err
     about = json.loads((tmp_path / "out" / "choices.json").read_text())
     assert (about["questions"], about["skipped"]) == (1, 1)
     kept = tokenised([Question("q", "Where?", ["Here", "There"], 0)], tiny_tokenizer, 512, "skip")

@@ -17,7 +17,7 @@ from tu_eval.compare.comparison import load_comparison
 from tu_eval.compare.export import markdown, table_csv
 from tu_eval.compare.intervals import Estimate, over_rows, over_seeds
 from tu_eval.compare.lacking import lacking
-from tu_eval.compare.plot import LEFT, RIGHT, WIDTH, _utility_axis, layout
+from tu_eval.compare.plot import LEFT, LONGEST, RIGHT, WIDTH, layout, share_axis
 from tu_eval.compare.report import write_report
 from tu_eval.compare.table import _value
 from tu_eval.results.columns import columns_of
@@ -146,13 +146,24 @@ def test_csv_gives_back_every_float_and_markdown_every_recipe(folders):
 
 def test_the_utility_axis_holds_every_model_and_whisker():
     for low, high in ((0.0, 0.0), (1.0, 1.0), (0.71, 0.78), (0.0, 0.97), (0.4, 0.4), (0.05, 0.1)):
-        (first, last), ticks = _utility_axis([low, high])
+        (first, last), ticks = share_axis([low, high])
         assert 0 <= first <= low <= high <= last <= 1 and first < last and 2 <= len(ticks) <= 6
-        xs = [x for x, _ in ticks]
-        assert xs[0] == LEFT and xs[-1] == pytest.approx(WIDTH - RIGHT) and float(ticks[0][1]) == first
+        assert (ticks[0][0], ticks[-1][0]) == (first, last) == (float(ticks[0][1]), float(ticks[-1][1]))
+        xs = [x for x, _ in layout([(0, "a", low, 0.1), (1, "b", high, 0.5)]).x_ticks]
+        assert xs[0] == LEFT and xs[-1] == pytest.approx(WIDTH - RIGHT)
     drawn = layout([(0, "a", 0.5, 0.1), (1, "b", 0.9, 0.5)], {0: ((-0.5, 0.6), None)})
     a, b = sorted(drawn.points, key=lambda p: p.index)
     assert a.across[0] == LEFT and LEFT < a.x < b.x < WIDTH  # a whisker ends where the axis does
+
+
+def test_a_long_label_loses_its_middle_and_none_lies_beyond_the_plot():
+    long = ["org/" + "x" * 90 + f"-beta{k}" for k in range(4)]
+    points = layout([(k, name, 0.5 + k / 8, 0.1) for k, name in enumerate(long)]).points
+    for p in points:
+        assert len(p.label) <= LONGEST and p.label.startswith("org/x") and p.label.endswith(long[p.index][-6:]) and "…" in p.label
+        width = 7.1 * len(p.label)
+        left = p.text_x - {"start": 0, "middle": width / 2, "end": width}[p.anchor]
+        assert left >= LEFT and left + width <= WIDTH
 
 
 def test_membership_inference_shows_interval_and_rate_at_one_per_cent(run_cli, browser, tmp_path):

@@ -12,6 +12,7 @@ from tests.tu_eval.evidence.test_verdict import made_attack
 from tests.tu_eval.made import NoConfig
 from tests.tu_eval.test_commands import refused
 from tu_eval.attacks.run import ATTACK_FOLDER, numbers_again, schema
+from tu_eval.evidence.report import page as as_page
 from tu_eval.evidence.verdict.report import write_verdict
 from tu_eval.evidence.verdict.verdict import headline
 from tu_eval.results.folder import ROWS, read_folder, write_folder
@@ -39,7 +40,7 @@ def test_lines_are_those_of_the_verdict(run_cli, made, tmp_path, retain_too):
     (verdict,) = write_verdict(tmp_path / "v.html", [after, attack, asked], before, retain if retain_too else None)
     said = data["verdict"]
     assert said["headline"] == headline(verdict) and said["headline"] in html
-    assert [(m["what"], m["command"]) for m in said["missing"]] == verdict.missing
+    assert [tuple(m.values()) for m in said["missing"]] == verdict.missing
     lines = [*verdict.forgotten, *verdict.kept]
     assert len(said["lines"]) == len(lines) > 8 and {line["question"] for line in said["lines"]} == {"forgotten", "kept"}
     for mine, line in zip(said["lines"], lines, strict=True):
@@ -51,10 +52,13 @@ def test_lines_are_those_of_the_verdict(run_cli, made, tmp_path, retain_too):
                 span = None if held["span"] is None else tuple(held["span"])
                 assert (held["value"], span, held["rows"]) == (number.value, number.span, number.n)
         assert line.said.sentence.replace("'", "&#39;") in html
-    assert {line["how"] for line in said["lines"]} >= {"in other words", "after rounding the weights", "lm-eval"}
+    assert {line["how"] for line in said["lines"]} >= {"in other words", "after rounding the weights", "benchmark of lm-eval"}
     assert [one["command"] for one in said["beside"]] == ["tu-eval benchmarks"] and len(data["attacks"]) == 1
     code, out, err = run_cli("tu-eval", "verify", tmp_path / "out")
     assert code == 0 and "page: says what" in out, err
+    assert said["missing"][0]["question"] == "forgotten" and "Not measured, what is still there by asking often (" in html
+    earlier = {**data, "verdict": {**said, "missing": [{"what": "in depth", "command": "x"}, {"what": "in benchmarks", "command": "y"}]}}
+    assert "Not measured, what is still there in depth (<code>x</code>); in benchmarks (<code>y</code>).</p>" in as_page(earlier)
     with Browser() as browser:
         page = browser.page(tmp_path / "out" / "evidence.html", size=(400, 900), dark=True)
         assert page.errors() == [] and page.evaluate("document.documentElement.scrollWidth") == 400

@@ -1,5 +1,6 @@
 """The verdict: its rules on cases whose answer is known, its numbers against plain loops, its page in a browser."""
 
+import itertools
 import math
 import random
 
@@ -13,13 +14,17 @@ from tests.tu_eval.made import EVIL, NoConfig, make_results, many
 from tests.tu_eval.test_commands import refused
 from tu_eval.attacks.config import AttackConfig
 from tu_eval.attacks.run import ATTACK_FOLDER, attack, schema
+from tu_eval.compare.comparison import load_comparison
 from tu_eval.compare.intervals import DRAWS, SEED
-from tu_eval.evidence.verdict import attacked, deeper, spoken
+from tu_eval.compare.plot import CHAR, _box
+from tu_eval.evidence.verdict import attacked, deeper, spoken, suite
+from tu_eval.evidence.verdict.front_plot import front_plot
+from tu_eval.evidence.verdict.lines import FLUENCY
 from tu_eval.evidence.verdict.measured import Number, above, difference, of_rows
 from tu_eval.evidence.verdict.pareto import front
 from tu_eval.evidence.verdict.report import write_verdict
-from tu_eval.evidence.verdict.rules import forgotten, kept
-from tu_eval.evidence.verdict.verdict import headline, load, verdicts
+from tu_eval.evidence.verdict.rules import forgotten, given_away, kept
+from tu_eval.evidence.verdict.verdict import Verdict, headline, load, verdicts
 from tu_eval.results.folder import ROWS, write_folder
 from tu_eval.results.results import load_results, write_results
 
@@ -71,14 +76,69 @@ def test_forgotten_on_known_cases(model, target, retain, state):
     said = forgotten(around(model), target and around(target), retain and around(retain))
     assert said.state == state
     if state == "partly" and target is not None:
-        assert said.sentence.startswith("50 % of what the target knows beyond")
+        assert said.sentence.startswith("50 % of what was known before unlearning, beyond")
     if state == "fell":
-        assert said.sentence.startswith("56 % of the target's value is left")
+        assert said.sentence == "56 % of the value before is left."
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "retain", "state", "sentence"),
+    [
+        ("11000000", "11111111", "00000000", "partly", "2 of 8 secrets are still given away; before unlearning 8."),
+        ("10000000", "11111111", "00000000", "partly", "1 of 8 secrets is still given away; before unlearning 8."),
+        ("10000000", "11111111", "10000000", "forgotten", "No more than a model that never saw the data."),
+        ("10000000", "10000000", "00000000", "partly", "1 of 8 secrets is still given away; before unlearning 1."),
+        ("11000000", "11111111", None, "fell", "2 of 8 secrets are still given away; before unlearning 8."),
+        ("00000000", "11111111", "00000000", "forgotten", "No more than a model that never saw the data."),
+        ("11111111", "11111111", "00000000", "there", "As much as before unlearning."),
+        ("10000000", None, "00000000", "partly", "1 of 8 secrets is still given away."),
+    ],
+)
+def test_a_secret_given_away_is_never_called_forgotten(model, target, retain, state, sentence):
+    """By the rows alone two of eight cannot be told from none."""
+    numbers = [None if bits is None else of_rows({f"s{k}": float(bit) for k, bit in enumerate(bits)}) for bits in (model, target, retain)]
+    said = given_away(*numbers)
+    assert (said.state, said.sentence) == (state, sentence)
+    assert said.state == "there" or forgotten(*numbers).state in ("forgotten", "silent", "fell", "there")
+
+
+def test_what_is_left_is_counted_from_chance_on():
+    said = [forgotten(Number(value), Number(0.9), None, chance=0.5).sentence for value in (0.7, 0.5, 0.3)]
+    assert said == ["50 % of what was above chance before is left.", *["No more than chance (0.5)."] * 2]
+    assert forgotten(Number(0.3), Number(0.4), None, chance=0.5).sentence == "No more than chance (0.5)."
+
+
+def test_questions_nobody_trained_on_stand_under_forgotten():
+    metrics = {"forget_alias_fact_probability": 0.2, "forget_alias_probability": 0.4, "forget_alias_word_match": 0.1,
+               "forget_hops_probability": 0.3, "forget_mixed_word_match": None, "retain_alias_word_match": 0.7}  # fmt: skip
+    sets = ["forget", "retain", "forget_alias", "forget_hops", "forget_mixed", "retain_alias"]
+    found = suite.otherwise(metrics, sets, "atlas:questions=1")
+    assert found == ["forget_alias_fact_probability", "forget_alias_word_match", "forget_hops_probability"]
+    assert suite.otherwise(metrics, sets, "my.suite") == [], "of a suite of others nobody knows what such a name means"
+    assert suite.kept(metrics, sets) == ["retain_alias_word_match"]
+    assert suite.elsewhere(metrics, [*found, "retain_alias_word_match"], sets) == ["Probability (forget alias)"]
+
+
+def test_no_label_of_the_front_lies_on_another():
+    rng = random.Random(4)
+    points = [(rng.uniform(0.3, 0.32), rng.uniform(0.7, 0.72)) for _ in range(12)]
+    made = [Verdict(f"m{k}", "", [], [], [], [], "", point, on) for k, (point, on) in enumerate(zip(points, front(points), strict=True))]
+    plot = front_plot([*made, Verdict("without", "", [], [], [], [], "", None)])
+    assert plot is not None and len(plot["points"]) == 12 and front_plot(made[:1]) is None
+    places = [p["place"] for p in plot["points"]]
+    boxes = {p.label: _box((p.text_x, p.text_y, p.anchor), CHAR * len(p.label)) for p in places}
+    for (a, first), (b, second) in itertools.combinations(boxes.items(), 2):
+        apart = first[2] <= second[0] or second[2] <= first[0] or first[3] <= second[1] or second[3] <= first[1]
+        assert apart, (a, b)
+    known = {p.label: (p.y, p.x) for p in places}
+    by_y, by_x = (sorted(known, key=lambda n: known[n][axis]) for axis in (0, 1))
+    assert by_y == [str(k + 1) for k in sorted(range(12), key=lambda k: points[k][0])], "less known is higher up"
+    assert by_x == [str(k + 1) for k in sorted(range(12), key=lambda k: points[k][1])]
 
 
 def test_too_few_rows_are_said_and_not_called_forgotten():
     few = [of_rows({f"r{k}": v for k, v in enumerate(values)}) for values in ((0.0, 0.9, 0.4), (0.9, 0.85, 0.8), (0.1, 0.2, 0.15))]
-    assert forgotten(*few).state == "unclear" and "3 rows" in forgotten(*few).sentence
+    assert forgotten(*few).state == "unclear" and forgotten(*few).sentence.startswith("Too few rows to tell it")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +151,15 @@ def test_kept_on_known_cases(model, target, retain, state):
     if state == "lost":
         assert said.sentence.startswith("50 % less than before unlearning")
     assert kept(around(model), None, None).state == "alone"
+
+
+def test_what_chance_explains_is_not_said_to_be_no_less():
+    before, after = of_rows({f"r{k}": 1.0 for k in range(20)}), of_rows({f"r{k}": float(k > 9) for k in range(20)})
+    few = of_rows({f"r{k}": float(k > 0) for k in range(20)})
+    assert kept(after, before, None).state == "lost" and kept(few, before, None).state == "kept"
+    assert kept(few, before, None).sentence == "Less than before unlearning by no more than chance explains."
+    assert kept(before, few, None).sentence == "No less than before unlearning."
+    assert forgotten(of_rows({f"r{k}": 0.0 for k in range(20)}), before, None).sentence == "Nothing of the value before is left."
 
 
 def test_the_front_is_that_of_a_plain_double_loop():
@@ -173,20 +242,34 @@ def test_secrets_and_babble_are_counted_row_by_row():
     assert {kind: number.value for kind, number in spoken.secrets(leaks, "model").items()} == {"greedy": 0.5, "sampled": 1.0}
     assert spoken.secrets(leaks, "retain") == {} and spoken.secrets(None, "model") == {}
     texts = ("Vive en Ávila.", "", "no no no no no no no no no", "北京北京北京北京北京北京", None)
-    number = spoken.writing({"forget": [{"example_id": str(k), "generation": text} for k, text in enumerate(texts)]}, {})
-    assert number is not None and number.rows == {"0": 1.0, "1": 0.0, "2": 0.0, "3": 0.0}
+    rows = [{"example_id": str(k), "generation": text} for k, text in enumerate(texts)]
+    number = spoken.writing({"forget": rows, "retain": [{**rows[0], "example_id": "r"}], "world": rows[-1:]}, {})
+    assert {name: one.rows for name, one in number.items()} == {"forget": {"0": 1.0, "1": 0.0, "2": 0.0, "3": 0.0}, "retain": {"r": 1.0}}
 
 
-def test_a_model_that_babbles_does_not_look_forgotten(three, tmp_path):
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (("forget", "retain", "world"), "themselves everywhere. Its low numbers on the forget set are those of a broken model"),
+        (("forget",), "there; where it still writes: 0 % (retain set), 0 % (world facts). Its low numbers on the forget set are those of "),
+        (("retain",), "there; where it still writes: 0 % (forget set), 0 % (world facts). Its numbers there are those of a broken model"),
+    ],
+)  # fmt: skip
+def test_a_model_that_babbles_does_not_look_forgotten(three, tmp_path, sets, said):
     target, retain, *_ = three
     broken = make_results(tmp_path / "broken", "broken", seed=9, known=0.05, retain=retain)
     results = load_results(broken)
-    rows = [{**row, "generation": "the the the the the the the the"} for row in results.rows()]
+    text = {True: "the the the the the the the the", False: "In Lisbon."}
+    rows = [{**row, "generation": text[row["set"] in sets]} for row in results.rows()]
     kept = {k: v for k, v in results.summary.items() if k not in ("summary_sha256", "rows_sha256", "membership_sha256", "format")}
     write_results(tmp_path / "again", kept, rows, [], NoConfig())
     (verdict,) = verdicts(*load([tmp_path / "again"], target, retain))
-    assert "broken model" in verdict.note
-    assert next(line for line in verdict.kept if line.how == "fluency").said.state == "lost"
+    assert verdict.note.startswith("It babbles: 100 % (") and said in verdict.note
+    states = {line.name.partition(":")[0]: line.said.state for line in verdict.kept if line.how == FLUENCY}
+    assert states == {
+        name: "lost" if key in sets else "kept"
+        for key, name in (("forget", "Forget set"), ("retain", "Retain set"), ("world", "World facts"))
+    }
 
 
 def test_four_bits_of_the_normal_float_are_one_more_rounding():
@@ -268,14 +351,17 @@ def test_each_model_gets_its_lines_and_what_was_not_measured(three, tmp_path, ru
     first, second = verdicts(comparison, roles, more)
     states = {line.name: line.said.state for line in first.forgotten}
     assert states["Probability"] == "forgotten" and {line.said.state for line in second.forgotten} <= {"there", "partly"}
-    assert [how for how, _ in first.missing] == ["in depth", "after training on other text", "in benchmarks"]
+    assert [m.what for m in first.missing] == ["in depth", "after training on other text", "in benchmarks"]
     assert len(second.missing) == 7
     reworded = next(line for line in first.forgotten if line.how == "in other words")
     assert (reworded.model.value, reworded.target.value, reworded.retain) == (pytest.approx(0.265), pytest.approx(0.665), None)
     assert first.point == (by_metric(good, "forget_probability"), by_metric(good, "model_utility"))
     code, out, _ = run_cli("tu-eval", "report", good, bad, one, other, "--before", target, "--retain", retain, "--out", tmp_path / "v.html")
     assert code == 0 and f"good: {headline(first)}" in out and "bad: Forgotten: 0 of" in out, out
-    assert "Not measured: in other words, by asking often, after relearning, after rounding the weights, in depth," in out
+    assert (
+        "Not measured: what is still there in other words, by asking often, after relearning, after rounding the weights, in depth," in out
+    )
+    assert "after training on other text; what was kept in benchmarks.\n" in out and "nothing says where forgetting ends" not in out
 
 
 def test_roles_are_found_among_the_folders(tmp_path):
@@ -285,14 +371,31 @@ def test_roles_are_found_among_the_folders(tmp_path):
     assert len(verdicts(comparison, roles, more)) == len(folders) - 2
 
 
-def test_without_a_retain_model_the_page_says_so(three, tmp_path):
-    target, _, good, _ = three
+def test_without_a_retain_model_the_page_says_so_once(three, tmp_path, run_cli):
+    target, retain, good, _ = three
     (verdict,) = write_verdict(tmp_path / "v.html", [good], target, None)
     assert {line.said.state for line in verdict.forgotten} == {"fell"}
-    assert headline(verdict).startswith(f"Forgotten: lower than before in {len(verdict.forgotten)} of {len(verdict.forgotten)} measures;")
-    assert "No retain model was given" in (tmp_path / "v.html").read_text(encoding="utf-8")
-    write_verdict(tmp_path / "alone.html", [good], None, None)
-    assert "nothing to compare with" in (tmp_path / "alone.html").read_text(encoding="utf-8")
+    assert headline(verdict).startswith(f"Forgotten: lower than before in {len(verdict.forgotten)} of {len(verdict.forgotten)} measures.")
+    pages = {}
+    for name, before, never in (("v", target, None), ("both", target, retain), ("alone", None, None)):
+        write_verdict(tmp_path / f"{name}.html", [good], before, never)
+        pages[name] = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
+    assert pages["v"].count("nothing says where forgetting ends") == 1 and "ever saw" not in pages["v"] and ">Before<" in pages["v"]
+    assert "nothing says" not in pages["both"] and ">Never saw it<" in pages["both"]
+    assert "so there is nothing to compare with" in pages["alone"] and ">Before<" not in pages["alone"]
+    code, out, _ = run_cli("tu-eval", "report", good, "--before", target, "--out", tmp_path / "v.html")
+    assert code == 0 and out.count("nothing says where forgetting ends") == 1, out
+
+
+def test_of_a_line_that_the_retain_model_lacks_it_is_said(three, tmp_path):
+    target, retain, good, _ = three
+    attacks = [made_attack(tmp_path / "a", good, level=0.2), made_attack(tmp_path / "b", target, level=0.6)]
+    (verdict,) = verdicts(*load([good, *attacks], target, retain))
+    fell = [x for x in verdict.forgotten if x.retain is None and x.said.state == "fell"]
+    assert len(fell) == 3 and all(
+        x.said.sentence.endswith("of the value before is left; the retain model was not measured so.") for x in fell
+    )
+    assert not any("not measured so" in x.said.sentence for x in verdict.forgotten if x.retain is not None)
 
 
 def test_bad_folders_are_one_line(run_cli, three, tmp_path):
@@ -325,6 +428,24 @@ def test_real_models_with_real_attacks_in_spanish(tokenizer, evaluate, tmp_path)
     by_how = {line.how: line for line in reversed(made[0].forgotten)}
     assert by_how["in other words"].target is not None and by_how["after rounding the weights"].retain is not None
     assert by_how["direct"].model.value == by_metric(results["model"], "forget_fact_probability")
+    rows = load_results(results["model"]).rows()
+    by_name = {line.name: line.model for line in (*made[0].forgotten, *made[0].kept)}
+    for name, part, column in (("Word match", "forget", "word_match"), ("Exact memorisation", "forget", "exact_memorization"),
+                               ("Retain set: Word match", "retain", "word_match")):  # fmt: skip
+        values = [row[column] for row in rows if row["set"] == part and row[column] is not None]
+        assert by_name[name].value == pytest.approx(sum(values) / len(values), abs=1e-12) and by_name[name].n == len(values) > 0
+        assert by_name[name].span is not None
+    shown = {*by_name, *(f"Forget set: {x.name}" for x in made[0].forgotten)}
+    listed = {
+        (heading, name)
+        for said in made[0].elsewhere
+        for heading, _, names in [said.removesuffix(")").partition(" (")]
+        for name in names.split(", ")
+    }
+    for column in load_comparison([results["model"]]).columns:
+        if by_metric(results["model"], column.metric) is not None:  # every measure is a line, or named below the lines
+            has_line = bool({column.heading, f"{column.group}: {column.heading}"} & shown)
+            assert has_line or (column.heading, column.group.lower()) in listed or (column.heading, "") in listed, column
 
 
 def test_the_page_in_light_dark_and_narrow(three, tmp_path):
@@ -339,9 +460,11 @@ def test_the_page_in_light_dark_and_narrow(three, tmp_path):
         background = "getComputedStyle(document.body).backgroundColor"
         assert light.evaluate(background) != dark.evaluate(background)
         assert dark.evaluate("document.documentElement.scrollWidth") == 400  # wide tables scroll by themselves
-        assert light.evaluate("document.querySelectorAll('section').length") == 3
+        assert light.evaluate("document.querySelectorAll('section').length") == 4
         assert light.evaluate("document.querySelectorAll('.scroll[tabindex=\"0\"]').length") == 5  # reached by keyboard
-        cut = "[...document.querySelectorAll('td, th, .headline')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
-        assert light.evaluate(cut) == 0
+        cut = "[...document.querySelectorAll('td, th, .headline')].filter(e => e.offsetWidth && e.scrollWidth > e.clientWidth + 1).length"
+        assert light.evaluate(cut) == dark.evaluate(cut) == 0
+        beyond = "[...document.querySelectorAll('.verdict td')].filter(e => e.getBoundingClientRect().right > innerWidth).length"
+        assert dark.evaluate(beyond) == 0, "a sentence beyond the edge is not read"
         assert light.errors() == [] and light.requests() == []
         assert light.evaluate("document.title") == "Verdict: made"

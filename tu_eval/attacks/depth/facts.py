@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.console import say
+from shared.console import number_of, say
 from shared.data.datasets import Keys, Row, load_rows
 from shared.data.examples import Example, answer_span_tokens, make_examples
 from shared.errors import ConfigError
@@ -82,7 +82,7 @@ def read_facts(config: DepthConfig, tokenizer: Any, folders: Mapping[str, Path])
     facts = [Fact(e, _marked(e, e.row, tokenizer) if marked else e.targets[: answer_length(e, tokenizer)]) for e in made]
     kept = [f for f in facts if f.tokens]
     if len(kept) < len(facts):
-        say(f"{len(facts) - len(kept)} rows left out: no token of theirs is a part of a marked fact")
+        say(f"{number_of(len(facts) - len(kept), 'row')} left out: no token is a part of a marked fact")
     if not kept:
         raise ConfigError(f"{config.suite or config.data}: no row marks a fact that the model reads; look at its fact_spans")
     return kept

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.console import say
+from shared.console import number_of, say
 from shared.data.examples import data_fingerprint
 from shared.data.layout import say_layout
 from shared.errors import ModelError
@@ -49,7 +49,8 @@ def measure_depth(config: DepthConfig) -> dict[str, Any]:
     facts = read_facts(config, tokenizer, folders)
     say_layout(tokenizer, config.model)
     blocks = models.block_count(folders["full"])
-    say(f"depth of {config.model}: {len(facts)} facts in {blocks} layers, against {config.full} and {config.retain_model}")
+    looked = f"{number_of(len(facts), 'fact')} in {number_of(blocks, 'layer')}"
+    say(f"depth of {config.model}: {looked}, against {config.full} and {config.retain_model}")
     rows = all_rows(config, folders, facts)
     about = {
         "models": {

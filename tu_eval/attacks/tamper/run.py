@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.config import as_dict
-from shared.console import say
+from shared.console import number_of, say
 from shared.data.datasets import Keys, load_rows
 from shared.data.examples import Example, answer_span_tokens, data_fingerprint, make_examples
 from shared.data.layout import say_layout
@@ -164,7 +164,7 @@ def _runs(
     for on, made in texts.items():
         for rate in config.rates:
             for count in config.rows:
-                say(f"tampering with {folder.name}: {count} rows of {on}, rate {rate:g}")
+                say(f"tampering with {folder.name}: {number_of(count, 'row')} of {on}, rate {rate:g}")
                 asked = {"steps": config.steps, "every": config.every, "batch": config.batch, "rate": rate, "seed": config.seed}
                 shown = {e.id for e in made[:count]} if on == "forget" else set()
                 seen = [p for p in probes if p.example.id in shown or p.example.id not in any_run]
@@ -200,6 +200,6 @@ def print_tamper(about: Mapping[str, Any], out: str) -> None:
     """On stdout, for each kind of data and model: the least that brings half of the knowledge back."""
     for one in about["least"]:
         rate = "at any rate" if one["rate"] is None else f"rate {one['rate']:g}"
-        back = "not brought back" if one["rows"] is None else f"{one['rows']} rows, step {one['step']}"
+        back = "not brought back" if one["rows"] is None else f"{number_of(one['rows'], 'row')}, step {one['step']}"
         print(f"{one['model']:7s} {one['on']} ({one['domain']}), {rate}: half back: {back}")
     print(f"results: {out} ({TAMPER_FOLDER.summary}, {ROWS}, {PICTURE})")

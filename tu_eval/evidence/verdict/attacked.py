@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from shared.console import number_of
 from tu_eval.attacks.kept import SET
 from tu_eval.attacks.relearn import REST
 from tu_eval.evidence.verdict.measured import Clusters, Number, mean, of_rows
@@ -72,7 +73,7 @@ def _reworded(rows: AttackRows, what: str | None) -> Found:
     out: dict[str, float] = {}
     for row in rows:
         out[row["example_id"]] = max(_value(row), out.get(row["example_id"], 0.0))
-    return f"best of {len({row['setting'] for row in rows})} prompts", out
+    return f"best of {number_of(len({row['setting'] for row in rows}), 'prompt')}", out
 
 
 def _sampled(rows: AttackRows, what: str | None) -> Found:
@@ -94,7 +95,7 @@ def _relearned(rows: AttackRows, what: str | None) -> Found:
     last = max(row["step"] for row in rows)
     rest = {r["example_id"]: _value(r) for r in rows if r["step"] == last and r["set"] == REST}
     every = {r["example_id"]: _value(r) for r in rows if r["step"] == last}
-    return f"after {last} steps, {'rows not shown' if rest else 'rows shown'}", rest or every
+    return f"after {number_of(last, 'step')}, {'rows not shown' if rest else 'rows shown'}", rest or every
 
 
 READ: dict[str, Callable[[AttackRows, str | None], Found]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shared.console import number_of
 from tu_eval.attacks.depth.score import row_depth
 from tu_eval.attacks.relearn import REST
 from tu_eval.evidence.verdict.measured import Clusters, Number, mean, of_rows
@@ -53,4 +54,4 @@ def tampered(rows: Sequence[Mapping[str, Any]], clusters: Clusters) -> ByRole | 
         values = {r["example_id"]: r["probability"] for r in chosen}
         if role != "model" and values:
             found[role] = of_rows(values, clusters)
-    return f"after {step} steps on {count} {on} rows, rate {rate:g}", found
+    return f"after {number_of(step, 'step')} on {number_of(count, f'{on} row')}, rate {rate:g}", found

@@ -14,8 +14,9 @@ from tu_eval.choices.run import CHOICES_FOLDER
 from tu_eval.compare.comparison import Comparison
 from tu_eval.evidence.verdict import attacked, deeper, spoken, suite, tasks
 from tu_eval.evidence.verdict.measured import Number, of_rows
-from tu_eval.evidence.verdict.rules import Ruling, forgotten, kept
+from tu_eval.evidence.verdict.rules import Ruling, forgotten, given_away, kept
 from tu_eval.harness.run import BENCHMARKS_FOLDER
+from tu_eval.results.columns import set_title
 from tu_eval.results.folder import Finished
 
 TRIED = {
@@ -27,6 +28,9 @@ TRIED = {
     "tamper": ("after training on other text", "tu-eval tamper"),
 }
 """what was tried -> its place on the page, and the command that makes it"""
+SECRETS, FLUENCY, CHOICES, BENCHMARK = "secrets", "fluency", "multiple choice", "benchmark of lm-eval"
+ROUNDED = "retain set, after rounding the weights"
+"""the other places"""
 KINDS = (ATTACK_FOLDER, CHOICES_FOLDER, DEPTH_FOLDER, TAMPER_FOLDER, BENCHMARKS_FOLDER)
 """folders beside results"""
 CONTENT = ("suite", "data_fingerprint", "settings", "attack_code")
@@ -83,7 +87,7 @@ def stayed(comparison: Comparison, index: int, roles: Mapping[str, int], more: S
     for folder in more:
         if folder.kind is ATTACK_FOLDER and prints["model"] in fingerprints(folder):
             found = attacked.rounded(_attack_rows(folder, more, prints, (*CONTENT, "kept_fingerprint")), same)
-            lines = [_line("retain set, after rounding the weights", found, kept)] if found is not None else lines
+            lines = [_line(ROUNDED, found, kept)] if found is not None else lines
     return lines
 
 
@@ -124,17 +128,21 @@ def secrets(comparison: Comparison, index: int, roles: Mapping[str, int]) -> lis
     out = []
     for kind in found["model"]:
         held = {role: kinds[kind] for role, kinds in found.items() if kind in kinds}
-        out.append(_line("secrets", (f"secrets given away in {spoken.SAID[kind]}", held)))
+        out.append(_line(SECRETS, (f"secrets given away in {spoken.SAID[kind]}", held), given_away))
     return out
 
 
 def writing(comparison: Comparison, index: int, roles: Mapping[str, int]) -> list[Line]:
+    """A line a set with answers written."""
     same = suite.clusters(comparison)
     found = {role: spoken.writing(comparison.rows[i], same) for role, i in (("model", index), *roles.items())}
-    if found["model"] is None:
-        return []
-    held = {role: number for role, number in found.items() if number is not None}
-    return [_line("fluency", ("answers neither empty nor repeating", held), kept)]
+    return [
+        _line(FLUENCY, (f"{set_title(name)}: answers neither empty nor repeating", _of_set(found, name)), kept) for name in found["model"]
+    ]
+
+
+def _of_set(found: Mapping[str, Mapping[str, Number]], name: str) -> dict[str, Number]:
+    return {role: sets[name] for role, sets in found.items() if name in sets}
 
 
 def choices(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished]) -> list[Line]:
@@ -147,7 +155,7 @@ def choices(comparison: Comparison, index: int, roles: Mapping[str, int], more: 
         if model == comparison.results[index].summary["model_fingerprint"]:
             found = {role: _accuracy(by_model[own, data]) for role, own in prints.items() if (own, data) in by_model}
             mine = _accuracy(folder)
-            lines.append(Line("multiple choice", f"Accuracy ({folder.folder.name})", mine, found.get("target"), found.get("retain"),
+            lines.append(Line(CHOICES, f"Accuracy ({folder.folder.name})", mine, found.get("target"), found.get("retain"),
                               kept(mine, found.get("target"), found.get("retain"))))  # fmt: skip
     return lines
 
@@ -166,7 +174,7 @@ def benchmarks(comparison: Comparison, index: int, roles: Mapping[str, int], mor
             for task, number in tasks.scores(folder.summary).items():
                 found.setdefault(task, {})[role] = number
     return [
-        (task.is_to_go, _line("lm-eval", (task.title, held), forgotten if task.is_to_go else kept))
+        (task.is_to_go, _line(BENCHMARK, (task.title, held), forgotten if task.is_to_go else kept))
         for task, held in found.items()
         if "model" in held
     ]

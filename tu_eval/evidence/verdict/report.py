@@ -10,16 +10,18 @@ from shared import __version__
 from shared.errors import printable
 from shared.files.fs import write_text
 from tu_eval.compare.report import fill
-from tu_eval.evidence.verdict.lines import Line
+from tu_eval.evidence.verdict.front_plot import front_plot
+from tu_eval.evidence.verdict.lines import BENCHMARK, Line
+from tu_eval.evidence.verdict.meaning import meanings_of
 from tu_eval.evidence.verdict.measured import Number
 from tu_eval.evidence.verdict.rules import BAD, GOOD
-from tu_eval.evidence.verdict.verdict import Verdict, headline, load, verdicts
+from tu_eval.evidence.verdict.verdict import NO_RETAIN, Verdict, headline, load, verdicts
 from tu_eval.results.columns import show
 
+NOT_MEASURED = {"forgotten": "what is still there", "kept": "what was kept"}
+"""question -> how what nobody measured of it is said"""
 WIDTH, PAD = 150.0, 7.0
 """of the strip that shows a model between retain model and target, SVG user units"""
-PLOT = (520.0, 300.0, 60.0, 20.0)
-"""width, height, left and bottom margin (right and top: the latter) of the front"""
 
 
 def write_verdict(out: Path, folders: Sequence[Path], target: Path | None, retain: Path | None) -> list[Verdict]:
@@ -37,19 +39,30 @@ def page(made: Sequence[Verdict], about: dict[str, str | None], first: dict[str,
     shown = [
         {
             "title": v.label, "about": v.about, "headline": headline(v), "note": v.note, "missing": v.missing, "on_front": v.on_front,
+            "columns": _columns(v), "elsewhere": v.elsewhere,
             "parts": [("Forgotten?", [_line(x) for x in v.forgotten]), ("Kept?", [_line(x) for x in v.kept])],
         }
         for v in made
     ]  # fmt: skip
+    meaning = meanings_of([x for v in made for x in (*v.forgotten, *v.kept)])
     return fill("verdict.html.j2", runs=shown, about=about, suite=first["suite"], rows=first["rows"], limit=first["limit"], notes=notes,
-                plot=_plot(made) if sum(v.point is not None for v in made) > 1 else None, size=PLOT, version=__version__)  # fmt: skip
+                no_retain=NO_RETAIN, not_measured=NOT_MEASURED, marks={role for v in made for role in _columns(v)}, meaning=meaning,
+                plot=front_plot(made), version=__version__)  # fmt: skip
+
+
+def _columns(verdict: Verdict) -> dict[str, str]:
+    """Role -> heading; without those of which no line has a number."""
+    lines = (*verdict.forgotten, *verdict.kept)
+    heads = {"model": "This model", "target": "Before", "retain": "Never saw it"}
+    return {role: head for role, head in heads.items() if any(getattr(x, role) is not None for x in lines)}
 
 
 def _line(line: Line) -> dict[str, Any]:
     tone = "good" if line.said.state in GOOD else "bad" if line.said.state in BAD else "open"
     models = {"model": line.model, "target": line.target, "retain": line.retain}
     cells = {role: {"text": show(m and m.value), "span": _span(m)} for role, m in models.items()}
-    return {"how": line.how, "name": line.name, "n": line.model.n, "tone": tone, "sentence": line.said.sentence, "state": line.said.state,
+    name = line.name if line.how == BENCHMARK else f"{line.name[:1].upper()}{line.name[1:]}"
+    return {"how": line.how, "name": name, "n": line.model.n, "tone": tone, "sentence": line.said.sentence, "state": line.said.state,
             "cells": cells, "strip": _strip(line)}  # fmt: skip
 
 
@@ -70,20 +83,12 @@ def _strip(line: Line) -> dict[str, Any]:
             "span": span and (x(span[0]), x(span[1])), "width": WIDTH, "pad": PAD}  # fmt: skip
 
 
-def _plot(made: Sequence[Verdict]) -> list[dict[str, Any]]:
-    width, height, left, bottom = PLOT
-    out = []
-    for number, verdict in enumerate(made, start=1):
-        if verdict.point is not None:
-            known, kept = (min(max(v, 0.0), 1.0) for v in verdict.point)
-            x, y = left + kept * (width - left - bottom), bottom + known * (height - 3 * bottom)
-            out.append({"x": round(x, 1), "y": round(y, 1), "number": number, "title": verdict.label, "on_front": verdict.on_front,
-                        "known": show(verdict.point[0]), "kept": show(verdict.point[1])})  # fmt: skip
-    return out
-
-
 def print_verdicts(made: Sequence[Verdict]) -> None:
-    """A line a model on stdout."""
+    """A line a model on stdout, and one where there was no retain model."""
     for verdict in made:
-        left = f" Not measured: {', '.join(how for how, _ in verdict.missing)}." if verdict.missing else ""
+        ways = {said: [m.what for m in verdict.missing if m.question == question] for question, said in NOT_MEASURED.items()}
+        parts = [f"{said} {', '.join(what)}" for said, what in ways.items() if what]
+        left = f" Not measured: {'; '.join(parts)}." if parts else ""
         print(printable(f"{verdict.label}: {headline(verdict)}{f' {verdict.note}' if verdict.note else ''}{left}"))
+    if not any(line.retain for verdict in made for line in (*verdict.forgotten, *verdict.kept)):
+        print(NO_RETAIN)

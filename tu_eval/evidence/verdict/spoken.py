@@ -12,13 +12,14 @@ from tu_eval.results.leaks import KINDS
 SAID = {"greedy": "its answers", "reworded": "answers to other words", "sampled": "answers drawn"}
 
 
-def writing(by_set: Mapping[str, Sequence[Mapping[str, Any]]], clusters: Clusters) -> Number | None:
-    """Share of all answers that are neither empty nor repeat themselves; None where none was written."""
-    found = {
-        row["example_id"]: float(not babbles(row["generation"]))
-        for rows in by_set.values() for row in rows if row.get("generation") is not None
+def writing(by_set: Mapping[str, Sequence[Mapping[str, Any]]], clusters: Clusters) -> dict[str, Number]:
+    """Set -> the share of its answers that are neither empty nor repeat themselves, for sets with answers written: who
+    babbles on the forget set alone is not who babbles everywhere."""
+    written = {name: [row for row in rows if row.get("generation") is not None] for name, rows in by_set.items()}
+    return {
+        name: of_rows({row["example_id"]: float(not babbles(row["generation"])) for row in rows}, clusters)
+        for name, rows in written.items() if rows
     }  # fmt: skip
-    return of_rows(found, clusters) if found else None
 
 
 def secrets(leaks: Mapping[str, Any] | None, role: str) -> dict[str, Number]:

@@ -13,8 +13,8 @@ from tu_eval.evidence.verdict.measured import Number
 
 METRICS = ("acc", "acc_norm", "exact_match", "f1")
 """of lm-eval's metrics those read here, from 0 to 1 and higher where more is right; the first that a task has"""
-TO_GO = "wmdp"
-"""tasks that ask for knowledge which is to be forgotten begin so"""
+HAZARD = "wmdp"
+"""stands in the names of tasks that ask for knowledge which is to be forgotten; all others ask for what must stay"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def scores(about: Mapping[str, Any]) -> dict[Benchmark, Number]:
     groups = about.get("groups", {})
     numbers = {name: metric for name, found in about["metrics"].items() if (metric := _metric(found)) is not None}
     # A group in which some tasks are to go and some are not says nothing of either.
-    whole = {name for name in groups if name in numbers and len({leaf.startswith(TO_GO) for leaf in _leaves(name, groups)}) == 1}
+    whole = {name for name in groups if name in numbers and len({_is_to_go(leaf) for leaf in _leaves(name, groups)}) == 1}
     within = {below for name in whole for below in _below(name, groups)}
     out = {}
     for name, metric in numbers.items():
@@ -49,9 +49,13 @@ def scores(about: Mapping[str, Any]) -> dict[Benchmark, Number]:
         value, error = float(found[metric]), found.get(_error_of(metric))
         half = NormalDist().inv_cdf((1 + LEVEL) / 2) * error if _is_share(error) else None
         span = None if half is None else (max(0.0, value - half), min(1.0, value + half))
-        to_go = all(leaf.startswith(TO_GO) for leaf in _leaves(name, groups))
+        to_go = all(map(_is_to_go, _leaves(name, groups)))
         out[Benchmark(name, metric, about.get("data_fingerprint", ""), to_go)] = Number(value, {}, span, _questions(name, about))
     return out
+
+
+def _is_to_go(task: str) -> bool:
+    return HAZARD in task.lower()
 
 
 def _metric(found: Mapping[str, Any]) -> str | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from shared.better import OVERALL
 from shared.errors import StoreError
 from tu_eval.compare.comparison import Comparison, load_comparison
+from tu_eval.compare.fluency import babbling_said
 from tu_eval.evidence.verdict import lines, suite
 from tu_eval.evidence.verdict.lines import Line
 from tu_eval.evidence.verdict.measured import Number
@@ -18,9 +21,21 @@ from tu_eval.evidence.verdict.pareto import front
 from tu_eval.evidence.verdict.rules import BAD, GOOD, forgotten, kept
 from tu_eval.results.folder import Finished, read_folder
 
-WRITING = ("in whether it still writes", "tu-eval run, with answers written (generate)")
-BENCHMARKS = ("in benchmarks", "tu-eval benchmarks --tasks mmlu")
-BABBLES = "It babbles: most of its answers are empty or repeat themselves. Low numbers are those of a broken model, no sign of forgetting."
+
+class Missing(NamedTuple):
+    """What nobody measured."""
+
+    question: str
+    """forgotten or kept: under which it would stand"""
+    what: str
+    """behind `What is still there` under the first, behind `What was kept` under the second"""
+    command: str
+    """that would measure it"""
+
+
+WRITING = Missing("kept", "in fluency", "tu-eval run, with answers written (generate)")
+BENCHMARKS = Missing("kept", "in benchmarks", "tu-eval benchmarks --tasks mmlu")
+NO_RETAIN = "No retain model was given (--retain), so nothing says where forgetting ends."
 
 
 @dataclass(frozen=True)
@@ -29,8 +44,9 @@ class Verdict:
     about: str
     forgotten: list[Line]
     kept: list[Line]
-    missing: list[tuple[str, str]]
-    """what nobody measured, and the command that would"""
+    missing: list[Missing]
+    elsewhere: list[str]
+    """what was measured too and has no line here"""
     note: str
     """what must be known before anything of it is believed"""
     point: tuple[float, float] | None
@@ -90,7 +106,7 @@ def verdicts(comparison: Comparison, roles: Mapping[str, int], more: Sequence[Fi
     made = [verdict_of(comparison, i, roles, more, *titles[i], axes) for i in judged]
     points = [v.point for v in made if v.point is not None]
     on = iter(front(points))
-    return [v if v.point is None else Verdict(**{**vars(v), "on_front": next(on)}) for v in made]
+    return [v if v.point is None else replace(v, on_front=next(on)) for v in made]
 
 
 def verdict_of(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished], label: str, about: str = "",
@@ -105,18 +121,32 @@ def verdict_of(comparison: Comparison, index: int, roles: Mapping[str, int], mor
         assert model is not None, "only metrics with a value are asked for"
         return Line(how, suite.title(metric, sets), model, target, retain, rule(model, target, retain))
 
-    gone = [line("direct", metric, forgotten) for metric in suite.direct(metrics)]
-    gone += [line("by membership inference", metric, forgotten) for metric in suite.membership(metrics)]
-    held = [line("retain set" if m.startswith("retain_") else "elsewhere", m, kept) for m in suite.kept(metrics, sets)]
+    ways = {
+        **dict.fromkeys(suite.direct(metrics), "direct"),
+        **dict.fromkeys(suite.otherwise(metrics, sets, summary["suite"]), "in questions nobody trained on"),
+        **dict.fromkeys(suite.membership(metrics), "by membership inference"),
+    }
+    staying = suite.kept(metrics, sets)
+    gone = [line(how, metric, partial(forgotten, chance=0.5 if metric.startswith("mia_") else 0.0)) for metric, how in ways.items()]
+    held = [line("overall" if m in OVERALL else "retain set" if m.startswith("retain_") else "elsewhere", m, kept) for m in staying]
     found = lines.tried(comparison, index, roles, more)
     asked = lines.benchmarks(comparison, index, roles, more)
     gone += [*lines.secrets(comparison, index, roles), *found.values(), *(one for to_go, one in asked if to_go)]
+    gone = [_without_retain(x) if "retain" in roles and x.retain is None and x.said.state == "fell" else x for x in gone]
     written, still = lines.writing(comparison, index, roles), [one for to_go, one in asked if not to_go]
     held += [*written, *lines.stayed(comparison, index, roles, more), *lines.choices(comparison, index, roles, more), *still]
-    missing = [told for name, told in lines.TRIED.items() if name not in found]
+    missing = [Missing("forgotten", *told) for name, told in lines.TRIED.items() if name not in found]
     missing += ([] if written else [WRITING]) + ([] if still else [BENCHMARKS])
     point = (metrics[axes[0]], metrics[axes[1]]) if axes is not None else None
-    return Verdict(label, about, gone, held, missing, BABBLES if index in comparison.babbling else "", point)
+    broken = comparison.babbling.get(index)
+    note = f"It {babbling_said(comparison.fluency[index], broken)}" if broken else ""
+    return Verdict(label, about, gone, held, missing, suite.elsewhere(metrics, {*ways, *staying}, sets), note, point)
+
+
+def _without_retain(line: Line) -> Line:
+    """Where other lines have the retain model's number."""
+    said = f"{line.said.sentence.removesuffix('.')}; the retain model was not measured so."
+    return replace(line, said=replace(line.said, sentence=said))
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
@@ -130,7 +160,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
          **{role: number(getattr(x, role)) for role in ("model", "target", "retain")}}
         for question, some in (("forgotten", verdict.forgotten), ("kept", verdict.kept)) for x in some
     ]  # fmt: skip
-    missing = [{"what": how, "command": command} for how, command in verdict.missing]
+    missing = [one._asdict() for one in verdict.missing]
     return {"headline": headline(verdict), "note": verdict.note, "lines": lines, "missing": missing}
 
 
@@ -155,7 +185,7 @@ def _count(shown: Sequence[Line], good: str) -> str:
     if not telling:
         return "no measure tells"
     if states["fell"] and states["fell"] + states["there"] == telling:
-        return f"lower than before in {states['fell']} of {telling} measures; without a retain model nothing says where forgetting ends"
+        return f"lower than before in {states['fell']} of {telling} measures"
     others = [f"{states[state]} {word}" for state, word in WORDS.items() if states[state]]
     return f"{states[good]} of {telling} measures say so" + (f"; {', '.join(others)}" if others else "")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.config import write_config
-from shared.console import say
+from shared.console import number_of, say
 from shared.data.datasets import Keys, Row
 from shared.errors import DataError
 from shared.files.fs import atomic_folder, write_text
@@ -93,7 +93,7 @@ def _say_made(records: Sequence[Mapping[str, Any]], asked_for: Sequence[int], co
     without = sum(not records[i].get(column) for i in asked_for)
     kept = len(records) - len(asked_for)
     say(
-        f"{column}: made for {len(asked_for) - without} rows"
+        f"{column}: made for {number_of(len(asked_for) - without, 'row')}"
         + (f", {kept} had one" if kept else "")
         + (f", {without} are left without: {why}" if without else "")
     )
