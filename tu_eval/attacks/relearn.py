@@ -64,9 +64,7 @@ def trained(packed: PackedModel, texts: Sequence[Example], *, steps: int, batch:
     for step, chosen in enumerate(islice(batches(texts, batch, seed), steps), 1):
         loss = batch_loss(packed, chosen)
         if not torch.isfinite(loss):
-            raise ModelError(
-                f"training at the rate {rate:g}: the loss of step {step} is no number; use a smaller rate with --set"
-            )
+            raise ModelError(f"training at the rate {rate:g}: the loss of step {step} is no number; use a smaller rate with --set")
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
