@@ -60,7 +60,8 @@ def wrong_usage(error: Any) -> str:
         return f"{flag}: needs a value behind it"
     text = error.format_message().strip()
     if found := re.match(r"No such command '([^']*)'", text):
-        return f"{found[1]}: {where} has no such command{nearest(found[1], ctx.command.commands)}; {where} -h lists them"
+        known = ctx.command.commands if ctx is not None else ()
+        return f"{found[1]}: {where} has no such command{nearest(found[1], known)}; {where} -h lists them"
     if found := re.match(r"Invalid value for '([^']*)'.*valid (integer|number)", text):
         return f"{found[1]}: expected a {'whole ' if found[2] == 'integer' else ''}number"
     return f"{where}: {text[:1].lower()}{text[1:].rstrip('.')}; {where} -h says what it takes"
