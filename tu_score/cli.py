@@ -50,9 +50,15 @@ def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
     gap = f"{len(check['rows'])} rows scored again alone differ by at most {check['largest_nats']:.2g} nats"
     print(f"scores: {where}  ({len(store):,} rows, {store.manifest['tokens']:,} tokens, {len(store.manifest['parts'])} parts)")
     print(f"self-check: ok, {gap} (bound {check['bound_nats']:g})")
-    print(f"next: tu-score inspect {where} --html heatmap.html")
+    from shared.data.kin import kin_of, pasted, same_again
+
+    print(f"next: {pasted('tu-score', 'inspect', where, '--html', 'heatmap.html')}")
     method = "undial" if settings.text_key else "npo"  # docs/raw_text.md
-    print(f"      tu-train run --model {settings.model} --scores {where} --retain DATA --method {method} --tokens hard --out FOLDER")
+    kept, same = kin_of(settings.data, "forget", "retain"), same_again(settings)
+    train = ["tu-train", "run", "--model", settings.model, "--scores", where, "--retain", kept or "none", "--method", method, *same]
+    print(f"      {pasted(*train, '--out', 'unlearned')}")
+    if kept is None:
+        print("      with the rows that the model must keep in place of none")
 
 
 @command(app, arguments=arguments.Inspect)

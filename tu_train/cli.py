@@ -5,7 +5,6 @@ Flags and their help stand in config.py, diagnose/config.py and arguments.py.
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,9 +48,10 @@ def run(asked: Asked[UnlearnConfig], given: arguments.Run) -> None:
         from tu_train.model.lora import WARNING
 
         print(f"{folder / 'adapter'}: {WARNING}")
-    layout = "".join(f" --{name} {shlex.quote(value)}" for name in ("template", "system") if (value := getattr(settings, name)) is not None)
-    to, results = shlex.quote(str(folder)), shlex.quote(f"results/{folder.name}")
-    print(f"unlearned model: {folder}\nnext: tu-eval run --model {to} --suite SUITE{layout} --out {results}")
+    from tu_train.hint import evaluation
+
+    print(f"unlearned model: {folder}")
+    print("\n".join(evaluation(settings, folder)))
 
 
 @command(app)
@@ -70,7 +70,13 @@ def finetune(settings: FinetuneConfig) -> None:
     from tu_train.interface import finetune as train
 
     folder = train(settings)
-    print(f"fine-tuned model: {folder}\nnext: tu-score run --model {shlex.quote(str(folder))} --data FORGET --out scores")
+    from shared.data.kin import kin_of, pasted, same_again
+
+    forget = kin_of(settings.data, "", "forget")
+    score = ["tu-score", "run", "--model", folder, "--base-model", settings.model, "--data", forget or settings.data, *same_again(settings)]
+    print(f"fine-tuned model: {folder}\nnext: {pasted(*score, '--out', 'scores')}")
+    if forget is None:
+        print("      with the rows that it should forget in place of all that it learned")
 
 
 @command(app, config="tu_train.diagnose.config:DiagnoseConfig")
