@@ -598,3 +598,17 @@ def test_a_file_in_the_place_of_the_folder_of_a_rewrite_is_cleared_away(tmp_path
     settle(place)
     assert not (tmp_path / "_next").exists()
     place.delete("_next/_manifest.json")
+
+
+@pytest.mark.parametrize(("was", "now", "said"), [
+    ({"fingerprints": {"base_model": None}}, {"fingerprints": {"base_model": "ab" * 32}},
+     "--base-model was not given, now it is abababababab"),
+    ({"fingerprints": {"base_model": "ab" * 32}}, {"fingerprints": {"base_model": "cd" * 32}},
+     "--base-model is another one now (SHA-256 then abababababab, now cdcdcdcdcdcd)"),
+    ({"options": {"spans": "none"}}, {"options": {"spans": "词" * 70}}, f"--set spans was none, now it is {'词' * 57}…"),
+])  # fmt: skip
+def test_a_place_of_another_run_is_refused_in_words_of_the_command_line(tmp_path, was, now, said):
+    Writer(tmp_path / "store", was)
+    with pytest.raises(StoreError) as caught:
+        Writer(tmp_path / "store", now)
+    assert f"holds another run: {said}; give the command as it was begun" in str(caught.value)
