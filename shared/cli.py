@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from shared.console import ERROR, hush, say, unbroken_streams
-from shared.errors import UserError
+from shared.errors import UserError, nearest
 
 INTERRUPTED = 130
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -20,12 +21,16 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 def run_app(app: typer.Typer) -> None:
     """Runs a command; a UserError becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    program = Path(sys.argv[0]).name
     with unbroken_streams():
         try:
             try:
-                app()
+                code = app(standalone_mode=False, prog_name=None if program == "__main__.py" else program)
             finally:
                 sys.stdout.flush()  # a result that cannot be written is no success
+            if code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
+                say("interrupted; nothing half-written is left, what is finished is kept, and the same command goes on from there")
+            sys.exit(code or 0)
         except UserError as error:
             say(ERROR + " ".join(str(error).split()))
             sys.exit(2)
@@ -34,29 +39,42 @@ def run_app(app: typer.Typer) -> None:
                 raise
             say(f"{ERROR}{error.filename or 'output'}: {error.strerror}; finished parts are kept, mend this and run again")
             sys.exit(2)
-        except SystemExit as stop:
-            if stop.code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
-                say("interrupted; nothing half-written is left, what is finished is kept, and the same command goes on from there")
-            raise
-
-
-class Commands(TyperGroup):
-    """A mistyped flag gets one suggestion, the nearest."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
         except Exception as error:
-            suggestions = getattr(error, "possibilities", None)
-            if suggestions and getattr(error, "option_name", None):
-                error.possibilities = difflib.get_close_matches(error.option_name, suggestions, n=1, cutoff=0)  # type: ignore[attr-defined]
-            raise
+            if not hasattr(error, "format_message"):  # typer's own, of a command line that cannot be read
+                raise
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()  # type: ignore[attr-defined]
+            else:
+                say(ERROR + " ".join(wrong_usage(error).split()))
+            sys.exit(2)
+
+
+def wrong_usage(error: Any) -> str:
+    """What typer says of a command line that cannot be read, on one line, with the nearest flag or command."""
+    ctx, flag = getattr(error, "ctx", None), getattr(error, "option_name", None)
+    where = ctx.command_path if ctx is not None else Path(sys.argv[0]).name
+    if flag and hasattr(error, "possibilities"):
+        near = difflib.get_close_matches(flag, _flags(ctx), n=1, cutoff=0)
+        return f"{flag}: {where} has no such flag{f' (nearest: {near[0]})' if near else ''}; {where} -h lists them"
+    if flag:
+        return f"{flag}: needs a value behind it"
+    text = error.format_message().strip()
+    if found := re.match(r"No such command '([^']*)'", text):
+        known = ctx.command.commands if ctx is not None else ()
+        return f"{found[1]}: {where} has no such command{nearest(found[1], known)}; {where} -h lists them"
+    if found := re.match(r"Invalid value for '([^']*)'.*valid (integer|number)", text):
+        return f"{found[1]}: expected a {'whole ' if found[2] == 'integer' else ''}number"
+    return f"{where}: {text[:1].lower()}{text[1:].rstrip('.')}; {where} -h says what it takes"
+
+
+def _flags(ctx: Any) -> list[str]:
+    return [name for param in ctx.command.get_params(ctx) for name in param.opts if name.startswith("--")] if ctx is not None else []
 
 
 def new_app(help_text: str) -> typer.Typer:
     """A program without commands yet; it has -h, --version, and what shells complete with (--install-completion)."""
     app = typer.Typer(
-        cls=Commands, help=help_text, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+        help=help_text, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
         context_settings=HELP,
     )  # fmt: skip
 

@@ -43,6 +43,8 @@ class Kind(Generic[T]):
     """what it must be, in words"""
     fits: Callable[[Any], bool]
     """whether it is that"""
+    lists: str = ""
+    """the command that lists those that there are"""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ def _load(kind: Kind[T], name: str, known: Iterable[str]) -> Extension[T]:
         if entry is None:
             there = [*known, *offers]
             own = "" if _meant(name, there) else "; one of your own is named package.module:NAME"
-            raise ConfigError(f"{kind.flag} {name}: unknown{nearest(name, there)}{own}")
+            lists = f"; {kind.lists} lists them" if kind.lists else ""
+            raise ConfigError(f"{kind.flag} {name}: unknown{nearest(name, there)}{lists}{own}")
         place, package = entry.value, entry.dist
     if not PLACE.fullmatch(place):
         raise ConfigError(f"{kind.flag} {name}: {place!r} is no place of an object, expected package.module:NAME")

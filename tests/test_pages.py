@@ -79,7 +79,7 @@ def test_own_data(walk, tmp_path):
     (tmp_path / "study.toml").write_text(STUDY)
     said = walk("own_data.md")
     assert [line.split()[1] for line in said] == [
-        "finetune", "prepare", "run", "run", "run", "run", "report", "attack", "tamper", "report", "many"]  # fmt: skip
+        "finetune", "run", "run", "run", "run", "report", "prepare", "attack", "tamper", "report", "many"]  # fmt: skip
     assert all(row.extra["perturbed_answer"] for row in load_rows("prepared/forget.jsonl"))
     kept = [n for n in json.loads((tmp_path / "attacks" / "attack.json").read_text())["numbers"] if n["measure"].endswith("(retain)")]
     assert {n["attack"] for n in kept} == {"quantise", "nf4", "relearn"}

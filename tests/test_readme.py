@@ -4,6 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from benchmarks.readme import HEADING, ROOT, commands
 from shared.data.datasets import load_rows
 
@@ -37,3 +39,17 @@ def test_the_story_is_short_and_shows_terminal_and_pages():
     assert list(pictures.values()) == ["terminal", "verdict", "heatmap"]
     for alt, name in pictures.items():
         assert len(alt) > 60 and (ROOT / "docs" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("page", "named"), [
+    ("docs/own_data.md", {}),
+    ("tu_score/start/README.md", {"people": "all", "people_forget": "forget", "people_retain": "retain"}),
+])  # fmt: skip
+def test_the_six_commands_are_the_same_wherever_they_stand(page, named):
+    """But for the names of files."""
+    expected = [
+        re.sub(r"examples/(\w+)\.jsonl", lambda m: f"{named[m[1]]}.jsonl" if named else m[0], line)
+        for line in commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    ]
+    section = (ROOT / page).read_text(encoding="utf-8").split("## Six commands", 1)[1]
+    assert re.findall(r"^(?: {4})?(tu-.*)$", section, re.M)[:6] == expected

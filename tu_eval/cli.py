@@ -28,7 +28,7 @@ app = new_app("Measure what a model still knows: evaluate it on a suite, compare
 
 @command(app, config="tu_eval.measure.config:EvalConfig", arguments=arguments.Signed)
 def run(asked: Asked[EvalConfig], given: arguments.Signed) -> None:
-    """Evaluate one model on one suite and keep the results."""
+    """Measure one model on a suite or on rows of your own."""
     settings = asked.resolved()
     from tu_eval.compare.table import print_results
     from tu_eval.evidence.sign import private_key, sign
@@ -48,7 +48,7 @@ def run(asked: Asked[EvalConfig], given: arguments.Signed) -> None:
 
 @command(app, arguments=arguments.Compare)
 def compare(given: arguments.Compare) -> None:
-    """Put several evaluations of one suite on one self-contained page."""
+    """Put several models side by side on one page."""
     from shared.console import print_table
     from tu_eval.compare.paired import HEADS, cells, differences
     from tu_eval.compare.table import print_comparison
@@ -71,8 +71,9 @@ def compare(given: arguments.Compare) -> None:
 
 @command(app, arguments=arguments.Metrics)
 def metrics(given: arguments.Metrics) -> None:
-    """Which metric can be trusted: faithfulness, and robustness to relearning and quantisation, over pools of
-    models."""
+    """Find out which measures can be trusted, over many models.
+
+    Faithfulness, and robustness to relearning and quantisation, over pools of models."""
     from shared.console import print_table
     from shared.files.fs import write_text
     from tu_eval.compare.pools import HEADS, cells, load_pool, markdown, scores
@@ -86,8 +87,10 @@ def metrics(given: arguments.Metrics) -> None:
 
 @command(app, arguments=arguments.Many)
 def many(given: arguments.Many) -> None:
-    """What a study measures, on its models and all finished runs, and the page that compares them; finished
-    measurements are skipped, failed ones noted.
+    """Measure all models of a study, and compare them on a page.
+
+    What the study's file measures, on its models and all finished runs; finished measurements are skipped, failed ones
+    noted.
 
     Exit code 1 if one failed."""
     from shared.files.fs import refuse_url
@@ -111,7 +114,9 @@ def many(given: arguments.Many) -> None:
 
 @command(app, arguments=arguments.Report)
 def report(given: arguments.Report) -> None:
-    """A verdict for each unlearned model: what is forgotten, what is kept, and what was not measured."""
+    """Say in words what each model forgot and what it kept.
+
+    Also what was not measured; one page."""
     from shared.files.outputs import claimed_files
     from tu_eval.evidence.verdict.report import print_verdicts, write_verdict
 
@@ -123,7 +128,9 @@ def report(given: arguments.Report) -> None:
 
 @command(app, arguments=arguments.Evidence)
 def evidence(given: arguments.Evidence) -> None:
-    """Report for a deletion request: what was asked, what was done, what was measured, and what cannot be claimed."""
+    """Write a report that answers a deletion request.
+
+    What was asked, done and measured, and what cannot be claimed."""
     from tu_eval.evidence.report import DeletionRequest, write_evidence
     from tu_eval.evidence.sign import private_key, sign
 
@@ -140,7 +147,9 @@ def evidence(given: arguments.Evidence) -> None:
 
 @command(app, config="tu_eval.attacks.config:AttackConfig")
 def attack(settings: AttackConfig) -> None:
-    """Try to get the forgotten out again: other prompts, many samples, rounded weights, a few steps of fine-tuning."""
+    """Try to get the forgotten out of a model again.
+
+    By other prompts, many samples, rounded weights, a few steps of fine-tuning."""
     from tu_eval.attacks.run import attack, print_attacks
 
     print_attacks(attack(settings))
@@ -148,7 +157,9 @@ def attack(settings: AttackConfig) -> None:
 
 @command(app, config="tu_eval.measure.ask_config:AskConfig", arguments=arguments.Ask)
 def ask(asked: Asked[AskConfig], given: arguments.Ask) -> None:
-    """Put a question to one or two models: greedy and drawn answers, side by side."""
+    """Put a question to one or two models, and see the answers.
+
+    Greedy and drawn answers, side by side."""
     settings = asked.resolved()
     from tu_eval.measure.ask import ask, print_answers
 
@@ -157,7 +168,9 @@ def ask(asked: Asked[AskConfig], given: arguments.Ask) -> None:
 
 @command(app, config="tu_eval.attacks.depth.config:DepthConfig")
 def depth(settings: DepthConfig) -> None:
-    """Gone or hidden: in which layers facts can still be read, by patching them into the model before unlearning."""
+    """See in which layers the forgotten can still be read.
+
+    Gone or hidden? States of each layer are patched into the model before unlearning."""
     from tu_eval.attacks.depth.run import measure_depth, print_depth
 
     print_depth(measure_depth(settings), settings.out)
@@ -165,7 +178,9 @@ def depth(settings: DepthConfig) -> None:
 
 @command(app, config="tu_eval.attacks.tamper.config:TamperConfig")
 def tamper(settings: TamperConfig) -> None:
-    """How little fine-tuning brings the forgotten back: forget rows, related rows, unrelated text, at several rates."""
+    """See how little training brings the forgotten back.
+
+    On forget rows, related rows and unrelated text, at several learning rates."""
     from tu_eval.attacks.tamper.run import print_tamper, tamper
 
     print_tamper(tamper(settings), settings.out)
@@ -173,7 +188,9 @@ def tamper(settings: TamperConfig) -> None:
 
 @command(app, config="tu_eval.choices.config:ChoicesConfig")
 def choices(settings: ChoicesConfig) -> None:
-    """Multiple-choice accuracy on rows of your own: plain, and with the choices' lengths taken out."""
+    """Ask multiple-choice questions of your own.
+
+    Accuracy: plain, and with the choices' lengths taken out."""
     from tu_eval.choices.run import evaluate_choices
 
     about = evaluate_choices(settings)
@@ -185,7 +202,9 @@ def choices(settings: ChoicesConfig) -> None:
 
 @command(app, config="tu_eval.harness.config:BenchmarksConfig")
 def benchmarks(settings: BenchmarksConfig) -> None:
-    """WMDP, MMLU and every other task of lm-eval's, on transformers or vLLM."""
+    """Run WMDP, MMLU or any other benchmark of lm-eval.
+
+    On transformers or vLLM."""
     from tu_eval.harness.run import print_benchmarks, run_benchmarks
 
     print_benchmarks(run_benchmarks(settings))
@@ -193,8 +212,9 @@ def benchmarks(settings: BenchmarksConfig) -> None:
 
 @command(app, config="tu_eval.judge.config:JudgeConfig")
 def judge(settings: JudgeConfig) -> None:
-    """Said graded 1 to 10 by a judge, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL
-    names."""
+    """Have a judge, a model of your choice, grade free answers.
+
+    From 1 to 10, as in MT-Bench. Sends questions and answers to the endpoint that TU_JUDGE_URL names."""
     from tu_eval.judge.run import print_judge, run_judge
 
     print_judge(run_judge(settings))
@@ -202,8 +222,10 @@ def judge(settings: JudgeConfig) -> None:
 
 @command(app, config="tu_eval.judge.prepare.config:PrepareConfig")
 def prepare(settings: PrepareConfig) -> None:
-    """Wrong answers and questions in other words for rows of your own (docs/own_data.md). With --paraphrase judge,
-    sends the questions to the endpoint that TU_JUDGE_URL names."""
+    """Add wrong answers and other wordings to your own rows.
+
+    docs/own_data.md says how they are made. With --paraphrase judge, sends the questions to the endpoint that
+    TU_JUDGE_URL names."""
     from tu_eval.judge.prepare.run import prepare
 
     folder = prepare(settings)
@@ -223,7 +245,9 @@ def key(given: arguments.NewKey) -> None:
 
 @command(app, arguments=arguments.Sign)
 def sign(given: arguments.Sign) -> None:
-    """Sign every file of a finished folder (results, report, model): signature.json."""
+    """Sign every file of a finished folder.
+
+    Results, a report or a model; writes signature.json."""
     from tu_eval.evidence.sign import SIGNATURE, private_key, sign
 
     public = sign(given.folder, private_key(given.key))
@@ -233,7 +257,9 @@ def sign(given: arguments.Sign) -> None:
 
 @command(app, arguments=arguments.Verify)
 def verify(given: arguments.Verify) -> None:
-    """Check a folder of tu-eval: hashes, numbers computed again from its rows, signature."""
+    """Check a folder of results: is it what was written?
+
+    Hashes, numbers computed again from its rows, signature."""
     from shared.errors import printable
     from tu_eval.evidence.sign import public_key
     from tu_eval.evidence.verify import verify
@@ -244,7 +270,9 @@ def verify(given: arguments.Verify) -> None:
 
 @command(app)
 def list_() -> None:
-    """The suites, metrics and attacks that there are, and where they come from (docs/extending.md)."""
+    """List the suites, metrics and attacks that there are.
+
+    Each with where it comes from (docs/extending.md)."""
     from tu_eval.listing import print_list
 
     print_list()

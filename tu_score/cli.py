@@ -29,7 +29,9 @@ def _amounts(store: Store) -> str:
 
 @command(app, config="tu_score.config:ScoreConfig", arguments=arguments.Run)
 def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
-    """Score a data set and write the store; a killed run goes on when the same command is given again."""
+    """Score every token of a data set, and write the scores.
+
+    A killed run goes on when the same command is given again."""
     from shared.errors import ConfigError
 
     out = asked.flags.get("out")
@@ -55,15 +57,22 @@ def run(asked: Asked[ScoreConfig], given: arguments.Run) -> None:
     gap = f"{number_of(len(check['rows']), 'row')} scored again alone, different by at most {check['largest_nats']:.2g} nats"
     print(f"scores: {where}  ({_amounts(store)})")
     print(f"self-check: ok, {gap} (bound {check['bound_nats']:g})")
-    print(f"next: tu-score inspect {where} --html heatmap.html")
+    from shared.data.kin import kin_of, pasted, same_again
+
+    print(f"next: {pasted('tu-score', 'inspect', where, '--html', 'heatmap.html')}")
     method = "undial" if settings.text_key else "npo"  # docs/raw_text.md
-    print(f"      tu-train run --model {settings.model} --scores {where} --retain DATA --method {method} --tokens hard --out FOLDER")
+    kept, same = kin_of(settings.data, "forget", "retain"), same_again(settings)
+    train = ["tu-train", "run", "--model", settings.model, "--scores", where, "--retain", kept or "none", "--method", method, *same]
+    print(f"      {pasted(*train, '--out', 'unlearned')}")
+    if kept is None:
+        print("      with the rows that the model must keep in place of none")
 
 
 @command(app, arguments=arguments.Inspect)
 def inspect(given: arguments.Inspect) -> None:
-    """Show examples with their target tokens shaded by importance (or another signal), or the tokens where it is
-    largest."""
+    """Show which words were found important, as text or as a page.
+
+    Tokens are shaded by importance, or by another signal; --top lists those where it is largest."""
     from shared.store.scores import open_store
     from tu_score.inspect import inspect_store
 
@@ -73,7 +82,7 @@ def inspect(given: arguments.Inspect) -> None:
 
 @command(app, arguments=arguments.Store)
 def verify(given: arguments.Store) -> None:
-    """Check a store from manifest to last token, and say what is wrong."""
+    """Check a folder of scores from first to last token."""
     from shared.errors import StoreError
     from shared.secret import without_secrets
     from shared.store.scores import open_store
@@ -93,7 +102,9 @@ def verify(given: arguments.Store) -> None:
 
 @command(app, arguments=arguments.Merge)
 def merge(given: arguments.Merge) -> None:
-    """Join the shards that tu-score run --shard K/N scored into one store (docs/scale.md)."""
+    """Join what several machines scored into one folder.
+
+    Each of them ran tu-score run --shard K/N (docs/scale.md)."""
     from shared.secret import without_secrets
     from shared.store.scores import open_store
     from tu_score.shards import merge
@@ -104,8 +115,9 @@ def merge(given: arguments.Merge) -> None:
 
 @command(app, config="shared.weighting.importance:Recipe", arguments=arguments.Rewrite)
 def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
-    """Compute importance again from the columns of a finished store, by another recipe (docs/recipes.md), or take it
-    from a file of your own; no model is loaded."""
+    """Compute importance again, in another way, without a model.
+
+    It is made from the columns of a finished store (docs/recipes.md), or taken from a file of your own."""
     sets = [*(given.recipe.split(",") if given.recipe else ()), *asked.sets]
     wanted = replace(asked, sets=sets).resolved().imported()
     from shared.errors import ConfigError
@@ -130,7 +142,9 @@ def recipe(asked: Asked[Recipe], given: arguments.Rewrite) -> None:
 
 @command(app, arguments=arguments.Explain)
 def explain(given: arguments.Explain) -> None:
-    """Say word by word what makes the learned importance high or low (docs/recipes.md)."""
+    """Say of each word why it was found important, or not.
+
+    This is for learned importance (docs/recipes.md)."""
     from shared.store.scores import open_store
     from tu_score.explain import explain_store
 
@@ -139,8 +153,9 @@ def explain(given: arguments.Explain) -> None:
 
 @command(app, arguments=arguments.Agree)
 def agree(given: arguments.Agree) -> None:
-    """Compare importance and every signal with ground truth: which tokens are the secret? ROC-AUC, average precision,
-    precision."""
+    """Compare the scores with secrets that you know.
+
+    Of importance and every signal: ROC-AUC, average precision, precision."""
     from shared.errors import ConfigError
     from shared.store.scores import open_store
 
@@ -155,8 +170,10 @@ def agree(given: arguments.Agree) -> None:
 
 @command(app, arguments=arguments.New)
 def new(given: arguments.New) -> None:
-    """Begin with data of your own: a folder with a few invented rows to put yours in place of, and a README with six
-    commands, from the rows to the verdict."""
+    """Begin with data of your own: make a folder to fill.
+
+    It holds a few invented rows to put yours in place of, and a README with six commands, from the rows to the
+    verdict."""
     from shared.errors import printable
     from tu_score.new import write_start
 
@@ -167,7 +184,9 @@ def new(given: arguments.New) -> None:
 
 @command(app)
 def list_() -> None:
-    """The signals and span plans that there are, and where they come from (docs/extending.md)."""
+    """List the signals and the ways to mask that there are.
+
+    Each with where it comes from (docs/extending.md)."""
     from tu_score.listing import print_list
 
     print_list()
@@ -175,7 +194,9 @@ def list_() -> None:
 
 @command(app)
 def doctor() -> None:
-    """What this machine has: versions, devices, memory, caches. Paste it into a report of a fault."""
+    """Say what this machine has, for a report of a fault.
+
+    Versions, devices, memory, caches."""
     from shared.errors import printable
     from tu_score.doctor import report
 

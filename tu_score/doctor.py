@@ -33,13 +33,23 @@ def report() -> Iterator[tuple[str, str]]:
     yield from _devices()
     for extra, names in OPTIONAL.items():
         found = [f"{name} {version}" for name in names if (version := _version(name))]
-        yield f"[{extra}]", ", ".join(found) or f'not installed (pip install "token-unlearn[{extra}]")'
+        yield f"[{extra}]", ", ".join(found) or f"not installed ({_how(extra)})"
     yield "memory", _memory()
     yield "disk here", f"{shutil.disk_usage('.').free / GIB:.0f} GiB free"
     yield "caches", f"models {_hub()}; converted models {_converted()}"
     for name in VARIABLES:
         if name in os.environ:
             yield name, os.environ[name]
+
+
+def _how(extra: str) -> str:
+    """What installs an extra: in a clone what the README says."""
+    import shared
+
+    clone = Path(shared.__file__).parent.parent
+    if (clone / "constraints.txt").is_file():
+        return f'pip install -c constraints.txt -e ".[{extra}]", in {clone}'
+    return f'pip install "token-unlearn[{extra}]"'
 
 
 def _version(name: str) -> str | None:

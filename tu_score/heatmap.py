@@ -25,7 +25,7 @@ from shared.files.fs import write_text
 from shared.secret import without_secrets
 from shared.store.scores import Store
 from shared.weighting.importance import describe
-from tu_score.shading import SIGNALS, TOP_SHARE, Shade, ShadedExample, missing, shade_rows
+from tu_score.shading import SIGNALS, Shade, ShadedExample, missing, pushed, shade_rows, strongest
 from tu_score.survey import Histogram, drawn_parts, histograms
 
 WIDTH, HEIGHT = 160, 48
@@ -51,14 +51,16 @@ def render(store: Store, rows: Sequence[dict[str, Any]], signal: str, *, drawn: 
     held = [name for name, histogram in found.items() if histogram.number]
     if signal not in held:
         raise StoreError(f"{store.folder}: {missing(signal)}")
-    examples = shade_rows(rows, held)
+    selection = pushed(store)
+    examples = shade_rows(rows, held, selection)
     texts = {i: token.text for e in examples for i, token in zip(e.ids, e.tokens, strict=True)}
     source = importlib.resources.files("tu_score").joinpath("templates/heatmap.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(source).render(
         facts=_facts(store) | _sampled(store, parts, len(rows) if drawn else None), signal=signal,
         signals=[_about(name, found.get(name)) for name in SIGNALS],
-        cards=[_card(e, signal) for e in examples], data=_json([_values(e, texts) for e in examples]), top=f"{TOP_SHARE:.0%}",
+        cards=[_card(e, signal) for e in examples], data=_json([_values(e, texts) for e in examples]),
+        marked={name: strongest(name, selection) for name in held},
         masked=any(e.spans for e in examples), units={name: SIGNALS[name].unit for name in held},
         width=WIDTH, height=HEIGHT,
     )  # fmt: skip

@@ -22,15 +22,16 @@ from tu_score import survey
 from tu_score.heatmap import write_heatmap
 from tu_score.shading import (
     SIGNALS,
-    TOP_SHARE,
     Shade,
     ShadedExample,
     find_signal,
     held_signals,
     iter_lines,
     missing,
+    pushed,
     shade_rows,
     spread_rows,
+    strongest,
     take_rows,
 )
 from tu_score.survey import BEFORE, TopToken, top_tokens
@@ -62,13 +63,15 @@ def inspect_store(store: Store, *, example: str | None, rows: int, top: int | No
         print(f"page: {html}")
         return
     chosen = take_rows(store, example=example, count=rows)
-    shaded = shade_rows(chosen, [signal] if signal in held_signals(list(chosen[0])) else [])
+    selection = pushed(store)
+    shaded = shade_rows(chosen, [signal] if signal in held_signals(list(chosen[0])) else [], selection)
     if not any(signal in e.shades and e.shades[signal].any for e in shaded):
         raise StoreError(f"{store.folder}: {missing(signal)}")
-    print_examples(shaded, signal)
+    print_examples(shaded, signal, strongest(signal, selection))
 
 
-def print_examples(examples: Sequence[ShadedExample], signal: str) -> None:
+def print_examples(examples: Sequence[ShadedExample], signal: str, marked: str) -> None:
+    """`marked`: which tokens stand out, in words."""
     console = Console(highlight=False, soft_wrap=True)
     brackets = not console.is_terminal  # piped text has no bold: brackets stand in for it
     for example in examples:
@@ -76,8 +79,8 @@ def print_examples(examples: Sequence[ShadedExample], signal: str) -> None:
         console.print(Text(printable(example.id), style="bold"), Text(f"  answer probability a token {probability:.3f}", style=DIM))
         console.print(_shaded(example, example.shades[signal], brackets))
         console.print()
-    strongest = "in brackets" if brackets else "bold and underlined"
-    console.print(Text(f"shade: {signal} of the answer's tokens; the highest {TOP_SHARE:.0%} are {strongest}; ⏎ is a newline", style=DIM))
+    how = "in brackets" if brackets else "bold and underlined"
+    console.print(Text(f"shade: {signal} of the answer's tokens; {how}: {marked}; ⏎ is a newline", style=DIM))
 
 
 def print_top(tokens: Sequence[TopToken], signal: str) -> None:

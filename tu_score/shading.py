@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from shared.errors import ConfigError, StoreError, nearest
+from shared.store.auto_keep import settled
 from shared.store.scores import Store
-from shared.weighting.weights import most_important, share_count
+from shared.weighting.selection import KEEP, Selection
+from shared.weighting.weights import most_important, share_count, token_weights
 
-TOP_SHARE = 0.3
+TOP_SHARE = KEEP
 SPANS = "any --spans but none"
 FEW = 20
 """ids that a message names, all of them"""
@@ -75,7 +77,8 @@ class Shade:
     strength: np.ndarray
     """[T], 0 to 1, NaN where null"""
     top: np.ndarray
-    """[T], among the TOP_SHARE of the targets with the largest strength (and not 0)"""
+    """[T], marked: of importance what training pushes by default (`pushed`), else the TOP_SHARE of the targets with the
+    largest strength (and not 0)"""
 
     @property
     def any(self) -> bool:
@@ -154,12 +157,30 @@ def _named(store: Store, example: str) -> dict[str, Any]:
     raise StoreError(f"{store.folder}: no example {example!r}{hint}")
 
 
-def shade_rows(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[ShadedExample]:
-    """Rows of the store, shaded by each of the signals named."""
-    return [_shade_row(row, names) for row in rows]
+def pushed(store: Store) -> Selection:
+    """What training by this store pushes where nobody says how many tokens: hard tokens, from a threshold on where
+    importance was learned, else a share. One read of the importance column."""
+    try:
+        return settled(Selection(tokens="hard"), store).selection
+    except ConfigError:  # no token has any importance
+        return Selection(tokens="hard")
 
 
-def _shade_row(row: dict[str, Any], names: Sequence[str]) -> ShadedExample:
+def strongest(name: str, selection: Selection) -> str:
+    """Which tokens of an answer are marked, in words."""
+    if name != "importance":
+        return f"the highest {TOP_SHARE:.0%} of an answer"
+    if selection.threshold is None:
+        return f"what training pushes by default, the highest {TOP_SHARE:.0%} of an answer"
+    return f"what training pushes by default, importance {selection.threshold:g} or more, and of each answer at least one word"
+
+
+def shade_rows(rows: Sequence[dict[str, Any]], names: Sequence[str], selection: Selection) -> list[ShadedExample]:
+    """Rows of the store, shaded by each of the signals named; `selection`: what is marked by importance."""
+    return [_shade_row(row, names, selection) for row in rows]
+
+
+def _shade_row(row: dict[str, Any], names: Sequence[str], selection: Selection) -> ShadedExample:
     targets = [i for i, target in enumerate(row["is_target"]) if target]
     masked = {i for span in row["spans"] for i in range(span["start"], span["end"])}
     tokens = [
@@ -174,7 +195,7 @@ def _shade_row(row: dict[str, Any], names: Sequence[str]) -> ShadedExample:
         spans=[(s["start"], s["end"]) for s in row["spans"]], matters=[row["delta_span"][i] for i in targets],
         drops=[[drops[i] for drops in row["span_deltas"]] for i in targets] if row.get("span_deltas") else None,
         likeliest=[_pairs(row["top_ids"][i], row["top_logprobs"][i]) for i in targets] if row.get("top_ids") else None,
-        shades={name: _shade(columns, name) for name in names},
+        shades={name: _shade(columns, name, selection) for name in names},
         mean_logprob=float(np.mean(np.array(row["logprob"], dtype=np.float64)[targets])),
     )  # fmt: skip
 
@@ -183,12 +204,14 @@ def _pairs(ids: list[int] | None, logprobs: list[float] | None) -> list[tuple[in
     return list(zip(ids or (), logprobs or (), strict=True))
 
 
-def _shade(columns: Mapping[str, np.ndarray], name: str) -> Shade:
+def _shade(columns: Mapping[str, np.ndarray], name: str, selection: Selection) -> Shade:
     values = signal_of(columns, name)
     strength = np.abs(values) if SIGNALS[name].signed else values
     if name != "importance" and not np.isnan(strength).all():
         low, high = np.nanmin(strength), np.nanmax(strength)
         strength = (strength - low) / (high - low) if high > low else strength * 0
+    if name == "importance" and selection.threshold is not None and not np.isnan(values).any():
+        return Shade(values, strength, token_weights(values, len(values), selection, where="", word=columns.get("word")) > 0)
     top = np.zeros(len(values), dtype=bool)
     top[most_important(np.nan_to_num(strength, nan=-1.0), share_count(TOP_SHARE, len(values)), columns.get("word"))] = True
     return Shade(values, strength, top & (np.nan_to_num(strength) > 0))

@@ -5,7 +5,6 @@ Flags and their help stand in config.py, diagnose/config.py and arguments.py.
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,9 @@ def main() -> None:
 
 @command(app, config="tu_train.config:UnlearnConfig", arguments=arguments.Run)
 def run(asked: Asked[UnlearnConfig], given: arguments.Run) -> None:
-    """Unlearn the forget set of a score store with token weights. No reference model is loaded."""
+    """Make a model forget the rows that were scored.
+
+    The scores say how much each token counts. No reference model is loaded."""
     if given.ranks is not None and not given.dry_run:
         raise ConfigError(f"--ranks {given.ranks}: says for how many ranks --dry-run speaks; add --dry-run, or start ranks that train with "
                           f"torchrun --nproc-per-node {given.ranks} -m tu_train run")  # fmt: skip
@@ -47,14 +48,15 @@ def run(asked: Asked[UnlearnConfig], given: arguments.Run) -> None:
         from tu_train.model.lora import WARNING
 
         print(f"{folder / 'adapter'}: {WARNING}")
-    layout = "".join(f" --{name} {shlex.quote(value)}" for name in ("template", "system") if (value := getattr(settings, name)) is not None)
-    to, results = shlex.quote(str(folder)), shlex.quote(f"results/{folder.name}")
-    print(f"unlearned model: {folder}\nnext: tu-eval run --model {to} --suite SUITE{layout} --out {results}")
+    from tu_train.hint import evaluation
+
+    print(f"unlearned model: {folder}")
+    print("\n".join(evaluation(settings, folder)))
 
 
 @command(app)
 def methods() -> None:
-    """The methods, with their options, papers and formulas."""
+    """List the methods, with options, papers and formulas."""
     from tu_train.methods.listing import print_methods
 
     print_methods()
@@ -62,17 +64,26 @@ def methods() -> None:
 
 @command(app, config="tu_train.config:FinetuneConfig")
 def finetune(settings: FinetuneConfig) -> None:
-    """Fine-tune on a data set: makes a target model, or the retain model that forget quality compares with."""
+    """Make a model learn a data set (fine-tuning).
+
+    Makes a target model, or the retain model that forget quality compares with."""
     from tu_train.interface import finetune as train
 
     folder = train(settings)
-    print(f"fine-tuned model: {folder}\nnext: tu-score run --model {shlex.quote(str(folder))} --data FORGET --out scores")
+    from shared.data.kin import kin_of, pasted, same_again
+
+    forget = kin_of(settings.data, "", "forget")
+    score = ["tu-score", "run", "--model", folder, "--base-model", settings.model, "--data", forget or settings.data, *same_again(settings)]
+    print(f"fine-tuned model: {folder}\nnext: {pasted(*score, '--out', 'scores')}")
+    if forget is None:
+        print("      with the rows that it should forget in place of all that it learned")
 
 
 @command(app, config="tu_train.diagnose.config:DiagnoseConfig")
 def diagnose(settings: DiagnoseConfig) -> None:
-    """Measure the signal-to-noise ratio of token weightings on real gradients, and their conflict with what must
-    stay."""
+    """Measure on gradients what the choice of tokens brings.
+
+    The signal-to-noise ratio of token weightings, and their conflict with what must stay."""
     from tu_train.diagnose.run import run_diagnose
     from tu_train.ranks import refuse
     from tu_train.saving.working_folder import check_name
@@ -85,8 +96,9 @@ def diagnose(settings: DiagnoseConfig) -> None:
 
 @command(app, arguments=arguments.Many)
 def many(given: arguments.Many) -> None:
-    """Every combination of a study, one run after another; finished ones are skipped, unfinished ones resumed, failed
-    ones noted.
+    """Train every combination that one file describes.
+
+    One run after another: finished ones are skipped, unfinished ones resumed, failed ones noted.
 
     What a combination has no use for (keep with tokens = "all", an option of another method) is left out of it, and
     equal combinations are one run. The first field of the file is the outermost loop. Exit code 1 if a run failed."""

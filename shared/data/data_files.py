@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -42,15 +43,26 @@ LISTED = 5
 END = object()
 
 
-def file_records(spec: str) -> tuple[str, Iterator[dict]]:
-    """-> what its rows are called, and its records as they are. Raises DataError naming the file, where reading fails
-    also later."""
+@dataclass
+class Position:
+    """Where in a file the record stands that was read last."""
+
+    line: int | None = None
+    """from 1; None in files without lines, and in a JSON list"""
+
+    def of(self, spec: str) -> str:
+        return spec if self.line is None else f"{spec}:{self.line}"
+
+
+def file_records(spec: str, at: Position | None = None) -> tuple[str, Iterator[dict]]:
+    """-> what its rows are called, and its records as they are; `at` says where the last one stood. Raises DataError
+    naming the file, where reading fails also later."""
     where = spec if is_url(spec) else str(Path(spec).expanduser())
     _check_there(where, without_secrets(spec))
     name, form, packing = _parts(without_secrets(where))
     if form is None:
         raise DataError(f"data {without_secrets(spec)}: expected a file that ends in {READABLE}")
-    records = _parquet(where) if form == ".parquet" else _text_records(where, form, packing)
+    records = _parquet(where) if form == ".parquet" else _text_records(where, form, packing, at or Position())
     return f"{name}/rows", _remote(where, records) if is_url(where) else records
 
 
@@ -156,7 +168,7 @@ def _parquet(where: str) -> Iterator[dict]:
         ) from None
 
 
-def _text_records(where: str, form: str, packing: str) -> Iterator[dict]:
+def _text_records(where: str, form: str, packing: str, at: Position) -> Iterator[dict]:
     shown = without_secrets(where)
     try:
         with ExitStack() as stack:
@@ -164,7 +176,9 @@ def _text_records(where: str, form: str, packing: str) -> Iterator[dict]:
             _check_text(unpacked.peek(HEAD)[:HEAD], shown)
             # Some editors begin a file with a byte-order mark. The csv module wants line ends as they are.
             text = stack.enter_context(io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline=None if "json" in form else ""))
-            yield from json_records(text, shown) if "json" in form else _csv_records(text, shown, "\t" if form == ".tsv" else ",")
+            mark = "\t" if form == ".tsv" else ","
+            for at.line, record in json_records(text, shown) if "json" in form else _csv_records(text, shown, mark):
+                yield record
     except UnicodeDecodeError as error:
         raise DataError(f"data {shown}: not UTF-8 text: {error.reason} at byte {error.start}") from None
     except (OSError, EOFError, zlib.error, *_lzma_errors()) as error:
@@ -200,8 +214,8 @@ def _check_text(head: bytes, where: str) -> None:
         raise DataError(f"data {where}: not UTF-8 text: begins like UTF-16, or with zero bytes; save it as UTF-8, or copy it again")
 
 
-def _csv_records(text: TextIO, where: str, delimiter: str) -> Iterator[dict]:
-    """Cells are text as they stand; an empty one is empty text."""
+def _csv_records(text: TextIO, where: str, delimiter: str) -> Iterator[tuple[int, dict]]:
+    """With the line on which each ends. Cells are text as they stand; an empty one is empty text."""
     csv.field_size_limit(2**31 - 1)  # a cell may be a whole book
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     try:
@@ -215,6 +229,6 @@ def _csv_records(text: TextIO, where: str, delimiter: str) -> Iterator[dict]:
                     f"data {where}: line {reader.line_num}: {len(cells)} cells, its header has {len(header)}; put cells in quotes that "
                     f"hold {'a tab' if delimiter == chr(9) else 'a comma'}, a quote or a line end"
                 )
-            yield dict(zip(header, cells, strict=True))
+            yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"data {where}: line {reader.line_num}: not valid CSV: {error}") from None

@@ -22,13 +22,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from shared.data import atlas, atlas_documents, atlas_prose, atlas_questions, atlas_words, chats, lume, tofu_questions
-from shared.data.data_files import NAME, SUFFIXES, file_records, reason
+from shared.data.data_files import NAME, SUFFIXES, Position, file_records, reason
 from shared.errors import ConfigError, DataError, nearest
 from shared.files import hub
 from shared.secret import without_secrets
@@ -54,6 +55,8 @@ class Row:
     """the row's other columns: paraphrased_answer, perturbed_answer, fact_spans (character offsets in answer), ..."""
     before: tuple[tuple[str, str], ...] = ()
     """of a conversation: (role, text) of the turns before the question, of which the first may be of system"""
+    place: str = field(default="", compare=False)
+    """for messages: the file it was read from, and where that has lines, the line: `rows.jsonl:3`"""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ def iter_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> It
     line or key that is wrong, when it comes to it."""
     if limit is not None and not 1 <= limit < 2**63:
         raise DataError(f"--limit {limit}: expected at least 1" if limit < 1 else "--limit is too large: expected less than 2^63")
+    at = None
     if spec.startswith("tofu:"):
         name, records = "tofu/" + spec[5:], _tofu(spec[5:])
     elif spec.startswith("atlas:"):
@@ -154,32 +158,43 @@ def iter_rows(spec: str, *, keys: Keys = Keys(), limit: int | None = None) -> It
     elif spec.startswith("hub:"):
         name, records = _hub(spec)
     else:
-        name, records = file_records(spec)
+        name, records = file_records(spec, at := Position())
     some, placed = False, spec.startswith(("atlas:", "lume:"))
     for index, record in enumerate(islice(records, limit)):
-        for row in _rows(f"{name}/{record.get('row', index) if placed else index}", record, keys):
-            some = True
-            yield row
+        place = at.of(without_secrets(spec)) if at is not None else ""
+        with said_where(place):
+            rows = _rows(f"{name}/{record.get('row', index) if placed else index}", record, keys, place)
+        some = True
+        yield from rows
     if not some:
         raise DataError(f"data {without_secrets(spec)}: no rows")
 
 
-def _rows(name: str, record: Any, keys: Keys) -> list[Row]:
+@contextmanager
+def said_where(place: str) -> Iterator[None]:
+    """Errors of a row end with its place (`Row.place`), where there is one."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error} ({place})") if place else error from None
+
+
+def _rows(name: str, record: Any, keys: Keys, place: str) -> list[Row]:
     """One row of a record, or one for each of the answers of a conversation."""
     if not isinstance(record, dict):
         raise DataError(f"{name}: expected an object with named values, got {type(record).__name__}")
     chat = keys.chat(record)
     if chat is None:
-        return [_row(name, record, keys)]
+        return [_row(name, record, keys, place)]
     if chat not in record:
         raise DataError(f"{name}: no key {chat!r}{columns_near(chat, record)}; see --messages-key")
     answers = chats.answers_of(name, chat, record, keys.turns)
     extra = {k: v for k, v in record.items() if k != chat and k not in chats.OF_TOOLS}  # empty ones
     names = [f"{name}#answer{number}" for number in range(1, len(answers) + 1)] if len(answers) > 1 else [name]
-    return [Row(own, one.question, one.answer, extra, one.before) for own, one in zip(names, answers, strict=True)]
+    return [Row(own, one.question, one.answer, extra, one.before, place) for own, one in zip(names, answers, strict=True)]
 
 
-def _row(name: str, record: dict[str, Any], keys: Keys) -> Row:
+def _row(name: str, record: dict[str, Any], keys: Keys, place: str) -> Row:
     wanted = [keys.text] if keys.text else [keys.question, keys.answer]
     if by_column(record, wanted):
         raise DataError(
@@ -192,7 +207,8 @@ def _row(name: str, record: dict[str, Any], keys: Keys) -> Row:
         if not isinstance(record[key], str) or not record[key].strip():
             raise DataError(f"{name}: its {key} {_not_text(key, record[key])}")
     extra = {k: v for k, v in record.items() if k not in wanted}
-    return Row(name, None, record[keys.text], extra) if keys.text else Row(name, record[keys.question], record[keys.answer], extra)
+    question, answer = (None, record[keys.text]) if keys.text else (record[keys.question], record[keys.answer])
+    return Row(name, question, answer, extra, place=place)
 
 
 def kind_of(value: Any) -> str:

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any
 
 from shared.console import say
-from shared.data.datasets import ReadingOptions, Row
+from shared.data.datasets import ReadingOptions, Row, said_where
 from shared.data.layout import layout_of, special_ids
 from shared.data.placed import Placed, place
 from shared.data.raw_text import cut
@@ -157,8 +157,9 @@ def _made(
     for row in rows:
         unread |= {name for name in row.extra if name.lower() in TURNS}
         asks = row.question is not None
-        made = [qa_example(row, tokenizer, memo)] if asks else islice(text_examples(row, tokenizer, size, overlap, memo), last)
-        yield from (fit(example, context, options.long) for example in made)
+        with said_where(row.place):
+            made = [qa_example(row, tokenizer, memo)] if asks else islice(text_examples(row, tokenizer, size, overlap, memo), last)
+            yield from (fit(example, context, options.long) for example in made)
     if unread:
         _say_unread(tuple(sorted(unread)))
 

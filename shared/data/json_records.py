@@ -21,17 +21,17 @@ NUMBER = 3
 END = object()
 
 
-def json_records(text: TextIO, where: str) -> Iterator[dict]:
-    """JSON lines, or one JSON list of objects; blanks and blank lines may come first."""
+def json_records(text: TextIO, where: str) -> Iterator[tuple[int | None, dict]]:
+    """JSON lines, each with its number from 1, or one JSON list of objects; blanks and blank lines may come first."""
     number, lead = 1, ""
     while (first := text.read(1)) and first.isspace():
         number, lead = (number + 1, "") if first == "\n" else (number, lead + first)
     if first == "[":
-        yield from list_items(text, where)
+        yield from ((None, record) for record in list_items(text, where))
         return
     for index, line in enumerate(chain([lead + first + text.readline()], text), number):
         if line.strip():
-            yield line_record(line, f"data {where}: line {index}")
+            yield index, line_record(line, f"data {where}: line {index}")
 
 
 def line_record(line: str, place: str) -> Any:

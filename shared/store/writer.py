@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +38,9 @@ from shared.store.scores import Store, open_store
 
 ADDED = ("fingerprints.vocabulary", "vocabulary_size")
 """fields of a plan that earlier versions did not write, and that others say already"""
+FLAGS = {"fingerprints.model": "--model", "fingerprints.base_model": "--base-model", "fingerprints.rows": "the text of --data"}
+"""field of a plan -> what of the command line it stands for; of options it is the name of the setting"""
+SHA256 = re.compile(r"[0-9a-f]{64}")
 SHARDS = "_shards"
 """folder of what shards of a run have scored (tu_score/shards.py)"""
 HARMLESS = (LOCK, SHARDS, f"{TEMPORARY}{PLAN}", f"{TEMPORARY}{LOCK}")
@@ -144,10 +148,7 @@ class Writer:
                 continue  # an earlier version began this run; or it was known at its end alone
             was, now = flat_plan(earlier).get(field), flat_plan(self.plan).get(field)
             if was != now:
-                raise StoreError(
-                    f"{self.folder}: holds another run: its {field} is {_short(was)}, this run's is {_short(now)}; "
-                    "choose a new --out, or delete the folder"
-                )
+                raise self._another(field, was, now)
 
     def _check_same_run(self, earlier: dict[str, Any]) -> None:
         """Of format 1, which cut the data otherwise: nothing can be added to it. Raises StoreError where it is not
@@ -159,8 +160,20 @@ class Writer:
         for name in ("options", "fingerprints", "engine"):
             was, now = flat_plan(earlier.get(name), name), flat_plan(self.plan.get(name), name)
             if changed := next((field for field in was if field in now and was[field] != now[field]), None):
-                raise StoreError(f"{self.folder}: holds another run: its {changed} is {_short(was[changed])}, this run's is "
-                                 f"{_short(now[changed])}; choose a new --out, or delete the folder")  # fmt: skip
+                raise self._another(changed, was[changed], now[changed])
+
+    def _another(self, field: str, was: Any, now: Any) -> StoreError:
+        """That the folder is of another run, in the words of the command line where it has some."""
+        what = FLAGS.get(field) or field.rpartition(".")[2].replace("_", " ")
+        if field.startswith("options."):
+            what = f"--set {field.removeprefix('options.')}"
+        if field.startswith("fingerprints.") and None not in (was, now):
+            change = f"{what} is another one now (SHA-256 then {_short(was)}, now {_short(now)})"
+        else:
+            change = f"{what} was {_short(was)}, now it is {_short(now)}"
+        return StoreError(
+            f"{self.folder}: holds another run: {change}; give the command as it was begun, choose a new --out, or delete the folder"
+        )
 
     def _sound_parts(self) -> dict[int, dict[str, Any]]:
         """Parts of a finished store that are what its manifest says of them."""
@@ -266,5 +279,10 @@ def flat_plan(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    """For messages; of a sha256 enough to tell two apart."""
+    if value is None:
+        return "not given"
+    if isinstance(value, str) and SHA256.fullmatch(value):
+        return value[:12]
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -116,6 +116,32 @@ def test_a_mistyped_flag_gets_one_suggestion(run_cli):
     assert code == 2 and "--method" in err and "--seed" not in err and "--set" not in err
 
 
+USAGE = {
+    ("tu-train", "run", "--methd", "npo"): "--methd: tu-train run has no such flag (nearest: --method); tu-train run -h lists them",
+    ("tu-score", "--versio"): "--versio: tu-score has no such flag (nearest: --version); tu-score -h lists them",
+    ("tu-train", "finetun"): "finetun: tu-train has no such command (did you mean 'finetune'?); tu-train -h lists them",
+    ("tu-train", "run", "--epochs", "viele"): "--epochs: expected a whole number",
+    ("tu-train", "run", "--epochs"): "--epochs: needs a value behind it",
+    ("tu-score", "inspect"): "tu-score inspect: missing argument 'DIR'; tu-score inspect -h says what it takes",
+    ("tu-eval", "run", "zwölf"): "tu-eval run: got unexpected extra argument(s) (zwölf); tu-eval run -h says what it takes",
+}
+
+
+@pytest.mark.parametrize("words", USAGE, ids=" ".join)
+def test_a_command_line_that_cannot_be_read_is_one_line(run_cli, words):
+    assert run_cli(*words) == (2, "", f"error: {USAGE[words]}\n")
+
+
+@pytest.mark.parametrize("program", ["tu-score", "tu-train", "tu-eval"])
+def test_no_command_is_told_of_in_a_sentence_that_80_columns_cut(run_cli, monkeypatch, program):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run_cli(program, "--help")
+    lines = out.partition("Commands:\n")[2].splitlines()
+    assert code == 0 and len(lines) >= 5
+    for line in lines:
+        assert re.fullmatch(r"  [a-z]+ +[A-Z][^.]*[.?]", line) and len(line) <= 80, line
+
+
 def test_an_unknown_field_of_many_gets_the_three_nearest(run_cli):
     code, _, err = run_cli("tu-score", "run", "--set", "zzz=1")
     assert code == 2 and "unknown field 'zzz' (nearest of" in err and len(err) < 300

@@ -1,11 +1,14 @@
 """What is told of a machine for a bug report, and what never is."""
 
 import importlib.metadata
+from pathlib import Path
 
 import pytest
 
 import shared
 from tu_score import doctor
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_it_tells_versions_memory_and_devices_and_no_secret(run_cli, monkeypatch):
@@ -28,7 +31,16 @@ def test_what_is_missing_is_said_with_what_would_install_it(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", version)
     said = dict(doctor.report())
     assert said["torch"] == "missing; install token-unlearn again"
-    assert said["[ray]"] == 'not installed (pip install "token-unlearn[ray]")'
+    assert said["[ray]"] == f'not installed (pip install -c constraints.txt -e ".[ray]", in {ROOT})'
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for extra in ("vllm", "lora"):
+        assert said[f"[{extra}]"].removeprefix("not installed (").partition(", in")[0] in readme
+
+
+def test_a_wheel_alone_is_told_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(shared, "__file__", str(tmp_path / "shared" / "__init__.py"))
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    assert dict(doctor.report())["[ray]"] == 'not installed (pip install "token-unlearn[ray]")'
 
 
 @pytest.mark.parametrize("program", ["tu-score", "tu-train", "tu-eval"])

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from itertools import cycle
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 import torch
 
 from shared.store.scores import open_store
+from shared.weighting.importance import Recipe
 from tests.browser import Browser
+from tu_score import open_scores
 from tu_score.heatmap import write_heatmap
+from tu_score.recipe import apply_recipe
 from tu_score.shading import SIGNALS, take_rows, visible
 from tu_score.survey import histograms
 
@@ -89,6 +93,8 @@ def expected_shades(store, name):
         shades += [str(round(100 * s)) for s in strength]
         order = sorted(range(len(size)), key=lambda k: (-size[k], k))[: math.ceil(0.3 * len(size))]
         tops += [k in order and strength[k] > 0 for k in range(len(size))]
+    if name == "importance":  # what training pushes where nobody says how many tokens
+        tops = [bool(w[i]) for row, w in zip(rows_of(store), open_scores(store).weights(), strict=True) for i in targets_of(row)]
     return shades, tops
 
 
@@ -332,3 +338,17 @@ def test_a_page_grows_by_a_few_hundred_bytes_a_target_token(path, store, tmp_pat
     write_heatmap(tmp_path / "many.html", open_store(store), rows_of(store) * 20, "importance")
     targets = 19 * sum(len(targets_of(row)) for row in rows_of(store))
     assert ((tmp_path / "many.html").stat().st_size - path.stat().st_size) / targets < 300
+
+
+@pytest.mark.parametrize(("recipe", "said"), [
+    ("", r"what training pushes by default, importance 0\.\d+ or more, and of each answer at least one word"),
+    ("alpha=1", r"what training pushes by default, the highest 30% of an answer"),
+])  # fmt: skip
+def test_the_legend_says_what_is_underlined(store, tmp_path, recipe, said):
+    copy = shutil.copytree(store, tmp_path / "store")
+    if recipe:
+        apply_recipe(open_store(copy), Recipe(alpha=1.0).imported())
+    write_heatmap(page := tmp_path / "page.html", open_store(copy), rows_of(copy), "importance")
+    text = page.read_text(encoding="utf-8")
+    assert re.search(rf'data-signal="importance">{said}</span>', text)
+    assert 'data-signal="entropy" hidden>the highest 30% of an answer</span>' in text

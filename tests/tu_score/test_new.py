@@ -10,7 +10,7 @@ from shared.data.datasets import load_rows
 from shared.data.secrets import Census, read_secrets
 from tu_score.new import write_start
 
-FILES = ["README.md", "forget.jsonl", "holdout.jsonl", "retain.jsonl", "secrets.txt"]
+FILES = ["README.md", "all.jsonl", "forget.jsonl", "holdout.jsonl", "retain.jsonl", "secrets.txt"]
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ def test_the_command_says_what_it_wrote_and_writes_over_nothing(run_cli, tmp_pat
     code, out, err = run_cli("tu-score", "new", folder)
     assert (code, err) == (0, "") and all(name in out.splitlines()[0] for name in FILES) and "README.md" in out.splitlines()[1]
     (folder / "forget.jsonl").write_text("mine")
-    for name in FILES[2:]:
+    for name in FILES[3:]:
         (folder / name).unlink()
     code, out, err = run_cli("tu-score", "new", folder)
     assert (
         code == 2 and out == "" and err == f"error: {folder}: already holds files, and nothing is written among them; name a new folder\n"
     )
-    assert sorted(os.listdir(folder)) == FILES[:2] and (folder / "forget.jsonl").read_text() == "mine"
+    assert sorted(os.listdir(folder)) == FILES[:3] and (folder / "forget.jsonl").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -75,20 +75,18 @@ def test_the_rows_are_read_in_any_script_and_the_secrets_stand_in_them(place):
     assert all(census.rows) and census.without == ["forget/rows/2"], "every secret stands in an answer, one answer holds none"
 
 
-def test_the_six_commands_run_as_they_stand_up_to_the_verdict(place, run_cli, tiny_model):
-    (place / "target").symlink_to(tiny_model)
-    six = lines_of((place / "README.md").read_text(encoding="utf-8"))[:6]
-    quick = {"tu-eval run": ["--set", "max_new_tokens=4", "--set", "secret_samples=1"]}
+def test_the_six_commands_run_as_they_stand_up_to_the_verdict(place, run_cli, tiny_model, monkeypatch):
+    monkeypatch.setattr("shared.lm.locate.smollm2_folder", lambda: tiny_model)
+    six = lines_of((place / "README.md").read_text(encoding="utf-8"))
+    quick = {
+        "tu-eval run": ["--holdout", "holdout.jsonl", "--secrets", "secrets.txt", "--set", "max_new_tokens=4", "--set", "secret_samples=1"],
+        "tu-train run": ["--epochs", "1"], "tu-train finetune": ["--epochs", "1"],
+    }  # fmt: skip
     for words in six:
         code, out, err = run_cli(*words, *quick.get(" ".join(words[:2]), []))
         assert code == 0, err
-    assert six[-1][:2] == ["tu-eval", "report"] and "Forgotten:" in out and (place / "verdict.html").is_file()
+    assert len(six) == 6 and six[-1][:2] == ["tu-eval", "report"] and "Forgotten:" in out and (place / "verdict.html").is_file()
 
 
-def test_the_seventh_command_is_one_that_there_is(place):
-    from docs.make_configuration import commands
-
-    (*_, last) = lines_of((place / "README.md").read_text(encoding="utf-8"))
-    command = dict(commands())[" ".join(last[:2])]
-    given = command.make_context(command.name, last[2:]).params
-    assert given["data"] == "known.jsonl" and given["epochs"] == 8
+def test_the_first_command_learns_the_rows_to_forget_and_to_keep(place):
+    assert [r.question for r in load_rows("all.jsonl")] == [r.question for name in ("forget", "retain") for r in load_rows(f"{name}.jsonl")]

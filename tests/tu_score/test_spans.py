@@ -477,7 +477,7 @@ def test_another_column_of_spans_is_another_run(run_cli, tmp_path, tiny_model):
 
     assert run([9, 14])[0] == run([9, 14])[0] == 0
     code, _, err = run([0, 5])
-    assert code == 2 and "its fingerprints.rows is" in err and err.count("\n") == 1
+    assert code == 2 and "holds another run: the text of --data is another one now (SHA-256 then " in err and err.count("\n") == 1
 
 
 @pytest.fixture

@@ -309,7 +309,7 @@ def test_an_output_folder_that_holds_another_run(refused, run, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
-    (("--method", "nop"), "--method nop: unknown (did you mean 'npo'?)"),
+    (("--method", "nop"), "--method nop: unknown (did you mean 'npo'?); tu-train methods lists them"),
     (("--method", "gradif"), "did you mean 'graddiff'"),
     (("--tokens", "har"), "did you mean 'hard'"),
     (("--set", "learning_rat=1"), "unknown field 'learning_rat' (did you mean 'learning_rate'?)"),

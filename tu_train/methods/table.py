@@ -154,7 +154,9 @@ METHODS: dict[str, Method] = {
 }  # fmt: skip
 
 
-METHOD = Kind("token_unlearn.methods", "--method", "a Method (tu_train.methods.table)", lambda value: isinstance(value, Method))
+METHOD = Kind(
+    "token_unlearn.methods", "--method", "a Method (tu_train.methods.table)", lambda value: isinstance(value, Method), "tu-train methods"
+)
 
 
 def find_method(name: str) -> Method:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from shared.data import atlas, data_files, json_records
 from shared.data.datasets import TOFU_SPLITS, Keys, Row, atlas_world, load_rows
+from shared.data.examples import make_examples
 from shared.errors import DataError
 
 RECORDS = [{"question": "Who?", "answer": "Ada.", "year": 1843}, {"question": "Where?", "answer": "London 🙂", "year": None}]
@@ -25,10 +26,10 @@ ROWS = [Row("qa/rows/0", "Who?", "Ada."), Row("qa/rows/1", "Where?", "London �
 
 
 def refused(spec, pattern: str, **kwargs) -> None:
-    """One line that matches."""
+    """One line that matches, but for the place that it ends with where it is of a row."""
     with pytest.raises(DataError) as caught:
         load_rows(str(spec), **kwargs)
-    assert re.search(pattern, str(caught.value)), str(caught.value)
+    assert re.search(pattern, re.sub(r" \([^()]*\.\w+(:\d+)?\)$", "", str(caught.value))), str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -469,3 +470,29 @@ def test_an_unknown_hub_set_offline_is_one_line():
 )
 def test_an_unknown_spec_suggests_the_nearest(spec, problem):
     refused(spec, problem)
+
+
+BAD = {"question": "Où ?", "answer": ""}
+GOOD = {"question": "Où ?", "answer": "À Pskov."}
+PLACED = {
+    "lines": ("r.jsonl", "\n" + json.dumps(GOOD) + "\n\n" + json.dumps(BAD) + "\n", ":4"),
+    "packed": ("r.jsonl.gz", json.dumps(GOOD) + "\n" + json.dumps(BAD) + "\n", ":2"),
+    "cells": ("r.csv", 'question,answer\nOù ?,"À\nPskov."\nOù ?,\n', ":4"),
+    "list": ("r.json", json.dumps([GOOD, BAD]), ""),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "line"), PLACED.values(), ids=PLACED)
+def test_an_error_of_a_row_says_in_which_file_and_line_it_stands(tmp_path, name, text, line):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    with pytest.raises(DataError) as caught:
+        load_rows(str(path))
+    assert str(caught.value).startswith("r/rows/1: its answer ") and str(caught.value).endswith(f" ({path}{line})")
+
+
+def test_so_does_an_error_that_only_a_tokenizer_finds(tmp_path, any_tokenizer):
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps(GOOD) + "\n\n" + json.dumps({**GOOD, "answer": "Владимир " * 200}) + "\n")
+    with pytest.raises(DataError, match=r"^r/rows/1: \d+ tokens, but .*r\.jsonl:3\)$"):
+        make_examples(load_rows(str(path)), any_tokenizer, context=200)

@@ -548,7 +548,7 @@ def test_a_run_behind_a_url_is_taken_up_and_a_foreign_place_is_refused(memory):
     with pytest.raises(StoreError, match="unfinished"):
         open_store(memory)
     assert set(Writer(memory, writer.plan).parts) == {1}
-    with pytest.raises(StoreError, match=r"holds another run: its fingerprints\.data"):
+    with pytest.raises(StoreError, match=r"holds another run: data is another one now \(SHA-256 then by hand, now other\)"):
         Writer(memory, {"fingerprints": {"data": "other"}})
     fsspec.filesystem("memory").pipe_file("/other/mine.txt", b"mine")
     with pytest.raises(StoreError, match="memory://other: already holds files"), claim("memory://other/"):
@@ -598,3 +598,17 @@ def test_a_file_in_the_place_of_the_folder_of_a_rewrite_is_cleared_away(tmp_path
     settle(place)
     assert not (tmp_path / "_next").exists()
     place.delete("_next/_manifest.json")
+
+
+@pytest.mark.parametrize(("was", "now", "said"), [
+    ({"fingerprints": {"base_model": None}}, {"fingerprints": {"base_model": "ab" * 32}},
+     "--base-model was not given, now it is abababababab"),
+    ({"fingerprints": {"base_model": "ab" * 32}}, {"fingerprints": {"base_model": "cd" * 32}},
+     "--base-model is another one now (SHA-256 then abababababab, now cdcdcdcdcdcd)"),
+    ({"options": {"spans": "none"}}, {"options": {"spans": "词" * 70}}, f"--set spans was none, now it is {'词' * 57}…"),
+])  # fmt: skip
+def test_a_place_of_another_run_is_refused_in_words_of_the_command_line(tmp_path, was, now, said):
+    Writer(tmp_path / "store", was)
+    with pytest.raises(StoreError) as caught:
+        Writer(tmp_path / "store", now)
+    assert f"holds another run: {said}; give the command as it was begun" in str(caught.value)
