@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -56,15 +57,23 @@ def wrong_usage(error: Any) -> str:
     if flag and hasattr(error, "possibilities"):
         near = difflib.get_close_matches(flag, _flags(ctx), n=1, cutoff=0)
         return f"{flag}: {where} has no such flag{f' (nearest: {near[0]})' if near else ''}; {where} -h lists them"
-    if flag:
-        return f"{flag}: needs a value behind it"
     text = error.format_message().strip()
+    if flag:
+        return f"{flag}: {'needs a value behind it' if 'requires' in text else 'is a switch, which takes no value'}"
     if found := re.match(r"No such command '([^']*)'", text):
         known = ctx.command.commands if ctx is not None else ()
         return f"{found[1]}: {where} has no such command{nearest(found[1], known)}; {where} -h lists them"
     if found := re.match(r"Invalid value for '([^']*)'.*valid (integer|number)", text):
-        return f"{found[1]}: expected a {'whole ' if found[2] == 'integer' else ''}number"
+        return f"{found[1]}: {_got(found[1])}expected a {'whole ' if found[2] == 'integer' else ''}number"
     return f"{where}: {text[:1].lower()}{text[1:].rstrip('.')}; {where} -h says what it takes"
+
+
+def _got(flag: str) -> str:
+    """What the command line gives a flag, which typer's sentence does not say."""
+    words = sys.argv
+    found = [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")]
+    found += [value for name, value in itertools.pairwise(words) if name == flag]
+    return f"got {found[0]}, " if found else ""
 
 
 def _flags(ctx: Any) -> list[str]:

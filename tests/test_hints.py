@@ -7,6 +7,10 @@ import shlex
 import pytest
 
 from shared.data.kin import kin_of
+from tu_score.config import ScoreConfig
+from tu_score.run import run_score
+from tu_train.config import UnlearnConfig
+from tu_train.hint import evaluation
 
 WHO = ("Ждан", "Mira", "Ōe", "Søren")
 QUICK = {"tu-train": ["--epochs", "1"], "tu-eval": ["--set", "max_new_tokens=2"]}
@@ -62,3 +66,41 @@ def test_data_that_go_together_are_found(tmp_path):
     assert kin_of("tofu:forget05", "forget", "retain") == "tofu:retain95" and kin_of("tofu:full", "", "forget") == "tofu:forget01"
     assert kin_of("tofu:retain99", "", "forget") is None and kin_of("lume:forget:task2", "forget", "retain") == "lume:retain:task2"
     assert kin_of("atlas:full", "", "forget") == "atlas:forget" and kin_of("hub:a/b:c:d", "forget", "retain") is None
+
+
+@pytest.fixture(scope="module")
+def stored(tiny_model, tmp_path_factory):
+    """A store scored from a column of its own, in a folder with the rows that must stay."""
+    folder = tmp_path_factory.mktemp("stored")
+    for name, who in (("forget", WHO[:2]), ("retain", WHO[2:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"prosa": f"{one} lives in Pskov."}) + "\n" for one in who))
+    config = ScoreConfig(model=str(tiny_model), data=str(folder / "forget.jsonl"), text_key="prosa", out=str(folder / "s"), device="cpu")
+    run_score(config)
+    return folder
+
+
+def told(folder, **given):
+    config = UnlearnConfig(**{"model": "m", "scores": str(folder / "s"), "retain": "none", "method": "graddiff", "out": "o", **given})
+    return evaluation(config, folder / "model")
+
+
+def test_the_forget_set_is_read_as_the_store_read_it(stored):
+    """Though training needs no columns where it reads no rows."""
+    (line,) = told(stored)
+    words = shlex.split(line.removeprefix("next: "))
+    named = dict(zip(words[2::2], words[3::2], strict=True))
+    assert named["--text-key"] == "prosa"
+    assert (named["--forget"], named["--retain"]) == (str(stored / "forget.jsonl"), str(stored / "retain.jsonl"))
+    first, note = told(stored, forget_data="moved.jsonl")
+    assert "--forget moved.jsonl --retain RETAIN" in first and "rows that the model must keep for RETAIN" in note
+
+
+def test_a_hint_that_cannot_be_given_fails_no_training(stored, tmp_path):
+    assert told(tmp_path) == []  # the store is gone
+    rows = {"scores": None, "forget": "talks.jsonl", "retain": "others.jsonl", "tokens": "all"}
+    (line,) = told(stored, **rows, messages_key="turns")
+    assert line.startswith("next: tu-eval run, with a file of questions and answers")
+    (line,) = told(stored, **{**rows, "forget": "tofu:forget05", "retain": "tofu:retain95"})
+    assert "--suite tofu:forget05" in line
+    first, *_ = told(stored, scores=(str(stored / "s"), "other"), retain=("a.jsonl", "b.jsonl"), text_key="prosa")
+    assert "--retain a.jsonl" in first

@@ -51,7 +51,7 @@ def render(store: Store, rows: Sequence[dict[str, Any]], signal: str, *, drawn: 
     held = [name for name, histogram in found.items() if histogram.number]
     if signal not in held:
         raise StoreError(f"{store.folder}: {missing(signal)}")
-    selection = pushed(store)
+    selection = pushed(store, held)
     examples = shade_rows(rows, held, selection)
     texts = {i: token.text for e in examples for i, token in zip(e.ids, e.tokens, strict=True)}
     source = importlib.resources.files("tu_score").joinpath("templates/heatmap.html.j2").read_text(encoding="utf-8")

@@ -63,7 +63,7 @@ def inspect_store(store: Store, *, example: str | None, rows: int, top: int | No
         print(f"page: {html}")
         return
     chosen = take_rows(store, example=example, count=rows)
-    selection = pushed(store)
+    selection = pushed(store, [signal])
     shaded = shade_rows(chosen, [signal] if signal in held_signals(list(chosen[0])) else [], selection)
     if not any(signal in e.shades and e.shades[signal].any for e in shaded):
         raise StoreError(f"{store.folder}: {missing(signal)}")

@@ -157,9 +157,12 @@ def _named(store: Store, example: str) -> dict[str, Any]:
     raise StoreError(f"{store.folder}: no example {example!r}{hint}")
 
 
-def pushed(store: Store) -> Selection:
+def pushed(store: Store, names: Sequence[str]) -> Selection:
     """What training by this store pushes where nobody says how many tokens: hard tokens, from a threshold on where
-    importance was learned, else a share. One read of the importance column."""
+    importance was learned, else a share. Where importance is among the signals that are shown, one read of that column
+    of all parts, one at a time."""
+    if "importance" not in names:
+        return Selection(tokens="hard")
     try:
         return settled(Selection(tokens="hard"), store).selection
     except ConfigError:  # no token has any importance

@@ -50,8 +50,7 @@ def run(asked: Asked[UnlearnConfig], given: arguments.Run) -> None:
         print(f"{folder / 'adapter'}: {WARNING}")
     from tu_train.hint import evaluation
 
-    print(f"unlearned model: {folder}")
-    print("\n".join(evaluation(settings, folder)))
+    print("\n".join([f"unlearned model: {folder}", *evaluation(settings, folder)]))
 
 
 @command(app)

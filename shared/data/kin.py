@@ -39,4 +39,5 @@ def pasted(*words: object) -> str:
 def same_again(settings: Any, names: tuple[str, ...] = SAME) -> list[str]:
     """Flags of the settings that are not as usual."""
     given = [(name, getattr(settings, name, None)) for name in names]
-    return [word for name, value in given if value not in (None, USUAL.get(name)) for word in (f"--{name.replace('_', '-')}", str(value))]
+    flags = [word for name, value in given if value not in (None, USUAL.get(name)) for word in (f"--{name.replace('_', '-')}", str(value))]
+    return [*flags, *(["--set", "turns=all"] if names is SAME and getattr(settings, "turns", None) == "all" else [])]

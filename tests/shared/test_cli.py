@@ -120,8 +120,9 @@ USAGE = {
     ("tu-train", "run", "--methd", "npo"): "--methd: tu-train run has no such flag (nearest: --method); tu-train run -h lists them",
     ("tu-score", "--versio"): "--versio: tu-score has no such flag (nearest: --version); tu-score -h lists them",
     ("tu-train", "finetun"): "finetun: tu-train has no such command (did you mean 'finetune'?); tu-train -h lists them",
-    ("tu-train", "run", "--epochs", "viele"): "--epochs: expected a whole number",
+    ("tu-train", "run", "--epochs", "viele"): "--epochs: got viele, expected a whole number",
     ("tu-train", "run", "--epochs"): "--epochs: needs a value behind it",
+    ("tu-score", "run", "--dry-run=true"): "--dry-run: is a switch, which takes no value",
     ("tu-score", "inspect"): "tu-score inspect: missing argument 'DIR'; tu-score inspect -h says what it takes",
     ("tu-eval", "run", "zwölf"): "tu-eval run: got unexpected extra argument(s) (zwölf); tu-eval run -h says what it takes",
 }

@@ -79,7 +79,7 @@ def test_a_run_does_not_go_on_with_edited_code(place, score, monkeypatch, named)
     shutil.rmtree(place / "scores" / "_progress", ignore_errors=True)
     write(monkeypatch, place, TEXT + "# another line\n")
     code, _, err = score(*named, "--set", "part_tokens=100")
-    assert code == 2 and "_code" in err, err
+    assert code == 2 and "code is another one now" in err, err
 
 
 def test_a_signal_weighs_tokens_as_its_formula_says(place, score):

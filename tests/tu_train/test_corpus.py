@@ -251,7 +251,9 @@ def test_a_corpus_with_no_text_in_a_row_is_one_line(run_cli, target, tmp_path, t
     data = tmp_path / "corpus.jsonl"
     data.write_text(f'{{"text": "Орла Венн родилась в Таллине."}}\n{{"text": {text}}}\n', encoding="utf-8")
     code, out, err = run_cli("tu-score", "run", "--model", target, "--data", data, "--text-key", "text", "--out", tmp_path / "scores")
-    assert (code, out) == (2, "") and err == "error: corpus/rows/1: its text is empty or not text; remove the row or fill it\n"
+    assert (code, out) == (2, "") and err == (
+        f"error: corpus/rows/1: its text is empty or not text; remove the row or fill it ({data}:2)\n"
+    )
 
 
 def test_forget_rows_of_any_corpus_are_no_retain_rows(target, both, capsys):

@@ -6,6 +6,7 @@ that a mean speaks of all rows; what is missing is told once, with what it costs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -79,7 +80,7 @@ def read_rows(spec: str, flag: str, *, limit: int | None = None, text: str | Non
     except DataError as error:
         said = str(error)
         if "--question-key" in said and text is None:
-            said = said.split("; see --")[0].replace(", see --question-key", "")
+            said = re.sub(r"[;,] see --[\w-]+(?:,? (?:and|or)? ?--[\w-]+)*", "", said)
             said += "; expected a question and an answer in each row (tu-eval prepare, with --question-key and --answer-key, writes such "
             said += "a file), or raw text with --text-key"
         raise DataError(said if said.startswith(flag) else f"{flag} {without_secrets(spec)}: {said}") from None

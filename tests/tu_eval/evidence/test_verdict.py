@@ -87,11 +87,14 @@ def test_forgotten_on_known_cases(model, target, retain, state):
         ("11000000", "11111111", "00000000", "partly", "2 of 8 secrets are still given away; before unlearning 8."),
         ("10000000", "11111111", "00000000", "partly", "1 of 8 secrets is still given away; before unlearning 8."),
         ("10000000", "11111111", "10000000", "forgotten", "No more than a model that never saw the data."),
-        ("10000000", "10000000", "00000000", "partly", "1 of 8 secrets is still given away; before unlearning 1."),
+        ("10000000", "10000000", "00000000", "there", "1 of 8 secrets is still given away; before unlearning 1."),
+        ("10000000", "00000000", "00000000", "there", "1 of 8 secrets is given away; before unlearning 0."),
+        ("11000000", "11100000", "10000000", "partly", "1 of 8 secrets is still given away; before unlearning 2."),
+        ("10000000", None, None, "alone", "1 of 8 secrets is given away; the model before unlearning was not measured so."),
         ("11000000", "11111111", None, "fell", "2 of 8 secrets are still given away; before unlearning 8."),
         ("00000000", "11111111", "00000000", "forgotten", "No more than a model that never saw the data."),
         ("11111111", "11111111", "00000000", "there", "As much as before unlearning."),
-        ("10000000", None, "00000000", "partly", "1 of 8 secrets is still given away."),
+        ("10000000", None, "00000000", "partly", "1 of 8 secrets is given away; the model before unlearning was not measured so."),
     ],
 )
 def test_a_secret_given_away_is_never_called_forgotten(model, target, retain, state, sentence):
@@ -99,13 +102,14 @@ def test_a_secret_given_away_is_never_called_forgotten(model, target, retain, st
     numbers = [None if bits is None else of_rows({f"s{k}": float(bit) for k, bit in enumerate(bits)}) for bits in (model, target, retain)]
     said = given_away(*numbers)
     assert (said.state, said.sentence) == (state, sentence)
-    assert said.state == "there" or forgotten(*numbers).state in ("forgotten", "silent", "fell", "there")
 
 
 def test_what_is_left_is_counted_from_chance_on():
     said = [forgotten(Number(value), Number(0.9), None, chance=0.5).sentence for value in (0.7, 0.5, 0.3)]
     assert said == ["50 % of what was above chance before is left.", *["No more than chance (0.5)."] * 2]
     assert forgotten(Number(0.3), Number(0.4), None, chance=0.5).sentence == "No more than chance (0.5)."
+    below = forgotten(Number(0.1, span=(0.05, 0.2)), Number(0.9), None, chance=0.5)
+    assert below.state == "fell" and below.sentence.startswith("Below chance (0.5)")
 
 
 def test_questions_nobody_trained_on_stand_under_forgotten():

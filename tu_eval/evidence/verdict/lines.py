@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from shared.errors import StoreError
@@ -31,6 +32,8 @@ TRIED = {
 SECRETS, FLUENCY, CHOICES, BENCHMARK = "secrets", "fluency", "multiple choice", "benchmark of lm-eval"
 ROUNDED = "retain set, after rounding the weights"
 """the other places"""
+OF_FOUR = 0.25
+"""what a guess gets right of WMDP, whose questions have four choices"""
 KINDS = (ATTACK_FOLDER, CHOICES_FOLDER, DEPTH_FOLDER, TAMPER_FOLDER, BENCHMARKS_FOLDER)
 """folders beside results"""
 CONTENT = ("suite", "data_fingerprint", "settings", "attack_code")
@@ -174,7 +177,7 @@ def benchmarks(comparison: Comparison, index: int, roles: Mapping[str, int], mor
             for task, number in tasks.scores(folder.summary).items():
                 found.setdefault(task, {})[role] = number
     return [
-        (task.is_to_go, _line(BENCHMARK, (task.title, held), forgotten if task.is_to_go else kept))
+        (task.is_to_go, _line(BENCHMARK, (task.title, held), partial(forgotten, chance=OF_FOUR) if task.is_to_go else kept))
         for task, held in found.items()
         if "model" in held
     ]

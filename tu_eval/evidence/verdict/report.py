@@ -90,5 +90,5 @@ def print_verdicts(made: Sequence[Verdict]) -> None:
         parts = [f"{said} {', '.join(what)}" for said, what in ways.items() if what]
         left = f" Not measured: {'; '.join(parts)}." if parts else ""
         print(printable(f"{verdict.label}: {headline(verdict)}{f' {verdict.note}' if verdict.note else ''}{left}"))
-    if not any(line.retain for verdict in made for line in (*verdict.forgotten, *verdict.kept)):
+    if not any(verdict.retain for verdict in made):
         print(NO_RETAIN)

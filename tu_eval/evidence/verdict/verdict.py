@@ -52,6 +52,8 @@ class Verdict:
     point: tuple[float, float] | None
     """(what is still known, what is kept) for the front"""
     on_front: bool = True
+    retain: bool = False
+    """whether there was a retain model; depth is told without one too"""
 
 
 def load(folders: Sequence[Path], target: Path | None, retain: Path | None) -> tuple[Comparison, dict[str, int], list[Finished]]:
@@ -140,7 +142,9 @@ def verdict_of(comparison: Comparison, index: int, roles: Mapping[str, int], mor
     point = (metrics[axes[0]], metrics[axes[1]]) if axes is not None else None
     broken = comparison.babbling.get(index)
     note = f"It {babbling_said(comparison.fluency[index], broken)}" if broken else ""
-    return Verdict(label, about, gone, held, missing, suite.elsewhere(metrics, {*ways, *staying}, sets), note, point)
+    return Verdict(
+        label, about, gone, held, missing, suite.elsewhere(metrics, {*ways, *staying}, sets), note, point, retain="retain" in roles
+    )
 
 
 def _without_retain(line: Line) -> Line:
