@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from shared.data.kin import kin_of
+from shared.data.kin import kin_of, same_again
 from tu_score.config import ScoreConfig
 from tu_score.run import run_score
 from tu_train.config import UnlearnConfig
@@ -50,6 +50,12 @@ def test_every_hint_of_the_chain_works_when_pasted(run_cli, tiny_model, tmp_path
     assert "--suite" not in measure and (folder / measure[measure.index("--forget") + 1]).is_file()
     code, out, err = run_cli(*measure, *QUICK["tu-eval"])
     assert code == 0, err
+
+
+def test_the_next_command_reads_conversations_in_the_same_way():
+    options = {"model": "m", "data": "talks.jsonl", "out": "o", "messages_key": "turns"}
+    assert same_again(ScoreConfig(**options, turns="all")) == ["--messages-key", "turns", "--set", "turns=all"]
+    assert same_again(ScoreConfig(**options, turns="last")) == ["--messages-key", "turns"]
 
 
 def test_data_that_go_together_are_found(tmp_path):

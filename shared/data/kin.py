@@ -8,9 +8,11 @@ from typing import Any
 
 from shared.secret import without_secrets
 
-SAME = ("question_key", "answer_key", "text_key", "messages_key", "template", "system")
+SAME = ("question_key", "answer_key", "text_key", "messages_key", "turns", "template", "system")
 """settings that the next command needs too"""
-USUAL = {"question_key": "question", "answer_key": "answer"}
+WITHOUT_FLAG = ("turns",)
+"""of these, what --set gives"""
+USUAL = {"question_key": "question", "answer_key": "answer", "turns": "last"}
 
 
 def kin_of(spec: str, was: str, wanted: str) -> str | None:
@@ -39,5 +41,8 @@ def pasted(*words: object) -> str:
 def same_again(settings: Any, names: tuple[str, ...] = SAME) -> list[str]:
     """Flags of the settings that are not as usual."""
     given = [(name, getattr(settings, name, None)) for name in names]
-    flags = [word for name, value in given if value not in (None, USUAL.get(name)) for word in (f"--{name.replace('_', '-')}", str(value))]
-    return [*flags, *(["--set", "turns=all"] if names is SAME and getattr(settings, "turns", None) == "all" else [])]
+    return [word for name, value in given if value not in (None, USUAL.get(name)) for word in _flag(name, value)]
+
+
+def _flag(name: str, value: Any) -> tuple[str, str]:
+    return ("--set", f"{name}={value}") if name in WITHOUT_FLAG else (f"--{name.replace('_', '-')}", str(value))

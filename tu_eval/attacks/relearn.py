@@ -51,20 +51,23 @@ def relearn(
 
     with restored(parameters):
         rows = look(0)
-        for step in trained(packed, texts, steps=steps, batch=batch, rate=rate, seed=seed):
+        for step in trained(packed, texts, steps=steps, batch=batch, rate=rate, seed=seed, setting="learning_rate"):
             if step % every == 0 or step == steps:
                 rows += look(step)
     return rows
 
 
-def trained(packed: PackedModel, texts: Sequence[Example], *, steps: int, batch: int, rate: float, seed: int) -> Iterator[int]:
-    """Trains all weights in place; -> the number of each step, from 1, when it is done."""
+def trained(
+    packed: PackedModel, texts: Sequence[Example], *, steps: int, batch: int, rate: float, seed: int, setting: str
+) -> Iterator[int]:
+    """Trains all weights in place; -> the number of each step, from 1, when it is done. Raises ModelError, which names
+    the `setting` of the rate, where a loss is no number."""
     parameters = list(packed.model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=parameters[0].device.type in FUSED)
     for step, chosen in enumerate(islice(batches(texts, batch, seed), steps), 1):
         loss = batch_loss(packed, chosen)
         if not torch.isfinite(loss):
-            raise ModelError(f"training at the rate {rate:g}: the loss of step {step} is no number; use a smaller rate with --set")
+            raise ModelError(f"training at the rate {rate:g}: the loss of step {step} is no number; use a smaller --set {setting}")
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -37,7 +37,7 @@ def run(
     """Rows after every `every` steps and after the last. The weights are as before when it returns."""
     rows: list[ResultRow] = []
     with restored(list(engine.packed.model.parameters())):
-        for step in trained(engine.packed, texts, steps=steps, batch=batch, rate=rate, seed=seed):
+        for step in trained(engine.packed, texts, steps=steps, batch=batch, rate=rate, seed=seed, setting="rates"):
             if step % every == 0 or step == steps:
                 rows += [{**row, "step": step} for row in measure(engine, probes, f"step {step}")]
     return rows
