@@ -6,13 +6,14 @@ came since, on one machine in one run.
 
 --rows 20 takes the first rows of each set. First `tu-eval run` on tofu:forget01 and `tu-eval attack` with the attacks
 of the first version (in other words, sampling, rounding to integers, relearning), on the three models. Then what was
-added: fluency under the model before, the leak check of a run, NF4 and the leak check of the attacks, depth, tampering,
-and the verdict. What the first commands measured is kept and taken by the second, so that their time is that of the
-additions, the start of each command and the reading of what is kept included. The limit of `ratio`, (first + added) /
-first, is 1.5.
+added: fluency under the model before, NF4, the leak check, depth, tampering, and the verdict. The leak check is that of
+`attack`, which searches the answers that its sampling draws; that of `run` is for those who attack nothing, and would
+ask the same questions again. What the first commands measured is kept and taken by the second, so that their time is
+that of the additions, the start of each command and the reading of what is kept included. The limit of `ratio`,
+(first + added) / first, is 1.5.
 
 --tiny takes random models of 2 layers, which says that the commands run and nothing of their ratio. --tamper gives
-settings of tamper, such as --tamper "rates=[5e-5]" "rows=[4]"; the defaults are 18 runs of 20 steps a model. Lines on
+settings of tamper, such as --tamper "rates=[5e-5]" "rows=[4]"; the defaults are 6 to 18 runs of 20 steps a model. Lines on
 stderr tell what goes on; stdout holds one JSON object with the seconds of each step. They are seconds of processors,
 not of the clock, so that other work on the machine changes little; OMP_NUM_THREADS=1 keeps waiting threads out.
 """
@@ -80,8 +81,8 @@ def measure(work: Path, models: dict[str, str], suite: str, forget: str, setting
     first["attack"] = timed("attack", ["attack", *three, *common, *tiny, *ways, *kept("attack")])
     added = {}
     for role, model in models.items():
-        more = ["--fluency-model", models["before"], "--secrets", str(secrets)]
-        added[f"run {role}: fluency and leak check"] = timed(f"run {role}, all", [*run, "--model", model, *more, *kept(f"all-{role}")])
+        more = ["--fluency-model", models["before"]]
+        added[f"run {role}: fluency"] = timed(f"run {role}, all", [*run, "--model", model, *more, *kept(f"all-{role}")])
     more = ["--secrets", str(secrets), *kept("attack-all")]
     added["attack: nf4 and leak check"] = timed("attack, all", ["attack", *three, *common, *tiny, *more])
     depth = ["--model", models["model"], "--full", models["before"], "--retain-model", models["retain"]]

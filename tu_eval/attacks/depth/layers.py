@@ -5,7 +5,10 @@ A pass that begins behind a layer runs through the model's own code: the layer a
 instead of computing, so that embeddings, masks and positions are those of the architecture. Whether an architecture can
 be opened so is tried when a model is taken: its own output put back must give its own hidden states.
 
-Shapes: B rows of a batch, right-padded to T tokens, D width, L layers.
+Nothing that is put behind a token changes what the layers make of the tokens before it. So the first tokens of a batch,
+its questions, are run once, and passes over the others read their keys and values (`begun`).
+
+Shapes: B rows of a batch, right-padded to T tokens, of which the first P were run before; D width, L layers.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import torch
 from shared.errors import ModelError
 from shared.lm.logprobs import score_positions
 from shared.lm.packed import PREFIX, TOLERANCE, PackedModel
+from tu_eval.attacks.depth.begun import Begun
 
 
 class Layers:
@@ -62,10 +66,27 @@ class Layers:
         return self._run(ids_BT, mask_BT)
 
     @torch.inference_mode()
-    def after(self, layer: int, output_BTD: torch.Tensor, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        """Last hidden states [B, T, D], ready for the head, where `layer` (from 0) had put out `output_BTD`."""
+    def after(
+        self, layer: int, output_BTD: torch.Tensor, ids_BT: torch.Tensor, mask_BT: torch.Tensor, begun: Begun | None = None
+    ) -> torch.Tensor:
+        """Last hidden states [B, T, D], ready for the head, where `layer` (from 0) had put out `output_BTD`. Behind
+        `begun` output and ids are those of the other T - P tokens, and the mask is that of all."""
         with self._giving(layer, output_BTD):
-            return self._run(ids_BT, mask_BT)
+            return self._run(ids_BT, mask_BT, begun)
+
+    @torch.inference_mode()
+    def begun(self, ids_BP: torch.Tensor, length: int) -> Begun | None:
+        """The first tokens of rows of up to `length` tokens; None where this architecture cannot go on from them."""
+        reach = self.packed.reach
+        if not self.goes_on or not ids_BP.shape[1] or (reach is not None and length > reach):
+            return None
+        return self._begin(ids_BP)
+
+    def _begin(self, ids_BP: torch.Tensor) -> Begun:
+        begun = Begun()
+        self._run(ids_BP, torch.ones_like(ids_BP), begun)
+        begun.close()
+        return begun
 
     def mean_logprobs(self, hidden_BTD: torch.Tensor, ids_BT: torch.Tensor, wanted: Sequence[Sequence[int]]) -> list[float]:
         """For each row the mean log-probability (nats) of the tokens at `wanted` positions, none of them empty or 0."""
@@ -75,8 +96,9 @@ class Layers:
         found = score_positions(hidden, ids_BT[rows, places], self.packed.head).logprob.double().cpu()
         return [part.mean().item() for part in found.split([len(positions) for positions in wanted])]
 
-    def _run(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        return self.backbone(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
+    def _run(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, begun: Begun | None = None) -> torch.Tensor:
+        more: dict[str, Any] = {"use_cache": False} if begun is None else {"use_cache": True, "past_key_values": begun}
+        return self.backbone(input_ids=ids_BT, attention_mask=mask_BT, **more).last_hidden_state
 
     @contextmanager
     def _giving(self, layer: int, output_BTD: torch.Tensor) -> Iterator[None]:
@@ -111,6 +133,18 @@ class Layers:
         bound = TOLERANCE[self.packed.head.weight.dtype] * expected.abs().max().item()
         if any((f - expected).abs().max() > bound for f in found):
             raise ModelError(f"{name}: a layer's own output, put back, changes what the model says; depth cannot look into it")
+        self.goes_on = self.packed.packs and self._goes_on(own, ids, mask, expected, bound)
+
+    def _goes_on(self, own: list[torch.Tensor], ids: torch.Tensor, mask: torch.Tensor, expected: torch.Tensor, bound: float) -> bool:
+        at = ids.shape[1] // 2
+        try:
+            begun = self._begin(ids[:, :at])
+            found = [self.after(layer, own[layer][:, at:], ids[:, at:], mask, begun) for layer in sorted({0, len(self) // 2})]
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError):
+            return False
+        return all(f.shape == expected[:, at:].shape and bool((f - expected[:, at:]).abs().max() <= bound) for f in found)
 
 
 def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

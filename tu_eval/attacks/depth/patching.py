@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,6 +32,10 @@ class PaddedFacts:
             found[row, [i - 1 for i in positions]] = True
         return found
 
+    def from_token(self, at: int) -> PaddedFacts:
+        """The same without the first `at` tokens, none of which predicts a fact."""
+        return replace(self, ids=self.ids[:, at:], mask=self.mask[:, at:], wanted=[[i - at for i in own] for own in self.wanted])
+
     def of(self, layers: Layers, hidden_BTD: torch.Tensor) -> list[float]:
         """Mean log-probability of each fact."""
         return layers.mean_logprobs(hidden_BTD, self.ids, self.wanted)
@@ -55,16 +59,21 @@ def patched(
     with progress("patching layers", len(facts), "rows") as bar:
         for batch in _batches(full, facts, batch_tokens):
             own = batch.of(full, full.last(batch.ids, batch.mask))
-            outputs = source.outputs(batch.ids, batch.mask)
+            # Before the first token at which something is put in place, all is as the full model has it.
+            at = 0 if everywhere else min(map(min, batch.wanted)) - 1
+            begun = full.begun(batch.ids[:, :at], batch.ids.shape[1])
+            rest = batch.from_token(at if begun is not None else 0)
+            length = rest.ids.shape[1]
+            outputs = [output[:, -length:] for output in source.outputs(batch.ids, batch.mask)]
             if not everywhere:  # the lens looks at the same positions
-                put_where(batch.predicting(), outputs, full.outputs(batch.ids, batch.mask))
+                put_where(rest.predicting(), outputs, [output[:, -length:] for output in full.outputs(batch.ids, batch.mask)])
             by_layer = []
             for layer, output in enumerate(outputs):
-                there = batch.of(full, full.after(layer, output, batch.ids, batch.mask))
+                there = rest.of(full, full.after(layer, output, rest.ids, batch.mask, begun))
                 by_layer.append([before - now for before, now in zip(own, there, strict=True)])
             _add(costs, batch, by_layer)
             if with_lens:
-                _add(seen, batch, _lens(source, batch, outputs))
+                _add(seen, batch, _lens(source, rest, outputs))
             bar.advance(len(batch.places))
     return costs, seen if with_lens else None
 

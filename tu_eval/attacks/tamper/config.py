@@ -45,7 +45,9 @@ class TamperConfig(LayoutOptions, PrecisionOptions):
     rates: Annotated[tuple[float, ...], About(above=0, most=1)] = (1e-5, 5e-5)
     """learning rates of AdamW, constant, without weight decay"""
     rows: Annotated[tuple[int, ...], About(unit="rows", **COUNT)] = (1, 4, 16)
-    """amounts of data, each a part of the next"""
+    """amounts of data, each a part of the next; a smaller one is trained on only where the larger brought half back"""
+    every_amount: bool = False
+    """true trains on all amounts, for curves that can be laid side by side"""
     steps: Annotated[int, About(unit="steps", **COUNT)] = 20
     """optimizer steps of each run"""
     every: Annotated[int, About(unit="steps", **COUNT)] = 5

@@ -4,6 +4,9 @@ What is looked for is the rest: forget rows that no run shows, so that what come
 In-domain runs train on other forget rows, out-of-domain runs on related rows or unrelated text, which tell nothing of
 the forgotten at all. Knowledge is the mean probability of the answers; half of it is half of what the model before
 unlearning has on the same rows.
+
+The least amount is looked for from the largest down: where an amount does not bring half back, its parts are taken not
+to do so either, and are not tried.
 """
 
 from __future__ import annotations
@@ -52,6 +55,23 @@ def labelled(rows: Iterable[ResultRow], shown: set[str], any_run: set[str]) -> I
             yield {**row, "set": REST}
 
 
+def half(rows: Iterable[Mapping[str, Any]]) -> float:
+    """Of what the model before unlearning has on the rest; `rows` are its own."""
+    known = _mean([row for row in rows if row["set"] == REST], "probability")
+    assert known is not None, "the rest has rows"
+    return HALF * known
+
+
+def comes_back(rows: Iterable[Mapping[str, Any]], level: float) -> bool:
+    """Whether a run, whose `rows` begin before its first step, first stands below the level and then comes to it."""
+    by_step: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["set"] == REST:
+            by_step.setdefault(row["step"], []).append(row)
+    means = {step: _mean(own, "probability") or 0.0 for step, own in by_step.items()}
+    return means[0] < level <= max(means.values())
+
+
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """-> `curves`, a mean for each run, step and set; `least`, for each model, kind of data and rate (null: any of
     them) the smallest amount of data after which half of the knowledge was back, and the first such step measured; null
@@ -64,10 +84,10 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
          "probability": _mean(own, "probability"), "fact_probability": _mean(own, "fact_probability")}
         for key, own in held.items()
     ]  # fmt: skip
-    known = next(c["probability"] for c in curves if c["model"] == "before" and c["set"] == REST)
+    level = half(row for row in rows if row["model"] == "before")
     rest = [c for c in curves if c["set"] == REST and c["on"] is not None]
     asked = dict.fromkeys((c["model"], c["on"], rate) for c in rest for rate in (c["rate"], None))
-    least = [{**_least(rest, HALF * known, *one), "domain": DOMAIN[one[1]], "level": HALF * known} for one in asked]
+    least = [{**_least(rest, level, *one), "domain": DOMAIN[one[1]], "level": level} for one in asked]
     return {"curves": curves, "least": least}
 
 

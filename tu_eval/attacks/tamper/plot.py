@@ -24,20 +24,22 @@ def draw(about: Mapping[str, Any], path: Path) -> None:
     known = next(c["probability"] for c in curves if c["model"] == "before")
     figure = Figure(figsize=(0.6 + 3.6 * len(kinds), 4.6), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    amounts, rates = sorted({c["rows"] for c in runs}), sorted({c["rate"] for c in runs})
+    named: dict[str, Any] = {}
     for axes, kind in zip(panels, kinds, strict=True):
         own = [c for c in runs if c["on"] == kind]
-        _panel(axes, own, known)
+        _panel(axes, own, known, amounts, rates)
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
         axes.set_title(f"trained on {kind} ({own[0]['domain']})", fontsize=9)
     panels[0].set_ylabel("probability of the answers that no run shows")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     FigureCanvasAgg(figure).print_png(path, metadata={"Software": "token-unlearn"})
 
 
-def _panel(axes: Any, curves: list[Mapping[str, Any]], known: float) -> None:
+def _panel(axes: Any, curves: list[Mapping[str, Any]], known: float, amounts: list[int], rates: list[float]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    amounts, rates = sorted({c["rows"] for c in curves}), sorted({c["rate"] for c in curves})
     for model, width in (("retain", 0.8), ("model", 1.8)):
         for a, amount in enumerate(amounts):
             for r, rate in enumerate(rates):

@@ -1,7 +1,7 @@
-"""Tampering with one model, and with the retain model in the same way. Cost, for each kind of data, rate and amount:
-`steps` training steps, and a forward pass over the forget rows each time it is measured; three copies of the weights
-beside the model. Finished runs are kept in OUT.unfinished until the folder is written, so that a command started again
-goes on.
+"""Tampering with one model, and with the retain model in the same way. Cost, for each kind of data, rate and amount
+that is trained on: `steps` training steps, and a forward pass over the forget rows each time it is measured; three
+copies of the weights beside the model. Finished runs are kept in OUT.unfinished until the folder is written, so that a
+command started again goes on.
 
     tamper.json     the curves, the least data that brings half back, and what they belong to
     rows.parquet    the curves row by row
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,10 @@ from tu_eval.suites.variants import fact_spans
 if TYPE_CHECKING:
     import pyarrow
 
-NO_NUMBERS = ("model", "before", "retain", "retain_model", "on", "rates", "rows")
+NO_NUMBERS = ("model", "before", "retain", "retain_model", "on", "rates", "rows", "every_amount")
+ROLES = ("before", "model", "retain")
+"""in this order: what the first knows says which amounts the second is trained on, and the third is trained on the
+same"""
 PICTURE = "tamper.png"
 
 
@@ -76,12 +79,15 @@ def tamper(config: TamperConfig) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         "attack_code": attack_version(),
     }
-    about, rows, root = {}, [], Path(f"{config.out}.unfinished")
-    for role, folder in folders.items():
-        name, fingerprint = config.models[role], models.model_fingerprint(folder)
-        about[role] = {"label": default_label(name), "model": name, "model_fingerprint": fingerprint}
-        kept = KeptMeasurements(root, {**content, "model_fingerprint": fingerprint})
-        rows += [{"model": role, **row} for row in _runs(config, folder, kept, probes, texts if role != "before" else {})]
+    root, own, made = Path(f"{config.out}.unfinished"), {}, {}
+    for role in (role for role in ROLES if role in folders):
+        own[role] = models.model_fingerprint(folders[role])
+        kept = KeptMeasurements(root, {**content, "model_fingerprint": own[role]})
+        level = curves.half(made["before"]) if role == "model" and not config.every_amount else None
+        like = {(row["on"], row["rate"], row["rows"]) for row in made["model"]} if role == "retain" else None
+        made[role] = list(_runs(config, folders[role], kept, probes, texts if role != "before" else {}, level, like))
+    rows = [{"model": role, **row} for role in folders for row in made[role]]
+    about = {role: {"label": default_label(name), "model": name, "model_fingerprint": own[role]} for role, name in config.models.items()}
     found = {"models": about, "suite": suite.name, **content, "forget_rows": len(probes), **curves.summarise(rows)}
     full = write_folder(out, TAMPER_FOLDER, found, {ROWS: (schema(), rows)}, config)
     with atomic_file(out / PICTURE) as temporary:
@@ -138,9 +144,11 @@ def _texts(config: TamperConfig, suite: Suite, on: str, probes: Sequence[Probe],
 
 
 def _runs(
-    config: TamperConfig, folder: Path, kept: KeptMeasurements, probes: Sequence[Probe], texts: Mapping[str, list[Example]]
-) -> Iterator[ResultRow]:
-    """Rows of one model: before any step, and of every run."""
+    config: TamperConfig, folder: Path, kept: KeptMeasurements, probes: Sequence[Probe], texts: Mapping[str, list[Example]],
+    level: float | None, like: set[tuple[Any, ...]] | None,
+) -> Iterator[ResultRow]:  # fmt: skip
+    """Rows of one model: before any step, and of every run. With a `level`, a smaller amount is only trained on where
+    the larger one brought that much back; with `like`, only what stands there as (on, rate, rows)."""
     any_run = {e.id for e in texts.get("forget", [])} or choose([p.example.id for p in probes], _held_back(config), config.seed)
     opened: list[TorchEngine] = []
 
@@ -161,17 +169,21 @@ def _runs(
     first = piece("start", lambda: curves.start(engine(), probes))
     if not texts:
         yield from ({**row, "on": None, "rate": None, "rows": None} for row in curves.labelled(first, set(), any_run))
-    for on, made in texts.items():
-        for rate in config.rates:
-            for count in config.rows:
-                say(f"tampering with {folder.name}: {number_of(count, 'row')} of {on}, rate {rate:g}")
-                asked = {"steps": config.steps, "every": config.every, "batch": config.batch, "rate": rate, "seed": config.seed}
-                shown = {e.id for e in made[:count]} if on == "forget" else set()
-                seen = [p for p in probes if p.example.id in shown or p.example.id not in any_run]
-                # What is kept belongs to the largest amount too (trained_fingerprints), so to what is seen.
-                make = partial(curves.run, probes=seen, texts=made[:count], **asked)
-                rows = piece(f"{on}-{rate!r}-{count}", lambda make=make: make(engine()))
-                yield from ({**row, "on": on, "rate": rate, "rows": count} for row in curves.labelled([*first, *rows], shown, any_run))
+    for on, rate in product(texts, config.rates):
+        for count in sorted(config.rows, reverse=True):
+            if like is not None and (on, rate, count) not in like:
+                continue
+            say(f"tampering with {folder.name}: {number_of(count, 'row')} of {on}, rate {rate:g}")
+            asked = {"steps": config.steps, "every": config.every, "batch": config.batch, "rate": rate, "seed": config.seed}
+            made = texts[on][:count]
+            shown = {e.id for e in made} if on == "forget" else set()
+            seen = [p for p in probes if p.example.id in shown or p.example.id not in any_run]
+            # What is kept belongs to the largest amount too (trained_fingerprints), so to what is seen.
+            rows = piece(f"{on}-{rate!r}-{count}", lambda made=made, seen=seen, asked=asked: curves.run(engine(), seen, made, **asked))
+            found = list(curves.labelled([*first, *rows], shown, any_run))
+            yield from ({**row, "on": on, "rate": rate, "rows": count} for row in found)
+            if level is not None and not curves.comes_back(found, level):
+                break
     for one in opened:
         one.close()
 

@@ -131,6 +131,21 @@ def test_every_number_is_that_of_a_model_whose_layer_is_overwritten_where_the_fa
         assert costs[i][-1] == pytest.approx(everywhere[i][-1], abs=1e-9)  # behind the last layer nothing looks back
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "GPT2"])
+def test_questions_run_once_or_with_every_pass_give_the_same(family, make_tiny, monkeypatch):
+    full, source = (opened(make_tiny(family.partition(",")[0], seed=seed, **FAMILIES.get(family, {}))) for seed in (0, 1))
+    facts = facts_of(make_tiny(family.partition(",")[0], seed=0, **FAMILIES.get(family, {})))
+    assert full.goes_on and len({min(f.tokens) for f in facts}) > 1
+    lengths, run = [], full._run
+    monkeypatch.setattr(full, "_run", lambda ids, mask, begun=None: lengths.append(ids.shape[1]) or run(ids, mask, begun))
+    once, seen = patched(full, source, facts, 10_000)
+    assert lengths[-1] == max(map(len, (f.example.input_ids[: max(f.tokens) + 1] for f in facts))) - min(min(f.tokens) for f in facts) + 1
+    full.goes_on = False
+    whole, seen_whole = patched(full, source, facts, 10_000)
+    assert lengths[-1] == lengths[0]
+    assert once == [pytest.approx(row, abs=1e-9) for row in whole] and seen == [pytest.approx(row, abs=1e-9) for row in seen_whole]
+
+
 def test_gpt2_whose_layers_are_called_otherwise_and_the_model_is_whole_afterwards(make_tiny):
     full, source = opened(make_tiny("GPT2", seed=0)), opened(make_tiny("GPT2", seed=1))
     facts = facts_of(make_tiny("GPT2", seed=0))

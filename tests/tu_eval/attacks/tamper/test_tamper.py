@@ -12,7 +12,7 @@ from tests.tu_eval.measure.test_own_files import SPANISH, lines
 from tests.tu_eval.test_commands import refused
 from tu_eval.attacks.relearn import REST, SHOWN, choose
 from tu_eval.attacks.tamper.config import TamperConfig
-from tu_eval.attacks.tamper.curves import summarise
+from tu_eval.attacks.tamper.curves import comes_back, summarise
 from tu_eval.attacks.tamper.run import tamper
 
 SMALL = {"suite": SUITE, "limit": 4, "device": "cpu", "rates": (1e-3, 1e-2), "rows": (1, 2), "steps": 3, "every": 2, "batch": 2}
@@ -105,6 +105,51 @@ def test_the_least_amount_of_a_case_worked_out():
         ("model", "related", 1e-4): (None, None), ("model", "related", None): (None, None),
         ("retain", "forget", 1e-4): (0, 0), ("retain", "forget", None): (0, 0),
     }  # fmt: skip
+
+
+def test_a_smaller_amount_is_tried_where_the_larger_brought_half_back_and_nowhere_else(tiny_model, tiny_base, tmp_path, monkeypatch):
+    """The runs are those of every amount that the rule, written out, leaves; the retain model is trained on the
+    same."""
+    asked = {**SMALL, "rates": (1e-3, 1e-2), "rows": (1, 2, 3), "limit": 6, "on": ("forget", "related")}
+    asked |= {"model": str(tiny_model), "before": str(tiny_base), "retain": str(tiny_base)}
+    every = tamper(TamperConfig(**asked, out=str(tmp_path / "every"), every_amount=True))
+    rest = [c for c in every["curves"] if c["set"] == REST and c["model"] == "model"]
+    best = {}
+    for c in rest:
+        key = c["on"], c["rate"], c["rows"]
+        best[key] = max(best.get(key, 0), c["probability"])
+    start = next(c["probability"] for c in rest if c["step"] == 0)
+    level = sorted(value for value in best.values() if value > start)[-3]
+    expected = set()
+    for on, rate in {key[:2] for key in best}:
+        for count in (3, 2, 1):
+            expected.add((on, rate, count))
+            if best[on, rate, count] < level:
+                break
+    assert len({(on, rate) for on, rate, _ in expected}) == 4 < len(expected) < len(best) == 12
+    monkeypatch.setattr("tu_eval.attacks.tamper.curves.half", lambda _: level)
+    about = tamper(TamperConfig(**asked, out=str(tmp_path / "some")))
+    for role in ("model", "retain"):
+        assert {(c["on"], c["rate"], c["rows"]) for c in about["curves"] if c["model"] == role} == expected
+    assert all(c in every["curves"] for c in about["curves"])
+    assert all(
+        (one["rows"] is None) == (best[one["on"], one["rate"], 3] < level)
+        for one in about["least"]
+        if one["model"] == "model" and one["rate"]
+    )
+
+
+def test_a_run_that_comes_back_begins_below_the_level():
+    def rows(*values):
+        return [
+            {"step": step, "set": name, "probability": p}
+            for step, p in enumerate(values)
+            for name in (REST, SHOWN)
+            if name == REST or p < 1
+        ]
+
+    assert comes_back(rows(0.1, 0.5, 0.2), 0.5) and not comes_back(rows(0.1, 0.49), 0.5)
+    assert not comes_back(rows(0.5, 0.9), 0.5)  # it never went
 
 
 def test_what_cannot_be_done_is_one_line(run_cli, tiny_model, make_tiny, tmp_path):
