@@ -13,8 +13,8 @@ that of the additions, the start of each command and the reading of what is kept
 (first + added) / first, is 1.5.
 
 --tiny takes random models of 2 layers, which says that the commands run and nothing of their ratio. --tamper gives
-settings of tamper, such as --tamper "rates=[5e-5]" "rows=[4]"; the defaults are 6 to 18 runs of 20 steps a model. Lines on
-stderr tell what goes on; stdout holds one JSON object with the seconds of each step. They are seconds of processors,
+settings of tamper, such as --tamper "rates=[5e-5]" "rows=[4]"; the defaults are 6 to 18 runs of 20 steps a model. Lines
+on stderr tell what goes on; stdout holds one JSON object with the seconds of each step. They are seconds of processors,
 not of the clock, so that other work on the machine changes little; OMP_NUM_THREADS=1 keeps waiting threads out.
 """
 
