@@ -22,9 +22,29 @@ FOLLOWED = re.compile(r'follow\("([^"]+)"\)')
 """a heading of docs/extending.md whose commands a test runs"""
 HUB = "docs/hub.md"
 """its commands run in a process of their own, with a hub on loopback: tests/test_push.py"""
+NOT_RUN = {
+    "pip install": "nothing is installed while tests run; tests/test_wheel.py and tests/test_extras.py look at what would be",
+    "make install": "the same",
+    "python -m benchmarks.": "studies of minutes to hours on models that are not here; tests/benchmarks runs their parts",
+    "torchrun": "four ranks of a real training; its words are parsed, and tests/tu_train/test_torchrun.py trains with two",
+    "hf auth login": "asks for a password",
+    "hf upload": "run by tests/test_push.py",
+    "export TU_JUDGE_URL": "stands for an endpoint of your own; tests set the variables",
+    "read -rs": "the same",
+}
+"""beginnings of commands of others that pages show -> why this does not run them"""
+OTHERS = re.compile(r"(?:[A-Z_]+=\S+ +)*((?:pip3?|python3?|make|torchrun|hf|git|openssl|vllm|ray|uv|docker|curl|export|read) .*)")
+BLOCK = re.compile(r"^```(?:sh|bash|console)?\n(.*?)^```|^    (.*?)$", re.M | re.S)
 LOOP = re.compile(r"for .*?; do |; done$")
 OWN_CODE = re.compile(r"\bmy_[a-z]+:")
 """modules that a page tells to write; tests/test_extending.py writes and runs them"""
+
+
+def others(text: str) -> list[str]:
+    """Lines of blocks of code, but of those of another language, that are commands of others."""
+    text = re.sub(r"^```\w+\n.*?^```$", lambda found: found[0] if found[0].startswith("```sh") else "", text, flags=re.M | re.S)
+    lines = [line for inner, indented in BLOCK.findall(text) for line in (inner or indented).splitlines()]
+    return [found[1] for line in lines if (found := OTHERS.match(line.strip()))]
 
 
 def take(line: str) -> None:
@@ -69,3 +89,17 @@ def test_most_commands_are_seen_and_wrong_ones_are_not_taken():
     for end, error in (("--nothing 3", "No such option"), ("--method nothing", "nothing"), ("--set gamma=much", "much")):
         with pytest.raises(Exception, match=error):
             take(f"{start} {end}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_of_others_are_known_with_the_reason_why_no_test_runs_them(page):
+    for line in others(page.read_text(encoding="utf-8")):
+        assert any(line.startswith(start) for start in NOT_RUN), f"{named(page)}: {line}"
+        if line.startswith("torchrun"):
+            take(re.sub(r".* -m tu_train ", "tu-train ", line))
+
+
+def test_every_entry_is_shown_somewhere():
+    lines = [line for page in PAGES for line in others(page.read_text(encoding="utf-8"))]
+    assert all(any(line.startswith(start) for line in lines) for start in NOT_RUN)
+    assert others("```sh\nA=1 B=$X pip install x\n```\n```python\nmake = 3\n```\n    make demo\npip y\n") == ["pip install x", "make demo"]

@@ -121,11 +121,14 @@ def walk(run_cli, place, monkeypatch) -> Callable[..., dict[str, str]]:
             code, _, err = run_cli(*command.split(" "), "--config", file)
             assert code == 0, (what, err)
 
-    # Commands that start others start them in this process. To look for memory among all that pytest holds takes long.
+    # Commands that start others start them in this process.
     for module in (many, steps, suite):
         monkeypatch.setattr(module, "run_command", inside)
     monkeypatch.setattr(measure, "run_shown", lambda command, arguments: run_cli(*command.split(" "), *arguments)[0])
-    monkeypatch.setattr("gc.collect", lambda *_: 0)
+    # What takes long here and is tested elsewhere: curves of thirty trainings, memory looked for among all that pytest
+    # holds, a disk waited for.
+    for name in ("tu_train.saving.output.draw_curves", "gc.collect", "os.fsync"):
+        monkeypatch.setattr(name, lambda *_: None)
 
     def one(given: list[str], more: Mapping[str, str]) -> str:
         added = [text for start, text in more.items() if " ".join(given).startswith(start)]
