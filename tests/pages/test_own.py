@@ -35,8 +35,9 @@ def test_own_data(walk, judge, tmp_path):  # noqa: F811
     judge.script = [reworded]
     (tmp_path / "study.toml").write_text(STUDY)
     said = walk("docs/own_data.md")
-    assert [line.split()[1] for line in said] == [
-        "finetune", "run", "run", "run", "run", "report", "prepare", "attack", "tamper", "report", "many", "prepare"]  # fmt: skip
+    assert " ".join(line.split()[1] for line in said) == (
+        "finetune run run run run report compare prepare attack tamper report many prepare"
+    )
     assert all(row.extra["perturbed_answer"] for row in load_rows("prepared/forget.jsonl"))
     kept = [n for n in json.loads((tmp_path / "attacks" / "attack.json").read_text())["numbers"] if n["measure"].endswith("(retain)")]
     assert {n["attack"] for n in kept} == {"quantise", "nf4", "relearn"}
@@ -45,7 +46,7 @@ def test_own_data(walk, judge, tmp_path):  # noqa: F811
     assert 'class="how">retain set, after rounding the weights<' in verdict and (tmp_path / "study" / "page.html").is_file()
 
 
-def test_secrets(walk, tmp_path):
+def test_secrets(walk, give, tmp_path):
     folder = tmp_path / "requests"
     folder.mkdir()
     rows, stay = (load_rows(str(ROOT / f"examples/people_{part}.jsonl"), limit=5) for part in ("forget", "retain"))
@@ -53,9 +54,11 @@ def test_secrets(walk, tmp_path):
         path.write_text("".join(json.dumps({"question": r.question, "answer": f"{r.answer} +44 20"}) + "\n" for r in part))
     (folder / "secrets.txt").write_text("+44 20\nVardsund\nnowhere at all\n")
     (folder / "suite.toml").write_text(SUITE)
+    give("tu-score run --model models/target --data requests/rows.jsonl --out scores")
     said = walk("docs/secrets.md")
-    assert [line.split()[1] for line in said] == ["run", "run", "run", "attack", "evidence", "verify"]
-    assert "computed again" in next(reversed(said.values())) or "evidence.json is whole" in next(reversed(said.values()))
+    assert [line.split()[1] for line in said] == ["run", "run", "run", "attack", "evidence", "verify", "agree", "ask"]
+    verified = said["tu-eval verify evidence"]
+    assert "computed again" in verified or "evidence.json is whole" in verified
     report = json.loads((tmp_path / "evidence" / "evidence.json").read_text())
     assert report["request"] == {"id": "DSR-2026-017", "operator": "Orla Venn"} and report["leaks"]["answers"].keys() == {"before", "after"}
     assert report["verdict"]["lines"] and report["attacks"][0]["leaks"]
