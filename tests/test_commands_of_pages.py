@@ -54,7 +54,7 @@ def take(line: str) -> None:
     command = KNOWN[f"{program} {name}"]
 
     def run(*given: object) -> None:
-        if isinstance(given[0], Asked):
+        if given and isinstance(given[0], Asked):
             given[0].resolved(**({"out": "-"} if "--dry-run" in words else {}))
 
     app = typer.Typer(add_completion=False)
