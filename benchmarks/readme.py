@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -20,16 +19,15 @@ from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
+from docs.shown import shown
+
 ROOT = Path(__file__).parents[1]
 HEADING = "## From data to a verdict"
 
 
 def commands(page: str) -> list[str]:
-    """The lines of the first block of code behind the heading that are commands."""
-    story = page.split(HEADING, 1)[1]
-    block = re.search(r"```\n(.*?)```", story, re.DOTALL)
-    assert block is not None, f"README.md: no block of code behind {HEADING!r}"
-    return [line for line in block[1].replace("\\\n", " ").splitlines() if line.startswith("tu-")]
+    """Those of the story: behind its heading, before the next."""
+    return shown(page.split(HEADING, 1)[1].split("\n## ", 1)[0])
 
 
 def run(line: str, place: Path, story: TextIO) -> None:

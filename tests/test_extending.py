@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from docs.shown import shown
 from shared.store.scores import open_store
 from tu_eval.results.results import load_results
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "extending.md"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"^```\w+\n(.*?)^```$", re.M | re.S)
 SMALL = {
     "tu-score run": "--limit 4 --device cpu",
     "tu-train run": "--limit 4 --device cpu --epochs 1",
@@ -28,22 +29,17 @@ SMALL = {
 """what keeps a command of the page short"""
 
 
-def blocks(heading: str) -> list[tuple[str, str]]:
-    """The blocks of code under a heading: language and text."""
-    section = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    assert section is not None, heading
-    return BLOCK.findall(section[1])
+def section(heading: str) -> str:
+    found = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    assert found is not None, heading
+    return found[1]
 
 
 def write_files(heading: str, folder: Path) -> None:
-    """Every block that begins with the name of a file."""
-    for _, text in blocks(heading):
+    """Every block of code under a heading that begins with the name of a file."""
+    for text in BLOCK.findall(section(heading)):
         if named := re.match(r"# (\S+\.(?:py|toml))\n", text):
             (folder / named[1]).write_text(text)
-
-
-def commands(heading: str) -> list[list[str]]:
-    return [shlex.split(line) for language, text in blocks(heading) if language == "sh" for line in text.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +70,7 @@ def follow(place, run_cli):
     def run(heading: str) -> list[str]:
         write_files(heading, place)
         out = []
-        for words in commands(heading):
+        for words in map(shlex.split, shown(section(heading))):
             more = shlex.split(SMALL.get(" ".join(words[:2]), ""))
             code, stdout, stderr = run_cli(*words, *more)
             assert code == 0, stderr

@@ -1,15 +1,20 @@
-"""The lines of docs/hub.md that put a store and a model on the hub, run as they stand against a hub on loopback, and
-the lines that read them again."""
+"""All commands of docs/hub.md, run against a hub on loopback: those that put a store and a model there, and those that
+read them again."""
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
+from docs.shown import shown
+from shared.data import atlas
 from shared.lm.models import model_fingerprint
 from tests.hub import run
+from tests.pages.conftest import SMALL, SPECIMEN, words, write_rows
+from tests.shared.data.test_hub_sets import languages
 
 PAGE = (Path(__file__).parents[1] / "docs/hub.md").read_text(encoding="utf-8")
 ROWS = [{"question": "¿Dónde vive Orla?", "answer": "En Puerto Arena."}, {"question": "你叫什么名字？", "answer": "我叫小明。"}]
@@ -51,11 +56,13 @@ def test_a_card_does_not_disturb_a_finished_store(place, run_cli):
     assert code == 2, err
 
 
-def test_the_lines_of_the_page_put_a_store_and_a_model_on_the_hub_and_read_them_again(hub, place, tiny_model):
-    pushed, again = lines("hf upload"), lines("tu-score verify hf://")
-    assert len(pushed) == 2 and again == [["tu-score", "verify", "hf://datasets/org/scores"]]
-    # The page's own model and data are others, and longer.
-    train = [{"org/name": tiny_model, "retain.jsonl": RETAIN}.get(word, word) for word in lines("tu-train run")[0]]
+def test_the_lines_of_the_page_put_a_store_and_a_model_on_the_hub_and_read_them_again(hub, place, tiny_model, tofu_dir):
+    pushed, shown_lines = lines("hf upload"), [words(line)[0] for line in shown(PAGE)]
+    assert len(pushed) == 2 and [line[1] for line in shown_lines] == ["run", "run", "verify", "run", "run"]
+    commands = [[*line, *shlex.split(SMALL.get(" ".join(line[:2]), ""))] for line in shown_lines]
+    hub.add("models/org/name", tiny_model, "main", "v1.2")
+    hub.add("datasets/org/papers", languages(), "main", "v2")
+    write_rows("retain.jsonl", atlas.rows("retain", SPECIMEN))
     python = block("python", "import datasets") + "import json\nprint(json.dumps([scores.num_rows, scores.column_names, len(part)]))"
     verify = ["tu-score", "verify", "hf://datasets/org/scores@v1"]
     answers = run(hub, place / "home", *pushed, HF_TOKEN="hf_owner")
@@ -67,9 +74,10 @@ def test_the_lines_of_the_page_put_a_store_and_a_model_on_the_hub_and_read_them_
         }
     hub.repos["datasets/org/scores"].refs["v1"] = hub.repos["datasets/org/scores"].refs["main"]
     looked = ["tu-score", "run", "--model", "org/unlearned", "--data", "rows.jsonl", "--out", "after", "--device", "cpu"]
-    answers = run(hub, place / "home", *again, verify, ["python", python], [*train, "--device", "cpu"], looked, HF_TOKEN="hf_owner")
-    assert [answer.code for answer in answers] == [0] * 5, answers
-    rows, columns, part = json.loads(answers[2].out)
+    both = {"HF_TOKEN": "hf_owner", "TU_TOFU_DIR": str(tofu_dir)}
+    answers = run(hub, place / "home", *commands, verify, ["python", python], looked, **both)
+    assert [answer.code for answer in answers] == [0] * 8, answers
+    rows, columns, part = json.loads(answers[6].out)
     assert rows == part == 2 and {"example_id", "logprob", "importance"} <= set(columns), "the parts, not the manifest"
     recorded = json.loads((place / "after/_manifest.json").read_text())["fingerprints"]["model"]
     assert recorded == model_fingerprint(place / "models/unlearned")
