@@ -325,12 +325,37 @@ def test_leak_checks_of_other_secrets_are_not_compared(three, tmp_path):
     assert next(line for line in verdict.forgotten if line.how == "secrets").said.state == "there"
 
 
-def made_attack(folder, results, *, level, **models):
+def test_secrets_looked_for_by_attacks_stand_in_the_verdict_where_the_results_have_none(three, tmp_path):
+    target, retain, good, bad = three
+
+    def leaks(**found):
+        answers = {role: {"greedy": 3} for role in found}
+        secrets = [{"name": f"line {k}", "rows": 1, "found": {role: {"greedy": hits[k]} for role, hits in found.items()}} for k in (0, 1)]
+        return {"secrets_sha256": "a" * 64, "settings": {"samples": 8}, "answers": answers, "secrets": secrets}
+
+    earlier = made_attack(tmp_path / "earlier", good, level=0.2, before=target, leaks=leaks(model=[1, 1], before=[1, 1]))
+    folder = made_attack(tmp_path / "attack", good, level=0.2, before=target, leaks=leaks(model=[1, 0], before=[1, 1]))
+    silent = made_attack(tmp_path / "silent", good, level=0.2, before=target)
+    of_good, of_bad = verdicts(*load([good, bad, earlier, folder, silent], target, retain))
+    (line,) = [line for line in of_good.forgotten if line.how == "secrets"]
+    assert (line.model.value, line.target.value, line.retain) == (0.5, 1.0, None)
+    assert not [line for line in of_bad.forgotten if line.how == "secrets"]
+    results = load_results(good)
+    kept_ones = {k: v for k, v in results.summary.items() if k not in ("summary_sha256", "rows_sha256", "membership_sha256", "format")}
+    write_results(tmp_path / "own", {**kept_ones, "leaks": leaks(model=[0, 0])}, results.rows(), [], NoConfig())
+    (verdict,) = verdicts(*load([tmp_path / "own", folder], target, retain))
+    assert next(line for line in verdict.forgotten if line.how == "secrets").model.value == 0.0  # its own check counts
+
+
+def made_attack(folder, results, *, level, leaks=None, **models):
     named = {"model": results, **models}
     about = {role: {"label": role, "model_fingerprint": load_results(path).summary["model_fingerprint"]} for role, path in named.items()}
     rows = [row for role in named for row in attack_rows(role, level=level if role == "model" else 0.6)]
     numbers = [{"attack": "paraphrase", "setting": "plain", "measure": "probability"}]
-    write_folder(folder, ATTACK_FOLDER, {"models": about, "suite": "made", "numbers": numbers}, {ROWS: (schema(), rows)}, NoConfig())
+    more = {"leaks": leaks} if leaks is not None else {}
+    write_folder(
+        folder, ATTACK_FOLDER, {"models": about, "suite": "made", "numbers": numbers, **more}, {ROWS: (schema(), rows)}, NoConfig()
+    )
     return folder
 
 

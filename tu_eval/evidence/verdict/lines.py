@@ -117,8 +117,9 @@ def _same_models(folder: Finished, comparison: Comparison, roles: Mapping[str, i
             )
 
 
-def secrets(comparison: Comparison, index: int, roles: Mapping[str, int]) -> list[Line]:
-    """Secrets that its answers give away, by the leak check of its results."""
+def secrets(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished]) -> list[Line]:
+    """Secrets that its answers give away, by the leak check of its results; where that was not made, by that of the
+    attacks on it."""
     checks = {role: comparison.results[i].summary.get("leaks") for role, i in (("model", index), *roles.items())}
     own = checks["model"]
     for role, other in checks.items():
@@ -128,11 +129,22 @@ def secrets(comparison: Comparison, index: int, roles: Mapping[str, int]) -> lis
                 f"{comparison.results[index].folder}; check both with the same list"
             )
     found = {role: spoken.secrets(check, "model") for role, check in checks.items()}
+    if own is None:
+        found = _attacked_secrets(_prints(comparison, index, roles), more)
     out = []
-    for kind in found["model"]:
+    for kind in found.get("model", {}):
         held = {role: kinds[kind] for role, kinds in found.items() if kind in kinds}
         out.append(_line(SECRETS, (f"secrets given away in {spoken.SAID[kind]}", held), given_away))
     return out
+
+
+def _attacked_secrets(prints: Mapping[str, str], more: Sequence[Finished]) -> dict[str, dict[str, Number]]:
+    """By role, from the last folder of attacks with a leak check of this model."""
+    for folder in reversed(more):
+        if folder.kind is ATTACK_FOLDER and folder.summary.get("leaks") and prints["model"] in fingerprints(folder):
+            named = {about["model_fingerprint"]: role for role, about in folder.summary["models"].items()}
+            return {role: spoken.secrets(folder.summary["leaks"], named[own]) for role, own in prints.items() if own in named}
+    return {}
 
 
 def writing(comparison: Comparison, index: int, roles: Mapping[str, int]) -> list[Line]:

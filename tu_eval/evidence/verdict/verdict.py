@@ -133,7 +133,7 @@ def verdict_of(comparison: Comparison, index: int, roles: Mapping[str, int], mor
     held = [line("overall" if m in OVERALL else "retain set" if m.startswith("retain_") else "elsewhere", m, kept) for m in staying]
     found = lines.tried(comparison, index, roles, more)
     asked = lines.benchmarks(comparison, index, roles, more)
-    gone += [*lines.secrets(comparison, index, roles), *found.values(), *(one for to_go, one in asked if to_go)]
+    gone += [*lines.secrets(comparison, index, roles, more), *found.values(), *(one for to_go, one in asked if to_go)]
     gone = [_without_retain(x) if "retain" in roles and x.retain is None and x.said.state == "fell" else x for x in gone]
     written, still = lines.writing(comparison, index, roles), [one for to_go, one in asked if not to_go]
     held += [*written, *lines.stayed(comparison, index, roles, more), *lines.choices(comparison, index, roles, more), *still]
