@@ -2,6 +2,7 @@
 folder."""
 
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -44,6 +45,19 @@ def pytest_configure(config):
     # absl, which rouge-score brings, keeps the stderr of its import, and vLLM has every log handler closed: pytest's
     # own stream with it.
     absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
+def pytest_unconfigure(config):
+    gc.unfreeze()  # or extension modules say at the end of the interpreter that their objects were leaked
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays_is_not_looked_at():
+    """A scoring run collects garbage when it lets a model go, and each time the collector would walk over every object
+    of all imported packages and collected tests, a quarter of a second: what is alive between two files lives on, and
+    is taken out of its sight."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
