@@ -60,6 +60,17 @@ def _what_stays_is_not_looked_at():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _curves_are_not_drawn():
+    """Training runs in this process leave an empty curves.png: to draw it takes as long as a tiny run. Commands in
+    processes of their own draw it, and so does tests/tu_train/saving/test_curves_png.py."""
+    from tu_train.saving import output
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, "draw_curves", lambda log, out: out.touch())
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """A byte-level BPE of VOCABULARY entries, trained on a hundred atlas texts; ChatML template, `<|im_end|>` ends a
