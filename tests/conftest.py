@@ -61,6 +61,16 @@ def _what_stays_is_not_looked_at():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _disks_are_not_waited_for():
+    """No test cuts the power, so what is written here need not reach a disk. Where and when the calls come is tested
+    (tests/shared/files/test_fs.py), and a descriptor that is closed still fails; commands in processes of their own
+    wait as ever."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: (os.fstat(descriptor), None)[1])
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _curves_are_not_drawn():
     """Training runs in this process leave an empty curves.png: to draw it takes as long as a tiny run. Commands in
     processes of their own draw it, and so does tests/tu_train/saving/test_curves_png.py."""
