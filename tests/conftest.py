@@ -2,6 +2,7 @@
 folder."""
 
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -44,6 +45,40 @@ def pytest_configure(config):
     # absl, which rouge-score brings, keeps the stderr of its import, and vLLM has every log handler closed: pytest's
     # own stream with it.
     absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
+def pytest_unconfigure(config):
+    gc.unfreeze()  # or extension modules say at the end of the interpreter that their objects were leaked
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays_is_not_looked_at():
+    """A scoring run collects garbage when it lets a model go, and each time the collector would walk over every object
+    of all imported packages and collected tests, a quarter of a second: what is alive between two files lives on, and
+    is taken out of its sight."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disks_are_not_waited_for():
+    """No test cuts the power, so what is written here need not reach a disk. Where and when the calls come is tested
+    (tests/shared/files/test_fs.py), and a descriptor that is closed still fails; commands in processes of their own
+    wait as ever."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: (os.fstat(descriptor), None)[1])
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _curves_are_not_drawn():
+    """Training runs in this process leave an empty curves.png: to draw it takes as long as a tiny run. Commands in
+    processes of their own draw it, and so does tests/tu_train/saving/test_curves_png.py."""
+    from tu_train.saving import output
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, "draw_curves", lambda log, out: out.touch())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ import numpy as np
 RESAMPLES = 1000
 LEVEL = 0.95
 MAX_FALSE_POSITIVES = 0.01
+CELLS = 1_000_000
+"""numbers that the bootstrap draws at a time"""
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,26 @@ def separation(members: Sequence[float], others: Sequence[float], *, seed: int, 
     """Both not empty, no NaN. The bootstrap redraws members and others, as many of each as there are; same seed, same
     bounds."""
     m, o = np.asarray(members, dtype=np.float64), np.asarray(others, dtype=np.float64)
-    draw = np.random.default_rng(seed)
-    drawn = [auc(draw.choice(m, len(m)), draw.choice(o, len(o))) for _ in range(resamples)]
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(resampled(m, o, seed, resamples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Separation(auc(m, o), float(low), float(high), true_positive_rate(m, o))
+
+
+def resampled(m: np.ndarray, o: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """`auc` of each resample, (resamples,): how often each distinct value was drawn says who wins, so that nothing is
+    sorted anew. Sums are of halves and exact: to the last bit what `auc` says of `draw.choice(m, len(m))` and
+    `draw.choice(o, len(o))`, in turns."""
+    ranks = np.unique(np.concatenate([m, o]), return_inverse=True)[1]
+    count, values, draw = len(m), int(ranks.max()) + 1, np.random.default_rng(seed)
+    choices = np.repeat([count, len(o)], [count, len(o)])
+    offsets = np.repeat([0, count], [count, len(o)])
+    out = []
+    for at in range(0, resamples, chunk := max(1, CELLS // len(ranks))):
+        rows = min(chunk, resamples - at)
+        drawn = ranks[draw.integers(0, np.broadcast_to(choices, (rows, len(ranks)))) + offsets] + values * np.arange(rows)[:, None]
+        members, others = (np.bincount(side.ravel(), minlength=rows * values).reshape(rows, values) for side in np.split(drawn, [count], 1))
+        above = len(o) - others.cumsum(axis=1) + 0.5 * others
+        out.append((members * above).sum(axis=1) / count / len(o))
+    return np.concatenate(out)
 
 
 def auc(members: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray) -> float:

@@ -21,9 +21,10 @@ from shared.errors import ConfigError, DataError, StoreError
 from shared.files.fs import hash_json
 from tests.conftest import build_tokenizer
 from tests.tu_eval.conftest import SUITE
+from tu_eval.metrics import separation as separations
 from tu_eval.metrics.membership import min_k, min_k_plus, zlib_ratio
 from tu_eval.metrics.privleak import privleak
-from tu_eval.metrics.separation import auc, separation, true_positive_rate
+from tu_eval.metrics.separation import auc, resampled, separation, true_positive_rate
 from tu_eval.results.results import load_results
 
 TOLERANCE = 1e-6
@@ -67,6 +68,16 @@ def test_the_interval_holds_the_auc_and_depends_on_the_seed_alone():
     deviation = math.sqrt(wins.mean(1).var() / len(m) + wins.mean(0).var() / len(o))
     assert (one.high - one.low) / (2 * 1.96 * deviation) == pytest.approx(1, abs=0.2)
     assert separation([0.0], [1.0], seed=0).low == separation([0.0], [1.0], seed=0).high == 1.0
+
+
+@pytest.mark.parametrize(("members", "others"), [(1, 1), (1, 5), (7, 4), (33, 33), (60, 17)])
+@pytest.mark.parametrize("cells", [10**6, 1, 150])  # all at a time, one by one, three times a few
+def test_resamples_are_those_drawn_one_by_one_to_the_last_bit(members, others, cells, monkeypatch):
+    monkeypatch.setattr(separations, "CELLS", cells)
+    rng = np.random.default_rng(members)
+    m, o = rng.normal(-0.3, 1, members).round(1), np.append(rng.normal(0, 1, others - 1).round(1), np.inf)  # with ties
+    draw = np.random.default_rng(5)
+    assert resampled(m, o, 5, 50).tolist() == [auc(draw.choice(m, members), draw.choice(o, others)) for _ in range(50)]
 
 
 def test_scores_of_a_row_equal_their_formulas():

@@ -3,7 +3,10 @@ import math
 
 import matplotlib.image
 import numpy as np
+import pytest
 
+from tests.tu_train.conftest import RETAIN
+from tu_train.saving import output
 from tu_train.saving.curves import STYLES, draw_curves
 
 
@@ -41,3 +44,13 @@ def test_fine_tuning_without_evaluations_and_an_empty_log(tmp_path):
     draw_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
     image = matplotlib.image.imread(tmp_path / "curves.png")
     assert image.shape[:2] == (290, 440) and seen(image)[:1] == [0] and 1 not in seen(image)
+
+
+@pytest.mark.parametrize("verb", ["run", "finetune"])
+def test_a_run_leaves_the_picture_of_its_log(run_cli, target, scores, tmp_path, monkeypatch, verb):
+    monkeypatch.setattr(output, "draw_curves", draw_curves)  # other tests have it draw nothing (tests/conftest.py)
+    out, sources = tmp_path / "out", ("--scores", scores, "--retain", RETAIN) if verb == "run" else ("--data", RETAIN)
+    code, _, err = run_cli("tu-train", verb, "--model", target, *sources, "--epochs", 1, "--device", "cpu", "--out", out)
+    assert code == 0 and "curves.png" not in err
+    draw_curves(out / "log.jsonl", tmp_path / "again.png")
+    assert (out / "curves.png").read_bytes() == (tmp_path / "again.png").read_bytes()
