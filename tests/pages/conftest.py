@@ -52,7 +52,7 @@ def words(line: str) -> list[list[str]]:
 
 
 def sets(given: list[str], setting: str) -> bool:
-    """Whether a command says that already: what stands on the page holds."""
+    """Whether a command says that setting already: `--set` of the page holds, flags of SMALL come last and win."""
     return any(word.startswith(f"{setting.partition('=')[0]}=") for word in given)
 
 
@@ -125,10 +125,7 @@ def walk(run_cli, place, monkeypatch) -> Callable[..., dict[str, str]]:
     for module in (many, steps, suite):
         monkeypatch.setattr(module, "run_command", inside)
     monkeypatch.setattr(measure, "run_shown", lambda command, arguments: run_cli(*command.split(" "), *arguments)[0])
-    # What takes long here and is tested elsewhere: curves of thirty trainings, memory looked for among all that pytest
-    # holds, a disk waited for.
-    for name in ("tu_train.saving.output.draw_curves", "gc.collect", "os.fsync"):
-        monkeypatch.setattr(name, lambda *_: None)
+    monkeypatch.setattr("gc.collect", lambda *_: None)  # thirty trainings, each of which looks through all that pytest holds
 
     def one(given: list[str], more: Mapping[str, str]) -> str:
         added = [text for start, text in more.items() if " ".join(given).startswith(start)]

@@ -38,6 +38,7 @@ MEASURED = Sources(
         "engines/*.py", "data/examples.py", "data/layout.py", "data/placed.py", "data/raw_text.py", "data/words.py",
         *(f"lm/{name}.py" for name in ("attention", "forest", "logprobs", "models", "packed", "products")),
     ),
+    without=("tu_eval/metrics/separation.py",),
 )  # fmt: skip
 """log-probabilities, greedy answers and gradient norms"""
 ATTACKS = Sources(

@@ -340,6 +340,12 @@ def test_secrets_looked_for_by_attacks_stand_in_the_verdict_where_the_results_ha
     (line,) = [line for line in of_good.forgotten if line.how == "secrets"]
     assert (line.model.value, line.target.value, line.retain) == (0.5, 1.0, None)
     assert not [line for line in of_bad.forgotten if line.how == "secrets"]
+    alone = made_attack(tmp_path / "alone", target, level=0.6, leaks=leaks(model=[1, 0]))  # a folder of the target's own
+    other = made_attack(tmp_path / "other", retain, level=0.6, leaks={**leaks(model=[1, 1]), "secrets_sha256": "b" * 64})
+    mine = made_attack(tmp_path / "mine", good, level=0.2, leaks=leaks(model=[1, 1]))
+    joined, _ = verdicts(*load([good, bad, alone, other, mine], target, retain))
+    (line,) = [line for line in joined.forgotten if line.how == "secrets"]
+    assert (line.model.value, line.target.value, line.retain) == (1.0, 0.5, None)  # of other secrets nothing is said
     results = load_results(good)
     kept_ones = {k: v for k, v in results.summary.items() if k not in ("summary_sha256", "rows_sha256", "membership_sha256", "format")}
     write_results(tmp_path / "own", {**kept_ones, "leaks": leaks(model=[0, 0])}, results.rows(), [], NoConfig())

@@ -6,7 +6,8 @@ instead of computing, so that embeddings, masks and positions are those of the a
 be opened so is tried when a model is taken: its own output put back must give its own hidden states.
 
 Nothing that is put behind a token changes what the layers make of the tokens before it. So the first tokens of a batch,
-its questions, are run once, and passes over the others read their keys and values (`begun`).
+those before the first that anything is put in place for, are run once, and passes over the others read their keys and
+values (`begun`).
 
 Shapes: B rows of a batch, right-padded to T tokens, of which the first P were run before; D width, L layers.
 """
@@ -76,9 +77,11 @@ class Layers:
 
     @torch.inference_mode()
     def begun(self, ids_BP: torch.Tensor, length: int) -> Begun | None:
-        """The first tokens of rows of up to `length` tokens; None where this architecture cannot go on from them."""
-        reach = self.packed.reach
-        if not self.goes_on or not ids_BP.shape[1] or (reach is not None and length > reach):
+        """The first tokens of rows of up to `length` tokens; None where there are none, and where this model cannot go
+        on from them: it was tried and it does not, its precision is too low to try it, or rows are so long that a
+        window or another rotation begins."""
+        ends = [end for end in (self.packed.reach, self.packed.turn) if end is not None]
+        if not self.goes_on or not ids_BP.shape[1] or (ends and length > min(ends)):
             return None
         return self._begin(ids_BP)
 
@@ -133,7 +136,9 @@ class Layers:
         bound = TOLERANCE[self.packed.head.weight.dtype] * expected.abs().max().item()
         if any((f - expected).abs().max() > bound for f in found):
             raise ModelError(f"{name}: a layer's own output, put back, changes what the model says; depth cannot look into it")
-        self.goes_on = self.packed.packs and self._goes_on(own, ids, mask, expected, bound)
+        # In low precision a pass in two parts is rounded otherwise than a whole one, by more than layers may cost.
+        exact = self.packed.head.weight.dtype in (torch.float32, torch.float64)
+        self.goes_on = exact and self.packed.packs and self._goes_on(own, ids, mask, expected, bound)
 
     def _goes_on(self, own: list[torch.Tensor], ids: torch.Tensor, mask: torch.Tensor, expected: torch.Tensor, bound: float) -> bool:
         at = ids.shape[1] // 2

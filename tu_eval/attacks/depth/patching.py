@@ -63,10 +63,9 @@ def patched(
             at = 0 if everywhere else min(map(min, batch.wanted)) - 1
             begun = full.begun(batch.ids[:, :at], batch.ids.shape[1])
             rest = batch.from_token(at if begun is not None else 0)
-            length = rest.ids.shape[1]
-            outputs = [output[:, -length:] for output in source.outputs(batch.ids, batch.mask)]
+            outputs = _last(source.outputs(batch.ids, batch.mask), rest)
             if not everywhere:  # the lens looks at the same positions
-                put_where(rest.predicting(), outputs, [output[:, -length:] for output in full.outputs(batch.ids, batch.mask)])
+                put_where(rest.predicting(), outputs, _last(full.outputs(batch.ids, batch.mask), rest))
             by_layer = []
             for layer, output in enumerate(outputs):
                 there = rest.of(full, full.after(layer, output, rest.ids, batch.mask, begun))
@@ -76,6 +75,12 @@ def patched(
                 _add(seen, batch, _lens(source, rest, outputs))
             bar.advance(len(batch.places))
     return costs, seen if with_lens else None
+
+
+def _last(outputs: list[torch.Tensor], rest: PaddedFacts) -> list[torch.Tensor]:
+    """Of each layer's output the part for `rest`, which does not keep the whole alive."""
+    length = rest.ids.shape[1]
+    return outputs if outputs[0].shape[1] == length else [output[:, -length:].clone() for output in outputs]
 
 
 def put_where(places_BT: torch.Tensor, outputs: list[torch.Tensor], others: list[torch.Tensor]) -> None:
@@ -98,6 +103,10 @@ def _add(out: list[list[float]], batch: PaddedFacts, by_layer: Sequence[Sequence
 def _batches(layers: Layers, facts: Sequence[Fact], batch_tokens: int) -> Iterator[PaddedFacts]:
     # The last token that is asked for is only compared with, so the model does not read what is behind it.
     read = [f.example.input_ids[: max(f.tokens) + 1] for f in facts]
-    for places in padded_batches([len(ids) for ids in read], batch_tokens):
+    turn = layers.packed.turn
+    # Where the rotation goes by the longest row of a pass, longer rows share none with those that are short enough.
+    longer = [turn is not None and len(ids) > turn for ids in read]
+    sides = [[i for i, is_longer in enumerate(longer) if is_longer is side] for side in (False, True)]
+    for places in ([own[k] for k in places] for own in sides for places in padded_batches([len(read[i]) for i in own], batch_tokens)):
         ids, mask = padded([read[i] for i in places], layers.packed.model.device)
         yield PaddedFacts(places, ids, mask, [facts[i].tokens for i in places])

@@ -1,5 +1,5 @@
-"""Depth of one model against the full and the retain model. Cost: for each of the two sources one pass, and half a pass
-a layer through the full model, without the questions; two models are in memory at once.
+"""Depth of one model against the full and the retain model. Cost: for each of the two sources three passes, and half a
+pass a layer through the full model (docs/depth.md); two models are in memory at once.
 
     depth.json      the mean depth, means by layer, and what they belong to
     rows.parquet    what each layer cost each fact, and the logit lens

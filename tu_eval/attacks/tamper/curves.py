@@ -6,7 +6,7 @@ the forgotten at all. Knowledge is the mean probability of the answers; half of 
 unlearning has on the same rows.
 
 The least amount is looked for from the largest down: where an amount does not bring half back, its parts are taken not
-to do so either, and are not tried.
+to do so either, which nothing proves, and are not tried.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def draw(about: Mapping[str, Any], path: Path) -> None:
     known = next(c["probability"] for c in curves if c["model"] == "before")
     figure = Figure(figsize=(0.6 + 3.6 * len(kinds), 4.6), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
-    amounts, rates = sorted({c["rows"] for c in runs}), sorted({c["rate"] for c in runs})
+    amounts, rates = about.get("amounts") or sorted({c["rows"] for c in runs}), sorted({c["rate"] for c in runs})
     named: dict[str, Any] = {}
     for axes, kind in zip(panels, kinds, strict=True):
         own = [c for c in runs if c["on"] == kind]

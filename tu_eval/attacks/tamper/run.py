@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 NO_NUMBERS = ("model", "before", "retain", "retain_model", "on", "rates", "rows", "every_amount")
 ROLES = ("before", "model", "retain")
-"""in this order: what the first knows says which amounts the second is trained on, and the third is trained on the
-same"""
+"""in this order: what the first knows says which amounts the second is trained on, and the third is trained on those
+at least"""
 PICTURE = "tamper.png"
 
 
@@ -80,15 +80,24 @@ def tamper(config: TamperConfig) -> dict[str, Any]:
         "attack_code": attack_version(),
     }
     root, own, made = Path(f"{config.out}.unfinished"), {}, {}
-    for role in (role for role in ROLES if role in folders):
+    level = None
+    for role in sorted(folders, key=ROLES.index):
         own[role] = models.model_fingerprint(folders[role])
         kept = KeptMeasurements(root, {**content, "model_fingerprint": own[role]})
-        level = curves.half(made["before"]) if role == "model" and not config.every_amount else None
-        like = {(row["on"], row["rate"], row["rows"]) for row in made["model"]} if role == "retain" else None
+        like = {(row["on"], row["rate"], row["rows"]) for row in made["model"]} if role == "retain" else set()
         made[role] = list(_runs(config, folders[role], kept, probes, texts if role != "before" else {}, level, like))
+        level = curves.half(made["before"]) if not config.every_amount else None
     rows = [{"model": role, **row} for role in folders for row in made[role]]
     about = {role: {"label": default_label(name), "model": name, "model_fingerprint": own[role]} for role, name in config.models.items()}
-    found = {"models": about, "suite": suite.name, **content, "forget_rows": len(probes), **curves.summarise(rows)}
+    found = {
+        "models": about,
+        "suite": suite.name,
+        **content,
+        "forget_rows": len(probes),
+        "amounts": sorted(config.rows),
+        "every_amount": config.every_amount,
+        **curves.summarise(rows),
+    }
     full = write_folder(out, TAMPER_FOLDER, found, {ROWS: (schema(), rows)}, config)
     with atomic_file(out / PICTURE) as temporary:
         draw(full, temporary)
@@ -145,10 +154,10 @@ def _texts(config: TamperConfig, suite: Suite, on: str, probes: Sequence[Probe],
 
 def _runs(
     config: TamperConfig, folder: Path, kept: KeptMeasurements, probes: Sequence[Probe], texts: Mapping[str, list[Example]],
-    level: float | None, like: set[tuple[Any, ...]] | None,
+    level: float | None, like: set[tuple[Any, ...]],
 ) -> Iterator[ResultRow]:  # fmt: skip
     """Rows of one model: before any step, and of every run. With a `level`, a smaller amount is only trained on where
-    the larger one brought that much back; with `like`, only what stands there as (on, rate, rows)."""
+    the larger one brought that much back, or where `like` names it as (on, rate, rows)."""
     any_run = {e.id for e in texts.get("forget", [])} or choose([p.example.id for p in probes], _held_back(config), config.seed)
     opened: list[TorchEngine] = []
 
@@ -170,8 +179,9 @@ def _runs(
     if not texts:
         yield from ({**row, "on": None, "rate": None, "rows": None} for row in curves.labelled(first, set(), any_run))
     for on, rate in product(texts, config.rates):
+        enough = False
         for count in sorted(config.rows, reverse=True):
-            if like is not None and (on, rate, count) not in like:
+            if enough and (on, rate, count) not in like:
                 continue
             say(f"tampering with {folder.name}: {number_of(count, 'row')} of {on}, rate {rate:g}")
             asked = {"steps": config.steps, "every": config.every, "batch": config.batch, "rate": rate, "seed": config.seed}
@@ -182,8 +192,7 @@ def _runs(
             rows = piece(f"{on}-{rate!r}-{count}", lambda made=made, seen=seen, asked=asked: curves.run(engine(), seen, made, **asked))
             found = list(curves.labelled([*first, *rows], shown, any_run))
             yield from ({**row, "on": on, "rate": rate, "rows": count} for row in found)
-            if level is not None and not curves.comes_back(found, level):
-                break
+            enough = enough or (level is not None and not curves.comes_back(found, level))
     for one in opened:
         one.close()
 
@@ -212,6 +221,10 @@ def print_tamper(about: Mapping[str, Any], out: str) -> None:
     """On stdout, for each kind of data and model: the least that brings half of the knowledge back."""
     for one in about["least"]:
         rate = "at any rate" if one["rate"] is None else f"rate {one['rate']:g}"
-        back = "not brought back" if one["rows"] is None else f"{number_of(one['rows'], 'row')}, step {one['step']}"
+        same = [
+            c["rows"] for c in about["curves"] if (c["model"], c["on"]) == (one["model"], one["on"]) and one["rate"] in (c["rate"], None)
+        ]
+        tried = f"not brought back, {' and '.join(str(n) for n in sorted(set(same)))} tried"
+        back = tried if one["rows"] is None else f"{number_of(one['rows'], 'row')}, step {one['step']}"
         print(f"{one['model']:7s} {one['on']} ({one['domain']}), {rate}: half back: {back}")
     print(f"results: {out} ({TAMPER_FOLDER.summary}, {ROWS}, {PICTURE})")

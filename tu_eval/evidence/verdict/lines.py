@@ -139,12 +139,19 @@ def secrets(comparison: Comparison, index: int, roles: Mapping[str, int], more: 
 
 
 def _attacked_secrets(prints: Mapping[str, str], more: Sequence[Finished]) -> dict[str, dict[str, Number]]:
-    """By role, from the last folder of attacks with a leak check of this model."""
-    for folder in reversed(more):
-        if folder.kind is ATTACK_FOLDER and folder.summary.get("leaks") and prints["model"] in fingerprints(folder):
-            named = {about["model_fingerprint"]: role for role, about in folder.summary["models"].items()}
-            return {role: spoken.secrets(folder.summary["leaks"], named[own]) for role, own in prints.items() if own in named}
-    return {}
+    """By role, from the last folder of attacks with a leak check of this model, else from others that looked for the
+    same secrets in the same way."""
+    checked = [f for f in reversed(more) if f.kind is ATTACK_FOLDER and f.summary.get("leaks")]
+    found: dict[str, dict[str, Number]] = {}
+    for folder in (f for f in checked if prints["model"] in fingerprints(f)):
+        asked = [folder.summary["leaks"][name] for name in ("secrets_sha256", "settings")]
+        for other in [folder, *checked]:
+            leaks = other.summary["leaks"]
+            if [leaks[name] for name in ("secrets_sha256", "settings")] == asked:
+                named = {about["model_fingerprint"]: role for role, about in other.summary["models"].items()}
+                found = {role: spoken.secrets(leaks, named[own]) for role, own in prints.items() if own in named} | found
+        break
+    return found
 
 
 def writing(comparison: Comparison, index: int, roles: Mapping[str, int]) -> list[Line]:

@@ -2,6 +2,7 @@
 line, exit code 2."""
 
 import json
+import shutil
 
 import pandas
 import pytest
@@ -144,6 +145,37 @@ def test_questions_run_once_or_with_every_pass_give_the_same(family, make_tiny, 
     whole, seen_whole = patched(full, source, facts, 10_000)
     assert lengths[-1] == lengths[0]
     assert once == [pytest.approx(row, abs=1e-9) for row in whole] and seen == [pytest.approx(row, abs=1e-9) for row in seen_whole]
+
+
+def test_in_low_precision_a_model_in_its_own_place_costs_nothing_at_all(make_tiny):
+    folder = make_tiny("Llama", seed=0)
+    full = Layers(PackedModel(load_model(folder, dtype=torch.bfloat16, device=torch.device("cpu"))))
+    costs, _ = patched(full, full, facts_of(folder), 10_000)
+    assert not full.goes_on and costs == [[0.0] * len(full)] * len(costs)
+
+
+def turning(folder, out, turn):
+    """The same Phi, which rotates texts of more than `turn` tokens by other factors, from their first token on."""
+    shutil.copytree(folder, out)
+    config = json.loads((out / "config.json").read_text())
+    pairs = config["hidden_size"] // config["num_attention_heads"] // 2
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * pairs, "long_factor": [4.0] * pairs,
+            "partial_rotary_factor": 1.0, "original_max_position_embeddings": turn}  # fmt: skip
+    (out / "config.json").write_text(json.dumps({**config, "rope_parameters": rope, "original_max_position_embeddings": turn}))
+    return out
+
+
+def test_rows_beyond_the_turn_of_a_rotation_are_run_whole_and_apart(make_tiny, tmp_path):
+    facts = facts_of(make_tiny("Phi3", seed=0))
+    turn = min(max(f.tokens) + 1 for f in facts)
+    assert any(max(f.tokens) + 1 > turn for f in facts)
+    full, source = (opened(turning(make_tiny("Phi3", seed=seed), tmp_path / str(seed), turn)) for seed in (0, 1))
+    assert full.packed.turn == turn and full.goes_on
+    together, _ = patched(full, source, facts, 10_000)
+    alone = [patched(full, source, [fact], 10_000)[0][0] for fact in facts]
+    full.goes_on = False
+    whole = [patched(full, source, [fact], 10_000)[0][0] for fact in facts]
+    assert together == [pytest.approx(row, abs=1e-9) for row in whole] and alone == [pytest.approx(row, abs=1e-9) for row in whole]
 
 
 def test_gpt2_whose_layers_are_called_otherwise_and_the_model_is_whole_afterwards(make_tiny):

@@ -120,17 +120,27 @@ def test_a_smaller_amount_is_tried_where_the_larger_brought_half_back_and_nowher
         best[key] = max(best.get(key, 0), c["probability"])
     start = next(c["probability"] for c in rest if c["step"] == 0)
     level = sorted(value for value in best.values() if value > start)[-3]
-    expected = set()
-    for on, rate in {key[:2] for key in best}:
-        for count in (3, 2, 1):
-            expected.add((on, rate, count))
-            if best[on, rate, count] < level:
-                break
+
+    def left(best, start):
+        for on, rate in {key[:2] for key in best}:
+            for count in (3, 2, 1):
+                yield on, rate, count
+                if not start < level <= best[on, rate, count]:
+                    break
+
+    expected = set(left(best, start))
     assert len({(on, rate) for on, rate, _ in expected}) == 4 < len(expected) < len(best) == 12
-    monkeypatch.setattr("tu_eval.attacks.tamper.curves.half", lambda _: level)
+    known = next(c["probability"] for c in every["curves"] if c["model"] == "before" and c["set"] == REST)
+    monkeypatch.setattr("tu_eval.attacks.tamper.curves.HALF", level / known)
     about = tamper(TamperConfig(**asked, out=str(tmp_path / "some")))
-    for role in ("model", "retain"):
-        assert {(c["on"], c["rate"], c["rows"]) for c in about["curves"] if c["model"] == role} == expected
+    first, theirs = {}, [c for c in every["curves"] if c["set"] == REST and c["model"] == "retain"]
+    for c in theirs:
+        key = c["on"], c["rate"], c["rows"]
+        first[key] = max(first.get(key, 0), c["probability"])
+    own = set(left(first, next(c["probability"] for c in theirs if c["step"] == 0)))
+    for role, runs in (("model", expected), ("retain", expected | own)):
+        assert {(c["on"], c["rate"], c["rows"]) for c in about["curves"] if c["model"] == role} == runs
+    assert (about["amounts"], about["every_amount"], every["every_amount"]) == ([1, 2, 3], False, True)
     assert all(c in every["curves"] for c in about["curves"])
     assert all(
         (one["rows"] is None) == (best[one["on"], one["rate"], 3] < level)
