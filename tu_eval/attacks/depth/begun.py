@@ -16,9 +16,12 @@ class Begun(DynamicCache):
         super().__init__()
         self.closed = False
 
-    def close(self) -> None:
-        """From here on nothing is added."""
+    def close(self, length: int) -> None:
+        """Holds the first `length` tokens of each row, and from here on nothing is added."""
         self.closed = True
+        for layer in self.layers:
+            held: Any = layer
+            held.keys, held.values = (one[..., :length, :].clone() for one in (held.keys, held.values))
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         """-> keys and values [B, heads, P + new, width] of a layer."""

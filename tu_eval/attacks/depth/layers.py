@@ -23,6 +23,7 @@ import torch
 from shared.errors import ModelError
 from shared.lm.logprobs import score_positions
 from shared.lm.packed import PREFIX, TOLERANCE, PackedModel
+from shared.lm.products import FasterProducts
 from tu_eval.attacks.depth.begun import Begun
 
 
@@ -44,8 +45,8 @@ class Layers:
         return len(self.blocks)
 
     @torch.inference_mode()
-    def outputs(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> list[torch.Tensor]:
-        """[B, T, D] of each of the L layers."""
+    def outputs(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, begun: Begun | None = None) -> list[torch.Tensor]:
+        """[B, T, D] of each of the L layers; an open `begun` takes the keys and values."""
         held: list[torch.Tensor] = []
 
         def keep(_module: Any, _given: Any, out: Any) -> None:
@@ -53,7 +54,7 @@ class Layers:
 
         hooks = [block.register_forward_hook(keep) for block in self.blocks]
         try:
-            self._run(ids_BT, mask_BT)
+            self._run(ids_BT, mask_BT, begun)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -75,21 +76,12 @@ class Layers:
         with self._giving(layer, output_BTD):
             return self._run(ids_BT, mask_BT, begun)
 
-    @torch.inference_mode()
-    def begun(self, ids_BP: torch.Tensor, length: int) -> Begun | None:
-        """The first tokens of rows of up to `length` tokens; None where there are none, and where this model cannot go
-        on from them: it was tried and it does not, its precision is too low to try it, or rows are so long that a
-        window or another rotation begins."""
+    def can_go_on(self, length: int) -> bool:
+        """Whether passes over rows of up to `length` tokens may go on from their first tokens. Not where it was tried
+        and is not so, where the precision is too low to try it, or where rows are so long that a window or another
+        rotation begins."""
         ends = [end for end in (self.packed.reach, self.packed.turn) if end is not None]
-        if not self.goes_on or not ids_BP.shape[1] or (ends and length > min(ends)):
-            return None
-        return self._begin(ids_BP)
-
-    def _begin(self, ids_BP: torch.Tensor) -> Begun:
-        begun = Begun()
-        self._run(ids_BP, torch.ones_like(ids_BP), begun)
-        begun.close()
-        return begun
+        return self.goes_on and (not ends or length <= min(ends))
 
     def mean_logprobs(self, hidden_BTD: torch.Tensor, ids_BT: torch.Tensor, wanted: Sequence[Sequence[int]]) -> list[float]:
         """For each row the mean log-probability (nats) of the tokens at `wanted` positions, none of them empty or 0."""
@@ -101,7 +93,8 @@ class Layers:
 
     def _run(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, begun: Begun | None = None) -> torch.Tensor:
         more: dict[str, Any] = {"use_cache": False} if begun is None else {"use_cache": True, "past_key_values": begun}
-        return self.backbone(input_ids=ids_BT, attention_mask=mask_BT, **more).last_hidden_state
+        with FasterProducts():
+            return self.backbone(input_ids=ids_BT, attention_mask=mask_BT, **more).last_hidden_state
 
     @contextmanager
     def _giving(self, layer: int, output_BTD: torch.Tensor) -> Iterator[None]:
@@ -143,7 +136,8 @@ class Layers:
     def _goes_on(self, own: list[torch.Tensor], ids: torch.Tensor, mask: torch.Tensor, expected: torch.Tensor, bound: float) -> bool:
         at = ids.shape[1] // 2
         try:
-            begun = self._begin(ids[:, :at])
+            self.outputs(ids, mask, begun := Begun())
+            begun.close(at)
             found = [self.after(layer, own[layer][:, at:], ids[:, at:], mask, begun) for layer in sorted({0, len(self) // 2})]
         except torch.OutOfMemoryError:
             raise

@@ -9,6 +9,7 @@ import torch
 
 from shared.budget import padded_batches
 from shared.console import progress
+from tu_eval.attacks.depth.begun import Begun
 from tu_eval.attacks.depth.facts import Fact
 from tu_eval.attacks.depth.layers import Layers, padded
 
@@ -58,14 +59,21 @@ def patched(
     seen: list[list[float]] = [[] for _ in facts]
     with progress("patching layers", len(facts), "rows") as bar:
         for batch in _batches(full, facts, batch_tokens):
-            own = batch.of(full, full.last(batch.ids, batch.mask))
-            # Before the first token at which something is put in place, all is as the full model has it.
-            at = 0 if everywhere else min(map(min, batch.wanted)) - 1
-            begun = full.begun(batch.ids[:, :at], batch.ids.shape[1])
-            rest = batch.from_token(at if begun is not None else 0)
-            outputs = _last(source.outputs(batch.ids, batch.mask), rest)
-            if not everywhere:  # the lens looks at the same positions
-                put_where(rest.predicting(), outputs, _last(full.outputs(batch.ids, batch.mask), rest))
+            outputs = source.outputs(batch.ids, batch.mask)
+            if everywhere:
+                own, rest, begun = batch.of(full, full.last(batch.ids, batch.mask)), batch, None
+            else:
+                # Before the first token at which something is put in place, all is as the full model has it.
+                at = min(map(min, batch.wanted)) - 1
+                begun = Begun() if at and full.can_go_on(batch.ids.shape[1]) else None
+                theirs = full.outputs(batch.ids, batch.mask, begun)
+                own = batch.of(full, full.after(len(full) - 1, theirs[-1], batch.ids, batch.mask))
+                rest = batch
+                if begun is not None:
+                    begun.close(at)
+                    rest = batch.from_token(at)
+                    outputs, theirs = ([output[:, at:].clone() for output in several] for several in (outputs, theirs))
+                put_where(rest.predicting(), outputs, theirs)  # the lens looks at the same positions
             by_layer = []
             for layer, output in enumerate(outputs):
                 there = rest.of(full, full.after(layer, output, rest.ids, batch.mask, begun))
@@ -75,12 +83,6 @@ def patched(
                 _add(seen, batch, _lens(source, rest, outputs))
             bar.advance(len(batch.places))
     return costs, seen if with_lens else None
-
-
-def _last(outputs: list[torch.Tensor], rest: PaddedFacts) -> list[torch.Tensor]:
-    """Of each layer's output the part for `rest`, which does not keep the whole alive."""
-    length = rest.ids.shape[1]
-    return outputs if outputs[0].shape[1] == length else [output[:, -length:].clone() for output in outputs]
 
 
 def put_where(places_BT: torch.Tensor, outputs: list[torch.Tensor], others: list[torch.Tensor]) -> None:

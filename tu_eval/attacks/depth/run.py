@@ -1,4 +1,4 @@
-"""Depth of one model against the full and the retain model. Cost: for each of the two sources three passes, and half a
+"""Depth of one model against the full and the retain model. Cost: for each of the two sources two passes, and half a
 pass a layer through the full model (docs/depth.md); two models are in memory at once.
 
     depth.json      the mean depth, means by layer, and what they belong to
