@@ -79,14 +79,17 @@ def answers_to(
         for r in greedy or ()
         if r["generation"] is not None
     ]
-    for number, (name, examples) in enumerate(check.prompts.items()):
-        if number or not any(row["set"] == "forget" for row in out):
-            answers = subject.piece(f"leak-{_name(name, check)}", lambda some=examples, what=name: _greedy(check, subject, some, what))[0]
-            kind = "reworded" if number else "greedy"
-            out += [_row("forget", e.id, kind, name, e.row.question, a["answer"]) for e, a in zip(examples, answers, strict=True)]
+    there = {"plain"} if any(row["set"] == "forget" for row in out) else set()
+    asked = [(name, e) for name, examples in check.prompts.items() if name not in there for e in examples]
+    if asked:
+        settings, prompts = {"max_new_tokens": check.writing.max_new_tokens}, [[name, _prompt(e)] for name, e in asked]
+        answers = subject.piece(f"leaks-{hash_json([settings, prompts])[:32]}", lambda: _greedy(check, subject, asked))[0]
+        for (name, e), a in zip(asked, answers, strict=True):
+            out.append(_row("forget", e.id, "greedy" if name == "plain" else "reworded", name, e.row.question, a["answer"]))
     plain = check.prompts["plain"]
     if drawn is None and check.writing.samples:
-        rows = subject.piece(f"leak-{_name('drawn', check)}", lambda: _drawn(check, subject, plain))[0]
+        key = hash_json([True, asdict(check.writing), [_prompt(e) for e in plain]])[:32]
+        rows = subject.piece(f"leak-{key}", lambda: _drawn(check, subject, plain))[0]
         drawn = {row["id"]: row["answers"] for row in rows}
     for e in plain if drawn else ():
         out += [_row("forget", e.id, "sampled", "plain", e.row.question, text) for text in (drawn or {})[e.id]]
@@ -111,11 +114,9 @@ def _row(part: str, name: str, kind: str, prompt: str, question: str | None, ans
     return {"set": part, "example_id": name, "kind": kind, "prompt": prompt, "question": question, "answer": answer}
 
 
-def _name(what: str, check: LeakCheck) -> str:
-    """Of a piece: what answers depend on beside model and data."""
-    prompt = [e.input_ids[: e.targets[0]] for e in check.prompts.get(what, check.prompts["plain"])]
-    settings = asdict(check.writing) if what == "drawn" else {"max_new_tokens": check.writing.max_new_tokens}
-    return hash_json([what == "drawn", settings, prompt])[:32]
+def _prompt(example: Example) -> list[int]:
+    """What the model reads before it writes; the opening that a prompt puts into its mouth is a part of it."""
+    return example.input_ids[: example.targets[0]]
 
 
 def _room(check: LeakCheck, prompt: Sequence[int]) -> int:
@@ -123,21 +124,22 @@ def _room(check: LeakCheck, prompt: Sequence[int]) -> int:
     return most if check.context is None else max(0, min(most, check.context - len(prompt)))
 
 
-def _greedy(check: LeakCheck, subject: Subject, examples: Sequence[Example], name: str) -> list[ResultRow]:
-    prompts = [e.input_ids[: e.targets[0]] for e in examples]
+def _greedy(check: LeakCheck, subject: Subject, asked: Sequence[tuple[str, Example]]) -> list[ResultRow]:
+    """Of all prompts in one call: as rows end others take their places, so that few steps are made for few rows."""
+    prompts = [_prompt(e) for _, e in asked]
     stop = stop_ids(check.tokenizer, check.prompts["plain"])
-    with progress(f"writing answers (leak check, {name})", len(prompts), "rows") as bar:
+    with progress("writing answers (leak check)", len(prompts), "rows") as bar:
         room = [_room(check, p) for p in prompts]
         made = subject.generator.generate(prompts, max_new_tokens=room, stop_ids=stop, advance=bar.advance)
     texts = [check.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
-    return [{"id": e.id, "answer": text} for e, text in zip(examples, texts, strict=True)]
+    return [{"prompt": name, "id": e.id, "answer": text} for (name, e), text in zip(asked, texts, strict=True)]
 
 
 def _drawn(check: LeakCheck, subject: Subject, examples: Sequence[Example]) -> list[ResultRow]:
     w, stop, out = check.writing, stop_ids(check.tokenizer, examples), []
     with progress("drawing answers (leak check)", len(examples), "rows") as bar:
         for e in examples:
-            prompt = e.input_ids[: e.targets[0]]
+            prompt = _prompt(e)
             room = _room(check, prompt)
             made = draws(subject.engine, e.id, prompt, w.samples, room, w.temperature, stop, w.seed) if room else [[]] * w.samples
             out.append({"id": e.id, "answers": [check.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]})
