@@ -80,11 +80,11 @@ def answers_to(
         if r["generation"] is not None
     ]
     there = {"plain"} if any(row["set"] == "forget" for row in out) else set()
-    asked = [(name, e) for name, examples in check.prompts.items() if name not in there for e in examples]
-    if asked:
-        settings, prompts = {"max_new_tokens": check.writing.max_new_tokens}, [[name, _prompt(e)] for name, e in asked]
-        answers = subject.piece(f"leaks-{hash_json([settings, prompts])[:32]}", lambda: _greedy(check, subject, asked))[0]
-        for (name, e), a in zip(asked, answers, strict=True):
+    wanted = [(name, e) for name, examples in check.prompts.items() if name not in there for e in examples]
+    if wanted:
+        settings, prompts = {"max_new_tokens": check.writing.max_new_tokens}, [[name, _prompt(e)] for name, e in wanted]
+        answers = subject.piece(f"leaks-{hash_json([settings, prompts])[:32]}", lambda: _greedy(check, subject, wanted))[0]
+        for (name, e), a in zip(wanted, answers, strict=True):
             out.append(_row("forget", e.id, "greedy" if name == "plain" else "reworded", name, e.row.question, a["answer"]))
     plain = check.prompts["plain"]
     if drawn is None and check.writing.samples:
@@ -124,15 +124,15 @@ def _room(check: LeakCheck, prompt: Sequence[int]) -> int:
     return most if check.context is None else max(0, min(most, check.context - len(prompt)))
 
 
-def _greedy(check: LeakCheck, subject: Subject, asked: Sequence[tuple[str, Example]]) -> list[ResultRow]:
+def _greedy(check: LeakCheck, subject: Subject, wanted: Sequence[tuple[str, Example]]) -> list[ResultRow]:
     """Of all prompts in one call: as rows end others take their places, so that few steps are made for few rows."""
-    prompts = [_prompt(e) for _, e in asked]
+    prompts = [_prompt(e) for _, e in wanted]
     stop = stop_ids(check.tokenizer, check.prompts["plain"])
     with progress("writing answers (leak check)", len(prompts), "rows") as bar:
         room = [_room(check, p) for p in prompts]
         made = subject.generator.generate(prompts, max_new_tokens=room, stop_ids=stop, advance=bar.advance)
     texts = [check.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
-    return [{"prompt": name, "id": e.id, "answer": text} for (name, e), text in zip(asked, texts, strict=True)]
+    return [{"prompt": name, "id": e.id, "answer": text} for (name, e), text in zip(wanted, texts, strict=True)]
 
 
 def _drawn(check: LeakCheck, subject: Subject, examples: Sequence[Example]) -> list[ResultRow]:
