@@ -33,6 +33,11 @@ FORM = {
 """of the field `leaks`"""
 
 
+def alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two leak checks looked for the same secrets in answers written in the same way."""
+    return all(one[name] == other[name] for name in ("secrets_sha256", "settings"))
+
+
 def schema() -> pyarrow.Schema:
     """`secrets`, `told`: indexes into the list of secrets."""
     import pyarrow as pa

@@ -26,6 +26,8 @@ from tu_eval.evidence.verdict.report import write_verdict
 from tu_eval.evidence.verdict.rules import forgotten, given_away, kept
 from tu_eval.evidence.verdict.verdict import Verdict, headline, load, verdicts
 from tu_eval.results.folder import ROWS, write_folder
+from tu_eval.results.leaks import LEAKS, count_leaks
+from tu_eval.results.leaks import schema as leaks_schema
 from tu_eval.results.results import load_results, write_results
 
 
@@ -307,50 +309,60 @@ def test_the_front_has_the_same_axes_for_all(three, tmp_path, made_up):
     )
 
 
+def searched(sha="a" * 64, **found):
+    """A leak check of a greedy answer of each role, which holds the secrets whose bit is set, and its rows."""
+    row = {"set": "forget", "example_id": "x", "kind": "greedy", "prompt": "plain", "question": None, "answer": "", "told": []}
+    rows = [{**row, "model": role, "secrets": [k for k, bit in enumerate(bits) if bit]} for role, bits in found.items()]
+    secrets = [{"name": f"line {k}", "rows": 1} for k in range(len(next(iter(found.values()))))]
+    return {"secrets_sha256": sha, "settings": {"samples": 8}, **count_leaks(rows, secrets)}, rows
+
+
+def checked(folder, out, check):
+    """The same results with a leak check."""
+    results, (leaks, rows) = load_results(folder), check
+    kept_ones = {k: v for k, v in results.summary.items() if k not in ("summary_sha256", "rows_sha256", "membership_sha256", "format")}
+    write_results(out, {**kept_ones, "leaks": leaks}, results.rows(), [], NoConfig(), rows)
+    return out
+
+
 def test_leak_checks_of_other_secrets_are_not_compared(three, tmp_path):
     target, retain, good, _ = three
-
-    def checked(folder, name, sha):
-        results = load_results(folder)
-        kept_ones = {k: v for k, v in results.summary.items() if k not in ("summary_sha256", "rows_sha256", "membership_sha256", "format")}
-        secrets = [{"name": "line 1", "rows": 1, "found": {"model": {"greedy": 1}}}]
-        leaks = {"secrets_sha256": sha, "settings": {"samples": 8}, "answers": {"model": {"greedy": 3}}, "secrets": secrets}
-        write_results(tmp_path / name, {**kept_ones, "leaks": leaks}, results.rows(), [], NoConfig())
-        return tmp_path / name
-
-    model = checked(good, "model", "a" * 64)
+    model = checked(good, tmp_path / "model", searched(model=[1]))
     with pytest.raises(StoreError, match="other secrets or settings"):
-        verdicts(*load([model], checked(target, "other", "b" * 64), retain))
-    (verdict,) = verdicts(*load([model], checked(target, "same", "a" * 64), retain))
+        verdicts(*load([model], checked(target, tmp_path / "other", searched("b" * 64, model=[1])), retain))
+    (verdict,) = verdicts(*load([model], checked(target, tmp_path / "same", searched(model=[1])), retain))
     assert next(line for line in verdict.forgotten if line.how == "secrets").said.state == "there"
 
 
 def test_secrets_looked_for_by_attacks_stand_in_the_verdict_where_the_results_have_none(three, tmp_path):
     target, retain, good, bad = three
-
-    def leaks(**found):
-        answers = {role: {"greedy": 3} for role in found}
-        secrets = [{"name": f"line {k}", "rows": 1, "found": {role: {"greedy": hits[k]} for role, hits in found.items()}} for k in (0, 1)]
-        return {"secrets_sha256": "a" * 64, "settings": {"samples": 8}, "answers": answers, "secrets": secrets}
-
-    earlier = made_attack(tmp_path / "earlier", good, level=0.2, before=target, leaks=leaks(model=[1, 1], before=[1, 1]))
-    folder = made_attack(tmp_path / "attack", good, level=0.2, before=target, leaks=leaks(model=[1, 0], before=[1, 1]))
+    earlier = made_attack(tmp_path / "earlier", good, level=0.2, before=target, leaks=searched(model=[1, 1], before=[1, 1]))
+    folder = made_attack(tmp_path / "attack", good, level=0.2, before=target, leaks=searched(model=[1, 0], before=[1, 1]))
     silent = made_attack(tmp_path / "silent", good, level=0.2, before=target)
     of_good, of_bad = verdicts(*load([good, bad, earlier, folder, silent], target, retain))
     (line,) = [line for line in of_good.forgotten if line.how == "secrets"]
     assert (line.model.value, line.target.value, line.retain) == (0.5, 1.0, None)
     assert not [line for line in of_bad.forgotten if line.how == "secrets"]
-    alone = made_attack(tmp_path / "alone", target, level=0.6, leaks=leaks(model=[1, 0]))  # a folder of the target's own
-    other = made_attack(tmp_path / "other", retain, level=0.6, leaks={**leaks(model=[1, 1]), "secrets_sha256": "b" * 64})
-    mine = made_attack(tmp_path / "mine", good, level=0.2, leaks=leaks(model=[1, 1]))
+    alone = made_attack(tmp_path / "alone", target, level=0.6, leaks=searched(model=[1, 0]))  # a folder of the target's own
+    other = made_attack(tmp_path / "other", retain, level=0.6, leaks=searched("b" * 64, model=[1, 1]))
+    mine = made_attack(tmp_path / "mine", good, level=0.2, leaks=searched(model=[1, 1]))
     joined, _ = verdicts(*load([good, bad, alone, other, mine], target, retain))
     (line,) = [line for line in joined.forgotten if line.how == "secrets"]
     assert (line.model.value, line.target.value, line.retain) == (1.0, 0.5, None)  # of other secrets nothing is said
-    results = load_results(good)
-    kept_ones = {k: v for k, v in results.summary.items() if k not in ("summary_sha256", "rows_sha256", "membership_sha256", "format")}
-    write_results(tmp_path / "own", {**kept_ones, "leaks": leaks(model=[0, 0])}, results.rows(), [], NoConfig())
-    (verdict,) = verdicts(*load([tmp_path / "own", folder], target, retain))
+    own = checked(good, tmp_path / "own", searched(model=[0, 0]))
+    (verdict,) = verdicts(*load([own, folder], target, retain))
     assert next(line for line in verdict.forgotten if line.how == "secrets").model.value == 0.0  # its own check counts
+
+
+def test_counts_of_secrets_that_their_answers_do_not_give_are_refused(three, tmp_path):
+    target, retain, good, _ = three
+    (_, rows), (fewer, _) = searched(model=[1, 1]), searched(model=[1, 0])
+    for folders in (
+        [checked(good, tmp_path / "own", (fewer, rows))],
+        [good, made_attack(tmp_path / "attack", good, level=0.2, leaks=(fewer, rows))],
+    ):
+        with pytest.raises(StoreError, match=r"its leaks are not what leaks\.parquet gives"):
+            verdicts(*load(folders, target, retain))
 
 
 def made_attack(folder, results, *, level, leaks=None, **models):
@@ -358,10 +370,9 @@ def made_attack(folder, results, *, level, leaks=None, **models):
     about = {role: {"label": role, "model_fingerprint": load_results(path).summary["model_fingerprint"]} for role, path in named.items()}
     rows = [row for role in named for row in attack_rows(role, level=level if role == "model" else 0.6)]
     numbers = [{"attack": "paraphrase", "setting": "plain", "measure": "probability"}]
-    more = {"leaks": leaks} if leaks is not None else {}
-    write_folder(
-        folder, ATTACK_FOLDER, {"models": about, "suite": "made", "numbers": numbers, **more}, {ROWS: (schema(), rows)}, NoConfig()
-    )
+    about = {"models": about, "suite": "made", "numbers": numbers, **({"leaks": leaks[0]} if leaks is not None else {})}
+    tables = {ROWS: (schema(), rows), **({LEAKS: (leaks_schema(), leaks[1])} if leaks is not None else {})}
+    write_folder(folder, ATTACK_FOLDER, about, tables, NoConfig())
     return folder
 
 

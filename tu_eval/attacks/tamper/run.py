@@ -80,13 +80,12 @@ def tamper(config: TamperConfig) -> dict[str, Any]:
         "attack_code": attack_version(),
     }
     root, own, made = Path(f"{config.out}.unfinished"), {}, {}
-    level = None
     for role in sorted(folders, key=ROLES.index):
         own[role] = models.model_fingerprint(folders[role])
         kept = KeptMeasurements(root, {**content, "model_fingerprint": own[role]})
+        level = None if role == "before" or config.every_amount else curves.half(made["before"])
         like = {(row["on"], row["rate"], row["rows"]) for row in made["model"]} if role == "retain" else set()
         made[role] = list(_runs(config, folders[role], kept, probes, texts if role != "before" else {}, level, like))
-        level = curves.half(made["before"]) if not config.every_amount else None
     rows = [{"model": role, **row} for role in folders for row in made[role]]
     about = {role: {"label": default_label(name), "model": name, "model_fingerprint": own[role]} for role, name in config.models.items()}
     found = {

@@ -19,6 +19,8 @@ from tu_eval.evidence.verdict.rules import Ruling, forgotten, given_away, kept
 from tu_eval.harness.run import BENCHMARKS_FOLDER
 from tu_eval.results.columns import set_title
 from tu_eval.results.folder import Finished
+from tu_eval.results.leaks import alike, require_counted
+from tu_eval.results.results import SUITE_FOLDER
 
 TRIED = {
     "paraphrase": ("in other words", "tu-eval attack --attack paraphrase"),
@@ -119,17 +121,19 @@ def _same_models(folder: Finished, comparison: Comparison, roles: Mapping[str, i
 
 def secrets(comparison: Comparison, index: int, roles: Mapping[str, int], more: Sequence[Finished]) -> list[Line]:
     """Secrets that its answers give away, by the leak check of its results; where that was not made, by that of the
-    attacks on it."""
-    checks = {role: comparison.results[i].summary.get("leaks") for role, i in (("model", index), *roles.items())}
-    own = checks["model"]
-    for role, other in checks.items():
-        if own is not None and other is not None and any(own[name] != other[name] for name in ("secrets_sha256", "settings")):
+    attacks on it. Raises StoreError for counts that are not those of leaks.parquet."""
+    results = {role: comparison.results[i] for role, i in (("model", index), *roles.items())}
+    checks = {role: made.summary["leaks"] for role, made in results.items() if made.summary.get("leaks")}
+    for role, check in checks.items():
+        require_counted(results[role].folder, check, SUITE_FOLDER.summary)
+        if "model" in checks and not alike(check, checks["model"]):
             raise StoreError(
-                f"{comparison.results[roles[role]].folder}: its leak check had other secrets or settings than that of "
-                f"{comparison.results[index].folder}; check both with the same list"
+                f"{results[role].folder}: its leak check had other secrets or settings than that of {results['model'].folder}; check both "
+                "with the same list"
             )
-    found = {role: spoken.secrets(check, "model") for role, check in checks.items()}
-    if own is None:
+    if "model" in checks:
+        found = {role: spoken.secrets(check, "model") for role, check in checks.items()}
+    else:
         found = _attacked_secrets(_prints(comparison, index, roles), more)
     out = []
     for kind in found.get("model", {}):
@@ -142,15 +146,16 @@ def _attacked_secrets(prints: Mapping[str, str], more: Sequence[Finished]) -> di
     """By role, from the last folder of attacks with a leak check of this model, else from others that looked for the
     same secrets in the same way."""
     checked = [f for f in reversed(more) if f.kind is ATTACK_FOLDER and f.summary.get("leaks")]
+    own = next((f for f in checked if prints["model"] in fingerprints(f)), None)
     found: dict[str, dict[str, Number]] = {}
-    for folder in (f for f in checked if prints["model"] in fingerprints(f)):
-        asked = [folder.summary["leaks"][name] for name in ("secrets_sha256", "settings")]
-        for other in [folder, *checked]:
-            leaks = other.summary["leaks"]
-            if [leaks[name] for name in ("secrets_sha256", "settings")] == asked:
-                named = {about["model_fingerprint"]: role for role, about in other.summary["models"].items()}
-                found = {role: spoken.secrets(leaks, named[own]) for role, own in prints.items() if own in named} | found
-        break
+    if own is None:
+        return found
+    for folder in [own, *checked]:
+        leaks = folder.summary["leaks"]
+        if alike(leaks, own.summary["leaks"]):
+            require_counted(folder.folder, leaks, ATTACK_FOLDER.summary)
+            named = {about["model_fingerprint"]: role for role, about in folder.summary["models"].items()}
+            found = {role: spoken.secrets(leaks, named[mark]) for role, mark in prints.items() if mark in named} | found
     return found
 
 

@@ -108,8 +108,8 @@ def test_the_least_amount_of_a_case_worked_out():
 
 
 def test_a_smaller_amount_is_tried_where_the_larger_brought_half_back_and_nowhere_else(tiny_model, tiny_base, tmp_path, monkeypatch):
-    """The runs are those of every amount that the rule, written out, leaves; the retain model is trained on the
-    same."""
+    """The runs are those of every amount that the rule, written out, leaves; the retain model's are those and its
+    own."""
     asked = {**SMALL, "rates": (1e-3, 1e-2), "rows": (1, 2, 3), "limit": 6, "on": ("forget", "related")}
     asked |= {"model": str(tiny_model), "before": str(tiny_base), "retain": str(tiny_base)}
     every = tamper(TamperConfig(**asked, out=str(tmp_path / "every"), every_amount=True))
