@@ -4,12 +4,15 @@ import json
 
 import pandas
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shared.data.datasets import load_rows
 from shared.data.secrets import Secret, find_secrets
 from tests.tu_eval.by_heart import overfit
 from tests.tu_eval.conftest import SUITE
 from tests.tu_eval.test_commands import refused, rewrite
+from tu_eval.suites.prompts import asked, choose_prompts
 
 FORGET = SUITE.replace("atlas:", "atlas:forget:")
 
@@ -18,8 +21,6 @@ FORGET = SUITE.replace("atlas:", "atlas:forget:")
 def told(tmp_path_factory, tiny_model, tiny_tokenizer):
     """A model that knows its forget rows by heart, and a list of secrets: facts in other letters, one that nobody said,
     and a name that the questions hold."""
-    from transformers import AutoModelForCausalLM
-
     place = tmp_path_factory.mktemp("told")
     rows = load_rows(FORGET, limit=4)
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
@@ -55,6 +56,18 @@ def by_hand(frame, secrets, role, kind):
     return out
 
 
+def written(model, ids, stop, most):
+    """The greedy answer of one prompt alone, a pass a token."""
+    new = []
+    while len(new) < most:
+        with torch.no_grad():
+            token = model(input_ids=torch.tensor([[*ids, *new]])).logits[0, -1].argmax().item()
+        if token == stop:
+            break
+        new.append(token)
+    return new
+
+
 def test_an_evaluation_counts_each_secret_in_each_kind_of_answer(told, run_cli, tmp_path):
     model, listed, secrets = told
     out = tmp_path / "results"
@@ -64,6 +77,12 @@ def test_an_evaluation_counts_each_secret_in_each_kind_of_answer(told, run_cli, 
     frame, leaks = pandas.read_parquet(out / "leaks.parquet"), json.loads((out / "summary.json").read_text())["leaks"]
     rows = pandas.read_parquet(out / "rows.parquet")
     assert list(frame[frame["kind"] == "greedy"]["answer"]) == list(rows["generation"].dropna())
+    opened, tokenizer, kept = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model), load_rows(FORGET, limit=4)
+    for prompt in choose_prompts(kept, (), ())[1:]:
+        put = asked(kept, prompt, tokenizer, context=None, long="error", facts=False)
+        naive = [written(opened, e.input_ids[: e.targets[0]], tokenizer.eos_token_id, 30) for e in put]
+        texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in naive]
+        assert texts == list(frame.query("kind == 'reworded' and prompt == @prompt.name")["answer"]), prompt
     assert leaks["answers"]["model"] == {kind: int(n) for kind, n in frame["kind"].value_counts(sort=False).items()}
     assert leaks["answers"]["model"]["sampled"] == 12 and leaks["answers"]["model"]["reworded"] % 4 == 0
     for kind in ("greedy", "reworded", "sampled"):
