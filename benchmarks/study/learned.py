@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
 
 from benchmarks.study.after import DRAWN, STEPS
 from benchmarks.study.matched import Measure, utility
+from benchmarks.study.plan import Job, read_study
 from benchmarks.study.results import DEFAULT, RESULTS, TRIED, Run, Study, load, markdown, paired, reached, retained, spread, steps
 from benchmarks.study.results import mean as mean_of
 
@@ -87,6 +90,28 @@ def came_back(studies: Mapping[str, Study]) -> str:
 
 def attacked(name: str) -> Measure:
     return lambda run: run.get(f"after_{name}")
+
+
+def planned(folder: Path = Path(__file__).parent) -> dict[str, list[Job]]:
+    """Study -> the runs that its file asks for."""
+    return {name: read_study(folder / f"{name}.toml")[2] for name in WORLDS}
+
+
+def plans(asked: Mapping[str, Sequence[Job]], studies: Mapping[str, Study]) -> str:
+    """What was planned and what of it has run, with the hours of its runs (one thread each), and how many the rest
+    takes if its runs are as long as those that there are."""
+    rows = []
+    for name, jobs in asked.items():
+        took = {as_job(run).key: run["seconds"] for run in studies[name].runs} if name in studies else {}
+        left = len({job.key for job in jobs} - set(took))
+        hours = sum(took.values()) / 3600
+        rest = f"{hours / len(took) * left:.1f}" if took else "not known"
+        rows.append([name.removeprefix("learned-"), str(len(jobs)), str(len(jobs) - left), f"{hours:.1f}", rest if left else "0"])
+    return markdown(["World", "runs planned", "finished", "hours they took", "hours left"], rows)
+
+
+def as_job(run: Run) -> Job:
+    return Job(**{field.name: run.get(field.name) for field in fields(Job)})
 
 
 def points(studies: Mapping[str, Study]) -> dict[str, dict[str, dict[str, list[float]]]]:

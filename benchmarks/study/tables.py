@@ -193,6 +193,7 @@ def main() -> None:
     facts = found_facts.read()
     tables |= {f"found-{name}": found_facts.table(name, worlds) for name, worlds in facts.items()}
     tables |= {"learned-kept": learned.kept(found), "learned-back": learned.came_back(found)}
+    tables["learned-plans"] = learned.plans(learned.planned(), found)
     write(settings.docs, tables)
     plots.kept(learned.points(found), settings.docs / "attribution-learned.png")
     agreements = {world: (figures["without"], figures["auc"]) for world, figures in facts["learned_base"].items()}

@@ -47,6 +47,17 @@ def test_what_came_back_stands_beside_the_models_that_no_run_changed():
     assert learned.came_back({"learned-tofu": Study(RUNS, {})}) == "Not run yet."
 
 
+def test_plans_say_what_is_left_and_how_long_it_takes():
+    known = {"temperature": None, "world": "learned-atlas", "seconds": 1800.0}
+    done = [{**known, **one} for one in RUNS]
+    jobs = [learned.as_job(one) for one in (*done[:2], {**done[0], "seed": 7}, {**done[1], "method": "graddiff"})]
+    first, second = rows_of(learned.plans({"learned-atlas": jobs, "learned-lume": jobs}, {"learned-atlas": Study(done, {})}))
+    assert first == {"World": "atlas", "runs planned": "4", "finished": "2", "hours they took": "4.5", "hours left": "1.0"}
+    assert second["finished"] == "0" and second["hours left"] == "not known"
+    asked = learned.planned()
+    assert set(asked) == set(learned.WORLDS) and all(asked.values())
+
+
 def test_the_picture_has_a_panel_a_world(tmp_path):
     found = learned.points({"learned-atlas": Study(RUNS, {})})
     assert found == {"atlas": {"npo": {
