@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from benchmarks.study.after import DRAWN, STEPS
 from benchmarks.study.matched import Measure, utility
@@ -14,7 +15,7 @@ from benchmarks.study.results import mean as mean_of
 
 WORLDS = {"learned-tofu": utility, "learned-atlas": retained, "learned-lume": retained, "learned-documents": retained,
           "learned-gemma-atlas": retained, "learned-gemma-tofu": retained, "learned-qwen-atlas": retained, "learned-qwen-tofu": retained,
-          "learned-dev-tofu": utility, "learned-dev-atlas": retained}  # fmt: skip
+          "learned-dev-tofu": utility, "learned-dev-atlas": retained, "learned-dev-documents": retained}  # fmt: skip
 """study -> what its table compares: model utility where the target knows what it asks about, else retain probability"""
 CHOICES = {
     "all": {"source": "all"},
@@ -111,7 +112,8 @@ def plans(asked: Mapping[str, Sequence[Job]], studies: Mapping[str, Study]) -> s
 
 
 def as_job(run: Run) -> Job:
-    return Job(**{field.name: run.get(field.name) for field in fields(Job)})
+    values: dict[str, Any] = {field.name: run.get(field.name) for field in fields(Job)}
+    return Job(**values)
 
 
 def points(studies: Mapping[str, Study]) -> dict[str, dict[str, dict[str, list[float]]]]:

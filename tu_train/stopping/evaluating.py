@@ -25,6 +25,8 @@ from tu_train.ranks import ALONE, Ranks
 from tu_train.stopping.landing import land, remember
 from tu_train.stopping.rule import KINDS, Rule
 
+WHOLE, FACTS = KINDS[:2]
+
 
 class Beside(Protocol):
     """What else is measured whenever we are."""
@@ -47,7 +49,7 @@ class Evaluation:
     rule: Rule | None = None
     """ends training"""
     facts: Sequence[Item] = ()
-    """the forget rows once more, with the tokens that carry the fact"""
+    """those of the forget rows that have tokens that carry the fact, with these tokens alone (`only`)"""
     paraphrases: Sequence[Item] = ()
     """the questions of the forget rows with another wording of their answers"""
     land: bool = False
@@ -89,25 +91,39 @@ class Evaluation:
 
     def _measured(self, packed: PackedModel, autocast: AbstractContextManager, ranks: Ranks, only: str = "") -> dict[str, float]:
         groups = dict(zip(KINDS, (self.forget, self.facts, self.paraphrases, self.retain), strict=True))
+        asked = {kind: items for kind, items in groups.items() if items and (not only or only.rpartition("_")[0] == kind)}
+        found: dict[str, list[torch.Tensor]] = {}
         with autocast, torch.no_grad():
-            asked = {kind: items for kind, items in groups.items() if not only or only.rpartition("_")[0] == kind}
-            kinds = [self._measure(packed, ranks, kind, items) for kind, items in asked.items()]
-        return {name: value for kind in kinds for name, value in kind.items()}
+            for kind, items in asked.items():
+                whole = found.get(WHOLE) if kind == FACTS else None
+                found[kind] = within(self.forget, whole, items) if whole else self._logp(packed, ranks, items)
+        return {name: value for kind, rows in found.items() for name, value in numbers(kind, rows).items()}
 
     def _watched(self, packed: PackedModel, autocast: AbstractContextManager, ranks: Ranks, rule: Rule) -> float:
         """The number that the rule is about."""
         return self._measured(packed, autocast, ranks, only=rule.name)[rule.name]
 
-    def _measure(self, packed: PackedModel, ranks: Ranks, kind: str, items: Sequence[Item]) -> dict[str, float]:
+    def _logp(self, packed: PackedModel, ranks: Ranks, items: Sequence[Item]) -> list[torch.Tensor]:
+        """[K] of each row, float64 on the CPU: what each rank finds goes to all."""
+
         def logp(part: Sequence[Item]) -> list[torch.Tensor]:
-            """[K] of each row, on the CPU: what each rank finds goes to all."""
             run = partial(forward_pass, packed, PassRows(list(part), []), Needs(), Needs(), None)
             return list(packed.whole(run).forget.logp_N.double().cpu().split([len(i.positions) for i in part]))
 
-        nll, tokens, probabilities = 0.0, 0, []
         parts = [items[start:end] for start, end in within_budget([len(i.ids) for i in items], self.batch_tokens)]
-        for rows in ranks.each(parts, logp):
-            for own in rows:
-                probabilities.append(own.mean().exp().item())
-                nll, tokens = nll - own.sum().item(), tokens + len(own)
-        return {f"{kind}_nll": nll / tokens, f"{kind}_probability": sum(probabilities) / len(items)} if items else {}
+        return [row for rows in ranks.each(parts, logp) for row in rows]
+
+
+def within(rows: Sequence[Item], logp: Sequence[torch.Tensor], parts: Sequence[Item]) -> list[torch.Tensor]:
+    """What `parts`, made of some of the rows by `only`, have of the rows' log-probabilities, so that no row runs
+    twice."""
+    known = {id(row.ids): dict(zip(row.positions, own.tolist(), strict=True)) for row, own in zip(rows, logp, strict=True)}
+    return [torch.tensor([known[id(part.ids)][p] for p in part.positions], dtype=torch.float64) for part in parts]
+
+
+def numbers(kind: str, rows: Sequence[torch.Tensor]) -> dict[str, float]:
+    """[K] log-probabilities of each row -> NLL and probability."""
+    nll, tokens = 0.0, 0
+    for own in rows:
+        nll, tokens = nll - own.sum().item(), tokens + len(own)
+    return {f"{kind}_nll": nll / tokens, f"{kind}_probability": sum(own.mean().exp().item() for own in rows) / len(rows)}

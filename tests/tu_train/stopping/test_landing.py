@@ -21,6 +21,7 @@ from tests.tu_train.conftest import FORGET, log_of, score, weights_of
 from tests.tu_train.test_values import rewrite
 from tu_train.config import UnlearnConfig
 from tu_train.saving.working_folder import Checkpoints
+from tu_train.stopping import evaluating
 from tu_train.stopping.interrupts import EXIT_SAVED
 from tu_train.stopping.landing import TOLERANCE, land, remember
 
@@ -137,6 +138,19 @@ def test_the_numbers_of_the_fact_are_those_of_its_tokens(train):
     assert {n: last[f"eval_{n}"] for n in names} == pytest.approx({n: plain.number(n) for n in names}, rel=1e-5)
     assert last["eval_forget_fact_nll"] != pytest.approx(last["eval_forget_nll"], rel=1e-3), "the fact is not the whole answer"
     assert 0 < sum(map(len, plain.facts)) < sum(map(len, plain.all))
+
+
+def test_no_row_runs_once_more_for_its_facts(train, monkeypatch):
+    ran = []
+    forward = evaluating.forward_pass
+    monkeypatch.setattr(
+        evaluating, "forward_pass", lambda packed, rows, *rest: ran.append(len(rows.forget)) or forward(packed, rows, *rest)
+    )
+    train(eval_key=None)
+    without = ran[:]
+    ran.clear()
+    train()
+    assert ran == without and sum(ran) > 0
 
 
 def test_the_numbers_of_the_paraphrase_are_those_of_its_answer(train):
