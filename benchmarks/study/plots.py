@@ -14,20 +14,27 @@ BESIDE = {"base-entropy": (-70, 2), "tempered": (6, 0), "gain": (-28, -4), "rari
 """points between a dot and its name, where names would meet"""
 TOKENS = {"all": "#888888", "random 30 %": "#c9a227", "before, 30 %": "#4b6a9b", "learned, auto": "#c2410c", "learned, soft": "#e8a27c",
           "given (the facts)": "#2a7f3f"}  # fmt: skip
+ACROSS = 4
+"""worlds beside each other in the picture of what is kept"""
 COLOURS = {"all": "#888888", "random": "#c9a227", "given": "#2a7f3f", "default": "#c2410c"}
 
 
-def _figure(width: float, height: float, panels: int = 1):
+def _figure(width: float, height: float, panels: int = 1, *, across: int | None = None):
+    """`across`: panels of a row; None: all."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, panels, figsize=(width, height), layout="constrained", squeeze=False)
-    for axis in axes[0]:
+    columns = across or panels
+    figure, grid = pyplot.subplots(-(-panels // columns), columns, figsize=(width, height), layout="constrained", squeeze=False)
+    axes = grid.flatten()
+    for axis in axes[:panels]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    return figure, axes[0]
+    for axis in axes[panels:]:
+        axis.set_visible(False)
+    return figure, axes[:panels]
 
 
 def _save(figure, path: Path) -> None:
@@ -117,21 +124,26 @@ def utilities(found: Mapping[str, Mapping[str, Sequence[float]]], ends: Mapping[
 
 def kept(found: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], path: Path) -> None:
     """`found`: world -> method -> tokens -> what is kept, a point a seed and a dash at the mean; a panel a world."""
-    figure, axes = _figure(3.6 * len(found), 3.6, len(found))
+    across = min(ACROSS, len(found))
+    figure, axes = _figure(3.4 * across, 3.0 * -(-len(found) // across) + 0.5, len(found), across=across)
     titles = [title for title in TOKENS if any(title in values for methods in found.values() for values in methods.values())]
     for axis, (world, methods) in zip(axes, found.items(), strict=True):
         for place, values in enumerate(methods.values()):
             for number, title in enumerate(titles):
                 at, points = place + (number - (len(titles) - 1) / 2) * 0.13, values.get(title, ())
-                axis.plot([at] * len(points), points, "o", markersize=4, alpha=0.7, color=TOKENS[title], label=None if place else title)
+                axis.plot([at] * len(points), points, "o", markersize=4, alpha=0.7, color=TOKENS[title], label=title if points else None)
                 if points:
                     axis.hlines(sum(points) / len(points), at - 0.05, at + 0.05, color=TOKENS[title], linewidth=2)
         axis.set_xticks(range(len(methods)), list(methods))
-        axis.set_xlim(-0.6, max(1, len(methods) - 1) + 0.6)
+        middle = (len(methods) - 1) / 2
+        axis.set_xlim(middle - max(1, middle + 0.6), middle + max(1, middle + 0.6))
         axis.set_ylim(0, 1)
         axis.set_title(world)
-    axes[0].set_ylabel("kept at matched forgetting")
-    axes[-1].legend(frameon=False, fontsize=7, loc="lower left")
+    for axis in axes[::across]:
+        axis.set_ylabel("kept at matched forgetting")
+    shown = {title: handle for axis in axes for handle, title in zip(*axis.get_legend_handles_labels(), strict=True)}
+    named = [title for title in titles if title in shown]
+    figure.legend([shown[title] for title in named], named, frameon=False, loc="outside upper center", ncols=len(shown))
     _save(figure, path)
 
 
