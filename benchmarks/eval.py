@@ -12,11 +12,14 @@ the baseline's times over the shortest of ours, which runs in a process of its o
     generation_vs_batched    greedy answers, set by set. Baseline: transformers' generate, batches of eight padded on
                              the left
     generation_vs_rowwise    the same. Baseline: transformers' generate, one row at a time
+    drawing                  eight drawn answers to each forget row, at temperature 1, tokens a second. Baseline:
+                             transformers' generate, the eight of a row as one batch
 
 The model was not fine-tuned on TOFU, so most of its answers run until they are cut. Both sides must compute the same,
-else there are no figures: log-probabilities within 2e-4 nats, and the same tokens. Where the two likeliest tokens are
-within 1e-3 nats of each other the order of sums decides, between the two baselines as well; from there on the answer is
-not compared. Lines on stderr tell what goes on; stdout holds the JSON object.
+else there are no figures: log-probabilities within 2e-4 nats, and the same greedy tokens. Where the two likeliest
+tokens are within 1e-3 nats of each other the order of sums decides, between the two baselines as well; from there on
+the answer is not compared. Drawn answers are not the same, since both draw with other random numbers. Lines on stderr
+tell what goes on; stdout holds the JSON object.
 """
 
 from __future__ import annotations
@@ -34,11 +37,12 @@ from transformers import GenerationConfig
 from benchmarks.score import say, timed
 from shared.data.examples import Example
 from shared.lm.models import context_length, load_model, load_tokenizer, locate
+from tu_eval.measure.drawing import ToDraw, draws
 from tu_eval.measure.pieces import score_examples, stop_ids
 from tu_eval.suites.suites import find_suite
 from tu_eval.suites.variants import Variants, load_variants
 
-SUITE, BATCH = "tofu:forget01", 8
+SUITE, BATCH, DRAWS = "tofu:forget01", 8, 8
 AGREE_NATS, TIE_NATS = 2e-4, 1e-3
 
 
@@ -104,6 +108,23 @@ def generate_today(model, load: Workload, size: int) -> list[list[int]]:
     return out
 
 
+@torch.no_grad()
+def draw_today(model, load: Workload) -> int:
+    """Tokens of the drawn answers."""
+    model.generation_config = GenerationConfig()
+    torch.manual_seed(0)
+    tokens = 0
+    for prompt in load.prompts[0]:
+        ids = torch.tensor([prompt])
+        new = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=load.most, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            num_return_sequences=DRAWS, eos_token_id=load.stop, pad_token_id=load.stop[0],
+        )  # fmt: skip
+        for row in new[:, len(prompt) :].tolist():
+            tokens += next((k for k, token in enumerate(row) if token in load.stop), len(row))
+    return tokens
+
+
 def our_side(pipe, folder: Any, load: Workload) -> None:
     """In a process of its own, so that its threads and memory are not the baseline's."""
     from shared.engines.torch import TorchEngine
@@ -117,11 +138,15 @@ def our_side(pipe, folder: Any, load: Workload) -> None:
     def generation(most: int = load.most) -> list[list[int]]:
         return [ids for prompts in load.prompts for ids in engine.generate(prompts, max_new_tokens=most, stop_ids=load.stop)]
 
+    def drawing() -> int:
+        asked = [ToDraw(str(k), prompt, load.most) for k, prompt in enumerate(load.prompts[0])]
+        return sum(len(ids) for own in draws(engine, asked, DRAWS, 1.0, load.stop, seed=0) for ids in own)
+
     score_examples(engine, load.examples[:BATCH], set())  # warm
     generation(1)
     pipe.send("ready")
     for name in iter(pipe.recv, None):
-        pipe.send(timed({"forward": forward, "generation": generation}[name]))
+        pipe.send(timed({"forward": forward, "generation": generation, "drawing": drawing}[name]))
 
 
 def check_forward(expected: dict[str, list[float]], found: dict[str, list[float]]) -> None:
@@ -172,6 +197,8 @@ def measure(rows: int, rounds: int, most: int) -> dict[str, float]:
         "batched": lambda: timed(lambda: generate_today(model, load, BATCH)),
         "generation ours": lambda: ask("generation"),
         "rowwise": lambda: timed(lambda: generate_today(model, load, 1)),
+        "drawing": lambda: timed(lambda: draw_today(model, load)),
+        "drawing ours": lambda: ask("drawing"),
     }
     for number in range(rounds):
         for name, work in sides.items():
@@ -187,6 +214,7 @@ def measure(rows: int, rounds: int, most: int) -> dict[str, float]:
         "forward": best["forward"] / best["forward ours"],
         "generation_vs_batched": best["batched"] / best["generation ours"],
         "generation_vs_rowwise": best["rowwise"] / best["generation ours"],
+        "drawing": (found["drawing ours"] / best["drawing ours"]) / (found["drawing"] / best["drawing"]),
     }
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from shared.budget import padded_batches
+from shared.engines.choosing import Choose, likeliest
 from shared.engines.interface import Request, TokenScores, ignore, limits_of
-from shared.engines.torch_generate import GreedyWriter
+from shared.engines.torch_generate import TextWriter
 from shared.lm.forest import common_prefix
 from shared.lm.logprobs import HeadOptions, PositionScores, score_positions
 from shared.lm.memory import keep_freed_memory
@@ -33,7 +34,7 @@ class TorchEngine:
     def __init__(self, packed: PackedModel, *, batch_tokens: int = 2048, head: HeadOptions | None = None):
         self.packed, self.batch_tokens, self.head = packed, batch_tokens, head or HeadOptions()
         self.head.check(packed.head.weight.shape[0])
-        self.writer: GreedyWriter | None = None
+        self.writer: TextWriter | None = None
         """made when first needed"""
 
     @classmethod
@@ -107,10 +108,11 @@ class TorchEngine:
         max_new_tokens: int | Sequence[int],
         stop_ids: Sequence[int],
         advance: Callable[[int], None] = ignore,
+        choose: Choose = likeliest,
     ) -> list[list[int]]:
         if self.writer is None:
-            self.writer = GreedyWriter(self.packed, self.batch_tokens)
-        return self.writer.write(prompts, limits_of(max_new_tokens, prompts), stop_ids, advance)
+            self.writer = TextWriter(self.packed, self.batch_tokens)
+        return self.writer.write(prompts, limits_of(max_new_tokens, prompts), stop_ids, advance, choose)
 
     def close(self) -> None:
         del self.packed, self.writer

@@ -1,10 +1,10 @@
-"""Greedy text for many prompts: a pass for the prompts, then a pass a token for all rows that still write.
+"""Text for many prompts: a pass for the prompts, then a pass a token for all rows that still write.
 
 Prompts go through the forest, so what they share (a system turn) is computed once. Their keys and values are kept, one
 place for each row (shared/engines/torch_cache.py). Each further pass reads the last token of every row as one packed
 row, so nothing is padded but the keys of shorter rows. When a row ends, the last row moves to its place, and waiting
-prompts are read when enough places are free. Only the last position of a row goes through the head, and only its
-highest logit is looked for.
+prompts are read when enough places are free. Only the last position of a row goes through the head; what is written
+there is chosen by shared/engines/choosing.py.
 
 A pass reads all weights, however many rows it has: hence many rows write at once.
 """
@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from shared.console import say
+from shared.engines.choosing import Choose, likeliest
 from shared.engines.torch_cache import Cache, read_prompts, read_tokens
 from shared.lm.packed import TOLERANCE, PackedModel
 from shared.lm.products import linear
@@ -32,7 +34,7 @@ REFILL = 4
 """waiting prompts are read when one in so many places is free"""
 
 
-class GreedyWriter:
+class TextWriter:
     """Writes with a model. `cached` says whether its architecture takes the loop above; else transformers' own
     serves."""
 
@@ -43,8 +45,9 @@ class GreedyWriter:
             say(f"{type(packed.model).__name__} cannot keep keys and values row by row: transformers writes its answers, which is slower")
 
     def write(
-        self, prompts: Sequence[list[int]], limits: Sequence[int], stop_ids: Sequence[int], advance: Callable[[int], None]
-    ) -> list[list[int]]:
+        self, prompts: Sequence[list[int]], limits: Sequence[int], stop_ids: Sequence[int], advance: Callable[[int], None],
+        choose: Choose = likeliest,
+    ) -> list[list[int]]:  # fmt: skip
         """For each prompt at most `limits` tokens, without the one of `stop_ids` that ended it; `advance(rows)` as rows
         end."""
         self.packed.check_ids(prompts)
@@ -53,21 +56,21 @@ class GreedyWriter:
         out: list[list[int]] = [[] for _ in prompts]
         longest = max((len(prompts[i]) + limits[i] for i in asked), default=0)
         if self.cached and all(bound is None or longest <= bound for bound in (self.packed.reach, self.packed.turn)):
-            self._write(out, prompts, limits, asked, frozenset(stop_ids), advance)
+            self._write(out, prompts, limits, asked, frozenset(stop_ids), advance, choose)
         else:
-            self._leave_to_transformers(out, prompts, limits, asked, list(stop_ids), advance)
+            self._leave_to_transformers(out, prompts, limits, asked, list(stop_ids), advance, choose)
         return out
 
-    def _write(self, out, prompts, limits, asked, stop_ids, advance) -> None:
+    def _write(self, out, prompts, limits, asked, stop_ids, advance, choose) -> None:
         places = self._places([len(prompts[i]) + limits[i] for i in asked])
         cache, rows, head = Cache(places), [], self.packed.head
         waiting = sorted(asked, key=lambda i: len(prompts[i]))
 
         def note(first: int, hidden_BD: torch.Tensor) -> None:
             """The rows from place `first` on have written one more token, or end."""
-            best = head.finished(linear(hidden_BD, head.weight, head.bias)).argmax(-1).tolist()
+            chosen = choose(head.finished(linear(hidden_BD, head.weight, head.bias)), [row.index for row in rows[first:]])
             for place in range(len(rows) - 1, first - 1, -1):
-                row, token = rows[place], best[place - first]
+                row, token = rows[place], chosen[place - first]
                 if token not in stop_ids:
                     row.new.append(token)
                     if len(row.new) < limits[row.index]:
@@ -102,7 +105,7 @@ class GreedyWriter:
             total += len(prompts[batch[-1]])
         return batch
 
-    def _leave_to_transformers(self, out, prompts, limits, asked, stop_ids, advance) -> None:
+    def _leave_to_transformers(self, out, prompts, limits, asked, stop_ids, advance, choose) -> None:
         model: Any = self.packed.model
         own, model.generation_config = model.generation_config, GenerationConfig()  # a model's folder may ask for anything but greedy
         try:
@@ -113,7 +116,7 @@ class GreedyWriter:
                 mask = torch.tensor([[0] * n + [1] * (longest - n) for n in pads], device=model.device)
                 new = model.generate(
                     ids, attention_mask=mask, max_new_tokens=limits[batch[0]], do_sample=False, eos_token_id=stop_ids,
-                    pad_token_id=stop_ids[0],
+                    pad_token_id=stop_ids[0], logits_processor=LogitsProcessorList([partial(_only_chosen, choose, batch)]),
                 )  # fmt: skip
                 for i, row in zip(batch, new[:, longest:].tolist(), strict=True):
                     out[i] = row[: next((k for k, token in enumerate(row) if token in stop_ids), len(row))]
@@ -145,6 +148,12 @@ class _Row:
     def position(self) -> int:
         """Where its last token stands, which is written but not yet read."""
         return self.prompt + len(self.new) - 1
+
+
+def _only_chosen(choose: Choose, batch: Sequence[int], ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+    """Logits of which the highest is that of the token that is chosen."""
+    chosen = torch.tensor(choose(logits_BV, batch), device=logits_BV.device)
+    return torch.full_like(logits_BV, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
 
 @torch.inference_mode()

@@ -24,7 +24,7 @@ from shared.data.datasets import Row
 from shared.data.words import TERM, terms
 from shared.data.words import holds as in_a_row
 from tu_eval.attacks.probing import Numbers, Probe
-from tu_eval.measure.drawing import draws
+from tu_eval.measure.drawing import ToDraw, draws
 from tu_eval.metrics.rouge import rouge_l_recall
 from tu_eval.results.folder import ResultRow
 
@@ -38,21 +38,21 @@ def sample(
 ) -> list[ResultRow]:  # fmt: skip
     """Rows with all answers drawn, `samples` of them, `hits` among them, `found`, the first hit's text, what was
     `matched`, the highest `recall` of the whole answer, and `cut`: how many had not ended when they had to."""
+    prompts = [probe.example.input_ids[: probe.example.prompt_length] for probe in probes]
+    rooms = [max_new_tokens if context is None else min(max_new_tokens, context - len(prompt)) for prompt in prompts]
+    asked = [ToDraw(probe.example.id, prompt, room) for probe, prompt, room in zip(probes, prompts, rooms, strict=True)]
+    with progress("drawing answers", len(asked) * count, "answers") as bar:
+        made = draws(engine, asked, count, temperature, stop_ids, seed, bar.advance)
     rows: list[ResultRow] = []
-    with progress("drawing answers", len(probes), "rows") as bar:
-        for probe in probes:
-            example = probe.example
-            prompt = example.input_ids[: example.prompt_length]
-            room = max_new_tokens if context is None else min(max_new_tokens, context - len(prompt))
-            made = draws(engine, example.id, prompt, count, room, temperature, stop_ids, seed)
-            texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
-            hits = [text for text, hit in zip(texts, holds(example.row, texts, threshold, facts), strict=True) if hit]
-            found = {"samples": count, "hits": len(hits), "found": hits[0] if hits else None, "drawn": texts}
-            found["matched"] = f"answer (ROUGE-L recall ≥ {threshold:g})" if not _wanted(example.row, facts) else "fact"
-            found["recall"] = max(rouge_l_recall([example.row.answer] * count, texts))
-            found["cut"] = sum(len(ids) == room for ids in made)
-            rows.append({"setting": f"temperature {temperature:g}", "set": "forget", "example_id": example.id, **found})
-            bar.advance(1)
+    for probe, own, room in zip(probes, made, rooms, strict=True):
+        example = probe.example
+        texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in own]
+        hits = [text for text, hit in zip(texts, holds(example.row, texts, threshold, facts), strict=True) if hit]
+        found = {"samples": count, "hits": len(hits), "found": hits[0] if hits else None, "drawn": texts}
+        found["matched"] = f"answer (ROUGE-L recall ≥ {threshold:g})" if not _wanted(example.row, facts) else "fact"
+        found["recall"] = max(rouge_l_recall([example.row.answer] * count, texts))
+        found["cut"] = sum(len(ids) == room for ids in own)
+        rows.append({"setting": f"temperature {temperature:g}", "set": "forget", "example_id": example.id, **found})
     if facts and (blind := sum(row["matched"] != "fact" for row in rows)):
         say(f"sample: {blind} of {len(rows)} rows mark no fact that could be looked for; of these the whole answer is, as answer_in_k")
     if cut := sum(row["cut"] for row in rows):

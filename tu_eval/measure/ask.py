@@ -15,7 +15,7 @@ from shared.engines.torch import TorchEngine
 from shared.errors import ConfigError, DataError, printable
 from shared.lm import models
 from tu_eval.measure.ask_config import AskConfig
-from tu_eval.measure.drawing import draws
+from tu_eval.measure.drawing import ToDraw, draws
 from tu_eval.measure.finish import default_label
 from tu_eval.measure.model_folder import find_model
 from tu_eval.measure.pieces import stop_ids
@@ -44,7 +44,8 @@ class Put:
     def answers(self, config: AskConfig) -> list[str]:
         engine = TorchEngine.load(self.folder, dtype=config.dtype, device=config.device)
         made = engine.generate([self.prompt], max_new_tokens=[self.room], stop_ids=self.stop)
-        made += draws(engine, "ask", self.prompt, config.samples, self.room, config.temperature, self.stop, config.seed)
+        asked = ToDraw("ask", self.prompt, self.room)
+        made += draws(engine, [asked], config.samples, config.temperature, self.stop, config.seed)[0]
         engine.close()
         return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
 

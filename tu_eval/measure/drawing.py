@@ -2,50 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-
+from shared.engines.interface import ignore
 from shared.weighting.weights import seeded
 
 if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine
 
-TOGETHER = 16
-"""answers drawn in one batch; draws depend on it"""
+
+@dataclass(frozen=True)
+class ToDraw:
+    """A prompt whose answers are drawn."""
+
+    name: str
+    """what its draws depend on beside the seed"""
+    prompt: list[int]
+    room: int
+    """tokens that an answer may take"""
 
 
 def draws(
-    engine: TorchEngine, name: str, prompt: list[int], count: int, most: int, temperature: float, stop_ids: Sequence[int], seed: int
-) -> list[list[int]]:
-    """`count` answers to one prompt; they depend on the seed and the row's name alone."""
-    made: list[list[int]] = []
-    for number, at in enumerate(range(0, count, TOGETHER)):
-        key = int(seeded(seed, f"sample {number} {name}").integers(2**63))
-        made += draw(engine, prompt, min(TOGETHER, count - at), most, temperature, stop_ids, key)
-    return made
+    engine: TorchEngine, asked: Sequence[ToDraw], count: int, temperature: float, stop_ids: Sequence[int], seed: int,
+    advance: Callable[[int], None] = ignore,
+) -> list[list[list[int]]]:  # fmt: skip
+    """`count` answers to each prompt, from softmax(logits / temperature) over the whole vocabulary, without the stop
+    token; `advance(answers)` as they end.
 
+    Answer k to a prompt depends on the model, the prompt, its name, k and the seed alone: not on how many are drawn, on
+    the other prompts or on the batches. All of them write at once, so that the weights are read for many rows a time.
+    """
+    from shared.engines.choosing import Drawn
 
-@torch.inference_mode()
-def draw(
-    engine: TorchEngine, prompt: list[int], count: int, most: int, temperature: float, stop_ids: Sequence[int], key: int
-) -> list[list[int]]:
-    """`count` answers from softmax(logits / temperature) over the whole vocabulary, without the stop token."""
-    from transformers import GenerationConfig
-
-    model: Any = engine.packed.model
-    own, model.generation_config = model.generation_config, GenerationConfig()  # a folder's own may cut the distribution
-    ids = torch.tensor([prompt], device=model.device)
-    devices = [model.device] if model.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(key)
-            new = model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
-                num_return_sequences=count, max_new_tokens=most, eos_token_id=list(stop_ids), pad_token_id=stop_ids[0],
-            )  # fmt: skip
-    finally:
-        model.generation_config = own
-    rows = new[:, len(prompt) :].tolist()
-    return [row[: next((k for k, token in enumerate(row) if token in stop_ids), len(row))] for row in rows]
+    each = [(one, k) for one in asked for k in range(count)]
+    choose = Drawn(temperature, [seeded(seed, f"draw {k} {one.name}") for one, k in each])
+    made = engine.generate([one.prompt for one, _ in each], max_new_tokens=[one.room for one, _ in each], stop_ids=stop_ids,
+                           advance=advance, choose=choose)  # fmt: skip
+    return [made[at : at + count] for at in range(0, len(made), count)] if count else [[] for _ in asked]

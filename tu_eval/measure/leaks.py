@@ -16,7 +16,7 @@ from shared.data.datasets import Row
 from shared.data.examples import Example
 from shared.data.secrets import Census, Secret, hash_of, held, read_secrets
 from shared.files.fs import hash_json
-from tu_eval.measure.drawing import draws
+from tu_eval.measure.drawing import ToDraw, draws
 from tu_eval.measure.pieces import Subject, stop_ids
 from tu_eval.results.folder import ResultRow
 from tu_eval.results.leaks import count_leaks
@@ -136,12 +136,9 @@ def _greedy(check: LeakCheck, subject: Subject, wanted: Sequence[tuple[str, Exam
 
 
 def _drawn(check: LeakCheck, subject: Subject, examples: Sequence[Example]) -> list[ResultRow]:
-    w, stop, out = check.writing, stop_ids(check.tokenizer, examples), []
-    with progress("drawing answers (leak check)", len(examples), "rows") as bar:
-        for e in examples:
-            prompt = _prompt(e)
-            room = _room(check, prompt)
-            made = draws(subject.engine, e.id, prompt, w.samples, room, w.temperature, stop, w.seed) if room else [[]] * w.samples
-            out.append({"id": e.id, "answers": [check.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]})
-            bar.advance(1)
-    return out
+    w, stop = check.writing, stop_ids(check.tokenizer, examples)
+    asked = [ToDraw(e.id, _prompt(e), _room(check, _prompt(e))) for e in examples]
+    with progress("drawing answers (leak check)", len(asked) * w.samples, "answers") as bar:
+        made = draws(subject.engine, asked, w.samples, w.temperature, stop, w.seed, bar.advance)
+    texts = [[check.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in own] for own in made]
+    return [{"id": e.id, "answers": own} for e, own in zip(examples, texts, strict=True)]

@@ -1,14 +1,17 @@
 """Greedy text from the cached loop: transformers' own, token by token, however rows come, wait, end and leave."""
 
+import itertools
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from transformers import GenerationConfig
 
 from shared.engines import torch_cache as cache_module
 from shared.engines import torch_generate as generate
+from shared.engines.choosing import Drawn
 from shared.engines.torch import TorchEngine
 from shared.engines.torch_cache import Cache
 from shared.lm.packed import PackedModel
@@ -159,6 +162,64 @@ def test_an_architecture_that_reads_tokens_one_by_one_otherwise_is_found_out(cas
     assert engine.generate(prompts, max_new_tokens=limits, stop_ids=stop) == expected
     assert engine.writer is not None and not engine.writer.cached
     assert "LlamaForCausalLM cannot keep keys and values row by row" in capsys.readouterr().err
+
+
+@torch.no_grad()
+def drawn_by_hand(model, prompts, limits, stop_ids, temperature, seeds) -> list[list[int]]:
+    """Row by row, one number a token: the first token at which the summed probabilities come above it."""
+    out = []
+    for prompt, limit, seed in zip(prompts, limits, seeds, strict=True):
+        numbers, row = np.random.default_rng(seed), []
+        while len(row) < limit:
+            at, below, token = numbers.random(), 0.0, -1
+            probabilities = (model(torch.tensor([prompt + row])).logits[0, -1].double() / temperature).softmax(-1).tolist()
+            while below <= at:
+                token += 1
+                below += probabilities[token]
+            if token in stop_ids:
+                break
+            row.append(token)
+        out.append(row)
+    return out
+
+
+def drawing(seeds, temperature) -> Drawn:
+    return Drawn(temperature, [np.random.default_rng(seed) for seed in seeds])
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma2", "bloom"])
+def test_what_is_drawn_is_told_by_a_row_and_its_numbers_alone(cases, monkeypatch, name):
+    cached = name != "bloom"
+    packed = cases(name)[0].packed if cached else PackedModel(other_architecture(name))
+    system = [7, 8, 9, 10]
+    prompts = [[*system, 11 + k % 3, 30 + k % 5][: 3 + k % 4] for k in range(12)]
+    limits, seeds, stop = [0 if k == 4 else 6 + k % 4 for k in range(12)], [100 + k for k in range(12)], list(range(0, 400, 9))
+    expected = drawn_by_hand(packed.model, prompts, limits, stop, 0.8, seeds)
+    assert len({tuple(row) for row in expected}) > 8 and any(len(r) < n for r, n in zip(expected, limits, strict=True))
+    assert any(a == b for a, b in itertools.combinations(prompts, 2))
+    for rows in (1, 5, 64):
+        monkeypatch.setattr(generate, "MAX_ROWS", {"cpu": rows})
+        engine = TorchEngine(packed, batch_tokens=20 * rows)
+        assert engine.generate(prompts, max_new_tokens=limits, stop_ids=stop, choose=drawing(seeds, 0.8)) == expected
+        assert engine.writer is not None and engine.writer.cached is cached
+    last = slice(7, None)
+    some = engine.generate(prompts[last], max_new_tokens=limits[last], stop_ids=stop, choose=drawing(seeds[last], 0.8))
+    assert some == expected[last]
+    assert engine.generate(prompts, max_new_tokens=limits, stop_ids=stop, choose=drawing(seeds[::-1], 0.8)) != expected
+
+
+def test_a_token_without_probability_is_never_drawn():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
+
+    class Numbers:
+        def __init__(self, value):
+            self.value = value
+
+        def random(self):
+            return self.value
+
+    for value, token in ((0.0, 1), (0.4999, 1), (0.5, 3), (1 - 2**-53, 3)):
+        assert Drawn(1.0, [Numbers(value)])(logits, [0]) == [token]  # type: ignore[list-item]
 
 
 def test_the_models_own_attention_is_put_back(cases, monkeypatch):

@@ -12,9 +12,9 @@ from shared.data.datasets import load_rows
 from tests.conftest import build_tokenizer
 from tests.tu_eval.conftest import SUITE
 from tests.tu_eval.test_commands import refused
+from tu_eval.attacks import sample
 from tu_eval.attacks.config import AttackConfig
 from tu_eval.attacks.run import ATTACK_FOLDER, print_attacks, schema
-from tu_eval.measure import drawing
 from tu_eval.metrics.rouge import rouge_l_recall
 from tu_eval.results.folder import ROWS, write_folder
 
@@ -214,11 +214,11 @@ def test_a_secret_in_a_sentence_of_its_own_is_no_all_clear(run_cli, tiny_model, 
     (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = {"Где": "В Пскове, кажется", "Who": "It is Sarcoidosis!"}
 
-    def draw(engine, prompt, count, *_):
-        asked = tiny_tokenizer.decode(prompt)
-        return [tiny_tokenizer(next(text for key, text in said.items() if key in asked))["input_ids"]] * count
+    def draws(engine, asked, count, *_):
+        texts = [tiny_tokenizer.decode(one.prompt) for one in asked]
+        return [[tiny_tokenizer(next(text for key, text in said.items() if key in own))["input_ids"]] * count for own in texts]
 
-    monkeypatch.setattr(drawing, "draw", draw)
+    monkeypatch.setattr(sample, "draws", draws)
     found = {}
     for name, more in {"marked": "facts = true\n", "unmarked": ""}.items():
         (tmp_path / f"{name}.toml").write_text(

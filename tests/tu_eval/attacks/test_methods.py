@@ -23,7 +23,7 @@ from tu_eval.attacks.probing import Probe
 from tu_eval.attacks.quantise import matrices, quantise, rounded
 from tu_eval.attacks.relearn import batch_loss, batches, choose, relearn
 from tu_eval.attacks.sample import at_least_one, holds, sample
-from tu_eval.measure.drawing import draw
+from tu_eval.measure.drawing import ToDraw, draws
 from tu_eval.measure.pieces import stop_ids
 from tu_eval.suites.prompts import PROMPTS, Prompt, choose_prompts
 
@@ -232,7 +232,8 @@ def test_draws_follow_the_tempered_distribution(engine, tiny_model, plain):
     with torch.no_grad():
         expected = (model(torch.tensor([prompt])).logits[0, -1].double() / 0.7).softmax(-1)
     count = 4000
-    drawn = Counter(ids[0] for ids in draw(engine, prompt, count, 1, 0.7, [2], key=3) if ids)
+    (made,) = draws(engine, [ToDraw("row", prompt, 1)], count, 0.7, [2], seed=3)
+    drawn = Counter(ids[0] for ids in made if ids)
     token = max(range(len(expected)), key=lambda t: expected[t].item() if t != 2 else -1.0)
     p = expected[token].item()
     assert drawn[token] / count == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / count))
@@ -246,12 +247,15 @@ def test_samples_depend_on_seed_and_row_alone(engine, plain, tiny_tokenizer):
     stop = stop_ids(tiny_tokenizer, [p.example for p in plain])
     settings = {"count": 18, "temperature": 1.0, "max_new_tokens": 5, "context": 512, "threshold": 1e-9, "facts": False}
     one = sample(engine, plain, tiny_tokenizer, stop, seed=0, **settings)
+    fewer = sample(engine, plain[1:], tiny_tokenizer, stop, seed=0, **{**settings, "count": 5})
+    assert [row["drawn"] for row in fewer] == [row["drawn"][:5] for row in one[1:]]
     assert sample(engine, plain[::-1], tiny_tokenizer, stop, seed=0, **settings) == one[::-1]
     assert sample(engine, plain, tiny_tokenizer, stop, seed=1, **settings) != one
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
     sample(engine, plain[:1], tiny_tokenizer, stop, seed=0, **settings)
     assert torch.equal(torch.random.get_rng_state(), state)  # the caller's random numbers are left alone
+    assert draws(engine, [], 3, 1.0, stop, seed=0) == [] and draws(engine, [ToDraw("row", [5, 6], 3)], 0, 1.0, stop, seed=0) == [[]]
 
 
 def test_a_drawn_answer_that_was_cut_is_counted(engine, plain, tiny_tokenizer):
@@ -260,7 +264,7 @@ def test_a_drawn_answer_that_was_cut_is_counted(engine, plain, tiny_tokenizer):
     everything = list(range(len(tiny_tokenizer)))
     assert [r["cut"] for r in sample(engine, plain, tiny_tokenizer, everything, max_new_tokens=3, **settings)] == [0] * 4
     never = [len(tiny_tokenizer) - 1]
-    assert draw(engine, ids[0], 6, 3, 1.0, never, key=0) != [[]] * 6
+    assert draws(engine, [ToDraw("row", ids[0], 3)], 6, 1.0, never, seed=0) != [[[]] * 6]
     cut = sample(engine, plain, tiny_tokenizer, never, max_new_tokens=1, **settings)
     assert all(4 <= r["cut"] <= 6 for r in cut)  # one rare token ends an answer
     short = sample(engine, plain[:1], tiny_tokenizer, never, max_new_tokens=50, **{**settings, "context": len(ids[0]) + 2})
@@ -302,7 +306,7 @@ def test_drawn_answers_are_read_back_with_every_form_of_tokenizer(answer, span, 
     row = Row("r", "Q?", answer, {"fact_spans": [span]})
     probe = Probe(make_examples([row], any_tokenizer, context=512)[0], [])
     ids = any_tokenizer(said, add_special_tokens=False)["input_ids"]
-    monkeypatch.setattr("tu_eval.measure.drawing.draw", lambda engine, prompt, count, *_: [ids, [], ids])
+    monkeypatch.setattr("tu_eval.attacks.sample.draws", lambda *_: [[ids, [], ids]])
     settings = {"count": 3, "temperature": 1.0, "max_new_tokens": 200, "context": 512, "threshold": 0.8, "facts": True, "seed": 0}
     (found,) = sample(None, [probe], any_tokenizer, [0], **settings)  # type: ignore[arg-type]
     assert (found["matched"], found["hits"], found["found"], found["drawn"]) == ("fact", 2, said, [said, "", said])
