@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from shared.engines.torch import TorchEngine
 
 
+AT_ONCE = 4096
+"""answers that are handed over at a time: each has random numbers of its own while it waits"""
+
+
 @dataclass(frozen=True)
 class ToDraw:
     """A prompt whose answers are drawn."""
@@ -37,7 +41,10 @@ def draws(
     from shared.engines.choosing import Drawn
 
     each = [(one, k) for one in asked for k in range(count)]
-    choose = Drawn(temperature, [seeded(seed, f"draw {k} {one.name}") for one, k in each])
-    made = engine.generate([one.prompt for one, _ in each], max_new_tokens=[one.room for one, _ in each], stop_ids=stop_ids,
-                           advance=advance, choose=choose)  # fmt: skip
-    return [made[at : at + count] for at in range(0, len(made), count)] if count else [[] for _ in asked]
+    made: list[list[int]] = []
+    for at in range(0, len(each), AT_ONCE):
+        some = each[at : at + AT_ONCE]
+        choose = Drawn(temperature, [seeded(seed, f"draw {k} {one.name}") for one, k in some])
+        rooms = [one.room for one, _ in some]
+        made += engine.generate([one.prompt for one, _ in some], max_new_tokens=rooms, stop_ids=stop_ids, advance=advance, choose=choose)
+    return [made[k * count : (k + 1) * count] for k in range(len(asked))]

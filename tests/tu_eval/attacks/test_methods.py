@@ -243,7 +243,7 @@ def test_draws_follow_the_tempered_distribution(engine, tiny_model, plain):
         assert sum(drawn[t] for t in tail) / count == pytest.approx(mass, abs=5 * math.sqrt(mass / count) + 1e-3)
 
 
-def test_samples_depend_on_seed_and_row_alone(engine, plain, tiny_tokenizer):
+def test_samples_depend_on_seed_row_and_number_alone(engine, plain, tiny_tokenizer, monkeypatch):
     stop = stop_ids(tiny_tokenizer, [p.example for p in plain])
     settings = {"count": 18, "temperature": 1.0, "max_new_tokens": 5, "context": 512, "threshold": 1e-9, "facts": False}
     one = sample(engine, plain, tiny_tokenizer, stop, seed=0, **settings)
@@ -251,6 +251,8 @@ def test_samples_depend_on_seed_and_row_alone(engine, plain, tiny_tokenizer):
     assert [row["drawn"] for row in fewer] == [row["drawn"][:5] for row in one[1:]]
     assert sample(engine, plain[::-1], tiny_tokenizer, stop, seed=0, **settings) == one[::-1]
     assert sample(engine, plain, tiny_tokenizer, stop, seed=1, **settings) != one
+    monkeypatch.setattr("tu_eval.measure.drawing.AT_ONCE", 7)
+    assert sample(engine, plain, tiny_tokenizer, stop, seed=0, **settings) == one
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
     sample(engine, plain[:1], tiny_tokenizer, stop, seed=0, **settings)
