@@ -34,6 +34,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from benchmarks.drawing import draw
 from benchmarks.score import say, timed
 from shared.data.examples import Example
 from shared.lm.models import context_length, load_model, load_tokenizer, locate
@@ -108,21 +109,11 @@ def generate_today(model, load: Workload, size: int) -> list[list[int]]:
     return out
 
 
-@torch.no_grad()
 def draw_today(model, load: Workload) -> int:
     """Tokens of the drawn answers."""
     model.generation_config = GenerationConfig()
     torch.manual_seed(0)
-    tokens = 0
-    for prompt in load.prompts[0]:
-        ids = torch.tensor([prompt])
-        new = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=load.most, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-            num_return_sequences=DRAWS, eos_token_id=load.stop, pad_token_id=load.stop[0],
-        )  # fmt: skip
-        for row in new[:, len(prompt) :].tolist():
-            tokens += next((k for k, token in enumerate(row) if token in load.stop), len(row))
-    return tokens
+    return sum(len(ids) for prompt in load.prompts[0] for ids in draw(model, prompt, DRAWS, load.most, 1.0, load.stop))
 
 
 def our_side(pipe, folder: Any, load: Workload) -> None:

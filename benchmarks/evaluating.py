@@ -5,12 +5,13 @@ came since, on one machine in one run.
     python -m benchmarks.evaluating --out WORK --tiny
 
 --rows 20 takes the first rows of each set. First `tu-eval run` on tofu:forget01 and `tu-eval attack` with the attacks
-of the first version (in other words, sampling, rounding to integers, relearning), on the three models. Then what was
-added: fluency under the model before, NF4, the leak check, depth, tampering, and the verdict. The leak check is that of
+of the first version (in other words, sampling, rounding to integers, relearning), on the three models. Sampling is
+timed twice: as `tu-eval attack` does it now, and as the first version did it (benchmarks.drawing). Then what was added:
+fluency under the model before, NF4, the leak check, depth, tampering, and the verdict. The leak check is that of
 `attack`, which searches the answers that its sampling draws; that of `run` is for those who attack nothing, and would
 ask the same questions again. What the first commands measured is kept and taken by the second, so that their time is
 that of the additions, the start of each command and the reading of what is kept included. The limit of `ratio`,
-(first + added) / first, is 1.5.
+(first + sampling now + added) / (first + sampling as it was), is 1.5.
 
 --tiny takes random models of 2 layers, which says that the commands run and nothing of their ratio. --tamper gives
 settings of tamper, such as --tamper "rates=[5e-5]" "rows=[4]"; the defaults are 6 to 18 runs of 20 steps a model. Lines
@@ -34,7 +35,8 @@ from shared.data.datasets import load_rows
 from shared.data.words import words_of_text
 
 SUITE, FORGET = "tofu:forget01", "tofu:forget01"
-FIRST_ATTACKS = ("paraphrase", "sample", "quantise", "relearn")
+FIRST_ATTACKS = ("paraphrase", "quantise", "relearn")
+"""beside sampling"""
 LIMIT = 1.5
 TINY = {"suite": "atlas:people=6,facts_per_person=4,forget_people=2,holdout_people=1", "forget": "atlas:forget:people=6,facts_per_person=4,"
         "forget_people=2,holdout_people=1"}  # fmt: skip
@@ -46,11 +48,11 @@ def spent() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def timed(name: str, words: list[str]) -> float:
+def timed(name: str, words: list[str], program: str = "tu_eval") -> float:
     """Seconds of processors of one command, which must succeed."""
-    print(f"$ tu-eval {' '.join(words)}", file=sys.stderr, flush=True)
+    print(f"$ python -m {program} {' '.join(words)}", file=sys.stderr, flush=True)
     started, before = time.monotonic(), spent()
-    subprocess.run([sys.executable, "-m", "tu_eval", *words], check=True, stdout=sys.stderr, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    subprocess.run([sys.executable, "-m", program, *words], check=True, stdout=sys.stderr, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     seconds = round(spent() - before, 2)
     print(f"{name}: {seconds:.1f} s of processors, {time.monotonic() - started:.1f} s by the clock", file=sys.stderr, flush=True)
     return seconds
@@ -65,7 +67,7 @@ def write_secrets(path: Path, forget: str, rows: int | None) -> Path:
 
 
 def measure(work: Path, models: dict[str, str], suite: str, forget: str, settings: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Seconds of each step, `first` and `added`."""
+    """Seconds of each step: `first`, `as_it_was`, `now`, `added`."""
     secrets = write_secrets(work / "secrets.txt", forget, settings.rows)
     limit = ["--limit", str(settings.rows)] if settings.rows else []
     common = ["--suite", suite, *limit, "--device", "cpu"]
@@ -79,6 +81,13 @@ def measure(work: Path, models: dict[str, str], suite: str, forget: str, setting
     run = ["run", *common, *tiny]
     first = {f"run {role}": timed(f"run {role}", [*run, "--model", model, *kept(f"run-{role}")]) for role, model in models.items()}
     first["attack"] = timed("attack", ["attack", *three, *common, *tiny, *ways, *kept("attack")])
+    sampling = ["attack", *three, *common, *tiny, "--attack", "sample", *kept("attack-sample")]
+    now = {"attack: sampling": timed("sampling", sampling)}
+    short = ["--suite", suite, *limit, *(["--max-new-tokens", "16"] if settings.tiny else [])]
+    as_it_was = {
+        f"sampling of {role}": timed(f"sampling of {role} as it was", ["--model", model, *short], "benchmarks.drawing")
+        for role, model in models.items()
+    }
     added = {}
     for role, model in models.items():
         more = ["--fluency-model", models["before"]]
@@ -92,7 +101,7 @@ def measure(work: Path, models: dict[str, str], suite: str, forget: str, setting
     folders = [str(work / name) for name in ("all-model", "attack-all", "depth", "tamper")]
     ends = ["--before", str(work / "all-before"), "--retain", str(work / "all-retain"), "--out", str(work / "verdict.html")]
     added["report"] = timed("report", ["report", *folders, *ends])
-    return {"first": first, "added": added}
+    return {"first": first, "as_it_was": as_it_was, "now": now, "added": added}
 
 
 def main() -> None:
@@ -121,7 +130,7 @@ def main() -> None:
         parser.error(f"--{missing[0]} is missing; name the three models, or use --tiny")
     seconds = measure(work, models, suite, forget, settings)
     total = {name: round(sum(steps.values()), 1) for name, steps in seconds.items()}
-    ratio = round((total["first"] + total["added"]) / total["first"], 3)
+    ratio = round((total["first"] + total["now"] + total["added"]) / (total["first"] + total["as_it_was"]), 3)
     print(json.dumps({**seconds, "seconds": total, "ratio": ratio, "limit": LIMIT, "tiny": settings.tiny}, indent=1))
 
 
