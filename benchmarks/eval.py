@@ -130,8 +130,8 @@ def our_side(pipe, folder: Any, load: Workload) -> None:
         return [ids for prompts in load.prompts for ids in engine.generate(prompts, max_new_tokens=most, stop_ids=load.stop)]
 
     def drawing() -> int:
-        asked = [ToDraw(str(k), prompt, load.most) for k, prompt in enumerate(load.prompts[0])]
-        return sum(len(ids) for own in draws(engine, asked, DRAWS, 1.0, load.stop, seed=0) for ids in own)
+        wanted = [ToDraw(str(k), prompt, load.most) for k, prompt in enumerate(load.prompts[0])]
+        return sum(len(ids) for own in draws(engine, wanted, DRAWS, 1.0, load.stop, seed=0) for ids in own)
 
     score_examples(engine, load.examples[:BATCH], set())  # warm
     generation(1)

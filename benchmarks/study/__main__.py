@@ -16,7 +16,7 @@ from benchmarks.study.commands import say
 from benchmarks.study.plan import WITHOUT_SCORES, Job, read_study
 from benchmarks.study.prepare import Made, prepare
 from benchmarks.study.results import RESULTS, collect
-from benchmarks.study.runs import evaluate, result_of, run_alone
+from benchmarks.study.runs import evaluate, finished, run_alone
 
 
 def ends(made: Made, wanted: Sequence[Job]) -> str | None:
@@ -43,7 +43,7 @@ def study(path: Path, work: Path, jobs: int) -> list[str]:
     made = prepare(world, work)
     write_stores(made, [j.source for j in wanted if j.source not in WITHOUT_SCORES])
     reference = ends(made, wanted)
-    waiting = [job for job in wanted if not result_of(made, job).exists()]
+    waiting = [job for job in wanted if not finished(made, job)]
     say(f"{world.name}: {len(wanted)} runs, {len(wanted) - len(waiting)} of them finished")
     threads, failed, started = max(1, (os.cpu_count() or 1) // jobs), [], time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:

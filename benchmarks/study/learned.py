@@ -12,6 +12,7 @@ from benchmarks.study.matched import Measure, utility
 from benchmarks.study.plan import Job, read_study
 from benchmarks.study.results import DEFAULT, RESULTS, TRIED, Run, Study, load, markdown, paired, reached, retained, spread, steps
 from benchmarks.study.results import mean as mean_of
+from benchmarks.study.runs import lacks
 
 WORLDS = {"learned-tofu": utility, "learned-atlas": retained, "learned-lume": retained, "learned-documents": retained,
           "learned-gemma-atlas": retained, "learned-gemma-tofu": retained, "learned-qwen-atlas": retained, "learned-qwen-tofu": retained,
@@ -103,12 +104,22 @@ def plans(asked: Mapping[str, Sequence[Job]], studies: Mapping[str, Study]) -> s
     takes if its runs are as long as those that there are."""
     rows = []
     for name, jobs in asked.items():
-        took = {as_job(run).key: run["seconds"] for run in studies[name].runs} if name in studies else {}
-        left = len({job.key for job in jobs} - set(took))
-        hours = sum(took.values()) / 3600
-        rest = f"{hours / len(took) * left:.1f}" if took else "not known"
-        rows.append([name.removeprefix("learned-"), str(len(jobs)), str(len(jobs) - left), f"{hours:.1f}", rest if left else "0"])
-    return markdown(["World", "runs planned", "finished", "hours they took", "hours left"], rows)
+        runs = {as_job(run).key: run for run in studies[name].runs} if name in studies else {}
+        there = [job for job in jobs if job.key in runs]
+        again = [job for job in there if lacks(runs[job.key], job)]
+        hours, left = sum(run["seconds"] for run in runs.values()) / 3600, len(jobs) - len(there)
+        rest = f"{hours / len(runs) * (left + len(again)):.1f}" if runs else "not known"
+        cells = [len(jobs), len(there), len(again), f"{hours:.1f}", rest if left or again else "0"]
+        rows.append([name.removeprefix("learned-"), *map(str, cells)])
+    head = [
+        "World",
+        "runs planned",
+        "have run",
+        "of these not evaluated or attacked as planned",
+        "hours they took",
+        "hours left",
+    ]
+    return markdown(head, rows)
 
 
 def as_job(run: Run) -> Job:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,25 @@ def result_of(made: Made, job: Job) -> Path:
     return made.folder / "runs" / f"{job.key}.json"
 
 
+def lacks(result: Mapping[str, Any], job: Job) -> bool:
+    """Whether a run that came to the level was not evaluated or attacked though it is asked for: its model is gone, so
+    it has to run again."""
+    wanted = {"suite_": job.evaluate, "after_": job.attack}
+    return bool(result["reached"]) and any(
+        asked and not any(name.startswith(part) and value is not None for name, value in result.items()) for part, asked in wanted.items()
+    )
+
+
+def finished(made: Made, job: Job) -> bool:
+    path = result_of(made, job)
+    return path.exists() and not lacks(read_json(path), job)
+
+
 def run(made: Made, flags: list[str], job: Job, reference: str | None) -> dict[str, Any]:
     """`flags`: the method's; `reference`: results of the retain model, for forget quality. Returns the finished
     result."""
     out = result_of(made, job)
-    if out.exists():
+    if finished(made, job):
         return read_json(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     log, started = out.with_suffix(".log"), time.monotonic()

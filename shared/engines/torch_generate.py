@@ -54,11 +54,12 @@ class TextWriter:
         asked = [i for i, limit in enumerate(limits) if limit > 0]
         advance(len(limits) - len(asked))
         out: list[list[int]] = [[] for _ in prompts]
-        longest = max((len(prompts[i]) + limits[i] for i in asked), default=0)
-        if self.cached and all(bound is None or longest <= bound for bound in (self.packed.reach, self.packed.turn)):
-            self._write(out, prompts, limits, asked, frozenset(stop_ids), advance, choose)
-        else:
-            self._leave_to_transformers(out, prompts, limits, asked, list(stop_ids), advance, choose)
+        bounds = [bound for bound in (self.packed.reach, self.packed.turn) if bound is not None]
+        short = [i for i in asked if all(len(prompts[i]) + limits[i] <= bound for bound in bounds)]
+        long = sorted(set(asked) - set(short))
+        for rows, write in ((short, self._write if self.cached else self._leave_to_transformers), (long, self._leave_to_transformers)):
+            if rows:
+                write(out, prompts, limits, rows, list(stop_ids), advance, choose)
         return out
 
     def _write(self, out, prompts, limits, asked, stop_ids, advance, choose) -> None:
@@ -107,7 +108,7 @@ class TextWriter:
 
     def _leave_to_transformers(self, out, prompts, limits, asked, stop_ids, advance, choose) -> None:
         model: Any = self.packed.model
-        own, model.generation_config = model.generation_config, GenerationConfig()  # a model's folder may ask for anything but greedy
+        own, model.generation_config = model.generation_config, GenerationConfig()  # a model's folder may cut or bend the distribution
         try:
             for batch in self._padded_batches(prompts, limits, asked):
                 longest = max(len(prompts[i]) for i in batch)

@@ -1,12 +1,14 @@
 """Tables of the learned importance: what is compared with what, and what is left out."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.learning import found
 from benchmarks.study import learned, plots
 from benchmarks.study.results import DEFAULT, TRIED, Study
+from benchmarks.study.runs import lacks
 
 
 def run(source: str, tokens: str, seed: int, kept: float, **more) -> dict:
@@ -50,12 +52,16 @@ def test_what_came_back_stands_beside_the_models_that_no_run_changed():
 def test_plans_say_what_is_left_and_how_long_it_takes():
     known = {"temperature": None, "world": "learned-atlas", "seconds": 1800.0}
     done = [{**known, **one} for one in RUNS]
-    jobs = [learned.as_job(one) for one in (*done[:2], {**done[0], "seed": 7}, {**done[1], "method": "graddiff"})]
+    done[0] |= {"suite_model_utility": 0.5, "after_facts": None}
+    asked = [{**done[0], "evaluate": True}, {**done[1], "attack": True}, {**done[0], "seed": 7}, {**done[1], "method": "graddiff"}]
+    jobs = [learned.as_job(one) for one in asked]
     first, second = rows_of(learned.plans({"learned-atlas": jobs, "learned-lume": jobs}, {"learned-atlas": Study(done, {})}))
-    assert first == {"World": "atlas", "runs planned": "4", "finished": "2", "hours they took": "4.5", "hours left": "1.0"}
-    assert second["finished"] == "0" and second["hours left"] == "not known"
-    asked = learned.planned()
-    assert set(asked) == set(learned.WORLDS) and all(asked.values())
+    assert list(first.values()) == ["atlas", "4", "2", "1", "4.5", "1.5"]
+    assert list(second.values()) == ["lume", "4", "0", "0", "0.0", "not known"]
+    assert lacks({**done[0], "reached": True}, replace(jobs[0], attack=True)) and not lacks(done[0], jobs[0])
+    assert not lacks({"reached": False}, replace(jobs[0], attack=True)), "what never came to the level is not attacked"
+    planned = learned.planned()
+    assert set(planned) == set(learned.WORLDS) and all(planned.values())
 
 
 def test_the_picture_has_a_panel_a_world(tmp_path):

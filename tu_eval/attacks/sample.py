@@ -10,7 +10,8 @@ Rows that mark their fact: `fact_in_k`, an answer is a hit when it has the words
 marked in part as a whole, so that the gold answer itself is always a hit. Rows that mark none, or no word:
 `answer_in_k`, a hit when its ROUGE-L recall of the whole gold answer is at least a threshold; an answer that gives the
 fact in other words is no hit, so that 0 there says nothing of the fact, and `best_recall`, the mean over rows of the
-highest recall of any draw, stands beside it. Draws depend on the seed and the row's id alone. Cost: n answers a row.
+highest recall of any draw, stands beside it. The k-th draw depends on the seed, the row's id and k alone
+(drawing.py). Cost: n answers a row.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ def sample(
     `matched`, the highest `recall` of the whole answer, and `cut`: how many had not ended when they had to."""
     prompts = [probe.example.input_ids[: probe.example.prompt_length] for probe in probes]
     rooms = [max_new_tokens if context is None else min(max_new_tokens, context - len(prompt)) for prompt in prompts]
-    asked = [ToDraw(probe.example.id, prompt, room) for probe, prompt, room in zip(probes, prompts, rooms, strict=True)]
-    with progress("drawing answers", len(asked) * count, "answers") as bar:
-        made = draws(engine, asked, count, temperature, stop_ids, seed, bar.advance)
+    wanted = [ToDraw(probe.example.id, prompt, room) for probe, prompt, room in zip(probes, prompts, rooms, strict=True)]
     rows: list[ResultRow] = []
-    for probe, own, room in zip(probes, made, rooms, strict=True):
-        example = probe.example
-        texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in own]
-        hits = [text for text, hit in zip(texts, holds(example.row, texts, threshold, facts), strict=True) if hit]
-        found = {"samples": count, "hits": len(hits), "found": hits[0] if hits else None, "drawn": texts}
-        found["matched"] = f"answer (ROUGE-L recall ≥ {threshold:g})" if not _wanted(example.row, facts) else "fact"
-        found["recall"] = max(rouge_l_recall([example.row.answer] * count, texts))
-        found["cut"] = sum(len(ids) == room for ids in own)
-        rows.append({"setting": f"temperature {temperature:g}", "set": "forget", "example_id": example.id, **found})
+    with progress("drawing answers", len(wanted) * count, "answers") as bar:
+        made = draws(engine, wanted, count, temperature, stop_ids, seed, bar.advance)
+        for probe, own, room in zip(probes, made, rooms, strict=True):
+            example = probe.example
+            texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in own]
+            hits = [text for text, hit in zip(texts, holds(example.row, texts, threshold, facts), strict=True) if hit]
+            found = {"samples": count, "hits": len(hits), "found": hits[0] if hits else None, "drawn": texts}
+            found["matched"] = f"answer (ROUGE-L recall ≥ {threshold:g})" if not _wanted(example.row, facts) else "fact"
+            found["recall"] = max(rouge_l_recall([example.row.answer] * count, texts))
+            found["cut"] = sum(len(ids) == room for ids in own)
+            rows.append({"setting": f"temperature {temperature:g}", "set": "forget", "example_id": example.id, **found})
     if facts and (blind := sum(row["matched"] != "fact" for row in rows)):
         say(f"sample: {blind} of {len(rows)} rows mark no fact that could be looked for; of these the whole answer is, as answer_in_k")
     if cut := sum(row["cut"] for row in rows):

@@ -44,8 +44,8 @@ class Put:
     def answers(self, config: AskConfig) -> list[str]:
         engine = TorchEngine.load(self.folder, dtype=config.dtype, device=config.device)
         made = engine.generate([self.prompt], max_new_tokens=[self.room], stop_ids=self.stop)
-        asked = ToDraw("ask", self.prompt, self.room)
-        made += draws(engine, [asked], config.samples, config.temperature, self.stop, config.seed)[0]
+        wanted = [ToDraw("ask", self.prompt, self.room)]
+        made += next(draws(engine, wanted, config.samples, config.temperature, self.stop, config.seed))
         engine.close()
         return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in made]
 

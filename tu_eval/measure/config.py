@@ -126,7 +126,8 @@ class EvalConfig(LayoutOptions, PrecisionOptions):
     """scores the answers and writes greedy text; auto: vLLM where it is installed and CUDA is there, else torch.
     Gradients are torch's"""
     seed: Annotated[int, About(flag=True, least=0, most=SEED)] = 0
-    """of every random choice: the bootstrap of membership inference; generation is greedy"""
+    """of every random choice: the bootstrap of membership inference, the drawn answers of the leak check; generation is
+    greedy"""
     long: Annotated[Literal["error", "truncate", "skip"], About(flag=True)] = "error"
     """what happens to a row of which some variant exceeds the model's context; skip leaves the whole row out"""
     template: Annotated[str | None, About(flag=True, default="model; LUME: bare")] = None

@@ -137,8 +137,10 @@ def _greedy(check: LeakCheck, subject: Subject, wanted: Sequence[tuple[str, Exam
 
 def _drawn(check: LeakCheck, subject: Subject, examples: Sequence[Example]) -> list[ResultRow]:
     w, stop = check.writing, stop_ids(check.tokenizer, examples)
-    asked = [ToDraw(e.id, _prompt(e), _room(check, _prompt(e))) for e in examples]
-    with progress("drawing answers (leak check)", len(asked) * w.samples, "answers") as bar:
-        made = draws(subject.engine, asked, w.samples, w.temperature, stop, w.seed, bar.advance)
-    texts = [[check.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in own] for own in made]
-    return [{"id": e.id, "answers": own} for e, own in zip(examples, texts, strict=True)]
+    wanted = [ToDraw(e.id, _prompt(e), _room(check, _prompt(e))) for e in examples]
+    with progress("drawing answers (leak check)", len(wanted) * w.samples, "answers") as bar:
+        made = draws(subject.engine, wanted, w.samples, w.temperature, stop, w.seed, bar.advance)
+        return [
+            {"id": e.id, "answers": [check.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in own]}
+            for e, own in zip(examples, made, strict=True)
+        ]

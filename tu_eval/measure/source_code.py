@@ -33,7 +33,7 @@ class Sources:
 
 
 MEASURED = Sources(
-    ("measure/pieces.py", "measure/rounding.py", "measure/more.py", "suites/variants.py", "metrics/*.py"),
+    ("measure/pieces.py", "measure/drawing.py", "measure/rounding.py", "measure/more.py", "suites/variants.py", "metrics/*.py"),
     (
         "engines/*.py", "data/examples.py", "data/layout.py", "data/placed.py", "data/raw_text.py", "data/words.py",
         *(f"lm/{name}.py" for name in ("attention", "forest", "logprobs", "models", "packed", "products")),

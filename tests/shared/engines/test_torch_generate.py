@@ -1,4 +1,5 @@
-"""Greedy text from the cached loop: transformers' own, token by token, however rows come, wait, end and leave."""
+"""Text from the cached loop: greedy it is that of transformers, drawn it is that of a loop by hand, token by token,
+however rows come, wait, end and leave."""
 
 import itertools
 import random
@@ -14,6 +15,7 @@ from shared.engines import torch_generate as generate
 from shared.engines.choosing import Drawn
 from shared.engines.torch import TorchEngine
 from shared.engines.torch_cache import Cache
+from shared.errors import ModelError
 from shared.lm.packed import PackedModel
 from tests.conftest import VOCABULARY
 from tests.shared.lm.test_forest import other_architecture
@@ -220,6 +222,23 @@ def test_a_token_without_probability_is_never_drawn():
 
     for value, token in ((0.0, 1), (0.4999, 1), (0.5, 3), (1 - 2**-53, 3)):
         assert Drawn(1.0, [Numbers(value)])(logits, [0]) == [token]  # type: ignore[list-item]
+    for wrong in (torch.nan, torch.inf):
+        with pytest.raises(ModelError, match="the model's logits are not finite"):
+            Drawn(1.0, [Numbers(0.5)])(torch.tensor([[0.0, wrong, 1.0]]), [0])  # type: ignore[list-item]
+
+
+def test_rows_too_long_for_the_cache_are_left_to_transformers_and_the_others_are_not(cases, monkeypatch):
+    engine, prompts, limits, stop, expected = cases("Llama")
+    monkeypatch.setattr(engine.packed, "reach", 45)
+    left, slowly = [], generate.TextWriter._leave_to_transformers
+
+    def noted(self, out, prompts, limits, asked, *rest):
+        left.extend(asked)
+        slowly(self, out, prompts, limits, asked, *rest)
+
+    monkeypatch.setattr(generate.TextWriter, "_leave_to_transformers", noted)
+    assert engine.generate(prompts, max_new_tokens=limits, stop_ids=stop) == expected
+    assert left == [i for i, (p, n) in enumerate(zip(prompts, limits, strict=True)) if n and len(p) + n > 45] and 0 < len(left) < 20
 
 
 def test_the_models_own_attention_is_put_back(cases, monkeypatch):

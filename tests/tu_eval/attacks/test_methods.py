@@ -257,7 +257,8 @@ def test_samples_depend_on_seed_row_and_number_alone(engine, plain, tiny_tokeniz
     state = torch.random.get_rng_state()
     sample(engine, plain[:1], tiny_tokenizer, stop, seed=0, **settings)
     assert torch.equal(torch.random.get_rng_state(), state)  # the caller's random numbers are left alone
-    assert draws(engine, [], 3, 1.0, stop, seed=0) == [] and draws(engine, [ToDraw("row", [5, 6], 3)], 0, 1.0, stop, seed=0) == [[]]
+    assert list(draws(engine, [], 3, 1.0, stop, seed=0)) == []
+    assert list(draws(engine, [ToDraw("row", [5, 6], 3)], 0, 1.0, stop, seed=0)) == [[]]
 
 
 def test_a_drawn_answer_that_was_cut_is_counted(engine, plain, tiny_tokenizer):
@@ -266,7 +267,7 @@ def test_a_drawn_answer_that_was_cut_is_counted(engine, plain, tiny_tokenizer):
     everything = list(range(len(tiny_tokenizer)))
     assert [r["cut"] for r in sample(engine, plain, tiny_tokenizer, everything, max_new_tokens=3, **settings)] == [0] * 4
     never = [len(tiny_tokenizer) - 1]
-    assert draws(engine, [ToDraw("row", ids[0], 3)], 6, 1.0, never, seed=0) != [[[]] * 6]
+    assert list(draws(engine, [ToDraw("row", ids[0], 3)], 6, 1.0, never, seed=0)) != [[[]] * 6]
     cut = sample(engine, plain, tiny_tokenizer, never, max_new_tokens=1, **settings)
     assert all(4 <= r["cut"] <= 6 for r in cut)  # one rare token ends an answer
     short = sample(engine, plain[:1], tiny_tokenizer, never, max_new_tokens=50, **{**settings, "context": len(ids[0]) + 2})
