@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from benchmarks.study.after import attacked
@@ -40,9 +41,11 @@ def ends(made: Made, wanted: Sequence[Job]) -> str | None:
 def study(path: Path, work: Path, jobs: int) -> list[str]:
     """Runs a study; returns what failed."""
     world, methods, wanted = read_study(path)
-    made = prepare(world, work)
-    write_stores(made, [j.source for j in wanted if j.source not in WITHOUT_SCORES])
-    reference = ends(made, wanted)
+    # In a process of its own: what scoring took of the memory would stay beside the runs.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+        made = alone.submit(prepare, world, work).result()
+        alone.submit(write_stores, made, [j.source for j in wanted if j.source not in WITHOUT_SCORES]).result()
+        reference = alone.submit(ends, made, wanted).result()
     waiting = [job for job in wanted if not finished(made, job)]
     say(f"{world.name}: {len(wanted)} runs, {len(wanted) - len(waiting)} of them finished")
     threads, failed, started = max(1, (os.cpu_count() or 1) // jobs), [], time.monotonic()

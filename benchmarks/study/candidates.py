@@ -20,10 +20,9 @@ import pyarrow as pa
 
 from benchmarks.study.commands import train
 from benchmarks.study.gate import gate_values
-from benchmarks.study.prepare import Made, store
+from benchmarks.study.prepare import Made, store, tokenizer_of
 from shared.data.datasets import load_rows
 from shared.data.words import WORD, gather, plain
-from shared.lm.models import load_tokenizer, locate
 from shared.store.rewrite import rewrite
 from shared.store.scored import scored_examples
 from shared.store.scores import Store, open_store
@@ -212,7 +211,8 @@ def agreement(made: Made, names: Sequence[str]) -> dict[str, Mapping[str, float]
     """Per candidate: mean over answers and pooled ROC-AUC and average precision against the true spans, as `tu-score
     agree` has them."""
     write_stores(made, names)
-    tokenizer, own = load_tokenizer(locate(made.target)), open_store(made.scores)
+    own = open_store(made.scores)
+    tokenizer = tokenizer_of(own, made.target)
     true = true_tokens(scored_examples(own, tokenizer, made.target, made.forget), tokenizer, str(made.world.facts))
     found = {name: whole_targets(open_store(made.folder / "stores" / name), ["importance"]) for name in names}
     starts = whole_targets(own, []).starts

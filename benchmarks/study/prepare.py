@@ -8,14 +8,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.study.commands import command, say, train
 from benchmarks.study.facts import fact_spans
 from benchmarks.study.plan import World
 from benchmarks.study.scratch import scratch_model
 from shared.data.datasets import Row, load_rows
+from shared.data.layout import LayoutOptions, as_scored
 from shared.files.fs import hash_json, write_json
-from shared.lm.models import locate, model_fingerprint
+from shared.lm.models import load_laid_out, locate, model_fingerprint
 from shared.store.scores import Store, open_store
 
 
@@ -161,7 +163,6 @@ def probes_of(world: World, folder: Path) -> str | None:
 def nll(scores: Store, data: str, facts: str | None, model: str) -> float:
     """Nats a token over the tokens of the facts, or over all target tokens."""
     from shared.data.examples import answer_span_tokens
-    from shared.lm.models import load_tokenizer
     from shared.store.scored import answer_spans, scored_examples
 
     values = []
@@ -169,9 +170,14 @@ def nll(scores: Store, data: str, facts: str | None, model: str) -> float:
         rows = scores.rows(("is_target", "logprob"))
         values = [p for row in rows for p, t in zip(row["logprob"], row["is_target"], strict=True) if t]
     else:
-        tokenizer = load_tokenizer(locate(model))
+        tokenizer = tokenizer_of(scores, model)
         examples = scored_examples(scores, tokenizer, model, data)
         for example, row in zip(examples, scores.rows(("logprob",)), strict=True):
             at = answer_span_tokens(example, tokenizer, answer_spans(example.row, facts, flag="facts"))
             values += [row["logprob"][i] for i in at]
     return -math.fsum(values) / len(values)
+
+
+def tokenizer_of(scores: Store, model: str) -> Any:
+    """The model's, which lays rows out as they were scored."""
+    return load_laid_out(model, locate(model), as_scored(LayoutOptions(), scores.manifest["options"]))
