@@ -7,35 +7,15 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from benchmarks.study.after import attacked
 from benchmarks.study.candidates import OTHERS, RECIPES, agreement, write_stores
 from benchmarks.study.commands import say
-from benchmarks.study.plan import WITHOUT_SCORES, Job, read_study
-from benchmarks.study.prepare import Made, prepare
+from benchmarks.study.plan import WITHOUT_SCORES, read_study
+from benchmarks.study.prepare import prepare
 from benchmarks.study.results import RESULTS, collect
-from benchmarks.study.runs import evaluate, finished, run_alone
-
-
-def ends(made: Made, wanted: Sequence[Job]) -> str | None:
-    """Measures target and retain model as the runs are measured; returns the results of the latter, for forget
-    quality."""
-    found: dict[str, dict[str, float | None]] = {"retain": {}, "target": {}}
-    reference, log = None, made.folder / "prepare.log"
-    if any(job.evaluate for job in wanted):
-        say(f"{made.world.name}: evaluating target and retain model")
-        found["retain"] |= evaluate(made, made.retain_model, "retain", None, log)
-        reference = str(made.folder / "results" / "retain")
-        found["target"] |= evaluate(made, made.target, "target", reference, log)
-    if any(job.attack for job in wanted):
-        say(f"{made.world.name}: attacking target and retain model")
-        found["retain"] |= {f"after_{k}": v for k, v in attacked(made, made.retain_model, "retain", log).items()}
-        found["target"] |= {f"after_{k}": v for k, v in attacked(made, made.target, "target", log).items()}
-    (made.folder / "ends.json").write_text(json.dumps(found), encoding="utf-8")
-    return reference
+from benchmarks.study.runs import ends, finished, run_alone
 
 
 def study(path: Path, work: Path, jobs: int) -> list[str]:

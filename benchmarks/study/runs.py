@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.study.after import attacked
-from benchmarks.study.commands import command, dropped, train
+from benchmarks.study.commands import command, dropped, say, train
 from benchmarks.study.plan import WITHOUT_SCORES, Job, World
 from benchmarks.study.prepare import Made
 from shared.config import checked
@@ -90,6 +90,24 @@ def evaluate(made: Made, model: str, name: str, reference: str | None, log: Path
                  "--out", str(results)], log)  # fmt: skip
     metrics = load_results(results).summary["metrics"]
     return {name: metrics[name] for name in KEPT if name in metrics}
+
+
+def ends(made: Made, wanted: Sequence[Job]) -> str | None:
+    """Measures target and retain model as the runs are measured; returns the results of the latter, for forget
+    quality."""
+    found: dict[str, dict[str, float | None]] = {"retain": {}, "target": {}}
+    reference, log = None, made.folder / "prepare.log"
+    if any(job.evaluate for job in wanted):
+        say(f"{made.world.name}: evaluating target and retain model")
+        found["retain"] |= evaluate(made, made.retain_model, "retain", None, log)
+        reference = str(made.folder / "results" / "retain")
+        found["target"] |= evaluate(made, made.target, "target", reference, log)
+    if any(job.attack for job in wanted):
+        say(f"{made.world.name}: attacking target and retain model")
+        found["retain"] |= {f"after_{k}": v for k, v in attacked(made, made.retain_model, "retain", log).items()}
+        found["target"] |= {f"after_{k}": v for k, v in attacked(made, made.target, "target", log).items()}
+    (made.folder / "ends.json").write_text(json.dumps(found), encoding="utf-8")
+    return reference
 
 
 def run_alone(made: Made, flags: list[str], job: Job, reference: str | None, threads: int) -> dict[str, Any]:
