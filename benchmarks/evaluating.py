@@ -81,7 +81,7 @@ def measure(work: Path, models: dict[str, str], suite: str, forget: str, setting
     run = ["run", *common, *tiny]
     first = {f"run {role}": timed(f"run {role}", [*run, "--model", model, *kept(f"run-{role}")]) for role, model in models.items()}
     first["attack"] = timed("attack", ["attack", *three, *common, *tiny, *ways, *kept("attack")])
-    sampling = ["attack", *three, *common, *tiny, "--attack", "sample", *kept("attack-sample")]
+    sampling = ["attack", *three, *common, *tiny, *ways, "--attack", "sample", *kept("attack-sample")]  # the others are kept
     now = {"attack: sampling": timed("sampling", sampling)}
     short = ["--suite", suite, *limit, *(["--max-new-tokens", "16"] if settings.tiny else [])]
     as_it_was = {

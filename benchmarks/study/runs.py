@@ -94,8 +94,9 @@ def evaluate(made: Made, model: str, name: str, reference: str | None, log: Path
 
 def ends(made: Made, wanted: Sequence[Job]) -> str | None:
     """Measures target and retain model as the runs are measured; returns the results of the latter, for forget
-    quality."""
-    found: dict[str, dict[str, float | None]] = {"retain": {}, "target": {}}
+    quality. What was measured for other runs of the world stays."""
+    path = made.folder / "ends.json"
+    found: dict[str, dict[str, float | None]] = {"retain": {}, "target": {}, **(read_json(path) if path.exists() else {})}
     reference, log = None, made.folder / "prepare.log"
     if any(job.evaluate for job in wanted):
         say(f"{made.world.name}: evaluating target and retain model")
@@ -106,7 +107,7 @@ def ends(made: Made, wanted: Sequence[Job]) -> str | None:
         say(f"{made.world.name}: attacking target and retain model")
         found["retain"] |= {f"after_{k}": v for k, v in attacked(made, made.retain_model, "retain", log).items()}
         found["target"] |= {f"after_{k}": v for k, v in attacked(made, made.target, "target", log).items()}
-    (made.folder / "ends.json").write_text(json.dumps(found), encoding="utf-8")
+    write_json(path, found)
     return reference
 
 

@@ -37,7 +37,7 @@ class Drawn:
         drawn = torch.tensor([self.numbers[i].random() for i in prompts], dtype=torch.float64)
         if logits_BV.device.type == "mps":  # has no float64
             logits_BV = logits_BV.cpu()
-        summed_BV = logits_BV.double().div_(self.temperature)
+        summed_BV = logits_BV.to(torch.float64, copy=True).div_(self.temperature)
         summed_BV.sub_(summed_BV.amax(-1, keepdim=True)).exp_().cumsum_(-1)
         whole_B = summed_BV[:, -1]
         if not whole_B.isfinite().all():

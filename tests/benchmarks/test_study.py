@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.study import runs
 from benchmarks.study.after import NUMBERS, attacked
 from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, write_stores
 from benchmarks.study.gate import gate_values
 from benchmarks.study.matched import UTILITY, at_level, rest_of_utility, retain_utility, weights_on_tofu
-from benchmarks.study.plan import World, read_study
+from benchmarks.study.plan import Job, World, read_study
 from benchmarks.study.prepare import Made, beside, probes_of, spec_of, suite_of
 from benchmarks.study.results import DEFAULT, TRIED, Study, paired
 from benchmarks.study.tables import recovered
@@ -285,3 +286,14 @@ def test_a_table_is_written_on_the_one_page_that_has_its_place(tmp_path):
         (tmp_path / "attribution" / "found.md").write_text("<!-- a -->\n<!-- /a -->\n")
         with pytest.raises(SystemExit, match="expected one page with the line"):
             write(tmp_path, lost)
+
+
+def test_what_was_measured_of_the_ends_for_other_runs_stays(tmp_path, monkeypatch):
+    world = Made(World(name="world"), tmp_path, "", "", "", "target", "retain", tmp_path, 1.0, None)
+    monkeypatch.setattr(runs, "attacked", lambda made, model, name, log: {"facts": len(model)})
+    monkeypatch.setattr(runs, "evaluate", lambda made, model, name, reference, log: {"utility": len(name)})
+    job = Job(world="world", method="npo", source="all", tokens="all", seed=0)
+    runs.ends(world, [replace(job, attack=True)])
+    assert runs.ends(world, [replace(job, evaluate=True)]) == str(tmp_path / "results" / "retain")
+    assert runs.ends(world, [job]) is None
+    assert json.loads((tmp_path / "ends.json").read_text()) == {name: {"after_facts": 6, "utility": 6} for name in ("retain", "target")}

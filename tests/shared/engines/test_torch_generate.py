@@ -211,7 +211,8 @@ def test_what_is_drawn_is_told_by_a_row_and_its_numbers_alone(cases, monkeypatch
 
 
 def test_a_token_without_probability_is_never_drawn():
-    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]], dtype=torch.float64)
+    before = logits.clone()
 
     class Numbers:
         def __init__(self, value):
@@ -222,6 +223,7 @@ def test_a_token_without_probability_is_never_drawn():
 
     for value, token in ((0.0, 1), (0.4999, 1), (0.5, 3), (1 - 2**-53, 3)):
         assert Drawn(1.0, [Numbers(value)])(logits, [0]) == [token]  # type: ignore[list-item]
+    assert torch.equal(logits, before)
     for wrong in (torch.nan, torch.inf):
         with pytest.raises(ModelError, match="the model's logits are not finite"):
             Drawn(1.0, [Numbers(0.5)])(torch.tensor([[0.0, wrong, 1.0]]), [0])  # type: ignore[list-item]
