@@ -22,6 +22,8 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
+
 ADMIN = {"AWS_ACCESS_KEY_ID": "admin", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 NO_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>{}</Message></Error>"
@@ -43,7 +45,7 @@ class S3Server:
     """`url` is where it answers; `asked` the requests so far, as "PUT /bucket/key?query"."""
 
     def __init__(self):
-        self.port, self.inner = _free_port(), _free_port()
+        self.port, self.inner = free_port(), free_port()
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.inner)]
         self.moto = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _wait_for(self.inner, self.moto)
@@ -173,12 +175,6 @@ class S3Server:
             return f"{answer.status} {answer.reason}", kept, answer.read()
         finally:
             inside.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def _wait_for(port: int, process: subprocess.Popen) -> None:

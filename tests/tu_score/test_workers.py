@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from shared.errors import ConfigError
 from shared.store.files import MANIFEST
 from shared.store.scores import open_store
 from shared.store.writer import Writer
+from tests.ports import free_port
 from tests.tu_score.test_resume import contents
 from tu_score import run, workers
 from tu_score.config import ScoreConfig
@@ -198,25 +198,36 @@ def test_workers_end_with_their_driver(how, tmp_path, tiny_model):
         time.sleep(0.2)
 
 
+def started(head: subprocess.Popen, log: Path, seconds: float = 120) -> bool:
+    """Whether Ray itself says that the head runs: that something accepts a connection at its port is not enough."""
+    deadline = time.monotonic() + seconds
+    while head.poll() is None and time.monotonic() < deadline:
+        if "Ray runtime started" in log.read_text(errors="replace"):
+            return True
+        time.sleep(0.5)
+    return False
+
+
 @pytest.fixture
 def cluster(tmp_path):
-    """The address of a Ray head with two CPUs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = Path("/tmp") / f"tu-head-{port}"  # noqa: S108 - sockets below it have short names
-    words = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false",
-             f"--temp-dir={place}", "--disable-usage-stats", "--block", "--node-ip-address=127.0.0.1"]  # fmt: skip
-    head = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        with socket.socket() as tried:
-            if tried.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.5)
-    yield f"127.0.0.1:{port}"
-    os.killpg(head.pid, signal.SIGKILL)
-    shutil.rmtree(place, ignore_errors=True)
+    """The address of a Ray head with two CPUs; where another process took one of its ports, it is started once more."""
+    log = tmp_path / "head.txt"
+    for _ in range(3):
+        port = free_port()
+        place = Path("/tmp") / f"tu-head-{port}"  # noqa: S108 - sockets below it have short names
+        words = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false",
+                 f"--temp-dir={place}", "--disable-usage-stats", "--block", "--node-ip-address=127.0.0.1"]  # fmt: skip
+        with log.open("w") as out:
+            head = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        ready = started(head, log)
+        if ready:
+            yield f"127.0.0.1:{port}"
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+        shutil.rmtree(place, ignore_errors=True)
+        if ready:
+            return
+    pytest.fail(f"no Ray head started in three attempts; the last one said: {log.read_text(errors='replace')[-2000:]}")
 
 
 def test_a_running_cluster_writes_the_same_bytes(whole, tiny_model, tmp_path, cluster):

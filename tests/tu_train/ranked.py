@@ -7,12 +7,13 @@ after another, so that starting them is paid for once. What a run leaves is FOLD
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 PATIENCE_S = 300
 """for all that is started at a time, on a machine that may stand still for a minute"""
@@ -20,9 +21,7 @@ PATIENCE_S = 300
 
 def start(count: int, arguments: list[object], folder: Path, changed: dict[int, dict[str, str]] | None = None) -> list[subprocess.Popen]:
     """`count` ranks of `python -m ARGUMENTS`; what they say goes to folder/rank-N. `changed`: environment of a rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     folder.mkdir(exist_ok=True)
     made = []
     for rank in range(count):

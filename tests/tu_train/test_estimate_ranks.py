@@ -2,13 +2,13 @@
 
 import json
 import multiprocessing
-import socket
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.conftest import build_sentencepiece
+from tests.ports import free_port
 from tests.tu_train import measured as measured_by
 from tests.tu_train.conftest import FORGET, RETAIN
 from tests.tu_train.test_estimate import config_of
@@ -46,9 +46,7 @@ def measured(model, tmp_path_factory):
     folder, context, made = tmp_path_factory.mktemp("ranks"), multiprocessing.get_context("forkserver"), []
     context.set_forkserver_preload(["tests.tu_train.killed"])
     runs = [{**USUAL, "model": model, **fields} for fields in ({}, *RUNS.values())]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     for number in range(2):
         place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         made.append(context.Process(target=measured_by.rank, args=(folder, runs, {name: str(value) for name, value in place.items()})))

@@ -7,13 +7,13 @@ import os
 import random
 import shutil
 import signal
-import socket
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.ports import free_port
 from tests.tu_train import killed
 from tests.tu_train.conftest import RETAIN, flip_bit, weights_of
 from tu_train.stopping.interrupts import EXIT_SAVED
@@ -37,9 +37,7 @@ def command(target, scores, tmp_path_factory):
 
     def run(count, out, *more, at=None, delay=None, number=signal.SIGKILL, sources=usual, own=None, folders=None, versions=None,
             verb="run", **settings):  # fmt: skip
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         sets = {"batch_size": 3, "save_every": 2, "learning_rate": 1e-3, **settings}
         arguments = [verb, *(a for pair in {**usual, **sources}.items() for a in pair), "--out", out, "--epochs", EPOCHS, "--device",
                      "cpu", *(a for k, v in sets.items() for a in ("--set", f"{k}={v}")), *more]  # fmt: skip
