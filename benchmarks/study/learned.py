@@ -14,9 +14,10 @@ from benchmarks.study.results import DEFAULT, RESULTS, TRIED, Run, Study, load, 
 from benchmarks.study.results import mean as mean_of
 from benchmarks.study.runs import lacks
 
-WORLDS = {"learned-tofu": utility, "learned-atlas": retained, "learned-lume": retained, "learned-documents": retained,
-          "learned-gemma-atlas": retained, "learned-gemma-tofu": retained, "learned-qwen-atlas": retained, "learned-qwen-tofu": retained,
-          "learned-dev-tofu": utility, "learned-dev-atlas": retained, "learned-dev-documents": retained}  # fmt: skip
+WORLDS = {"learned-tofu": utility, "learned-forget05": utility, "learned-atlas": retained, "learned-lume": retained,
+          "learned-documents": retained, "learned-gemma-atlas": retained, "learned-gemma-tofu": retained, "learned-qwen-atlas": retained,
+          "learned-qwen-tofu": retained, "learned-dev-tofu": utility, "learned-dev-atlas": retained,
+          "learned-dev-documents": retained}  # fmt: skip
 """study -> what its table compares: model utility where the target knows what it asks about, else retain probability"""
 CHOICES = {
     "all": {"source": "all"},
@@ -26,8 +27,8 @@ CHOICES = {
     "learned, soft": {"source": "learned", "tokens": "soft"},
     "given (the facts)": {"source": "given"},
 }
-OURS, WORST, BEST = "learned, auto", "all", "given (the facts)"
-LESS, WAYS = (WORST, "random 30 %", "before, 30 %"), ("before, 30 %", OURS)
+OURS, WORST, BEST, RANDOM = "learned, auto", "all", "given (the facts)", "random 30 %"
+LESS, WAYS = (WORST, RANDOM, "before, 30 %"), ("before, 30 %", OURS)
 BACK = {
     "facts": "facts, untouched", "relearned_shown": f"relearned {STEPS} steps: rows shown", "relearned_rest": "rows not shown",
     "int4_group": "4 bits, groups of 64", "int4_channel": "4 bits, whole channels", "sampled": f"in one of {DRAWN} samples",
@@ -54,6 +55,24 @@ def share(ours: Sequence[Run], worst: Sequence[Run], best: Sequence[Run], value:
     same = [[run for run in runs if run["seed"] in seeds] for runs in (ours, worst, best)]
     gap, won = sum(paired(same[2], same[1], value)), sum(paired(same[0], same[1], value))
     return f"{100 * won / gap:.0f} %" if gap > 0 else "—"
+
+
+def in_short(studies: Mapping[str, Study]) -> str:
+    """Means of what is kept with all tokens, random ones, the learned importance and exactly the facts, the difference
+    from all tokens, and how much of the way that is; over the seeds of each choice that came to the level."""
+    rows = []
+    titles = (WORST, RANDOM, OURS, BEST)
+    for name, study in studies.items():
+        value = WORLDS[name]
+        for method in methods(study):
+            runs = chosen(study, method)
+            if not {WORST, OURS} <= set(runs):
+                continue
+            ours, worst = runs[OURS], runs[WORST]
+            cells = [f"{mean_of(found)} ({len(found)})" if (found := reached(runs.get(title, []), value)) else "—" for title in titles]
+            way = share(ours, worst, runs[BEST], value) if BEST in runs else "—"
+            rows.append([name.removeprefix("learned-"), method, *cells, spread(paired(ours, worst, value)), way])
+    return markdown(["World", "Method", *(f"{title} (seeds)" for title in titles), f"learned − {WORST}", "recovered"], rows)
 
 
 def kept(studies: Mapping[str, Study]) -> str:

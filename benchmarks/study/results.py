@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 from benchmarks.study.plan import World
@@ -54,6 +55,16 @@ def load(name: str) -> Study:
     table = pq.read_table(RESULTS / f"{name}.parquet")
     about = {k.decode().removesuffix(".json"): json.loads(v) for k, v in (table.schema.metadata or {}).items() if k.endswith(b".json")}
     return Study(table.to_pylist(), about)
+
+
+def write_runs(names: Sequence[str], path: Path) -> None:
+    """Every run of these studies as a line of a CSV file, with all that was measured but the curves."""
+    tables = [pq.read_table(RESULTS / f"{name}.parquet").drop_columns(["curve"]).replace_schema_metadata() for name in names]
+    table = pa.concat_tables(tables, promote_options="permissive")
+    front = ["world", "method", "source", "tokens", "keep", "auto", "soft", "seed", "reached", "steps", "retain_nll"]
+    order = sorted(table.schema.names, key=lambda name: (front.index(name) if name in front else len(front), name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.csv.write_csv(table.select(order).sort_by([(name, "ascending") for name in ("world", "method", "source", "seed")]), path)
 
 
 def retained(run: Run) -> float:

@@ -22,7 +22,21 @@ from benchmarks.study import learned, matched, plots
 from benchmarks.study.candidates import described
 from benchmarks.study.matched import TOFU, Measure, at_level_of_facts, utilities, utility
 from benchmarks.study.plan import WITHOUT_SCORES
-from benchmarks.study.results import DEFAULT, TRIED, Run, Study, load, markdown, paired, reached, retained, spread, steps
+from benchmarks.study.results import (
+    DEFAULT,
+    RESULTS,
+    TRIED,
+    Run,
+    Study,
+    load,
+    markdown,
+    paired,
+    reached,
+    retained,
+    spread,
+    steps,
+    write_runs,
+)
 
 ELSEWHERE = {"atlas": "on other people", "dev-tofu": "on dev-tofu", "tofu-known": "on tofu-known"}
 """worlds whose facts candidates are compared with, too"""
@@ -192,9 +206,10 @@ def main() -> None:
     found = learned.finished()
     facts = found_facts.read()
     tables |= {f"found-{name}": found_facts.table(name, worlds) for name, worlds in facts.items()}
-    tables |= {"learned-kept": learned.kept(found), "learned-back": learned.came_back(found)}
+    tables |= {"learned": learned.in_short(found), "learned-kept": learned.kept(found), "learned-back": learned.came_back(found)}
     tables["learned-plans"] = learned.plans(learned.planned(), found)
     write(settings.docs, tables)
+    write_runs(sorted(path.stem for path in RESULTS.glob("*.parquet")), RESULTS / "runs.csv")
     plots.kept(learned.points(found), settings.docs / "attribution-learned.png")
     agreements = {world: (figures["without"], figures["auc"]) for world, figures in facts["learned_base"].items()}
     plots.agreement(agreements, settings.docs / "attribution-found.png")

@@ -1,12 +1,15 @@
 """Tables of the learned importance: what is compared with what, and what is left out."""
 
+import csv
 import math
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.learning import found
-from benchmarks.study import learned, plots
+from benchmarks.study import learned, plots, results
 from benchmarks.study.results import DEFAULT, TRIED, Study
 from benchmarks.study.runs import lacks
 
@@ -35,6 +38,35 @@ def test_what_is_kept_and_how_much_of_the_way_that_is():
     assert row["learned − all"].startswith("0.250 [") and row["learned − before, 30 %"] == "0.200"
     assert row["recovered, learned, auto"] == f"{100 * (0.3 + 0.2) / (0.4 + 0.2):.0f} %" == "83 %"
     assert row["recovered, before, 30 %"] == f"{100 * 0.1 / 0.4:.0f} %" == "25 %"
+
+
+def test_the_short_table_counts_the_seeds_that_came_to_the_level():
+    random = [run("random", "random", seed, 0.3, keep=TRIED, reached=seed > 0) for seed in range(3)]
+    other = [{**one, "method": "kl"} for one in RUNS if one["source"] != "all"]
+    (row,) = rows_of(learned.in_short({"learned-atlas": Study([*RUNS, *random, *other], {})}))
+    assert (row["World"], row["Method"]) == ("atlas", "npo"), "without all tokens there is nothing to compare with"
+    assert [row[f"{title} (seeds)"] for title in ("all", "random 30 %", "learned, auto", "given (the facts)")] == [
+        "0.500 (2)", "0.300 (2)", "0.750 (2)", "0.800 (2)"
+    ]  # fmt: skip
+    assert row["learned − all"].startswith("0.250 [") and row["recovered"] == "83 %"
+    (row,) = rows_of(learned.in_short({"learned-tofu": Study([one for one in RUNS if one["source"] != "given"], {})}))
+    assert row["learned, auto (seeds)"] == row["given (the facts) (seeds)"] == row["recovered"] == "—", "no model utility was measured"
+
+
+def test_every_run_is_a_line_of_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    worlds = {
+        "learned-lume": [{**one, "curve": [], "suite_x": None} for one in RUNS[:3]],
+        "atlas": [{**RUNS[0], "curve": [1], "after": 0.5}],
+    }
+    for name, runs in worlds.items():
+        pq.write_table(pa.Table.from_pylist([{**one, "world": name} for one in runs]), tmp_path / f"{name}.parquet")
+    results.write_runs([*worlds], tmp_path / "runs.csv")
+    lines = list(csv.DictReader((tmp_path / "runs.csv").open(encoding="utf-8")))
+    assert [(line["world"], line["source"], line["seed"], line["after"]) for line in lines] == [
+        ("atlas", "all", "0", "0.5"), ("learned-lume", "all", "0", ""), ("learned-lume", "all", "1", ""), ("learned-lume", "given", "0", "")
+    ]  # fmt: skip
+    assert float(lines[1]["retain_nll"]) == RUNS[0]["retain_nll"] and "curve" not in lines[0] and lines[1]["suite_x"] == ""
 
 
 def test_what_came_back_stands_beside_the_models_that_no_run_changed():
