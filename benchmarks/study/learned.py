@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -57,6 +58,28 @@ def share(ours: Sequence[Run], worst: Sequence[Run], best: Sequence[Run], value:
     return f"{100 * won / gap:.0f} %" if gap > 0 else "—"
 
 
+def levels(studies: Mapping[str, Study]) -> str:
+    """Of each world: how probable its facts are under the target and under the retain model, and how well the learned
+    importance and the default of before find the facts of its forget rows."""
+    rows = []
+    for name, study in studies.items():
+        world, agreement = study.about["world"], study.about.get("agreement", {})
+        ends = [f"{math.exp(-world[end]):.2g}" for end in ("start_nll", "level_nll")]
+        found = [f"{agreement[source]['per_answer_auc']:.3f}" if source in agreement else "—" for source in ("learned", DEFAULT)]
+        utility_of_target = study.about.get("ends", {}).get("target", {}).get("model_utility")
+        known = f"{utility_of_target:.3f}" if WORLDS[name] is utility and utility_of_target is not None else "—"
+        rows.append([name.removeprefix("learned-"), *ends, known, *found, str(len(study.runs))])
+    head = ["World", "facts under the target", "under the retain model (the level)", "model utility of the target", "ROC-AUC, learned",
+            "ROC-AUC, before", "runs"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def arrivals(runs: Sequence[Run]) -> str:
+    """`; 2 of 3` where not every run came to the level."""
+    count = sum(run["reached"] for run in runs)
+    return f"; {count} of {len(runs)}" if count < len(runs) else ""
+
+
 def in_short(studies: Mapping[str, Study]) -> str:
     """Means of what is kept with all tokens, random ones, the learned importance and exactly the facts, the difference
     from all tokens, and how much of the way that is; over the seeds of each choice that came to the level."""
@@ -83,7 +106,10 @@ def kept(studies: Mapping[str, Study]) -> str:
         value = WORLDS[name]
         for method in methods(study):
             runs = chosen(study, method)
-            cells = [f"{spread(reached(runs[title], value))}; {steps(runs[title])}" if title in runs else "" for title in CHOICES]
+            cells = [
+                f"{spread(reached(runs[title], value))}; {steps(runs[title])}{arrivals(runs[title])}" if title in runs else ""
+                for title in CHOICES
+            ]
             less = [spread(paired(runs.get(OURS, []), runs.get(other, []), value)) for other in LESS]
             ways = [share(runs[title], runs[WORST], runs[BEST], value) if {title, WORST, BEST} <= set(runs) else "—" for title in WAYS]
             rows.append([name.removeprefix("learned-"), method, *cells, *less, *ways])

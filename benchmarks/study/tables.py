@@ -206,7 +206,12 @@ def main() -> None:
     found = learned.finished()
     facts = found_facts.read()
     tables |= {f"found-{name}": found_facts.table(name, worlds) for name, worlds in facts.items()}
-    tables |= {"learned": learned.in_short(found), "learned-kept": learned.kept(found), "learned-back": learned.came_back(found)}
+    tables |= {
+        "learned": learned.in_short(found),
+        "learned-levels": learned.levels(found),
+        "learned-kept": learned.kept(found),
+        "learned-back": learned.came_back(found),
+    }
     tables["learned-plans"] = learned.plans(learned.planned(), found)
     write(settings.docs, tables)
     write_runs(sorted(path.stem for path in RESULTS.glob("*.parquet")), RESULTS / "runs.csv")
