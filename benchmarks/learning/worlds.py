@@ -39,7 +39,7 @@ HELD_OUT = {
     "other prose": (f"atlas:full:{PROSE},people=20,seed=102", 150),
     "other plain": ("atlas:full:people=24,facts_per_person=5,seed=102", 80),
     "other documents in prose": ("atlas:documents:prose=1,people=24,facts_per_person=20,seed=102", 15),
-    "plain documents": ("atlas:documents:people=60,facts_per_person=20,seed=101", 30),
+    "plain documents": ("atlas:documents:people=60,facts_per_person=20,seed=102", 30),
     "other Spanish": ("atlas:full:language=es,people=24,seed=102", 60),
     "other Arabic": ("atlas:full:language=ar,people=24,seed=102", 60),
     "other Chinese": ("atlas:full:language=zh,people=24,seed=102", 60),
