@@ -84,7 +84,7 @@ def in_short(studies: Mapping[str, Study]) -> str:
     """Means of what is kept with all tokens, random ones, the learned importance and exactly the facts, the difference
     from all tokens, and how much of the way that is; over the seeds of each choice that came to the level."""
     rows = []
-    titles = (WORST, RANDOM, OURS, BEST)
+    titles = {WORST: "all", RANDOM: "random", OURS: "learned", BEST: "given"}
     for name, study in studies.items():
         value = WORLDS[name]
         for method in methods(study):
@@ -95,7 +95,7 @@ def in_short(studies: Mapping[str, Study]) -> str:
             cells = [f"{mean_of(found)} ({len(found)})" if (found := reached(runs.get(title, []), value)) else "—" for title in titles]
             way = share(ours, worst, runs[BEST], value) if BEST in runs else "—"
             rows.append([name.removeprefix("learned-"), method, *cells, spread(paired(ours, worst, value)), way])
-    return markdown(["World", "Method", *(f"{title} (seeds)" for title in titles), f"learned − {WORST}", "recovered"], rows)
+    return markdown(["World", "Method", *titles.values(), f"learned − {WORST}", "recovered"], rows)
 
 
 def kept(studies: Mapping[str, Study]) -> str:
