@@ -28,6 +28,7 @@ from shared.store.scored import scored_examples
 from shared.store.scores import Store, open_store
 from shared.weighting.importance import Recipe
 from shared.weighting.norms import normalise
+from shared.weighting.weights import expected_f1_threshold
 from tu_score.agree import compare, true_tokens
 from tu_score.recipe import Targets, apply_recipe, put_importance, targets_of, whole_targets
 from tu_train.diagnose.token_classes import FUNCTION_WORDS
@@ -225,8 +226,10 @@ def agreement(made: Made, names: Sequence[str]) -> dict[str, Mapping[str, float]
 
 
 def thresholds(importance: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """For each of THRESHOLDS the share of all tokens at or above it, and F1 against the true ones."""
-    out = {}
+    """The share of true tokens; that of the tokens which --keep auto would take (of use where importance is a
+    probability); and for each of THRESHOLDS the share of all tokens at or above it, and F1 against the true ones."""
+    auto = importance >= np.float32(expected_f1_threshold(importance))
+    out = {"true": float(true.mean()), "auto": float(auto.mean())}
     for threshold in THRESHOLDS:
         chosen = importance >= np.float32(threshold)
         out[f"share_{threshold:g}"] = float(chosen.mean())

@@ -66,11 +66,12 @@ def levels(studies: Mapping[str, Study]) -> str:
         world, agreement = study.about["world"], study.about.get("agreement", {})
         ends = [f"{math.exp(-world[end]):.2g}" for end in ("start_nll", "level_nll")]
         found = [f"{agreement[source]['per_answer_auc']:.3f}" if source in agreement else "—" for source in ("learned", DEFAULT)]
+        shares = [f"{agreement['learned'][share]:.2f}" if share in agreement.get("learned", {}) else "—" for share in ("true", "auto")]
         utility_of_target = study.about.get("ends", {}).get("target", {}).get("model_utility")
         known = f"{utility_of_target:.3f}" if WORLDS[name] is utility and utility_of_target is not None else "—"
-        rows.append([name.removeprefix("learned-"), *ends, known, *found, str(len(study.runs))])
+        rows.append([name.removeprefix("learned-"), *ends, known, *found, *shares, str(len(study.runs))])
     head = ["World", "facts under the target", "under the retain model (the level)", "model utility of the target", "ROC-AUC, learned",
-            "ROC-AUC, before", "runs"]  # fmt: skip
+            "ROC-AUC, before", "share of facts", "share by auto", "runs"]  # fmt: skip
     return markdown(head, rows)
 
 

@@ -4,12 +4,14 @@ import csv
 import math
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.learning import found
 from benchmarks.study import learned, plots, results
+from benchmarks.study.candidates import thresholds
 from benchmarks.study.results import DEFAULT, TRIED, Study
 from benchmarks.study.runs import lacks
 
@@ -67,6 +69,26 @@ def test_every_run_is_a_line_of_one_file(tmp_path, monkeypatch):
         ("atlas", "all", "0", "0.5"), ("learned-lume", "all", "0", ""), ("learned-lume", "all", "1", ""), ("learned-lume", "given", "0", "")
     ]  # fmt: skip
     assert float(lines[1]["retain_nll"]) == RUNS[0]["retain_nll"] and "curve" not in lines[0] and lines[1]["suite_x"] == ""
+
+
+def test_the_share_that_auto_takes_is_the_one_of_largest_expected_f1():
+    values, true = np.array([0.05, 0.2, 0.35, 0.4, 0.9, 0.95], dtype=np.float32), np.array([0, 0, 1, 0, 1, 1], dtype=bool)
+    found = thresholds(values, true)
+    best = max(values, key=lambda t: 2 * values[values >= t].sum() / ((values >= t).sum() + values.sum()))
+    assert found["auto"] == (values >= best).mean() == 3 / 6 and found["true"] == 0.5
+    assert found["share_0.5"] == 2 / 6 and found["f1_0.5"] == pytest.approx(2 * 2 / (2 + 3))
+
+
+def test_levels_and_how_well_facts_are_found_stand_by_world():
+    agreement = {"learned": {"per_answer_auc": 0.9, "true": 0.25, "auto": 0.2}, DEFAULT: {"per_answer_auc": 0.8}}
+    about = {"world": {"start_nll": -math.log(0.75), "level_nll": -math.log(0.0123)}, "agreement": agreement}
+    worlds = {
+        "learned-tofu": Study(RUNS, {**about, "ends": {"target": {"model_utility": 0.7}}}),
+        "learned-lume": Study([], {"world": about["world"]}),
+    }
+    first, second = rows_of(learned.levels(worlds))
+    assert list(first.values()) == ["tofu", "0.75", "0.012", "0.700", "0.900", "0.800", "0.25", "0.20", str(len(RUNS))]
+    assert list(second.values()) == ["lume", "0.75", "0.012", "—", "—", "—", "—", "—", "0"]
 
 
 def test_what_came_back_stands_beside_the_models_that_no_run_changed():
