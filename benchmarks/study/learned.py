@@ -28,7 +28,7 @@ CHOICES = {
     "learned, soft": {"source": "learned", "tokens": "soft"},
     "given (the facts)": {"source": "given"},
 }
-OURS, WORST, BEST, RANDOM = "learned, auto", "all", "given (the facts)", "random 30 %"
+OURS, SOFT, WORST, BEST, RANDOM = "learned, auto", "learned, soft", "all", "given (the facts)", "random 30 %"
 LESS, WAYS = (WORST, RANDOM, "before, 30 %"), ("before, 30 %", OURS)
 BACK = {
     "facts": "facts, untouched", "relearned_shown": f"relearned {STEPS} steps: rows shown", "relearned_rest": "rows not shown",
@@ -112,9 +112,10 @@ def kept(studies: Mapping[str, Study]) -> str:
                 for title in CHOICES
             ]
             less = [spread(paired(runs.get(OURS, []), runs.get(other, []), value)) for other in LESS]
+            less.append(spread(paired(runs.get(SOFT, []), runs.get(OURS, []), value)))
             ways = [share(runs[title], runs[WORST], runs[BEST], value) if {title, WORST, BEST} <= set(runs) else "—" for title in WAYS]
             rows.append([name.removeprefix("learned-"), method, *cells, *less, *ways])
-    head = ["World", "Method", *(f"{title}; steps" for title in CHOICES), *(f"learned − {title}" for title in LESS),
+    head = ["World", "Method", *(f"{title}; steps" for title in CHOICES), *(f"learned − {title}" for title in LESS), "soft − auto",
             *(f"recovered, {title}" for title in WAYS)]  # fmt: skip
     return markdown(head, rows)
 

@@ -36,7 +36,7 @@ def rows_of(table: str) -> list[dict[str, str]]:
 def test_what_is_kept_and_how_much_of_the_way_that_is():
     (row,) = rows_of(learned.kept({"learned-atlas": Study(RUNS, {})}))
     assert row["World"] == "atlas" and row["all; steps"].startswith("0.500 [") and row["learned, auto; steps"].startswith("0.750 [")
-    assert row["random 30 %; steps"] == row["learned, soft; steps"] == "" and row["learned − random 30 %"] == "—"
+    assert row["random 30 %; steps"] == row["learned, soft; steps"] == "" and row["learned − random 30 %"] == row["soft − auto"] == "—"
     assert row["learned − all"].startswith("0.250 [") and row["learned − before, 30 %"] == "0.200"
     assert row["recovered, learned, auto"] == f"{100 * (0.3 + 0.2) / (0.4 + 0.2):.0f} %" == "83 %"
     assert row["recovered, before, 30 %"] == f"{100 * 0.1 / 0.4:.0f} %" == "25 %"
