@@ -94,7 +94,7 @@ def in_short(studies: Mapping[str, Study]) -> str:
                 continue
             ours, worst = runs[OURS], runs[WORST]
             cells = [f"{mean_of(found)} ({len(found)})" if (found := reached(runs.get(title, []), value)) else "—" for title in titles]
-            way = share(ours, worst, runs[BEST], value) if BEST in runs else "—"
+            way = share(ours, worst, runs.get(BEST, []), value)
             rows.append([name.removeprefix("learned-"), method, *cells, spread(paired(ours, worst, value)), way])
     return markdown(["World", "Method", *titles.values(), f"learned − {WORST}", "recovered"], rows)
 
@@ -113,7 +113,7 @@ def kept(studies: Mapping[str, Study]) -> str:
             ]
             less = [spread(paired(runs.get(OURS, []), runs.get(other, []), value)) for other in LESS]
             less.append(spread(paired(runs.get(SOFT, []), runs.get(OURS, []), value)))
-            ways = [share(runs[title], runs[WORST], runs[BEST], value) if {title, WORST, BEST} <= set(runs) else "—" for title in WAYS]
+            ways = [share(*(runs.get(of, []) for of in (title, WORST, BEST)), value) for title in WAYS]
             rows.append([name.removeprefix("learned-"), method, *cells, *less, *ways])
     head = ["World", "Method", *(f"{title}; steps" for title in CHOICES), *(f"learned − {title}" for title in LESS), "soft − auto",
             *(f"recovered, {title}" for title in WAYS)]  # fmt: skip

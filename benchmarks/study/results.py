@@ -57,13 +57,13 @@ def load(name: str) -> Study:
     return Study(table.to_pylist(), about)
 
 
-def write_runs(names: Sequence[str], path: Path) -> None:
-    """Every run of these studies as a line of a CSV file, with all that was measured but the curves."""
-    tables = [pq.read_table(RESULTS / f"{name}.parquet").drop_columns(["curve"]).replace_schema_metadata() for name in names]
+def write_runs(path: Path) -> None:
+    """Every run of all studies as a line of a CSV file, with all that was measured but the curves."""
+    files = sorted(RESULTS.glob("*.parquet"), key=lambda file: file.stem)
+    tables = [pq.read_table(file).drop_columns(["curve"]).replace_schema_metadata() for file in files]
     table = pa.concat_tables(tables, promote_options="permissive")
     front = ["world", "method", "source", "tokens", "keep", "auto", "soft", "seed", "reached", "steps", "retain_nll"]
     order = sorted(table.schema.names, key=lambda name: (front.index(name) if name in front else len(front), name))
-    path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.csv.write_csv(table.select(order).sort_by([(name, "ascending") for name in ("world", "method", "source", "seed")]), path)
 
 

@@ -184,6 +184,7 @@ def write(docs: Path, tables: dict[str, str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the tables and plots of docs/attribution*.md from the committed results.")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pages and pictures")
+    parser.add_argument("--runs", type=Path, default=RESULTS / "runs.csv", help="CSV file of every run")
     settings = parser.parse_args()
     studies = {name: load(name) for name in ("atlas", "atlas-48", "dev-atlas", *FAMILY, *TOFU)}
     dev = studies["dev-atlas"]
@@ -214,7 +215,7 @@ def main() -> None:
     }
     tables["learned-plans"] = learned.plans(learned.planned(), found)
     write(settings.docs, tables)
-    write_runs(sorted(path.stem for path in RESULTS.glob("*.parquet")), RESULTS / "runs.csv")
+    write_runs(settings.runs)
     plots.kept(learned.points(found), settings.docs / "attribution-learned.png")
     agreements = {world: (figures["without"], figures["auc"]) for world, figures in facts["learned_base"].items()}
     plots.agreement(agreements, settings.docs / "attribution-found.png")

@@ -2,7 +2,10 @@
 
 import csv
 import math
+import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.learning import found
-from benchmarks.study import learned, plots, results
+from benchmarks.study import learned, plots, results, tables
 from benchmarks.study.candidates import thresholds
 from benchmarks.study.results import DEFAULT, TRIED, Study
 from benchmarks.study.runs import lacks
@@ -63,7 +66,7 @@ def test_every_run_is_a_line_of_one_file(tmp_path, monkeypatch):
     }
     for name, runs in worlds.items():
         pq.write_table(pa.Table.from_pylist([{**one, "world": name} for one in runs]), tmp_path / f"{name}.parquet")
-    results.write_runs([*worlds], tmp_path / "runs.csv")
+    results.write_runs(tmp_path / "runs.csv")
     lines = list(csv.DictReader((tmp_path / "runs.csv").open(encoding="utf-8")))
     assert [(line["world"], line["source"], line["seed"], line["after"]) for line in lines] == [
         ("atlas", "all", "0", "0.5"), ("learned-lume", "all", "0", ""), ("learned-lume", "all", "1", ""), ("learned-lume", "given", "0", "")
@@ -89,6 +92,21 @@ def test_levels_and_how_well_facts_are_found_stand_by_world():
     first, second = rows_of(learned.levels(worlds))
     assert list(first.values()) == ["tofu", "0.75", "0.012", "0.700", "0.900", "0.800", "0.25", "0.20", str(len(RUNS))]
     assert list(second.values()) == ["lume", "0.75", "0.012", "—", "—", "—", "—", "—", "0"]
+
+
+def test_one_command_makes_the_pages_and_the_file_of_runs_from_the_committed_results(tmp_path, monkeypatch):
+    docs = Path(__file__).parents[2] / "docs"
+    pages = [*docs.glob("attribution*.md"), *docs.glob("attribution/*.md")]
+    for page in pages:
+        (tmp_path / page.relative_to(docs)).parent.mkdir(exist_ok=True)
+        emptied = re.sub(r"(?s)(<!-- ([a-z][\w-]*) -->).*?(<!-- /\2 -->)", r"\1\n\3", page.read_text(encoding="utf-8"))
+        (tmp_path / page.relative_to(docs)).write_text(emptied, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["tables", "--docs", str(tmp_path), "--runs", str(tmp_path / "runs.csv")])
+    tables.main()
+    for page in pages:
+        assert (tmp_path / page.relative_to(docs)).read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), page.name
+    assert (tmp_path / "runs.csv").read_bytes() == (results.RESULTS / "runs.csv").read_bytes()
+    assert {path.name for path in tmp_path.glob("*.png")} == {path.name for path in docs.glob("attribution-*.png")}
 
 
 def test_what_came_back_stands_beside_the_models_that_no_run_changed():

@@ -5,7 +5,6 @@ import http.server
 import json
 import math
 import shutil
-import socket
 import statistics
 import threading
 import tomllib
@@ -14,6 +13,7 @@ import pandas
 import pytest
 
 from tests.conftest import build_tokenizer
+from tests.ports import free_port
 from tests.tu_eval.test_commands import refused
 from tu_eval.judge import endpoint as judge_endpoint
 from tu_eval.judge.answers import Conversation, prompt_ids
@@ -285,9 +285,7 @@ def test_a_judge_that_is_silent_too_long_is_given_up(judge, command, waits):
 
 
 def test_nobody_there_is_one_line_before_any_work(judge, command, monkeypatch, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("TU_JUDGE_URL", f"http://127.0.0.1:{free.getsockname()[1]}/v1")
+    monkeypatch.setenv("TU_JUDGE_URL", f"http://127.0.0.1:{free_port()}/v1")
     message = refused(command())
     assert "cannot be reached" in message and "TU_JUDGE_URL" in message
     assert sorted(p.name for p in tmp_path.iterdir()) == ["questions.jsonl"]
