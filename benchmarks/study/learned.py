@@ -113,7 +113,7 @@ def kept(studies: Mapping[str, Study]) -> str:
             ]
             less = [spread(paired(runs.get(OURS, []), runs.get(other, []), value)) for other in LESS]
             less.append(spread(paired(runs.get(SOFT, []), runs.get(OURS, []), value)))
-            ways = [share(*(runs.get(of, []) for of in (title, WORST, BEST)), value) for title in WAYS]
+            ways = [share(runs.get(title, []), runs.get(WORST, []), runs.get(BEST, []), value) for title in WAYS]
             rows.append([name.removeprefix("learned-"), method, *cells, *less, *ways])
     head = ["World", "Method", *(f"{title}; steps" for title in CHOICES), *(f"learned − {title}" for title in LESS), "soft − auto",
             *(f"recovered, {title}" for title in WAYS)]  # fmt: skip
