@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from benchmarks.study.after import DRAWN, STEPS
 from benchmarks.study.matched import Measure, utility
 from benchmarks.study.plan import Job, read_study
-from benchmarks.study.results import DEFAULT, RESULTS, TRIED, Run, Study, load, markdown, paired, reached, retained, spread, steps
+from benchmarks.study.results import DEFAULT, RESULTS, TRIED, Run, Study, load, markdown, paired, reached, retained, share, spread, steps
 from benchmarks.study.results import mean as mean_of
 from benchmarks.study.runs import lacks
 
@@ -50,21 +49,12 @@ def methods(study: Study) -> list[str]:
     return list(dict.fromkeys(run["method"] for run in study.runs))
 
 
-def share(ours: Sequence[Run], worst: Sequence[Run], best: Sequence[Run], value: Measure) -> str:
-    """How much of the way from all tokens to exactly the facts, over the seeds that all three have."""
-    seeds = set.intersection(*({run["seed"] for run in runs if run["reached"]} for runs in (ours, worst, best)))
-    same = [[run for run in runs if run["seed"] in seeds] for runs in (ours, worst, best)]
-    gap, won = sum(paired(same[2], same[1], value)), sum(paired(same[0], same[1], value))
-    return f"{100 * won / gap:.0f} %" if gap > 0 else "—"
-
-
 def levels(studies: Mapping[str, Study]) -> str:
     """Of each world: how probable its facts are under the target and under the retain model, and how well the learned
     importance and the default of before find the facts of its forget rows."""
     rows = []
     for name, study in studies.items():
-        world, agreement = study.about["world"], study.about.get("agreement", {})
-        ends = [f"{math.exp(-world[end]):.2g}" for end in ("start_nll", "level_nll")]
+        agreement, ends = study.about.get("agreement", {}), [f"{level:.2g}" for level in study.levels]
         found = [f"{agreement[source]['per_answer_auc']:.3f}" if source in agreement else "—" for source in ("learned", DEFAULT)]
         shares = [f"{agreement['learned'][share]:.2f}" if share in agreement.get("learned", {}) else "—" for share in ("true", "auto")]
         utility_of_target = study.about.get("ends", {}).get("target", {}).get("model_utility")

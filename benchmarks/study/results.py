@@ -45,6 +45,12 @@ class Study:
     runs: list[Run]
     about: dict[str, Any]
 
+    @property
+    def levels(self) -> tuple[float, float]:
+        """How probable the facts are under the target and under the retain model."""
+        world = self.about["world"]
+        return math.exp(-world["start_nll"]), math.exp(-world["level_nll"])
+
     def of(self, **wanted: Any) -> list[Run]:
         """Runs with these values, in the order of their seeds."""
         found = [run for run in self.runs if all(run.get(k) == v for k, v in wanted.items())]
@@ -89,6 +95,19 @@ def paired(ours: Sequence[Run], theirs: Sequence[Run], value: Callable[[Run], fl
     other = {run["seed"]: value(run) for run in theirs if run["reached"]}
     mine = {run["seed"]: value(run) for run in ours if run["reached"]}
     return [mine[s] - other[s] for s in mine if other.get(s) is not None and mine[s] is not None]  # type: ignore[operator]
+
+
+def of_same_seeds(*choices: Sequence[Run]) -> list[list[Run]]:
+    """Of each choice the runs of those seeds that came to the level in all of them."""
+    seeds = set.intersection(*({run["seed"] for run in runs if run["reached"]} for runs in choices))
+    return [[run for run in runs if run["seed"] in seeds] for runs in choices]
+
+
+def share(ours: Sequence[Run], worst: Sequence[Run], best: Sequence[Run], value: Callable[[Run], float | None]) -> str:
+    """How much of the way from all tokens to exactly the facts, over the seeds that all three have."""
+    ours, worst, best = of_same_seeds(ours, worst, best)
+    gap, won = sum(paired(best, worst, value)), sum(paired(ours, worst, value))
+    return f"{100 * won / gap:.0f} %" if gap > 0 else "—"
 
 
 def steps(runs: Sequence[Run]) -> str:

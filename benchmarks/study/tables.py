@@ -10,7 +10,6 @@ exp(−NLL). Intervals are 95 %, Student's t over seeds; differences are paired 
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import textwrap
 from collections.abc import Mapping
@@ -30,9 +29,11 @@ from benchmarks.study.results import (
     Study,
     load,
     markdown,
+    of_same_seeds,
     paired,
     reached,
     retained,
+    share,
     spread,
     steps,
     write_runs,
@@ -52,8 +53,7 @@ def methods(study: Study) -> list[str]:
 def worlds(studies: dict[str, Study]) -> str:
     rows = []
     for name, study in studies.items():
-        w = study.about["world"]
-        rows.append([name, f"{math.exp(-w['start_nll']):.3f}", f"{math.exp(-w['level_nll']):.3f}", str(len(study.runs))])
+        rows.append([name, *(f"{level:.3f}" for level in study.levels), str(len(study.runs))])
     return markdown(["World", "facts under the target", "under the retain model (the level)", "runs"], rows)
 
 
@@ -63,12 +63,10 @@ def recovered(study: Study, value: Measure = retained) -> str:
     for method in methods(study):
         found = [study.of(method=method, source="all"), study.of(method=method, source=DEFAULT, tokens="hard", keep=TRIED),
                  study.of(method=method, source="given")]  # fmt: skip
-        seeds = set.intersection(*({run["seed"] for run in runs if run["reached"]} for runs in found))
-        every, ours, best = ([run for run in runs if run["seed"] in seeds] for runs in found)
-        gap, won = paired(best, every, value), paired(ours, every, value)
-        share = f"{100 * sum(won) / sum(gap):.0f} %" if sum(gap) > 0 else "—"
+        every, ours, best = of_same_seeds(*found)
         kept = [f"{spread(reached(runs, value))}; {steps(runs)}" for runs in (every, ours, best)]
-        rows.append([method, str(len(seeds)), *kept, spread(won), spread(gap), share])
+        gaps = [spread(paired(other, every, value)) for other in (ours, best)]
+        rows.append([method, str(len(every)), *kept, *gaps, share(ours, every, best, value)])
     head = ["Method", "seeds", "all; steps", "default, hard; steps", "given; steps", "default − all", "given − all", "recovered"]
     return markdown(head, rows)
 
