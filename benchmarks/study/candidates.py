@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.learning.shares import by_share, f1
 from benchmarks.study.commands import train
 from benchmarks.study.gate import gate_values
 from benchmarks.study.prepare import Made, store, tokenizer_of
@@ -28,7 +29,6 @@ from shared.store.scored import scored_examples
 from shared.store.scores import Store, open_store
 from shared.weighting.importance import Recipe
 from shared.weighting.norms import normalise
-from shared.weighting.weights import expected_f1_threshold
 from tu_score.agree import compare, true_tokens
 from tu_score.recipe import Targets, apply_recipe, put_importance, targets_of, whole_targets
 from tu_train.diagnose.token_classes import FUNCTION_WORDS
@@ -215,25 +215,24 @@ def agreement(made: Made, names: Sequence[str]) -> dict[str, Mapping[str, float]
     own = open_store(made.scores)
     tokenizer = tokenizer_of(own, made.target)
     true = true_tokens(scored_examples(own, tokenizer, made.target, made.forget), tokenizer, str(made.world.facts))
-    found = {name: whole_targets(open_store(made.folder / "stores" / name), ["importance"]) for name in names}
+    found = {name: whole_targets(open_store(made.folder / "stores" / name), ["importance", "word"]) for name in names}
     starts = whole_targets(own, []).starts
     figures = compare({n: t.columns["importance"] for n, t in found.items()}, true, [slice(a, b) for a, b in pairwise(starts)])["signals"]
     return {
         name: {f"{part}_{figure}": figures[name][part][figure] for part in ("per_answer", "pooled") for figure in ("auc", "ap", "p_30")}
         | thresholds(found[name].columns["importance"], true)
+        | by_share(found[name].columns["importance"], true, starts, found[name].columns["word"])
         for name in names
     }
 
 
 def thresholds(importance: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """The share of true tokens; that of the tokens which --keep auto would take (of use where importance is a
-    probability); and for each of THRESHOLDS the share of all tokens at or above it, and F1 against the true ones."""
-    auto = importance >= np.float32(expected_f1_threshold(importance))
-    out = {"true": float(true.mean()), "auto": float(auto.mean())}
+    """For each of THRESHOLDS the share of all tokens at or above it, and F1 against the true ones."""
+    out = {}
     for threshold in THRESHOLDS:
         chosen = importance >= np.float32(threshold)
         out[f"share_{threshold:g}"] = float(chosen.mean())
-        out[f"f1_{threshold:g}"] = float(2 * (chosen & true).sum() / (chosen.sum() + true.sum()))
+        out[f"f1_{threshold:g}"] = f1(chosen, true)
     return out
 
 

@@ -19,9 +19,12 @@ WORLDS = {"learned-tofu": utility, "learned-forget05": utility, "learned-atlas":
           "learned-qwen-tofu": retained, "learned-dev-tofu": utility, "learned-dev-atlas": retained,
           "learned-dev-documents": retained}  # fmt: skip
 """study -> what its table compares: model utility where the target knows what it asks about, else retain probability"""
+PAPER = "paper"
+"""the recipe of TokenUnlearn, with the whole question masked"""
 CHOICES = {
     "all": {"source": "all"},
     "random 30 %": {"source": "random"},
+    "paper, 30 %": {"source": PAPER, "tokens": "hard", "keep": TRIED},
     "before, 30 %": {"source": DEFAULT, "tokens": "hard", "keep": TRIED},
     "learned, auto": {"source": "learned", "tokens": "hard", "auto": True},
     "learned, soft": {"source": "learned", "tokens": "soft"},
@@ -51,18 +54,23 @@ def methods(study: Study) -> list[str]:
 
 def levels(studies: Mapping[str, Study]) -> str:
     """Of each world: how probable its facts are under the target and under the retain model, and how well the learned
-    importance and the default of before find the facts of its forget rows."""
+    importance, the default of before and the paper's find the facts of its forget rows."""
     rows = []
     for name, study in studies.items():
         agreement, ends = study.about.get("agreement", {}), [f"{level:.2g}" for level in study.levels]
-        found = [f"{agreement[source]['per_answer_auc']:.3f}" if source in agreement else "—" for source in ("learned", DEFAULT)]
+        found = [f"{agreement[source]['per_answer_auc']:.3f}" if source in agreement else "—" for source in ("learned", DEFAULT, PAPER)]
         shares = [f"{agreement['learned'][share]:.2f}" if share in agreement.get("learned", {}) else "—" for share in ("true", "auto")]
         utility_of_target = study.about.get("ends", {}).get("target", {}).get("model_utility")
         known = f"{utility_of_target:.3f}" if WORLDS[name] is utility and utility_of_target is not None else "—"
         rows.append([name.removeprefix("learned-"), *ends, known, *found, *shares, str(len(study.runs))])
     head = ["World", "facts under the target", "under the retain model (the level)", "model utility of the target", "ROC-AUC, learned",
-            "ROC-AUC, before", "share of facts", "share by auto", "runs"]  # fmt: skip
+            "ROC-AUC, before", "ROC-AUC, paper", "share of facts", "share by auto", "runs"]  # fmt: skip
     return markdown(head, rows)
+
+
+def importance_by_share(studies: Mapping[str, Study]) -> dict[str, dict[str, float]]:
+    """World -> F1 of the learned importance by the share of tokens that is taken."""
+    return {name.removeprefix("learned-"): study.about.get("agreement", {}).get("learned", {}) for name, study in studies.items()}
 
 
 def arrivals(runs: Sequence[Run]) -> str:

@@ -12,8 +12,10 @@ Run = dict[str, Any]
 BESIDE = {"base-entropy": (-70, 2), "tempered": (6, 0), "gain": (-28, -4), "rarity": (-34, -3), "rarity*tempered": (-82, -11),
           "earlier-answer-phrase": (-60, 7), "entropy": (7, -3), "etw": (-18, -10), "seul": (6, -3)}  # fmt: skip
 """points between a dot and its name, where names would meet"""
-TOKENS = {"all": "#888888", "random 30 %": "#c9a227", "before, 30 %": "#4b6a9b", "learned, auto": "#c2410c", "learned, soft": "#e8a27c",
-          "given (the facts)": "#2a7f3f"}  # fmt: skip
+TOKENS = {
+    "all": "#888888", "random 30 %": "#c9a227", "paper, 30 %": "#7d5ba6", "before, 30 %": "#4b6a9b", "learned, auto": "#c2410c",
+    "learned, soft": "#e8a27c", "given (the facts)": "#2a7f3f",
+}  # fmt: skip
 ACROSS = 4
 """worlds beside each other in the picture of what is kept"""
 COLOURS = {"all": "#888888", "random": "#c9a227", "given": "#2a7f3f", "default": "#c2410c"}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning import found as found_facts
+from benchmarks.learning import shares
 from benchmarks.study import learned, matched, plots
 from benchmarks.study.candidates import described
 from benchmarks.study.matched import TOFU, Measure, at_level_of_facts, utilities, utility
@@ -211,6 +212,7 @@ def main() -> None:
         "learned-kept": learned.kept(found),
         "learned-back": learned.came_back(found),
     }
+    tables["learned-shares"] = shares.table(shares.read() | learned.importance_by_share(found))
     tables["learned-plans"] = learned.plans(learned.planned(), found)
     write(settings.docs, tables)
     write_runs(settings.runs)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.learning import found
+from benchmarks.learning import found, shares
 from benchmarks.study import learned, plots, results, tables
 from benchmarks.study.candidates import thresholds
 from benchmarks.study.results import DEFAULT, TRIED, Study
@@ -74,24 +74,48 @@ def test_every_run_is_a_line_of_one_file(tmp_path, monkeypatch):
     assert float(lines[1]["retain_nll"]) == RUNS[0]["retain_nll"] and "curve" not in lines[0] and lines[1]["suite_x"] == ""
 
 
-def test_the_share_that_auto_takes_is_the_one_of_largest_expected_f1():
+def test_f1_at_the_threshold_of_largest_expected_f1_and_at_fixed_shares():
     values, true = np.array([0.05, 0.2, 0.35, 0.4, 0.9, 0.95], dtype=np.float32), np.array([0, 0, 1, 0, 1, 1], dtype=bool)
-    found = thresholds(values, true)
     best = max(values, key=lambda t: 2 * values[values >= t].sum() / ((values >= t).sum() + values.sum()))
-    assert found["auto"] == (values >= best).mean() == 3 / 6 and found["true"] == 0.5
+    own = shares.by_share(values, true, np.array([0, 4, 6]), np.arange(6.0))
+    assert own["auto"] == (values >= best).mean() == 3 / 6 and own["true"] == 0.5 and own["f1_auto"] == pytest.approx(2 * 2 / (3 + 3))
+    # of two answers of 4 and 2 tokens a tenth is one token of each, 0.4 and 0.95; a half is 0.4 and 0.35, and 0.95
+    assert own["f1_keep_0.1"] == pytest.approx(2 * 1 / (2 + 3)) and own["f1_keep_0.5"] == pytest.approx(2 * 2 / (3 + 3))
+    found = thresholds(values, true)
     assert found["share_0.5"] == 2 / 6 and found["f1_0.5"] == pytest.approx(2 * 2 / (2 + 3))
 
 
+def test_a_fixed_share_takes_whole_words_of_each_answer():
+    values = np.array([0.9, 0.9, 0.8, 0.1, 0.2, 0.7, 0.6], dtype=np.float32)
+    word, starts = np.array([0, 0, 1, np.nan, 2, 0, 1]), np.array([0, 5, 7])
+    taken = {share: shares.taken(values, starts, word, share).astype(int).tolist() for share in (0.2, 0.4, 0.6)}
+    assert taken == {
+        0.2: [1, 1, 0, 0, 0, 1, 0],  # the first word is taken though it has two tokens and one is asked for
+        0.4: [1, 1, 0, 0, 0, 1, 0],
+        0.6: [1, 1, 1, 0, 0, 1, 1],
+    }
+
+
+def test_shares_stand_in_one_table_with_the_largest_f1_in_bold(tmp_path):
+    figures = {"true": 0.25, "auto": 0.2, **dict.fromkeys(shares.F1, 0.5), "f1_auto": 0.75}
+    shares.write({"prose": figures}, tmp_path / "shares.csv")
+    studies = {"learned-atlas": Study([], {"agreement": {"learned": {**figures, "f1_keep_0.7": 0.8}}}), "learned-lume": Study([], {})}
+    first, second = rows_of(shares.table(shares.read(tmp_path / "shares.csv") | learned.importance_by_share(studies)))
+    assert list(first.values()) == ["prose", "0.25", "0.20", "**0.75**", *["0.50"] * len(shares.FIXED)]
+    assert second["world"] == "atlas" and (second["F1 of auto"], second["70 %"]) == ("0.75", "**0.80**")
+
+
 def test_levels_and_how_well_facts_are_found_stand_by_world():
-    agreement = {"learned": {"per_answer_auc": 0.9, "true": 0.25, "auto": 0.2}, DEFAULT: {"per_answer_auc": 0.8}}
+    learned_one = {"per_answer_auc": 0.9, "true": 0.25, "auto": 0.2}
+    agreement = {"learned": learned_one, DEFAULT: {"per_answer_auc": 0.8}, "paper": {"per_answer_auc": 0.4}}
     about = {"world": {"start_nll": -math.log(0.75), "level_nll": -math.log(0.0123)}, "agreement": agreement}
     worlds = {
         "learned-tofu": Study(RUNS, {**about, "ends": {"target": {"model_utility": 0.7}}}),
         "learned-lume": Study([], {"world": about["world"]}),
     }
     first, second = rows_of(learned.levels(worlds))
-    assert list(first.values()) == ["tofu", "0.75", "0.012", "0.700", "0.900", "0.800", "0.25", "0.20", str(len(RUNS))]
-    assert list(second.values()) == ["lume", "0.75", "0.012", "—", "—", "—", "—", "—", "0"]
+    assert list(first.values()) == ["tofu", "0.75", "0.012", "0.700", "0.900", "0.800", "0.400", "0.25", "0.20", str(len(RUNS))]
+    assert list(second.values()) == ["lume", "0.75", "0.012", *["—"] * 6, "0"]
 
 
 def test_one_command_makes_the_pages_and_the_file_of_runs_from_the_committed_results(tmp_path, monkeypatch):
