@@ -31,7 +31,7 @@ CHOICES = {
     "given (the facts)": {"source": "given"},
 }
 OURS, SOFT, WORST, BEST, RANDOM = "learned, auto", "learned, soft", "all", "given (the facts)", "random 30 %"
-LESS, WAYS = (WORST, RANDOM, "before, 30 %"), ("before, 30 %", OURS)
+LESS, WAYS = (WORST, RANDOM, "paper, 30 %", "before, 30 %"), ("before, 30 %", OURS)
 BACK = {
     "facts": "facts, untouched", "relearned_shown": f"relearned {STEPS} steps: rows shown", "relearned_rest": "rows not shown",
     "int4_group": "4 bits, groups of 64", "int4_channel": "4 bits, whole channels", "sampled": f"in one of {DRAWN} samples",
