@@ -51,12 +51,12 @@ def read(path: Path = SHARES) -> dict[str, dict[str, float]]:
 
 
 def table(worlds: Mapping[str, Mapping[str, float]]) -> str:
-    """The largest F1 of each world in bold; worlds without figures are left out."""
+    """The largest F1 of each world, as shown, in bold, and a row of means; worlds without figures are left out."""
     fixed = " | ".join(f"{100 * share:g} %" for share in FIXED)
     lines = [f"| world | true share | share by auto | F1 of auto | {fixed} |", "|---" * (4 + len(FIXED)) + "|"]
-    for world, figures in worlds.items():
-        if not set(F1) <= set(figures):
-            continue
+    told = {world: figures for world, figures in worlds.items() if set(F1) <= set(figures)}
+    means = {name: sum(figures[name] for figures in told.values()) / len(told) for name in ("true", "auto", *F1)}
+    for world, figures in {**told, "mean": means}.items():
         shown = [f"{figures[name]:.2f}" for name in F1]
         cells = [f"**{one}**" if one == max(shown) else one for one in shown]
         lines.append(f"| {world} | {figures['true']:.2f} | {figures['auto']:.2f} | {' | '.join(cells)} |")

@@ -100,9 +100,10 @@ def test_shares_stand_in_one_table_with_the_largest_f1_in_bold(tmp_path):
     figures = {"true": 0.25, "auto": 0.2, **dict.fromkeys(shares.F1, 0.5), "f1_auto": 0.75}
     shares.write({"prose": figures}, tmp_path / "shares.csv")
     studies = {"learned-atlas": Study([], {"agreement": {"learned": {**figures, "f1_keep_0.7": 0.8}}}), "learned-lume": Study([], {})}
-    first, second = rows_of(shares.table(shares.read(tmp_path / "shares.csv") | learned.importance_by_share(studies)))
+    first, second, mean = rows_of(shares.table(shares.read(tmp_path / "shares.csv") | learned.importance_by_share(studies)))
     assert list(first.values()) == ["prose", "0.25", "0.20", "**0.75**", *["0.50"] * len(shares.FIXED)]
     assert second["world"] == "atlas" and (second["F1 of auto"], second["70 %"]) == ("0.75", "**0.80**")
+    assert (mean["world"], mean["F1 of auto"], mean["10 %"], mean["70 %"]) == ("mean", "**0.75**", "0.50", "0.65")
 
 
 def test_levels_and_how_well_facts_are_found_stand_by_world():
