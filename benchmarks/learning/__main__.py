@@ -8,12 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.learning import found, shares
 from benchmarks.learning.regression import as_text, figures, learn
 from benchmarks.learning.worlds import HELD_OUT, LEARNED, TIMES, Scored, read, score, write_rows
-from shared.weighting.learned import NUMBERS, numbers, probabilities
+from shared.weighting.learned import NUMBERS, numbers
 
 BASE = "smollm2"
 LEARNS = ["--epochs", "3", "--set", "batch_size=4", "--learning-rate", "2e-4", "--dtype", "bfloat16"]
@@ -76,18 +74,9 @@ def main() -> None:
     results = {name: measured(name, worlds) for name, worlds in names.items()}
     if not given.check:
         found.write(results)
-        shares.write(by_share(plain))
+        shares.write(results["learned_base"])
     for name, worlds in results.items():
         print(f"\n{found.table(name, worlds)}")
-
-
-def by_share(worlds: dict[str, Scored]) -> dict[str, dict[str, float]]:
-    held = {world: scored for world, scored in worlds.items() if world in HELD_OUT}
-    importance = {world: probabilities("learned_base", own.columns, own.starts) for world, own in held.items()}
-    return {
-        world: shares.by_share(importance[world].astype(np.float32), own.true, own.starts, own.columns["word"])
-        for world, own in held.items()
-    }
 
 
 def measured(name: str, worlds: dict[str, Scored]) -> found.Found:

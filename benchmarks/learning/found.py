@@ -7,6 +7,8 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.study.results import markdown
+
 FOUND = Path(__file__).with_name("found.csv")
 COLUMNS = {
     "answers": ("answers", 0), "auc": ("ROC-AUC", 3), "without": ("default of before", 3), "true": ("true share", 2),
@@ -36,7 +38,5 @@ def write(found: Mapping[str, Found], path: Path = FOUND) -> None:
 
 
 def table(title: str, worlds: Found) -> str:
-    lines = [f"| {title} | {' | '.join(name for name, _ in COLUMNS.values())} |", "|---" * (1 + len(COLUMNS)) + "|"]
-    for world, figures in worlds.items():
-        lines.append(f"| {world} | {' | '.join(f'{figures[name]:.{digits}f}' for name, (_, digits) in COLUMNS.items())} |")
-    return "\n".join(lines)
+    rows = [[world, *(f"{figures[name]:.{digits}f}" for name, (_, digits) in COLUMNS.items())] for world, figures in worlds.items()]
+    return markdown([title, *(name for name, _ in COLUMNS.values())], rows)

@@ -9,10 +9,10 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from benchmarks.learning.shares import by_share
 from benchmarks.learning.worlds import Scored
 from shared.weighting.importance import Recipe, importance
 from shared.weighting.learned import NEIGHBOURS, Learned, features, probabilities
-from shared.weighting.weights import expected_f1_threshold
 from tu_score.agree import roc_auc
 
 ALONE = ("place", "length", "initial", "comma")
@@ -76,16 +76,15 @@ def auc(values: np.ndarray, true: np.ndarray, answers: Sequence[slice]) -> float
 
 def figures(name: str, world: Scored) -> dict[str, float]:
     """Of the numbers in the package: mean AUC of an answer, beside that of the recipe without learning; share of true
-    tokens and of those that --keep auto takes, their F1, and the largest distance in the bins of tenths that hold 30
-    tokens or more."""
+    tokens and of those that --keep auto takes, F1 of these and of fixed shares, and the largest distance in the bins of
+    tenths that hold 30 tokens or more."""
     p = probabilities(name, world.columns, world.starts)
     other = importance(world.columns, world.starts, Recipe(uncertainty=WITHOUT[name]))
     cut = [slice(a, b) for a, b in pairwise(world.starts) if 0 < world.true[a:b].sum() < b - a]
-    taken = p >= expected_f1_threshold(p)
-    hit = (taken & world.true).sum()
     bins = np.minimum((p * 10).astype(int), 9)
     off = [abs(p[bins == k].mean() - world.true[bins == k].mean()) for k in range(10) if (bins == k).sum() >= 30]
+    chosen = by_share(p, world.true, world.starts, world.columns["word"])
     return {
-        "answers": len(cut), "auc": auc(p, world.true, cut), "without": auc(other, world.true, cut), "true": float(world.true.mean()),
-        "auto": float(taken.mean()), "f1": float(2 * hit / (taken.sum() + world.true.sum())), "off": float(max(off)),
+        "answers": len(cut), "auc": auc(p, world.true, cut), "without": auc(other, world.true, cut), **chosen,
+        "f1": chosen["f1_auto"], "off": float(max(off)),
     }  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.study.results import markdown
 from shared.weighting.weights import Selection, expected_f1_threshold, token_weights
 
 FIXED = (0.1, 0.2, 0.3, 0.5, 0.7)
@@ -52,12 +53,11 @@ def read(path: Path = SHARES) -> dict[str, dict[str, float]]:
 
 def table(worlds: Mapping[str, Mapping[str, float]]) -> str:
     """The largest F1 of each world, as shown, in bold, and a row of means; worlds without figures are left out."""
-    fixed = " | ".join(f"{100 * share:g} %" for share in FIXED)
-    lines = [f"| world | true share | share by auto | F1 of auto | {fixed} |", "|---" * (4 + len(FIXED)) + "|"]
     told = {world: figures for world, figures in worlds.items() if set(F1) <= set(figures)}
     means = {name: sum(figures[name] for figures in told.values()) / len(told) for name in ("true", "auto", *F1)}
+    rows = []
     for world, figures in {**told, "mean": means}.items():
         shown = [f"{figures[name]:.2f}" for name in F1]
         cells = [f"**{one}**" if one == max(shown) else one for one in shown]
-        lines.append(f"| {world} | {figures['true']:.2f} | {figures['auto']:.2f} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([world, f"{figures['true']:.2f}", f"{figures['auto']:.2f}", *cells])
+    return markdown(["world", "true share", "share by auto", "F1 of auto", *(f"{100 * share:g} %" for share in FIXED)], rows)

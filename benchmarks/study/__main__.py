@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from benchmarks.study.candidates import OTHERS, RECIPES, agreement, write_stores
+from benchmarks.study.candidates import agreement, compared, write_stores
 from benchmarks.study.commands import say
 from benchmarks.study.plan import WITHOUT_SCORES, read_study
 from benchmarks.study.prepare import prepare
@@ -43,7 +43,7 @@ def study(path: Path, work: Path, jobs: int) -> list[str]:
                 f"{result['retain_nll']:.3f}, {result['steps']:.1f} steps{'' if utility is None else f', utility {utility:.3f}'}, "
                 f"{result['seconds']:.0f} s, {time.monotonic() - started:.0f} s so far")  # fmt: skip
     if world.facts is not None and not (made.folder / "agreement.json").exists():
-        tried = [*RECIPES, *OTHERS] if world.candidates else list(dict.fromkeys(j.source for j in wanted if j.source not in WITHOUT_SCORES))
+        tried = compared(made, [j.source for j in wanted])
         say(f"{world.name}: comparing {len(tried)} candidates with the true spans")
         (made.folder / "agreement.json").write_text(json.dumps(agreement(made, tried)), encoding="utf-8")
     return failed

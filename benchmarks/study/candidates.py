@@ -21,6 +21,7 @@ import pyarrow as pa
 from benchmarks.learning.shares import by_share, f1
 from benchmarks.study.commands import train
 from benchmarks.study.gate import gate_values
+from benchmarks.study.plan import WITHOUT_SCORES
 from benchmarks.study.prepare import Made, store, tokenizer_of
 from shared.data.datasets import load_rows
 from shared.data.words import WORD, gather, plain
@@ -206,6 +207,17 @@ def _put(scores: Store, values: np.ndarray) -> None:
         return put_importance(table, at, own)
 
     rewrite(scores, change, recipe=None)
+
+
+def compared(made: Made, sources: Sequence[str]) -> list[str]:
+    """Whose tokens are compared with the facts: every candidate where the study asks for that; else the sources of its
+    runs, the default, that of before, and the paper's where the store has masked runs."""
+    if made.world.candidates:
+        return [*RECIPES, *OTHERS]
+    masked = open_store(made.scores).manifest["options"]["spans"] != "none"
+    return list(
+        dict.fromkeys([*(s for s in sources if s not in WITHOUT_SCORES), "learned", "base-entropy", *(["paper"] if masked else [])])
+    )
 
 
 def agreement(made: Made, names: Sequence[str]) -> dict[str, Mapping[str, float]]:

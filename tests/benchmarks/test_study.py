@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.study import runs
 from benchmarks.study.after import NUMBERS, attacked
-from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, write_stores
+from benchmarks.study.candidates import OTHERS, RECIPES, Context, _put, agreement, compared, write_stores
 from benchmarks.study.gate import gate_values
 from benchmarks.study.matched import UTILITY, at_level, rest_of_utility, retain_utility, weights_on_tofu
 from benchmarks.study.plan import Job, World, read_study
@@ -127,6 +127,16 @@ def test_every_source_of_the_own_store_gives_each_target_token_a_number(made):
         seen.add(tuple(values))
     assert len(seen) >= len(OWN) - 2, "the sources are hardly different"
     assert not [p for p in (made.folder / "stores").iterdir() if p.name.startswith(".")]
+
+
+def test_the_default_that_of_before_and_the_papers_are_compared_with_the_facts_in_every_study(made, tmp_path):
+    assert compared(made, ["all", "gain", "learned", "gain"]) == ["gain", "learned", "base-entropy", "paper"]
+    unmasked = ScoreConfig(model=made.target, data=FORGET, out=str(tmp_path / "scores"), engine="torch", device="cpu", spans="none")
+    run_score(unmasked)
+    assert compared(replace(made, scores=tmp_path / "scores"), ["given"]) == ["learned", "base-entropy"], "no masked run, no paper's"
+    assert compared(replace(made, world=replace(made.world, candidates=True)), []) == [*RECIPES, *OTHERS]
+    found = agreement(replace(made, world=replace(made.world, facts="fact_spans")), ["learned", "paper"])
+    assert found["learned"]["true"] == found["paper"]["true"] and 0 < found["learned"]["f1_keep_0.3"] < 1
 
 
 def test_what_attacks_get_is_measured_on_the_facts_of_the_forget_set(made, tmp_path):
